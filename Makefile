@@ -1,0 +1,43 @@
+# Everything works on a machine that has only Python 3.11 or newer, and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: study test slow lint types format clean
+.DEFAULT_GOAL := study
+
+# A stamp for each extra: installing again only when pyproject.toml changed.
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.sweep: $(VENV)/.venv pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[sweep]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.venv pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+study: $(VENV)/.sweep  ## the founding experiment, measured; ARGS="--quick" passes options
+	$(BIN)/stabjax study $(ARGS)
+
+test: $(VENV)/.dev  ## the default tests; ARGS="-k clip" passes options
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+slow: $(VENV)/.dev  ## what takes longer
+	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,109 @@
+"""Training stability for JAX.
+
+Clip the gradient, schedule the learning rate, watch what they do, and sweep thousands
+of trainings at once, as pure functions that drop into Optax.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from stabjax._clipping import (
+    adaptive_grad_clip,
+    clip,
+    clip_by_block_norm,
+    clip_by_block_rms,
+    clip_by_global_norm,
+    per_example_global_norm_clip,
+    per_example_layer_norm_clip,
+    unitwise_clip,
+    unitwise_norm,
+)
+from stabjax._metrics import metrics, with_metrics
+from stabjax._norms import global_norm, leaf_norms
+from stabjax._schedules import (
+    constant_schedule,
+    cosine_decay_schedule,
+    cosine_onecycle_schedule,
+    exponential_decay,
+    join_schedules,
+    linear_onecycle_schedule,
+    linear_schedule,
+    piecewise_constant_schedule,
+    piecewise_interpolate_schedule,
+    polynomial_schedule,
+    sgdr_schedule,
+    warmup_constant_schedule,
+    warmup_cosine_decay_schedule,
+    warmup_exponential_decay_schedule,
+)
+
+if TYPE_CHECKING:
+    from stabjax import plot, problems, study
+    from stabjax._sweep import grid, static, sweep, train
+
+__version__ = "0.1.0"
+
+# Loaded when first used: they need the packages of the extra `stabjax[sweep]`.
+_SWEEP_NAMES = ("grid", "static", "sweep", "train")
+_MODULES = ("plot", "problems", "study")
+
+__all__ = [
+    "adaptive_grad_clip",
+    "clip",
+    "clip_by_block_norm",
+    "clip_by_block_rms",
+    "clip_by_global_norm",
+    "constant_schedule",
+    "cosine_decay_schedule",
+    "cosine_onecycle_schedule",
+    "exponential_decay",
+    "global_norm",
+    "grid",
+    "join_schedules",
+    "leaf_norms",
+    "linear_onecycle_schedule",
+    "linear_schedule",
+    "metrics",
+    "per_example_global_norm_clip",
+    "per_example_layer_norm_clip",
+    "piecewise_constant_schedule",
+    "piecewise_interpolate_schedule",
+    "plot",
+    "polynomial_schedule",
+    "problems",
+    "sgdr_schedule",
+    "static",
+    "study",
+    "sweep",
+    "train",
+    "unitwise_clip",
+    "unitwise_norm",
+    "warmup_constant_schedule",
+    "warmup_cosine_decay_schedule",
+    "warmup_exponential_decay_schedule",
+    "with_metrics",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SWEEP_NAMES:
+        return getattr(_load("stabjax._sweep"), name)
+    if name in _MODULES:
+        return _load(f"stabjax.{name}")
+    raise AttributeError(f"module 'stabjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _load(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("stabjax"):
+            raise
+        raise ModuleNotFoundError(
+            f"{module} needs the package {error.name!r}: pip install 'stabjax[sweep]'",
+            name=error.name,
+        ) from error

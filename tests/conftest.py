@@ -1,0 +1,24 @@
+"""Strict numerics for every test: no silent dtype or rank promotion."""
+
+import os
+
+# Eight virtual devices, for the tests of sharding; must precede the first use of jax.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def strict_numerics():
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture
+def standard_promotion():
+    """For tests through code that is not strict itself: Optax's Adam, for one."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
