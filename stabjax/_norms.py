@@ -1,0 +1,216 @@
+"""Norms of trees that neither overflow nor underflow, at the cost of one read."""
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+AxisName = Hashable
+
+
+class ScaledNorm(NamedTuple):
+    """A norm, `value * unit`, whose two parts are finite where the product is not."""
+
+    value: jax.Array
+    unit: jax.Array  # a positive constant: no derivative flows through it
+
+    @property
+    def product(self) -> jax.Array:
+        """The norm itself: inf where it exceeds the dtype."""
+        return self.value * self.unit
+
+
+def global_norm(
+    tree: Any, ord: float = 2, *, axis_name: AxisName | None = None
+) -> jax.Array:
+    r"""Norm of all the entries of a tree together, right for every finite input.
+
+    :math:`\|g\|_p = (\sum_i |g_i|^p)^{1/p}`, and :math:`\max_i |g_i|` for
+    ``ord=inf``. Squares are summed in float32 or wider; where a sum leaves the range
+    of safe squares it is taken again with rescaled entries. So the ordinary 2-norm
+    reads the tree once (other orders twice), and neither overflows nor underflows. The
+    derivative at zero is zero.
+
+    Args:
+      tree: any tree of arrays and scalars, real or complex, of any mixture of dtypes;
+        ``None`` leaves count for nothing and an empty tree has norm 0.
+      ord: order of the norm, from 1 to inf; static.
+      axis_name: name of the mapped axis (or axes) of ``shard_map`` or ``vmap`` along
+        which every leaf is taken to be sharded; static.
+
+    Returns:
+      A scalar, float32, or float64 if a leaf is. Inf only if the norm itself exceeds
+      that dtype or an entry is inf; NaN if an entry is NaN.
+
+    Raises:
+      ValueError: if ``ord`` is not a number from 1 to inf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import stabjax
+      >>> float(stabjax.global_norm({"a": jnp.array([3.0, 0.0]), "b": 4.0}))
+      5.0
+      >>> float(stabjax.global_norm(jnp.full(4, 60_000, jnp.float16)))
+      120000.0
+      >>> float(stabjax.global_norm([3.0, -4.0], ord=1))
+      7.0
+
+    Source: Blue, A portable Fortran program to find the Euclidean norm, 1978.
+    """
+    return scaled_norm(tree, ord, axis_name=axis_name).product
+
+
+def leaf_norms(tree: Any, ord: float = 2, *, axis_name: AxisName | None = None) -> Any:
+    r"""Norm of each leaf of a tree by itself.
+
+    :math:`\|g_l\|_p` for every leaf :math:`l`, with the arguments and the numerical
+    care of :func:`stabjax.global_norm`.
+
+    Args:
+      tree: any tree of arrays and scalars.
+      ord: order of the norm, from 1 to inf; static.
+      axis_name: name of the mapped axis along which every leaf is sharded; static.
+
+    Returns:
+      A tree of the same structure that holds a scalar for each leaf.
+
+    Raises:
+      ValueError: if ``ord`` is not a number from 1 to inf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import stabjax
+      >>> norms = stabjax.leaf_norms({"w": jnp.array([3.0, 4.0]), "b": jnp.array(-2.0)})
+      >>> {name: float(norm) for name, norm in norms.items()}
+      {'w': 5.0, 'b': 2.0}
+
+    Source: Blue, A portable Fortran program to find the Euclidean norm, 1978.
+    """
+    return jax.tree.map(
+        lambda x: scaled_norm(x, ord, axis_name=axis_name).product, tree
+    )
+
+
+def scaled_norm(
+    tree: Any, ord: float = 2, *, axis_name: AxisName | None = None
+) -> ScaledNorm:
+    """The norm of a whole tree as value and unit; see :func:`global_norm`."""
+    _check_order(ord)
+    leaves = jax.tree.leaves(tree)
+    dtype = norm_dtype(leaves)
+    if not leaves:
+        return ScaledNorm(jnp.zeros((), dtype), jnp.ones((), dtype))
+
+    def total(term: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        sums = [jnp.sum(term(widened(leaf, dtype))) for leaf in leaves]
+        return _psum(sum(sums[1:], sums[0]), axis_name)
+
+    if ord == 2:
+        return _root_of_squares(lambda k: total(lambda x: _squares(x, k)), dtype)
+    largest = [jnp.max(_magnitudes(widened(leaf, dtype)), initial=0) for leaf in leaves]
+    return _power_norm(total, jnp.max(jnp.stack(largest)), ord, axis_name)
+
+
+def unit_norms(x: jax.Array, axis: int | tuple[int, ...] | None) -> ScaledNorm:
+    """2-norms of the slices of one array along `axis`; its dimensions are kept."""
+    dtype = norm_dtype([x])
+    wide = widened(x, dtype)
+    return _root_of_squares(
+        lambda k: jnp.sum(_squares(wide, k), axis=axis, keepdims=True), dtype
+    )
+
+
+def norm_dtype(leaves: Sequence[ArrayLike]) -> Any:
+    """The dtype of a tree's statistics: float64 if a leaf has it, or else float32."""
+    double = (jnp.float64, jnp.complex128)
+    found = any(jnp.asarray(leaf).dtype in double for leaf in leaves)
+    return jnp.float64 if found else jnp.float32
+
+
+def widened(x: ArrayLike, dtype: Any) -> jax.Array:
+    """The entries in the dtype of the statistics, complex ones in its complex kin."""
+    if jnp.iscomplexobj(x):
+        dtype = jnp.complex128 if dtype == jnp.float64 else jnp.complex64
+    return jnp.asarray(x).astype(dtype)
+
+
+def _check_order(ord: float) -> None:
+    if not isinstance(ord, int | float) or not ord >= 1:
+        raise ValueError(
+            f"ord must be a number from 1 to inf, known when tracing; got {ord!r}"
+        )
+
+
+def _squares(x: jax.Array, k: jax.Array | None) -> jax.Array:
+    """|k x|^2, entry by entry."""
+    if jnp.iscomplexobj(x):
+        return _squares(x.real, k) + _squares(x.imag, k)
+    return jnp.square(x if k is None else x * k)
+
+
+def _magnitudes(x: jax.Array) -> jax.Array:
+    """|x|, entry by entry, with derivative 0 at 0, where that of `abs` is 1."""
+    return jnp.abs(x) if jnp.iscomplexobj(x) else x * jnp.sign(x)
+
+
+def _psum(x: jax.Array, axis_name: AxisName | None) -> jax.Array:
+    return x if axis_name is None else lax.psum(x, axis_name)
+
+
+def _root_of_squares(
+    total: Callable[[jax.Array | None], jax.Array], dtype: Any
+) -> ScaledNorm:
+    """sqrt(total(1)), where total(k) sums the squares of the entries times k.
+
+    Where the plain sum has overflowed, or is so small that squares may have been
+    flushed to zero, it is taken again with a power of two for k. Only scalars leave
+    the `cond`, which makes it free; under `vmap` it becomes a second sum.
+    """
+    down = 2.0 ** -int(0.6 * np.finfo(dtype).maxexp)
+    smallest = 2.0 ** -(np.finfo(dtype).maxexp // 2)
+
+    plain = total(None)
+    k = jnp.ones_like(plain)
+    k = jnp.where(plain == jnp.inf, down, k)
+    k = jnp.where(plain < smallest, 1 / down, k)
+    squares = lax.cond(jnp.all(k == 1), lambda: plain, lambda: total(k))
+    return ScaledNorm(_root(squares), 1 / k)
+
+
+def _root(x: jax.Array) -> jax.Array:
+    """Square root whose derivative at zero is finite."""
+    positive = x > 0
+    root = jnp.sqrt(jnp.where(positive, x, 1))
+    return jnp.where(positive, root, lax.stop_gradient(x))
+
+
+def _power_norm(
+    total: Callable[[Callable[[jax.Array], jax.Array]], jax.Array],
+    largest: jax.Array,
+    ord: float,
+    axis_name: AxisName | None,
+) -> ScaledNorm:
+    """M (sum_i (|x_i| / M)^p)^(1/p) with M = max_i |x_i|, a constant of the scaling."""
+    bound = lax.stop_gradient(largest)
+    if axis_name is not None:
+        bound = lax.pmax(bound, axis_name)
+    if ord == math.inf:
+        # Through sums, since a maximum over devices has no derivative: the shards
+        # that attain it share it.
+        attains = (largest == bound).astype(largest.dtype)
+        shared = _psum(attains * largest, axis_name) / _psum(attains, axis_name)
+        return ScaledNorm(shared, jnp.ones_like(bound))
+    unit = jnp.where((bound > 0) & jnp.isfinite(bound), bound, 1)
+    # 1 / M may be subnormal, which devices flush to zero: to its middle range first.
+    half = 2.0 ** (np.finfo(bound.dtype).maxexp // 2)
+    k = jnp.where(unit > 1, 1 / half, half)
+    powers = total(lambda x: (_magnitudes(x) * k / (unit * k)) ** ord)
+    positive = powers > 0
+    root = jnp.where(positive, powers, 1) ** (1 / ord)
+    value = jnp.where(positive, root, lax.stop_gradient(powers))
+    return ScaledNorm(value, unit)
