@@ -64,7 +64,7 @@ def main():
     held = {}
     for name, tx in variants.items():
         params = jax.tree.map(jnp.ones_like, grads)
-        held[name] = params, tx.init(params)
+        held[name] = params, jax.tree.map(jnp.copy, tx.init(params))  # own buffers
     norm_pass = jax.jit(lambda tree: jnp.sqrt(sum(jnp.sum(g * g) for g in tree)))
 
     times = {name: [] for name in [*variants, "norm pass"]}
