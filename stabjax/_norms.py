@@ -1,6 +1,7 @@
 """Norms of trees that neither overflow nor underflow, at the cost of one read."""
 
 import math
+import numbers
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -85,9 +86,9 @@ def leaf_norms(tree: Any, ord: float = 2, *, axis_name: AxisName | None = None) 
     Example:
       >>> import jax.numpy as jnp
       >>> import stabjax
-      >>> norms = stabjax.leaf_norms({"w": jnp.array([3.0, 4.0]), "b": jnp.array(-2.0)})
+      >>> norms = stabjax.leaf_norms({"b": jnp.array(-2.0), "w": jnp.array([3.0, 4.0])})
       >>> {name: float(norm) for name, norm in norms.items()}
-      {'w': 5.0, 'b': 2.0}
+      {'b': 2.0, 'w': 5.0}
 
     Source: Blue, A portable Fortran program to find the Euclidean norm, 1978.
     """
@@ -140,7 +141,7 @@ def widened(x: ArrayLike, dtype: Any) -> jax.Array:
 
 
 def _check_order(ord: float) -> None:
-    if not isinstance(ord, int | float) or not ord >= 1:
+    if not (isinstance(ord, numbers.Real) and ord >= 1):
         raise ValueError(
             f"ord must be a number from 1 to inf, known when tracing; got {ord!r}"
         )
@@ -167,16 +168,18 @@ def _root_of_squares(
 ) -> ScaledNorm:
     """sqrt(total(1)), where total(k) sums the squares of the entries times k.
 
-    Where the plain sum has overflowed, or is so small that squares may have been
-    flushed to zero, it is taken again with a power of two for k. Only scalars leave
-    the `cond`, which makes it free; under `vmap` it becomes a second sum.
+    Where the plain sum is huge (its square, in a derivative, would overflow too), or so
+    small that squares may have been flushed to zero, it is taken again with a power of
+    two for k. Only scalars leave the `cond`, which makes it free; under `vmap` it
+    becomes a second sum.
     """
-    down = 2.0 ** -int(0.6 * np.finfo(dtype).maxexp)
-    smallest = 2.0 ** -(np.finfo(dtype).maxexp // 2)
+    exponent = np.finfo(dtype).maxexp
+    down = 2.0 ** -(5 * exponent // 8)  # the largest number to the 3/8 of its exponent
+    largest, smallest = 2.0 ** (3 * exponent // 4), 2.0 ** -(exponent // 2)
 
     plain = total(None)
     k = jnp.ones_like(plain)
-    k = jnp.where(plain == jnp.inf, down, k)
+    k = jnp.where(plain > largest, down, k)
     k = jnp.where(plain < smallest, 1 / down, k)
     squares = lax.cond(jnp.all(k == 1), lambda: plain, lambda: total(k))
     return ScaledNorm(_root(squares), 1 / k)

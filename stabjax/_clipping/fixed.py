@@ -10,12 +10,13 @@ import optax
 from jax.typing import ArrayLike
 
 from stabjax._clipping.threshold import (
-    Factors,
+    Shrinkage,
     Threshold,
     bounded_by,
+    cast_back,
     check_threshold,
     scalar,
-    shrink_factors,
+    shrinkage,
     shrunk,
 )
 from stabjax._norms import AxisName, ScaledNorm, norm_dtype, scaled_norm, unit_norms
@@ -39,7 +40,7 @@ def clip(max_delta: Threshold) -> optax.GradientTransformation:
 
     Raises:
       ValueError: if ``max_delta`` is concrete and negative or NaN.
-      TypeError: if it is no number.
+      TypeError: if it is no number, or a leaf is complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -103,9 +104,8 @@ def clip_by_global_norm(
     ) -> tuple[optax.Updates, jax.Array]:
         del params
         norm = scaled_norm(updates, axis_name=axis_name)
-        factors = _factors("max_norm", norm, limit)
-        bounded = jax.tree.map(lambda g: shrunk(g, factors), updates)
-        return bounded, _shrinks(factors)
+        by = shrinkage(norm, scalar("max_norm", limit, norm.value.dtype))
+        return jax.tree.map(lambda g: shrunk(g, by), updates), by.exceeded
 
     return bounded_by(max_norm, bound, name="clip_by_global_norm", argument="max_norm")
 
@@ -224,8 +224,8 @@ def adaptive_grad_clip(
         norm, norm_w = _unit_norms(g, axis), _unit_norms(w, axis).product
         dtype = norm.value.dtype
         least = jnp.maximum(norm_w.astype(dtype), scalar("eps", eps, dtype))
-        factors = shrink_factors(norm, scalar("clipping", limit, dtype) * least)
-        return shrunk(g, factors), _shrinks(factors)
+        by = shrinkage(norm, scalar("clipping", limit, dtype) * least)
+        return shrunk(g, by), jnp.any(by.exceeded)
 
     def bound(
         updates: optax.Updates, params: optax.Params | None, limit: ArrayLike
@@ -287,7 +287,8 @@ def unitwise_clip(
       div_eps: :math:`\epsilon`, the least divisor; traceable.
 
     Returns:
-      The bounded gradient, of the dtype of ``grad``.
+      The bounded gradient, of the dtype of ``grad``; NaN where :math:`n` is not finite
+      or :math:`c` is negative.
 
     Raises:
       ValueError: if the three shapes differ.
@@ -311,17 +312,24 @@ def unitwise_clip(
         )
     dtype = norm_dtype([grad])
     norm, limit = jnp.asarray(g_norm, dtype), jnp.asarray(max_norm, dtype)
-    scale = limit / jnp.maximum(norm, jnp.asarray(div_eps, dtype))
-    factor = jnp.where(norm < limit, 1, scale)
-    return shrunk(grad, Factors(factor, jnp.ones_like(factor)))
+    valid, exceeded = jnp.isfinite(norm) & (limit >= 0), norm >= limit
+    ratio = limit / jnp.maximum(norm, jnp.asarray(div_eps, dtype))
+    factor = jnp.where(valid, jnp.where(exceeded, ratio, 1), jnp.nan)
+    return shrunk(grad, Shrinkage(jnp.ones_like(factor), factor, exceeded))
 
 
 def _clip_entries(g: ArrayLike, limit: jax.Array) -> tuple[jax.Array, jax.Array]:
     g = jnp.asarray(g)
+    if jnp.iscomplexobj(g):
+        raise TypeError(
+            f"clip: complex entries have no order, got a leaf of {g.dtype}; "
+            "clip_by_global_norm and its kin bound them"
+        )
     wide = g.astype(norm_dtype([g]))
     limit = jnp.broadcast_to(limit.astype(wide.dtype), g.shape)
     limit = jnp.where(limit >= 0, limit, jnp.nan)
-    return jnp.clip(wide, -limit, limit).astype(g.dtype), jnp.any(abs(wide) > limit)
+    bounded = cast_back(jnp.clip(wide, -limit, limit), g.dtype)
+    return bounded, jnp.any(abs(wide) > limit)
 
 
 def _clip_blocks(
@@ -331,9 +339,9 @@ def _clip_blocks(
 
     def bound_block(g: ArrayLike, limit: ArrayLike) -> tuple[jax.Array, jax.Array]:
         norm = scaled_norm(g)
-        dtype = norm.value.dtype
-        factors = shrink_factors(norm, scalar(argument, limit, dtype) * norm_of_one(g))
-        return shrunk(g, factors), _shrinks(factors)
+        bound = scalar(argument, limit, norm.value.dtype) * norm_of_one(g)
+        by = shrinkage(norm, bound)
+        return shrunk(g, by), by.exceeded
 
     def bound(
         updates: optax.Updates, params: optax.Params | None, limit: ArrayLike
@@ -342,10 +350,6 @@ def _clip_blocks(
         return _map_bounded(lambda g: bound_block(g, limit), updates)
 
     return bounded_by(threshold, bound, name=name, argument=argument)
-
-
-def _factors(argument: str, norm: ScaledNorm, limit: ArrayLike) -> Factors:
-    return shrink_factors(norm, scalar(argument, limit, norm.value.dtype))
 
 
 def _map_bounded(
@@ -358,11 +362,6 @@ def _map_bounded(
     bounded = jax.tree.map(lambda _, pair: pair[0], updates, pairs)
     was_bounded = jax.tree.map(lambda _, pair: pair[1], updates, pairs)
     return bounded, jax.tree.reduce(jnp.logical_or, was_bounded, jnp.zeros((), bool))
-
-
-def _shrinks(factors: Factors) -> jax.Array:
-    """Whether a bound was exceeded; not so where the gradient is not finite."""
-    return jnp.any(factors.first * factors.second < 1)
 
 
 def _unit_norms(x: ArrayLike, axis: Axis) -> ScaledNorm:

@@ -8,10 +8,11 @@ import optax
 from jax.typing import ArrayLike
 
 from stabjax._clipping.threshold import (
-    Factors,
+    Shrinkage,
+    cast_back,
     check_threshold,
     scalar,
-    shrink_factors,
+    shrinkage,
     shrunk,
 )
 from stabjax._norms import scaled_norm, widened
@@ -52,9 +53,9 @@ def per_example_global_norm_clip(
     check_threshold("l2_norm_clip", l2_norm_clip)
     norms = jax.vmap(scaled_norm)(grads)
     limit = scalar("l2_norm_clip", l2_norm_clip, norms.value.dtype)
-    factors = jax.vmap(shrink_factors, in_axes=(0, None))(norms, limit)
-    clipped = jnp.sum(factors.first * factors.second < 1, dtype=jnp.int32)
-    return jax.tree.map(lambda g: _clipped_sum(g, factors), grads), clipped
+    by = jax.vmap(shrinkage, in_axes=(0, None))(norms, limit)
+    clipped = jnp.sum(by.exceeded, dtype=jnp.int32)
+    return jax.tree.map(lambda g: _clipped_sum(g, by), grads), clipped
 
 
 def per_example_layer_norm_clip(
@@ -97,7 +98,8 @@ def per_example_layer_norm_clip(
     check_threshold("global_l2_norm_clip", global_l2_norm_clip)
     leaves, structure = jax.tree.flatten(grads)
     sizes = [math.prod(leaf.shape[1:]) for leaf in leaves]
-    shares = [1 / len(leaves) if uniform else size / sum(sizes) for size in sizes]
+    total = max(sum(sizes), 1)
+    shares = [1 / len(leaves) if uniform else size / total for size in sizes]
     pairs = [
         per_example_global_norm_clip(leaf, global_l2_norm_clip * share**0.5)
         for leaf, share in zip(leaves, shares, strict=True)
@@ -106,11 +108,10 @@ def per_example_layer_norm_clip(
     return jax.tree.unflatten(structure, sums), jax.tree.unflatten(structure, clipped)
 
 
-def _clipped_sum(g: jax.Array, factors: Factors) -> jax.Array:
+def _clipped_sum(g: ArrayLike, by: Shrinkage) -> jax.Array:
     g = jnp.asarray(g)
-    dtype = factors.first.dtype
-    total = jnp.sum(jax.vmap(shrunk)(widened(g, dtype), factors), axis=0)
-    return total.astype(g.dtype if jnp.issubdtype(g.dtype, jnp.inexact) else dtype)
+    total = jnp.sum(jax.vmap(shrunk)(widened(g, by.factor.dtype), by), axis=0)
+    return cast_back(total, g.dtype)
 
 
 def _check_examples(function: str, grads: optax.Updates) -> None:

@@ -85,7 +85,7 @@ def check_threshold(argument: str, value: ArrayLike) -> ArrayLike:
     if isinstance(value, jax.core.Tracer):
         return value
     array = np.asarray(value)
-    if array.dtype == bool or not np.issubdtype(_real_dtype(array), np.number):
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer)):
         raise TypeError(
             f"{argument} must be a number, an array or a schedule (count -> value), "
             f"got {value!r}"
@@ -93,11 +93,6 @@ def check_threshold(argument: str, value: ArrayLike) -> ArrayLike:
     if not np.all(array.astype(float) >= 0):
         raise ValueError(f"{argument} must be at least 0, got {value}")
     return value
-
-
-def _real_dtype(array: np.ndarray) -> np.dtype:
-    """NumPy does not count bfloat16 among its numbers; float32 stands for it."""
-    return np.dtype(np.float32) if array.dtype == jnp.bfloat16 else array.dtype
 
 
 def scalar(argument: str, value: ArrayLike, dtype: Any) -> jax.Array:
@@ -110,40 +105,38 @@ def scalar(argument: str, value: ArrayLike, dtype: Any) -> jax.Array:
     return array.reshape(()).astype(dtype)
 
 
-class Factors(NamedTuple):
+class Shrinkage(NamedTuple):
     """min(1, limit / norm), as a product of two factors that are applied in turn."""
 
-    first: jax.Array
-    second: jax.Array  # 1, or a power of two where the product alone would underflow
+    scale: jax.Array  # 1, or a power of two where the norm is huge
+    factor: jax.Array
+    exceeded: jax.Array  # whether the norm is finite and above the limit
 
 
-def shrink_factors(norm: ScaledNorm, limit: jax.Array) -> Factors:
+def shrinkage(norm: ScaledNorm, limit: jax.Array) -> Shrinkage:
     """What multiplies entries of a given norm so that their norm is at most `limit`.
 
-    Exactly 1 below the limit. A non-finite norm, and a negative limit, give NaN.
-    Multiplying by c / max(norm, c) fuses into the loops that follow, where selecting
-    between the two cases does not.
+    Exactly 1 up to the limit. A non-finite norm, and a negative limit, give NaN. All is
+    decided among scalars: a product with one scalar fuses into the loops that follow,
+    where a selection among entries does not.
     """
-    range_ = np.finfo(norm.value.dtype)
-    limit = jnp.where(limit >= 0, jnp.minimum(limit, range_.max), jnp.nan)
-    floor = jnp.maximum(limit, range_.tiny)
-    factor = limit / jnp.maximum(norm.product, floor)
-
-    # Beyond the range of the dtype (a norm that reads inf, a factor that would be
-    # flushed to zero) the same in two steps.
-    step = 2.0 ** (range_.maxexp // 2)
-    split = factor < range_.tiny / range_.eps
-    wide = jnp.minimum(step / norm.unit, range_.max)
-    first = limit * wide / jnp.where(split & (norm.value > 0), norm.value, 1)
-    first = jnp.where(split, first, factor)
-    first = jnp.where(jnp.isfinite(norm.value), first, jnp.nan)
-    return Factors(first, jnp.where(split, 1 / step, jnp.ones_like(first)))
+    valid = jnp.isfinite(norm.value) & (limit >= 0)
+    exceeded = valid & (norm.value > limit / norm.unit)
+    # limit / norm is (limit / small) / value / large, where every step keeps in range.
+    small, large = jnp.minimum(norm.unit, 1), jnp.maximum(norm.unit, 1)
+    ratio = (limit / small) / jnp.where(exceeded, norm.value, 1)
+    factor = jnp.where(valid, jnp.where(exceeded, ratio, 1), jnp.nan)
+    return Shrinkage(jnp.where(exceeded, 1 / large, 1), factor, exceeded)
 
 
-def shrunk(x: ArrayLike, factors: Factors) -> jax.Array:
+def shrunk(x: ArrayLike, by: Shrinkage) -> jax.Array:
     """An array times both factors, in their dtype, cast back to its own."""
     x = jnp.asarray(x)
     if jnp.iscomplexobj(x):
-        return lax.complex(shrunk(x.real, factors), shrunk(x.imag, factors))
-    wide = x.astype(factors.first.dtype) * factors.first * factors.second
-    return wide.astype(x.dtype)
+        return lax.complex(shrunk(x.real, by), shrunk(x.imag, by))
+    return cast_back(x.astype(by.factor.dtype) * by.scale * by.factor, x.dtype)
+
+
+def cast_back(wide: jax.Array, dtype: Any) -> jax.Array:
+    """A bounded array in the dtype it had; one of integers stays wide."""
+    return wide.astype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else wide

@@ -1,0 +1,7 @@
+"""Many trainings as one program: say what varies, get back a labelled dataset."""
+
+from stabjax._sweep.engine import sweep
+from stabjax._sweep.space import grid, static
+from stabjax._sweep.trial import train
+
+__all__ = ["grid", "static", "sweep", "train"]

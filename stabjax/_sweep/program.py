@@ -1,0 +1,201 @@
+"""One compiled program for a chunk of trials, remembered while its functions live."""
+
+import weakref
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from stabjax._sweep.factories import Factories, Factory
+from stabjax._sweep.space import RESULTS
+from stabjax._sweep.trial import TrainResult, train
+
+# Arrays of a parameter's size that a step keeps warm, and the memory they may take:
+# on CPU a share of a core's second-level cache (measured: 4096 trials of 2 parameters,
+# 1024 of 10, 128 of 100, 32 of 2410), elsewhere a guess at what fills the device.
+_ARRAYS_PER_PARAMETER = 5
+_CPU_BYTES, _DEVICE_BYTES = 2**18, 2**26
+_CPU_WIDTHS, _DEVICE_WIDTHS = (32, 4096), (1024, 65536)
+
+# What changes a program beside its arguments.
+_CONFIG = (
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_threefry_partitionable",
+)
+
+_T = TypeVar("_T")
+
+_remembered: dict[Hashable, Any] = {}
+
+
+class Settings(NamedTuple):
+    """What all trials of a sweep have in common."""
+
+    steps: int
+    record_every: int | None
+    divergence_factor: float
+
+
+class Shapes(NamedTuple):
+    """What a trial gives, known before it is compiled."""
+
+    parameters: int  # the number of them
+    variables: dict[str, jax.ShapeDtypeStruct]
+
+
+class Trials:
+    """The trials that share their static values, as a function of the numbers."""
+
+    def __init__(
+        self,
+        factories: Factories,
+        statics: Mapping[str, Any],
+        numbers: Mapping[str, np.dtype[Any]],
+        settings: Settings,
+    ) -> None:
+        self._numbers = numbers
+        self._owners = _owners(factories)
+        self._key = (
+            tuple((name, type(v), v, repr(v)) for name, v in statics.items()),
+            tuple((name, dtype.name) for name, dtype in numbers.items()),
+            settings,
+        )
+        # Jitted so that it is traced once, for its shapes and for its program.
+        self._one = jax.jit(partial(_trial, factories, statics, settings))
+
+    def shapes(self) -> Shapes:
+        """Traces a trial, which finds what is wrong with it."""
+
+        def make() -> Shapes:
+            params, variables = jax.eval_shape(self._one, *self._arguments(None, None))
+            count = sum(leaf.size for leaf in jax.tree.leaves(params))
+            return Shapes(count, variables)
+
+        return _remember(self._owners, ("shapes", self._key), make)
+
+    def compiled(
+        self, width: int, shared_seed: bool, device: jax.Device
+    ) -> jax.stages.Compiled:
+        """The program of `width` trials: (seed or seeds, numbers) -> variables."""
+
+        def chunk(seed: jax.Array, numbers: dict[str, jax.Array]) -> Any:
+            batched = (None if shared_seed else 0, 0)
+            return jax.vmap(lambda s, n: self._one(s, n)[1], batched)(seed, numbers)
+
+        def make() -> jax.stages.Compiled:
+            arguments = self._arguments(None if shared_seed else width, width)
+            with jax.default_device(device):
+                return _compile(jax.jit(chunk).trace(*arguments), device)
+
+        key = ("program", self._key, width, shared_seed, device)
+        return _remember(self._owners, key, make)
+
+    def _arguments(self, seeds: int | None, width: int | None) -> tuple[Any, Any]:
+        def spec(length: int | None, dtype: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(() if length is None else (length,), dtype)
+
+        numbers = {name: spec(width, dtype) for name, dtype in self._numbers.items()}
+        return spec(seeds, np.int32), numbers
+
+
+def auto_width(parameters: int, device: jax.Device) -> int:
+    """The number of trials that the device trains at once with ease: a power of two."""
+    on_cpu = device.platform == "cpu"
+    low, high = _CPU_WIDTHS if on_cpu else _DEVICE_WIDTHS
+    room = (_CPU_BYTES if on_cpu else _DEVICE_BYTES) // (4 * _ARRAYS_PER_PARAMETER)
+    fits = max(1, room // max(1, parameters))
+    return int(np.clip(2 ** (fits.bit_length() - 1), low, high))
+
+
+def variable_name(metric: str) -> str:
+    """What a metric is called in the dataset."""
+    return metric.replace("/", "_")
+
+
+def _trial(
+    factories: Factories,
+    statics: Mapping[str, Any],
+    settings: Settings,
+    seed: jax.Array,
+    numbers: Mapping[str, jax.Array],
+) -> tuple[Any, dict[str, jax.Array]]:
+    problem, optimizer = factories({**statics, **numbers})
+    result = train(problem, optimizer, jax.random.key(seed), **settings._asdict())
+    return result.params, _variables(result)
+
+
+def _variables(result: TrainResult) -> dict[str, jax.Array]:
+    """The entries of the dataset, by name."""
+    found = [(name, getattr(result, name)) for name in RESULTS]
+    found += result.evaluation.items()
+    found += [(variable_name(name), value) for name, value in result.metrics.items()]
+    names = [name for name, value in found if value is not None]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"two results are called {name!r}: rename the metric, or the entry of "
+                f"problem.evaluate."
+            )
+    return {name: value for name, value in found if value is not None}
+
+
+def _compile(traced: jax.stages.Traced, device: jax.Device) -> jax.stages.Compiled:
+    lowered: jax.stages.Lowered = traced.lower()
+    if device.platform == "cpu":
+        try:
+            return lowered.compile(_cpu_options(str(traced.jaxpr)))
+        except jax.errors.JaxRuntimeError as error:
+            if "INVALID_ARGUMENT" not in str(error):  # else an option this XLA lacks
+                raise
+    return lowered.compile()
+
+
+def _cpu_options(program: str) -> dict[str, Any]:
+    """What makes XLA:CPU fast for many small trainings.
+
+    It hands a sum over each trial's few parameters to a library of kernels once its
+    input has 4096 elements, which costs more than the whole fused step: 435 ms for
+    65,536 trainings of two weights instead of 50. Programs with dots lose without that
+    library; for them a lower level gives the same speed after half the compilation.
+    """
+    if "dot_general" in program or "conv_general_dilated" in program:
+        return {"xla_backend_optimization_level": 2}
+    return {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+def _owners(factories: Factories) -> list[Any]:
+    """The objects whose death makes a program useless."""
+    problem: Any = factories.problem
+    owners: list[Any] = [problem]
+    if isinstance(problem, Factory):
+        owners = [problem.make]
+    elif isinstance(problem, tuple):  # which itself cannot be referred to weakly
+        owners = [getattr(problem, name, None) for name in ("init", "loss", "evaluate")]
+    return [*(o for o in owners if o is not None), factories.make_optimizer.make]
+
+
+def _remember(owners: list[Any], key: Hashable, make: Callable[[], _T]) -> _T:
+    """What `make` gives, made once for as long as all owners live.
+
+    What is kept must not refer to its owners: traced shapes and compiled programs do
+    not, a jitted function would.
+    """
+    config = tuple(getattr(jax.config, name) for name in _CONFIG)
+    key = (tuple(map(id, owners)), key, config)
+    try:
+        known: _T | None = _remembered.get(key)
+        references = [weakref.ref(owner) for owner in owners]
+    except TypeError:  # an unhashable static value, or an owner that dies unseen
+        return make()
+    if known is not None:
+        return known
+    made = _remembered[key] = make()
+    for reference in references:
+        weakref.finalize(reference(), _remembered.pop, key, None)
+    return made

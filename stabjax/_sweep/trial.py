@@ -1,0 +1,316 @@
+"""One training as a pure function: a problem, an optimizer and a key in, arrays out."""
+
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from stabjax._metrics import metrics
+
+DIVERGENCE_FACTOR = 1e3
+_EVALUATION = 2**31 - 1  # no small number: those are what users fold and split by
+
+
+class Problem(Protocol):
+    """What can be trained; `evaluate(params, key) -> dict` is optional."""
+
+    @property
+    def init(self) -> Callable[[jax.Array], Any]: ...  # noqa: D102
+
+    @property
+    def loss(self) -> Callable[[Any, jax.Array], jax.Array]: ...  # noqa: D102
+
+
+class TrainResult(NamedTuple):
+    """What `train` returns.
+
+    Attributes:
+      final_loss: the loss at the final parameters, on the evaluation key.
+      best_loss: the smallest loss of any step, or the final one where that is smaller.
+      status: 0 for a training that held, 1 for one that diverged (int8).
+      diverged_at: the first step that diverged, or the number of steps (int32).
+      params: the final parameters.
+      evaluation: what the problem's `evaluate` says of them, or an empty dict.
+      loss: the loss of every recorded step, or None where nothing was recorded.
+      metrics: the metrics of the optimizer after every recorded step.
+    """
+
+    final_loss: jax.Array
+    best_loss: jax.Array
+    status: jax.Array
+    diverged_at: jax.Array
+    params: Any
+    evaluation: dict[str, jax.Array]
+    loss: jax.Array | None
+    metrics: dict[str, jax.Array]
+
+
+class _State(NamedTuple):
+    step: jax.Array  # shared by all trials under vmap, and so no part of their cost
+    params: Any
+    opt_state: Any
+    best_loss: jax.Array
+    good_steps: jax.Array  # how many steps held before the first that did not
+    bound: jax.Array  # above it a loss is a divergence
+
+
+_Loss = Callable[[Any, jax.Array], jax.Array]
+_Step = Callable[[_State], tuple[_State, jax.Array]]
+_Record = tuple[jax.Array, dict[str, jax.Array]]
+
+
+def train(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    *,
+    steps: int,
+    record_every: int | None = None,
+    divergence_factor: float | jax.Array = DIVERGENCE_FACTOR,
+) -> TrainResult:
+    """Trains once, as a pure function that can be jitted, vmapped and differentiated.
+
+    Step t takes w to apply_updates(w, u), with u the optimizer's update for the
+    gradient at w of L(w, k_t) and k_t = fold_in(k, t); `key` is split into the key of
+    `problem.init` and k. So trainings that share a key start alike and see the same
+    minibatches, whatever their hyperparameters. Optimizers that take extra arguments
+    get `value` (the loss) and `grad`.
+
+    A training diverges at the first step whose loss, taken before the update, is not
+    finite or is above `divergence_factor` times the loss of step 0; where that is not
+    positive only the first of the two counts. Where the final loss alone breaks the
+    rule, the last step did it. From there on, losses are +inf, and so is everything
+    that `problem.evaluate` says: write it so that smaller is better. Nothing stops:
+    parameters and metrics are what they became.
+
+    Args:
+      problem: has `init(key) -> params`, a tree of floating-point arrays, and
+        `loss(params, key) -> scalar`; may have `evaluate(params, key) -> dict of
+        scalars`. The final loss and `evaluate` get the same evaluation key in every
+        training: fold_in(key(0), 2**31 - 1).
+      optimizer: any Optax transformation.
+      key: a key of the training, such as `jax.random.key(0)`.
+      steps: number of updates; static.
+      record_every: records the loss of steps 0, record_every, 2 * record_every ... and
+        the metrics of the optimizer after them; static. None records nothing, and then
+        memory does not grow with `steps`.
+      divergence_factor: in units of the initial loss; traceable; inf switches it off.
+
+    Returns:
+      A `TrainResult` of arrays: scalars, and one entry for each recorded step.
+
+    Raises:
+      ValueError: if `steps`, `record_every` or `divergence_factor` is out of range.
+      TypeError: if `problem` gives anything but floating-point parameters, a
+        floating-point scalar as loss and a dict of scalars as evaluation.
+
+    Example:
+      >>> import jax, optax, stabjax
+      >>> problem = stabjax.problems.quadratic()
+      >>> def final_loss(rate):
+      ...     optimizer = optax.sgd(rate)
+      ...     run = stabjax.train(problem, optimizer, jax.random.key(0), steps=100)
+      ...     return run.final_loss
+      >>> print(jax.vmap(final_loss)(jax.numpy.array([0.1, 0.9, 1.1])).round(3))
+      [ 0.  0. inf]
+    """
+    check_lengths(steps, record_every)
+    check_divergence_factor(divergence_factor)
+    init_key, step_key = jax.random.split(_typed(key))
+    params = _checked_params(problem.init(init_key))
+    loss = jax.jit(problem.loss)  # traced once, wherever it stands in the program
+    dtype = _loss_dtype(jax.eval_shape(loss, params, step_key))
+    step = _stepper(loss, optimizer, step_key, divergence_factor)
+    unbounded, zero = jnp.asarray(jnp.inf, dtype), jnp.asarray(0, jnp.int32)
+    start = _State(zero, params, optimizer.init(params), unbounded, zero, unbounded)
+    if record_every is None:
+        state, _ = lax.scan(lambda s, _: (step(s)[0], None), start, length=steps)
+        return _result(problem, loss, state, steps)
+    state, (trace, seen) = _recorded(step, start, steps, record_every)
+    result = _result(problem, loss, state, steps)
+    at = jnp.arange(0, steps, record_every, dtype=jnp.int32)
+    trace = jnp.where(at >= result.diverged_at, jnp.inf, trace)
+    return result._replace(loss=trace, metrics=seen)
+
+
+def check_lengths(steps: Any, record_every: Any) -> None:
+    """Raises unless these are numbers of steps that a training can have."""
+    if not positive_int(steps):
+        raise ValueError(f"steps must be a positive integer, got {steps!r}.")
+    if record_every is not None and not (
+        positive_int(record_every) and record_every <= steps
+    ):
+        raise ValueError(
+            f"record_every must be None or an integer from 1 to steps={steps}, "
+            f"got {record_every!r}."
+        )
+
+
+def positive_int(value: Any) -> bool:
+    """Whether this is a whole number above zero, and no boolean."""
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    try:
+        return operator.index(value) > 0
+    except TypeError:
+        return False
+
+
+def check_divergence_factor(factor: Any) -> None:
+    """Raises unless the factor is traced or positive."""
+    if isinstance(factor, jax.core.Tracer):
+        return
+    if isinstance(factor, (str, bool)) or factor is None or not np.all(factor > 0):
+        raise ValueError(
+            f"divergence_factor must be a positive number (inf for none), "
+            f"got {factor!r}."
+        )
+
+
+def _typed(key: jax.Array | np.ndarray[Any, Any]) -> jax.Array:
+    if not isinstance(key, (jax.Array, np.ndarray)):
+        raise TypeError(
+            f"key must be a key such as jax.random.key(0), got {type(key).__name__}."
+        )
+    typed: jax.Array = jnp.asarray(key)
+    if not jnp.issubdtype(typed.dtype, jax.dtypes.prng_key):
+        typed = jax.random.wrap_key_data(typed)
+    return typed
+
+
+def _checked_params(params: Any) -> Any:
+    params = jax.tree.map(jnp.asarray, params)
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(
+                f"problem.init must return floating-point arrays, got {leaf.dtype} "
+                f"at params{jax.tree_util.keystr(path)}."
+            )
+    return params
+
+
+def _loss_dtype(loss: Any) -> np.dtype[Any]:
+    """Checks what a loss returns, and says in what type it is compared."""
+    if not isinstance(loss, jax.ShapeDtypeStruct):
+        raise TypeError(
+            f"problem.loss must return a scalar, got a {type(loss).__name__}."
+        )
+    if loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise TypeError(
+            f"problem.loss must return a floating-point scalar, got an array of "
+            f"shape {loss.shape} and type {loss.dtype}."
+        )
+    return _wide(loss.dtype)
+
+
+def _wide(dtype: Any) -> np.dtype[Any]:
+    """A type that holds +inf and whatever can be compared: float32 or wider."""
+    wide = jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).itemsize >= 4
+    found: np.dtype[Any] = np.dtype(dtype if wide else np.float32)
+    return found
+
+
+def _stepper(
+    loss: _Loss,
+    optimizer: optax.GradientTransformation,
+    step_key: jax.Array,
+    divergence_factor: float | jax.Array,
+) -> _Step:
+    tx = optax.with_extra_args_support(optimizer)
+
+    def step(state: _State) -> tuple[_State, jax.Array]:
+        value, grads = jax.value_and_grad(loss)(
+            state.params, jax.random.fold_in(step_key, state.step)
+        )
+        updates, opt_state = tx.update(
+            grads, state.opt_state, state.params, value=value, grad=grads
+        )
+        value = value.astype(state.best_loss.dtype)
+        bound = jnp.where(
+            state.step == 0, _bound(value, divergence_factor), state.bound
+        )
+        held = _holds(value, bound) & (state.good_steps == state.step)
+        return _State(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            best_loss=jnp.minimum(state.best_loss, value),
+            good_steps=state.good_steps + held.astype(jnp.int32),
+            bound=bound,
+        ), value
+
+    return step
+
+
+def _bound(first_loss: jax.Array, factor: float | jax.Array) -> jax.Array:
+    factor = jnp.asarray(factor, first_loss.dtype)
+    return jnp.where(first_loss > 0, factor * first_loss, jnp.inf)
+
+
+def _holds(loss: jax.Array, bound: jax.Array) -> jax.Array:
+    return jnp.isfinite(loss) & (loss <= bound)
+
+
+def _recorded(
+    step: _Step, start: _State, steps: int, every: int
+) -> tuple[_State, _Record]:
+    """Runs blocks of `every` steps, and a last shorter one; keeps the first of each."""
+
+    def body(carry: tuple[_State, _Record], _: None) -> tuple[Any, None]:
+        state, kept = carry
+        first = state.step % every == 0
+        state, loss = step(state)
+        # The step is shared by all trials: a branch, and no selection, under vmap.
+        new = loss, metrics(state.opt_state)
+        return (state, lax.cond(first, lambda: new, lambda: kept)), None
+
+    def block(state: _State, length: int) -> tuple[_State, _Record]:
+        return lax.scan(body, (state, blank), length=length)[0]
+
+    shapes = jax.eval_shape(lambda s: (s.best_loss, metrics(s.opt_state)), start)
+    blank: _Record = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    state, records = lax.scan(
+        lambda state, _: block(state, every), start, length=steps // every
+    )
+    if rest := steps % every:
+        state, last = block(state, rest)
+        records = jax.tree.map(lambda r, x: jnp.append(r, x[None]), records, last)
+    return state, records
+
+
+def _result(problem: Problem, loss: _Loss, state: _State, steps: int) -> TrainResult:
+    key = jax.random.fold_in(jax.random.key(0), _EVALUATION)
+    final = loss(state.params, key).astype(state.best_loss.dtype)
+    lost_last = (state.good_steps == steps) & ~_holds(final, state.bound)
+    diverged_at = state.good_steps - lost_last.astype(jnp.int32)
+    diverged = diverged_at < steps
+    evaluation = _evaluation(problem, state.params, key)
+    return TrainResult(
+        final_loss=jnp.where(diverged, jnp.inf, final),
+        best_loss=jnp.where(diverged, jnp.inf, jnp.minimum(state.best_loss, final)),
+        status=diverged.astype(jnp.int8),
+        diverged_at=diverged_at,
+        params=state.params,
+        evaluation={k: jnp.where(diverged, jnp.inf, v) for k, v in evaluation.items()},
+        loss=None,
+        metrics={},
+    )
+
+
+def _evaluation(problem: Problem, params: Any, key: jax.Array) -> dict[str, jax.Array]:
+    evaluate = getattr(problem, "evaluate", None)
+    if evaluate is None:
+        return {}
+    found = evaluate(params, key)
+    if not isinstance(found, dict) or any(np.ndim(v) != 0 for v in found.values()):
+        raise TypeError(
+            f"problem.evaluate must return a dict of scalars, got "
+            f"{jax.tree.map(np.shape, found)!r}."
+        )
+    values = {name: jnp.asarray(value) for name, value in found.items()}
+    return {name: value.astype(_wide(value.dtype)) for name, value in values.items()}

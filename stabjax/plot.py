@@ -1,0 +1,420 @@
+"""Pictures of datasets: a dataset and Axes in, Axes out; nothing global is touched.
+
+Each function pools all dimensions that it is not told about, such as the seeds. A
+picture is saved with ``ax.figure.savefig("name.png")``.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from scipy import stats
+
+# Okabe and Ito's colours, which the colour-blind can tell apart, and lines for print.
+_COLORS = ("#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+_LINES = ("-", "--", "-.", (0, (5, 1)), ":", (0, (1, 1)), (0, (3, 1, 1, 1)))
+_DIVERGED = "0.78"
+_DECADES = 9  # of losses that a picture shows below the largest
+
+_Array = np.ndarray[Any, Any]
+
+
+def panels(columns: int, rows: int = 1, *, width: float = 4.4) -> list[Axes]:
+    """Axes side by side in one new figure, without pyplot.
+
+    Args:
+      columns: number of panels in a row.
+      rows: number of rows.
+      width: of a panel, in inches.
+
+    Returns:
+      The axes, row by row.
+
+    Example:
+      >>> import stabjax
+      >>> left, right = stabjax.plot.panels(2)
+      >>> left.figure is right.figure
+      True
+    """
+    size = (columns * width, rows * 0.8 * width)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    return list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def learning_curves(
+    dataset: xr.Dataset,
+    *,
+    variable: str = "loss",
+    hue: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Median of a variable along `step`, with a band from the 10th to the 90th percent.
+
+    The vertical axis is logarithmic and shows nine decades at most. A cross marks
+    where the median run diverges.
+
+    Args:
+      dataset: what `sweep` returns if it records.
+      variable: `loss`, or a metric such as `clip_grad_norm`.
+      hue: a dimension with one curve for each of its values, or None for one curve.
+      ax: where to draw; None makes a new figure.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ValueError: if the dataset lacks the variable or a dimension.
+
+    Example:
+      >>> import optax, stabjax
+      >>> runs = stabjax.sweep(
+      ...     stabjax.problems.quadratic(), lambda rate: optax.sgd(rate),
+      ...     stabjax.grid(rate=[0.1, 0.3], seed=range(4)), steps=10, record_every=1,
+      ... )
+      >>> ax = stabjax.plot.learning_curves(runs, hue="rate")
+      >>> [line.get_label() for line in ax.get_lines()]
+      ['rate = 0.1', 'rate = 0.3']
+    """
+    data = _variable(dataset, variable, "step", hue)
+    ax = ax or panels(1)[0]
+    steps = dataset["step"].to_numpy()
+    tops, bottoms = [], []
+    for style, (label, curves) in enumerate(_curves(data, "step", hue)):
+        low, median, high = (_percentile(curves, p) for p in (10, 50, 90))
+        drawn = np.isfinite(median) & (median > 0)
+        color, line = _COLORS[style % len(_COLORS)], _LINES[style % len(_LINES)]
+        shown = np.where(drawn, median, np.nan)
+        ax.plot(steps, shown, color=color, linestyle=line, label=label)
+        top = np.where(np.isfinite(high), high, np.finfo(np.float32).max)
+        ax.fill_between(steps, low, top, where=drawn, color=color, alpha=0.18, lw=0)
+        if drawn.any():
+            tops.append(
+                np.max(high[drawn & np.isfinite(high)], initial=median[drawn][0])
+            )
+            bottoms.append(np.min(low[drawn & (low > 0)], initial=median[drawn][0]))
+        if drawn.any() and np.isinf(median).any():
+            last = int(np.argmax(np.isinf(median))) - 1
+            ax.plot(steps[last], median[last], "x", color=color, ms=8, mew=2)
+    if tops:
+        ax.set_yscale("log")
+        bottom = max(min(bottoms), max(tops) * 10.0**-_DECADES)
+        ax.set_ylim(bottom / 1.5, max(tops) * 1.5)
+    ax.set_xlabel("step")
+    ax.set_ylabel(_label(data))
+    if hue is not None:
+        ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def stable_share(
+    dataset: xr.Dataset,
+    *,
+    x: str,
+    hue: str | None = None,
+    target_loss: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Share of the runs that hold, or end at a target, against a hyperparameter.
+
+    The band is Wilson's 95 % interval for runs drawn independently, as the runs of
+    different seeds at one point are.
+
+    Args:
+      dataset: what `sweep` returns.
+      x: the dimension of the horizontal axis; logarithmic if its values are.
+      hue: a dimension with one line for each of its values, or None for one line.
+      target_loss: counts the runs whose `final_loss` is at most this, instead of those
+        that did not diverge.
+      ax: where to draw; None makes a new figure.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ValueError: if the dataset lacks a variable or a dimension.
+
+    Example:
+      >>> import optax, stabjax
+      >>> runs = stabjax.sweep(
+      ...     stabjax.problems.quadratic(), lambda rate: optax.sgd(rate),
+      ...     stabjax.grid(rate=[0.5, 1.5], seed=range(4)), steps=100,
+      ... )
+      >>> ax = stabjax.plot.stable_share(runs, x="rate")
+      >>> print(ax.get_lines()[0].get_ydata())
+      [1. 0.]
+    """
+    ax = ax or panels(1)[0]
+    if target_loss is None:
+        held = _variable(dataset, "status", x, hue) == 0
+    else:
+        held = _variable(dataset, "final_loss", x, hue) <= target_loss
+    cells = _cells(dataset[x])
+    for style, (label, runs) in enumerate(_curves(held, x, hue)):
+        count, size = runs.sum(axis=-1), runs.shape[-1]
+        low, high = np.array([_wilson(int(k), size) for k in count]).T
+        color, line = _COLORS[style % len(_COLORS)], _LINES[style % len(_LINES)]
+        ax.plot(cells.at, count / size, color=color, linestyle=line, label=label)
+        ax.fill_between(cells.at, low, high, color=color, alpha=0.15, lw=0)
+    _scale(ax, "x", cells)
+    ax.set_xlabel(_label(dataset[x]))
+    target = "" if target_loss is None else f" that end at {target_loss:.2g} or below"
+    ax.set_ylabel(f"share of runs{target or ' that do not diverge'}")
+    ax.set_ylim(-0.03, 1.03)
+    if hue is not None:
+        ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def heatmap(
+    dataset: xr.Dataset,
+    *,
+    x: str,
+    y: str,
+    variable: str = "final_loss",
+    limits: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Map of a variable over two hyperparameters: the median of all other dimensions.
+
+    Axes are logarithmic where the values are evenly spaced so, and an infinite value (a
+    threshold that is switched off) has a strip of its own. Cells whose median run
+    diverged are grey, with a line along their border; cells not run are white; a star
+    marks the smallest value, in the middle of its equals.
+
+    Args:
+      dataset: what `sweep` returns.
+      x: the dimension of the horizontal axis.
+      y: the dimension of the vertical axis.
+      variable: what the colours show, on a logarithmic scale if it is positive.
+      limits: values of the first and the last colour; None takes them from the data,
+        nine decades at most.
+      ax: where to draw; None makes a new figure.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ValueError: if the dataset lacks the variable or a dimension.
+
+    Example:
+      >>> import optax, stabjax
+      >>> runs = stabjax.sweep(
+      ...     stabjax.problems.quadratic(),
+      ...     lambda rate, decay: optax.sgd(rate, momentum=decay),
+      ...     stabjax.grid(rate=[0.01, 0.1, 1.0], decay=[0.0, 0.9]), steps=10,
+      ... )
+      >>> stabjax.plot.heatmap(runs, x="rate", y="decay").get_xscale()
+      'log'
+    """
+    data = _variable(dataset, variable, x, y)
+    ax = ax or panels(1)[0]
+    values = data.stack(pooled=_others(data, x, y)).transpose(y, x, "pooled")
+    median = np.median(values.to_numpy().astype(float), axis=-1)
+    across, up = _cells(dataset[x]), _cells(dataset[y])
+    colors = ax.pcolormesh(
+        across.edges,
+        up.edges,
+        _with_gaps(np.where(np.isfinite(median), median, np.nan), across, up),
+        norm=_norm(median, limits),
+        cmap="viridis",
+        rasterized=True,
+    )
+    diverged = np.isinf(median)
+    grey = _with_gaps(np.where(diverged, 1.0, np.nan), across, up)
+    ax.pcolormesh(
+        across.edges, up.edges, grey, cmap=ListedColormap([_DIVERGED]), rasterized=True
+    )
+    border = list(_border(_with_gaps(diverged.astype(float), across, up), across, up))
+    ax.add_collection(LineCollection(border, colors="black", linewidths=1.5))
+    _mark(ax, median, across, up)
+    ax.figure.colorbar(
+        colors, ax=ax, label=_label(data), extend=_extend(median, colors)
+    )
+    _scale(ax, "x", across)
+    _scale(ax, "y", up)
+    ax.set_xlabel(_label(dataset[x]))
+    ax.set_ylabel(_label(dataset[y]))
+    return ax
+
+
+class _Cells(NamedTuple):
+    """Where the values of a coordinate stand on an axis."""
+
+    at: _Array  # their centres
+    edges: _Array  # of the cells, a gap among them if there is an infinite value
+    gap: int | None  # position of that gap
+    log: bool
+    labels: list[str] | None  # of what is no finite number
+
+
+def _cells(coordinate: xr.DataArray) -> _Cells:
+    """Cells around the values: even, or even in the logarithm, or just side by side."""
+    values = coordinate.to_numpy()
+    if values.dtype.kind not in "iuf" or np.any(np.diff(values) <= 0):
+        at = np.arange(len(values), dtype=float)
+        return _Cells(
+            at, np.arange(len(at) + 1) - 0.5, None, False, list(map(_text, values))
+        )
+    values = values.astype(float)
+    finite = values[np.isfinite(values)]
+    log = len(finite) > 1 and _even_in_log(finite)
+    at = np.log10(finite) if log else finite
+    half = np.median(np.diff(at)) / 2 if len(at) > 1 else 0.5
+    middles = (at[1:] + at[:-1]) / 2
+    ends = (at[:1] - half, at[-1:] + half) if len(at) else ([-half], [half])
+    edges = np.concatenate([ends[0], middles, ends[1]])
+    gap = None
+    if len(finite) < len(values):  # the infinite one, last as values grow
+        gap = len(finite)
+        at = np.append(at, edges[-1] + 2 * half)
+        edges = np.append(edges, edges[-1] + np.array([1.0, 3.0]) * half)
+    if log:
+        at, edges = 10.0**at, 10.0**edges
+    return _Cells(at, edges, gap, log, None)
+
+
+def _even_in_log(values: _Array) -> bool:
+    """Whether positive values grow by a factor rather than by a difference."""
+    if values[0] <= 0:
+        return False
+    if len(values) == 2:
+        return bool(values[1] / values[0] >= 10)
+    return bool(np.ptp(np.diff(np.log(values))) <= np.ptp(np.diff(values)) / values[0])
+
+
+def _scale(ax: Axes, which: str, cells: _Cells) -> None:
+    """Makes an axis logarithmic or not, and labels what is no finite number."""
+    axis = getattr(ax, f"{which}axis")
+    if cells.log:
+        getattr(ax, f"set_{which}scale")("log")
+    if cells.labels is not None:
+        getattr(ax, f"set_{which}ticks")(cells.at, cells.labels)
+    if cells.gap is not None:
+        low, high = cells.edges[0], cells.edges[cells.gap]
+        ticks = [
+            t
+            for t in axis.get_major_locator().tick_values(low, high)
+            if low <= t <= high
+        ]
+        texts = [
+            f"$10^{{{round(np.log10(t))}}}$" if cells.log else f"{t:g}" for t in ticks
+        ]
+        axis.set_major_locator(FixedLocator([*ticks, cells.at[-1]]))
+        axis.set_major_formatter(FixedFormatter([*texts, r"$\infty$"]))
+        axis.set_minor_locator(NullLocator())
+
+
+def _with_gaps(values: _Array, across: _Cells, up: _Cells) -> _Array:
+    """The cells' values as rows, with NaN in the gaps."""
+    if across.gap is not None:
+        values = np.insert(values, across.gap, np.nan, axis=1)
+    if up.gap is not None:
+        values = np.insert(values, up.gap, np.nan, axis=0)
+    return np.ma.masked_invalid(values)
+
+
+def _border(diverged: Any, across: _Cells, up: _Cells) -> Iterator[Any]:
+    """The edges between cells that diverged and cells that did not."""
+    flags = diverged.filled(np.nan)
+    x, y = across.edges, up.edges
+    for row, column in np.argwhere(np.abs(np.diff(flags, axis=1)) == 1):
+        yield [(x[column + 1], y[row]), (x[column + 1], y[row + 1])]
+    for row, column in np.argwhere(np.abs(np.diff(flags, axis=0)) == 1):
+        yield [(x[column], y[row + 1]), (x[column + 1], y[row + 1])]
+
+
+def _mark(ax: Axes, median: _Array, across: _Cells, up: _Cells) -> None:
+    """A star on the smallest value, and a legend of what the colour bar lacks."""
+    handles: list[Any] = []
+    if np.isinf(median).any():
+        handles.append(Patch(facecolor=_DIVERGED, edgecolor="black", label="diverged"))
+    finite = np.where(np.isfinite(median), median, np.inf)
+    if np.isfinite(finite).any():
+        equals = np.argwhere(finite <= finite.min())
+        distance = np.abs(equals - equals.mean(axis=0)).sum(axis=1)
+        row, column = equals[np.argmin(distance)]
+        style = {"marker": "*", "ms": 13, "mfc": "white", "mec": "black", "ls": "none"}
+        ax.plot(across.at[column], up.at[row], **style)
+        handles.append(Line2D([], [], label="smallest", **style))
+    where = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.1}
+    ax.legend(handles=handles, ncols=2, frameon=False, fontsize="small", **where)
+
+
+def _norm(values: _Array, limits: tuple[float, float] | None) -> Normalize:
+    finite = values[np.isfinite(values)]
+    if limits is None and not (finite > 0).any():
+        return Normalize()
+    if limits is None and finite.min() < 0:
+        return Normalize(finite.min(), finite.max())
+    high = finite.max() if limits is None else limits[1]
+    positive = finite[finite > 0].min() if limits is None else limits[0]
+    low = max(positive, high * 10.0**-_DECADES) if limits is None else positive
+    return LogNorm(low, high if high > low else 10 * low, clip=True)
+
+
+def _extend(values: _Array, colors: Any) -> str:
+    """Whether values lie beyond the colours."""
+    finite = values[np.isfinite(values)]
+    low, high = colors.norm.vmin, colors.norm.vmax
+    below = bool(finite.size) and low is not None and finite.min() < low
+    above = bool(finite.size) and high is not None and finite.max() > high
+    return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[
+        below, above
+    ]
+
+
+def _variable(dataset: xr.Dataset, name: str, *dims: str | None) -> xr.DataArray:
+    """A variable that has the dimensions, or an error that says what there is."""
+    if name not in dataset.data_vars:
+        known = ", ".join(map(str, dataset.data_vars))
+        raise ValueError(f"the dataset has no variable {name!r}, only {known}.")
+    for dim in dims:
+        if dim is not None and dim not in dataset[name].dims:
+            known = ", ".join(map(str, dataset[name].dims))
+            raise ValueError(f"{name} has no dimension {dim!r}, only {known}.")
+    return dataset[name]
+
+
+def _curves(
+    data: xr.DataArray, x: str, hue: str | None
+) -> Iterator[tuple[str | None, _Array]]:
+    """For each value of `hue` its label and an array of (x, all runs)."""
+    values = data[hue].to_numpy() if hue else [None]
+    for position, value in enumerate(values):
+        one = data.isel({hue: position}) if hue else data
+        runs = one.stack(pooled=_others(one, x)).transpose(x, "pooled").to_numpy()
+        named = isinstance(value, str) or value is None
+        yield value if named else f"{_label(data[hue])} = {value:.3g}", runs
+
+
+def _others(data: xr.DataArray, *dims: str) -> list[Any]:
+    return [dim for dim in data.dims if dim not in dims]
+
+
+def _percentile(curves: _Array, percent: float) -> _Array:
+    """A run's own value, not one between two: one of them may be infinite."""
+    ordered: _Array = np.sort(curves, axis=-1)
+    return ordered[..., round((curves.shape[-1] - 1) * percent / 100)]
+
+
+def _wilson(count: int, size: int) -> tuple[float, float]:
+    interval = stats.binomtest(count, size).proportion_ci(method="wilson")
+    return interval.low, interval.high
+
+
+def _label(data: xr.DataArray) -> str:
+    """What an axis is called: the long name and the units, or the name."""
+    units = f" ({data.attrs['units']})" if "units" in data.attrs else ""
+    return str(data.attrs.get("long_name", str(data.name).replace("_", " "))) + units
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"

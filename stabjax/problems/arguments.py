@@ -1,0 +1,48 @@
+"""Arguments of problems: numbers that may be traced, and sizes that may not."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# A Python float where the value is known, so that facts print well; else a scalar.
+Number = float | jax.Array
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+) -> Number:
+    """The value as a float, or as a float array if it is traced; checked if known."""
+    if isinstance(value, jax.core.Tracer) and value.shape == ():
+        return value.astype(jnp.result_type(float))
+    try:
+        if isinstance(value, str) or np.shape(value) != ():
+            raise TypeError
+        known = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a single number, got {value!r}") from None
+    if not (math.isfinite(known) and known > above and known >= at_least):
+        bounds = [f"above {above:g}"] if math.isfinite(above) else []
+        bounds += [f"at least {at_least:g}"] if math.isfinite(at_least) else []
+        allowed = " and ".join(["finite", *bounds])
+        raise ValueError(f"{name} must be {allowed}, got {known:g}")
+    return known
+
+
+def size(name: str, value: int, *, largest: int | None = None) -> int:
+    """The value as an int that is at least 1: it fixes a shape, so it is static."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(
+            f"{name} fixes the shape of an array and must be a Python int"
+            f" (stabjax.static(...) in a sweep), got {value!r}"
+        )
+    if value < 1 or (largest is not None and value > largest):
+        allowed = "at least 1" if largest is None else f"from 1 to {largest}"
+        raise ValueError(f"{name} must be {allowed}, got {value}")
+    return int(value)

@@ -1,0 +1,94 @@
+"""What a training problem is: two pure functions, and what is known about them."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+
+Init = Callable[[jax.Array], Any]
+Loss = Callable[[Any, jax.Array], jax.Array]
+Evaluate = Callable[[Any, jax.Array], Mapping[str, jax.Array]]
+
+
+class _Fields(NamedTuple):
+    init: Init
+    loss: Loss
+    evaluate: Evaluate | None
+    facts: Mapping[str, Any]
+
+
+class Problem(_Fields):
+    """Something to train: where it starts, what it minimises, and what is known of it.
+
+    ``init(key) -> params`` makes the parameters, any pytree of arrays, and
+    ``loss(params, key) -> scalar`` is minimised; its key is another one at each step,
+    to draw a minibatch or a noise. Both are pure, so that they can be compiled and
+    batched.
+
+    ``facts`` says what is known, and every entry is optional. The problems of this
+    package use these keys:
+
+    ======================  =====================================================
+    ``"name"``              the name of the problem
+    ``"optimum"``           the smallest value of the loss
+    ``"minimizer"``         parameters at which the loss is ``"optimum"``
+    ``"steps"``             a sensible number of steps for one training
+    ``"target_loss"``       a loss that a good training has reached by then
+    ``"stable_rate"``       the constant learning rate up to which plain gradient
+                            descent, without clipping, is stable
+    ``"peak_value"``        (low, high), learning rates of SGD worth a sweep: two
+                            decades on each side of ``"stable_rate"``
+    ``"max_norm"``          (low, high), clipping thresholds worth a sweep: from far
+                            below the norms of the first gradients to above them
+    ======================  =====================================================
+
+    Args:
+      init: function of a key that returns the parameters.
+      loss: function of the parameters and a key that returns a scalar.
+      evaluate: function of the parameters and a key that returns a dict of scalars, to
+        be called now and then (a test loss, an accuracy), or None.
+      facts: mapping from text to whatever is known; kept as a read-only copy.
+
+    Returns:
+      An immutable, hashable problem.
+
+    Raises:
+      TypeError: if a function is not callable or ``facts`` is not a mapping.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import stabjax
+      >>> problem = stabjax.problems.Problem(
+      ...     init=lambda key: jax.random.uniform(key, (3,)),
+      ...     loss=lambda params, key: jnp.sum(params**4),
+      ...     facts={"optimum": 0.0},
+      ... )
+      >>> params = problem.init(jax.random.key(0))
+      >>> bool(problem.loss(params, jax.random.key(1)) > problem.facts["optimum"])
+      True
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        init: Init,
+        loss: Loss,
+        evaluate: Evaluate | None = None,
+        facts: Mapping[str, Any] = MappingProxyType({}),
+    ) -> "Problem":
+        """Checks the four fields: a typing mistake should not surface in a sweep."""
+        functions = {"init": init, "loss": loss}
+        if evaluate is not None:
+            functions["evaluate"] = evaluate
+        for name, function in functions.items():
+            if not callable(function):
+                raise TypeError(f"{name} must be a function, got {function!r}")
+        if not isinstance(facts, Mapping):
+            raise TypeError(f"facts must be a mapping such as a dict, got {facts!r}")
+        return super().__new__(cls, init, loss, evaluate, MappingProxyType({**facts}))
+
+    def __hash__(self) -> int:
+        """By its functions, so that it can be a static argument of ``jax.jit``."""
+        return hash((self.init, self.loss, self.evaluate))

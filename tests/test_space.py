@@ -1,0 +1,243 @@
+"""Spaces: what an axis may hold, what is static, how trials are counted."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+import stabjax
+from stabjax._sweep.chunks import in_chunks, padded, points
+from stabjax._sweep.factories import route
+
+
+def axis(values, name="a"):
+    (found,) = stabjax.grid(**{name: values}).axes
+    return found
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([1, 2], "i", [1, 2]),
+        ((0.5, 1), "f", [0.5, 1.0]),
+        (range(3), "i", [0, 1, 2]),
+        (np.arange(3, dtype=np.uint8), "u", [0, 1, 2]),
+        (np.float16([0.5, 2.0]), "f", [0.5, 2.0]),
+        (jnp.array([1.0, jnp.inf]), "f", [1.0, np.inf]),
+        (jnp.array([0.5], jnp.bfloat16), "f", [0.5]),
+        ([np.float32(0.5), jnp.float32(2.0), 3], "f", [0.5, 2.0, 3.0]),
+        (xr.DataArray([1.0, 2.0], dims="a"), "f", [1.0, 2.0]),
+    ],
+)
+def test_numbers_are_an_array(values, kind, expected):
+    found = axis(values)
+    assert not found.is_static
+    assert found.values.dtype.kind == kind
+    np.testing.assert_array_equal(found.values, expected)
+    np.testing.assert_array_equal(found.labels, expected)
+
+
+def named(x):
+    return x
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        (["cosine", "linear"], ["cosine", "linear"]),
+        (np.array(["cosine", "linear"]), ["cosine", "linear"]),
+        ([True, False], [True, False]),
+        (np.array([True, False]), [True, False]),
+        ([None, "adam"], ["None", "adam"]),
+        ([named, functools.partial(max, 1)], ["named", "max"]),
+        (stabjax.static([8, 16]), [8, 16]),
+        (stabjax.static((8, "all")), ["8", "all"]),
+        (stabjax.static([[8, 8], [16]]), ["[8, 8]", "[16]"]),
+        (stabjax.static(np.array([8, 16])), [8, 16]),
+        (stabjax.static([True, 1.5]), ["True", "1.5"]),
+    ],
+)
+def test_everything_else_is_static(values, labels):
+    found = axis(values)
+    assert found.is_static
+    assert found.labels.tolist() == labels
+
+
+def test_static_values_reach_the_factory_as_python_values():
+    assert [type(v) for v in axis(stabjax.static(np.array([8, 16]))).values] == [
+        int
+    ] * 2
+    assert [type(v) for v in axis(np.array(["a"])).values] == [str]
+
+
+def test_numbers_are_copied():
+    rates = np.array([0.1, 0.2])
+    found = axis(rates)
+    rates[0] = 9.0
+    np.testing.assert_array_equal(found.values, [0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({}, "grid needs at least one axis"),
+        ({"a": []}, "axis 'a' is empty"),
+        ({"a": stabjax.static([])}, "axis 'a' is empty"),
+        ({"a": [1.0, float("nan")]}, "axis 'a' holds NaN"),
+        ({"a": np.ones((2, 2))}, r"one-dimensional, got an array of shape \(2, 2\)"),
+        ({"a": np.float32(1.0)}, r"one-dimensional, got an array of shape \(\)"),
+        ({"a": [[1.0], [2.0]]}, "'a' must be one-dimensional, got a sequence of"),
+        ({"a": [np.ones(2)]}, "'a' must be one-dimensional, got a sequence of"),
+        ({"a": [10**30]}, "'a' holds an integer beyond 64 bits"),
+        ({"step": [1]}, "axis 'step' has the name of a result"),
+        ({"trial": [1]}, "axis 'trial' has the name of a result"),
+        ({"final_loss": [1]}, "axis 'final_loss' has the name of a result"),
+        ({"seed": [-1]}, "'seed' must hold integers from 0"),
+        ({"seed": [0.5]}, "'seed' must hold integers from 0"),
+        ({"seed": [2**31]}, "'seed' must hold integers from 0"),
+        ({"seed": ["a"]}, "'seed' must hold integers from 0"),
+        ({"seed": stabjax.static([1])}, "'seed' must hold integers from 0"),
+        ({"seed": [1, 1]}, "holds a seed twice"),
+        ({"a": [lambda: 1, lambda: 2]}, "two values labelled '<lambda>'"),
+    ],
+)
+def test_bad_values(axes, message):
+    with pytest.raises(ValueError, match=message):
+        stabjax.grid(**axes)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (0.1, r"'a' must be a list.*got 0.1: write a=\[0.1\]"),
+        ("cosine", r"'a' must be a list.*write a=\['cosine'\]"),
+        ({1, 2}, "'a' must be a list"),
+        ((x for x in "ab"), "'a' must be a list"),
+        ([1.0, "cosine"], r"got float, str: put it in static\(...\)"),
+        ([1.0, None], "inf switches a threshold off"),
+        ([1.0, True], "got bool, float"),
+        ([1j], "got complex"),
+        ([object()], "got object"),
+    ],
+)
+def test_bad_kinds(values, message):
+    with pytest.raises(TypeError, match=message):
+        stabjax.grid(a=values)
+
+
+@pytest.mark.parametrize("values", ["abc", 3])
+def test_static_takes_a_sequence(values):
+    with pytest.raises(TypeError, match="static takes a sequence of values"):
+        stabjax.static(values)
+
+
+def test_trials_are_counted_with_the_last_axis_fastest():
+    space = stabjax.grid(a=[1.0, 2.0], kind=["x", "y", "z"], seed=[7, 5])
+    assert len(space) == 12
+    assert space.shape == (2, 3, 2)
+    assert repr(space) == "Space(a: 2, kind: 3, seed: 2; 12 trials)"
+    given = points(space)
+    trial = np.ravel_multi_index((1, 2, 0), space.shape)
+    assert given.at(np.array([trial]))["a"] == [2.0]
+    assert given.seeds[trial] == 7
+    groups = space.groups()
+    assert [statics for statics, _ in groups] == [{"kind": k} for k in "xyz"]
+    np.testing.assert_array_equal(groups[1][1], [2, 3, 8, 9])
+
+
+def test_numbers_get_the_types_of_the_device():
+    given = points(stabjax.grid(rate=[0.1], warmup=[3], short=np.uint8([4])))
+    kinds = {name: v.dtype.name for name, v in given.numbers.items()}
+    assert kinds == {"rate": "float32", "warmup": "int32", "short": "int32"}
+    for values in ([2**31], [1e39]):
+        with pytest.raises(ValueError, match="axis 'a' holds values beyond"):
+            points(stabjax.grid(a=values))
+
+
+def chunks_of(space, chunk_size, auto):
+    return in_chunks(np.arange(len(space)), points(space), chunk_size, auto)
+
+
+def check_chunks(chunks, size):
+    assert sorted(np.concatenate(chunks.trials).tolist()) == list(range(size))
+    assert all(0 < len(trials) <= chunks.width for trials in chunks.trials)
+
+
+def test_chunks_keep_to_one_seed_where_seeds_fill_them():
+    space = stabjax.grid(a=np.arange(10.0), seed=range(3))
+    chunks = chunks_of(space, None, 4)  # ten in three chunks: of four, not of 4, 4, 2
+    check_chunks(chunks, 30)
+    assert (chunks.width, chunks.shared_seed, len(chunks.trials)) == (4, True, 9)
+    seeds = points(space).seeds
+    assert all(len(set(seeds[trials])) == 1 for trials in chunks.trials)
+
+
+def test_chunks_mix_seeds_where_a_seed_has_too_few_trials():
+    space = stabjax.grid(a=np.arange(10.0), seed=range(3))
+    chunks = chunks_of(space, None, 16)
+    check_chunks(chunks, 30)
+    assert (chunks.width, chunks.shared_seed, len(chunks.trials)) == (15, False, 2)
+
+
+def test_a_single_seed_is_always_shared():
+    chunks = chunks_of(stabjax.grid(a=np.arange(10.0)), None, 16)
+    check_chunks(chunks, 10)
+    assert (chunks.width, chunks.shared_seed) == (10, True)
+
+
+def test_a_space_without_numbers_batches_its_seeds():
+    for space in (stabjax.grid(seed=range(3)), stabjax.grid(kind=["x"])):
+        chunks = chunks_of(space, None, 16)
+        check_chunks(chunks, len(space))
+        assert not chunks.shared_seed
+
+
+def test_a_chunk_size_is_taken_as_it_is():
+    chunks = chunks_of(stabjax.grid(a=np.arange(10.0)), 64, 16)
+    assert chunks.width == 64
+    np.testing.assert_array_equal(padded(np.array([3, 4]), 5), [3, 4, 4, 4, 4])
+
+
+PROBLEM = stabjax.problems.Problem(lambda key: jnp.ones(2), lambda w, key: w.sum())
+
+
+def test_axes_go_by_name():
+    def make_problem(kappa, noise=0.0):
+        del kappa, noise
+
+    def make_optimizer(rate, kappa, *, decay=0.9):
+        del rate, kappa, decay
+
+    found = route(make_problem, make_optimizer, ["rate", "seed", "noise", "kappa"])
+    assert found.problem.takes == ("noise", "kappa")
+    assert found.make_optimizer.takes == ("rate", "kappa")
+    assert route(PROBLEM, make_optimizer, ["rate", "kappa"]).problem is PROBLEM
+
+
+@pytest.mark.parametrize(
+    ("problem", "make", "error", "message"),
+    [
+        ("quadratic", lambda a: a, TypeError, "problem must be a Problem.*'quadratic'"),
+        (3, lambda a: a, TypeError, "problem must be a Problem.* got int"),
+        (PROBLEM, "adam", TypeError, "make_optimizer must be a function.* got 'adam'"),
+        (PROBLEM, None, TypeError, "make_optimizer must be a function"),
+        (PROBLEM, lambda a, b: a, ValueError, "make_optimizer has a parameter 'b'"),
+        (lambda b: b, lambda a: a, ValueError, "problem has a parameter 'b' without"),
+        (PROBLEM, lambda a, seed: a, ValueError, "'seed'.* goes to the key alone"),
+        (PROBLEM, lambda **a: a, TypeError, r"must name each parameter.* \*\*a"),
+        (PROBLEM, lambda *a: a, TypeError, r"must name each parameter.* \*a"),
+        (PROBLEM, lambda a, /: a, TypeError, "must name each parameter"),
+        (PROBLEM, lambda: 1, ValueError, r"axis 'a' goes nowhere.*\(no parameters\)"),
+        (
+            lambda c=1: c,
+            lambda b=1: b,
+            ValueError,
+            r"optimizer \(b\) nor problem \(c\)",
+        ),
+    ],
+)
+def test_bad_routes(problem, make, error, message):
+    with pytest.raises(error, match=message):
+        route(problem, make, ["a"])
