@@ -315,7 +315,7 @@ def unitwise_clip(
     valid, exceeded = jnp.isfinite(norm) & (limit >= 0), norm >= limit
     ratio = limit / jnp.maximum(norm, jnp.asarray(div_eps, dtype))
     factor = jnp.where(valid, jnp.where(exceeded, ratio, 1), jnp.nan)
-    return shrunk(grad, Shrinkage(jnp.ones_like(factor), factor, exceeded))
+    return shrunk(grad, Shrinkage(factor, jnp.ones_like(factor), exceeded))
 
 
 def _clip_entries(g: ArrayLike, limit: jax.Array) -> tuple[jax.Array, jax.Array]:

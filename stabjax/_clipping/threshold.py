@@ -108,8 +108,8 @@ def scalar(argument: str, value: ArrayLike, dtype: Any) -> jax.Array:
 class Shrinkage(NamedTuple):
     """min(1, limit / norm), as a product of two factors that are applied in turn."""
 
-    scale: jax.Array  # 1, or a power of two where the norm is huge
     factor: jax.Array
+    scale: jax.Array  # 1, or a power of two where the product alone would underflow
     exceeded: jax.Array  # whether the norm is finite and above the limit
 
 
@@ -125,8 +125,14 @@ def shrinkage(norm: ScaledNorm, limit: jax.Array) -> Shrinkage:
     # limit / norm is (limit / small) / value / large, where every step keeps in range.
     small, large = jnp.minimum(norm.unit, 1), jnp.maximum(norm.unit, 1)
     ratio = (limit / small) / jnp.where(exceeded, norm.value, 1)
-    factor = jnp.where(valid, jnp.where(exceeded, ratio, 1), jnp.nan)
-    return Shrinkage(jnp.where(exceeded, 1 / large, 1), factor, exceeded)
+    # As one number, or as two (both below 1 then) where the one is too small for it.
+    whole = ratio / large >= np.finfo(norm.value.dtype).tiny
+    factor = jnp.where(exceeded, jnp.where(whole, ratio / large, ratio), 1)
+    return Shrinkage(
+        factor=jnp.where(valid, factor, jnp.nan),
+        scale=jnp.where(exceeded & ~whole, 1 / large, 1),
+        exceeded=exceeded,
+    )
 
 
 def shrunk(x: ArrayLike, by: Shrinkage) -> jax.Array:
@@ -134,7 +140,7 @@ def shrunk(x: ArrayLike, by: Shrinkage) -> jax.Array:
     x = jnp.asarray(x)
     if jnp.iscomplexobj(x):
         return lax.complex(shrunk(x.real, by), shrunk(x.imag, by))
-    return cast_back(x.astype(by.factor.dtype) * by.scale * by.factor, x.dtype)
+    return cast_back(x.astype(by.factor.dtype) * by.factor * by.scale, x.dtype)
 
 
 def cast_back(wide: jax.Array, dtype: Any) -> jax.Array:
