@@ -1,7 +1,6 @@
 """Norms of trees that neither overflow nor underflow, at the cost of one read."""
 
 import math
-import numbers
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 

@@ -109,7 +109,7 @@ class Shrinkage(NamedTuple):
     """min(1, limit / norm), as a product of two factors that are applied in turn."""
 
     factor: jax.Array
-    scale: jax.Array  # 1, or a power of two where the product alone would underflow
+    scale: jax.Array  # 1, unless the product alone would underflow
     exceeded: jax.Array  # whether the norm is finite and above the limit
 
 
@@ -124,13 +124,16 @@ def shrinkage(norm: ScaledNorm, limit: jax.Array) -> Shrinkage:
     exceeded = valid & (norm.value > limit / norm.unit)
     # limit / norm is (limit / small) / value / large, where every step keeps in range.
     small, large = jnp.minimum(norm.unit, 1), jnp.maximum(norm.unit, 1)
-    ratio = (limit / small) / jnp.where(exceeded, norm.value, 1)
-    # As one number, or as two (both below 1 then) where the one is too small for it.
-    whole = ratio / large >= np.finfo(norm.value.dtype).tiny
-    factor = jnp.where(exceeded, jnp.where(whole, ratio / large, ratio), 1)
+    value = jnp.where(exceeded, norm.value, 1)
+    ratio = (limit / small) / value / large
+    # Where that is too small for the dtype: 1 / norm, and then the limit, each of them
+    # moved away from the ends of its range.
+    whole = (ratio >= np.finfo(norm.value.dtype).tiny) | (limit == 0)
+    inverse = 256 / large / small / value
+    factor = jnp.where(exceeded, jnp.where(whole, ratio, inverse), 1)
     return Shrinkage(
         factor=jnp.where(valid, factor, jnp.nan),
-        scale=jnp.where(exceeded & ~whole, 1 / large, 1),
+        scale=jnp.where(exceeded & ~whole, limit / 256, 1),
         exceeded=exceeded,
     )
 
