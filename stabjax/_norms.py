@@ -140,7 +140,8 @@ def widened(x: ArrayLike, dtype: Any) -> jax.Array:
 
 
 def _check_order(ord: Any) -> None:
-    if not isinstance(ord, int | float | np.number) or not ord >= 1:
+    numbers = (int, float, np.integer, np.floating)
+    if not isinstance(ord, numbers) or not ord >= 1:
         raise ValueError(
             f"ord must be a number from 1 to inf, known when tracing; got {ord!r}"
         )
