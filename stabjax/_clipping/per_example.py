@@ -89,7 +89,7 @@ def per_example_layer_norm_clip(
       >>> [round(float(x), 2) for x in sums["w"]], float(sums["b"])
       ([0.9, 1.2], 2.0)
       >>> {name: int(n) for name, n in clipped.items()}
-      {'w': 1, 'b': 1}
+      {'b': 1, 'w': 1}
 
     Source: McMahan et al., Learning differentially private recurrent language models,
     2018.
