@@ -127,13 +127,14 @@ def shrinkage(norm: ScaledNorm, limit: jax.Array) -> Shrinkage:
     value = jnp.where(exceeded, norm.value, 1)
     ratio = (limit / small) / value / large
     # Where that is too small for the dtype: 1 / norm, and then the limit, each of them
-    # moved away from the ends of its range.
+    # moved away from the ends of its range (a norm may exceed the largest number).
+    apart = 2.0**24
     whole = (ratio >= np.finfo(norm.value.dtype).tiny) | (limit == 0)
-    inverse = 256 / large / small / value
+    inverse = apart / large / small / value
     factor = jnp.where(exceeded, jnp.where(whole, ratio, inverse), 1)
     return Shrinkage(
         factor=jnp.where(valid, factor, jnp.nan),
-        scale=jnp.where(exceeded & ~whole, limit / 256, 1),
+        scale=jnp.where(exceeded & ~whole, limit / apart, 1),
         exceeded=exceeded,
     )
 
