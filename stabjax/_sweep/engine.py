@@ -214,9 +214,9 @@ def _finished(
 
 def _unfilled(shapes: list[Shapes], size: int) -> dict[str, _Array]:
     """Arrays for the variables of all groups; NaN where a group lacks one."""
-    given = dict.fromkeys(name for group in shapes for name in group.variables)
+    given = {name for group in shapes for name in group.variables}
     results = {}
-    for name in sorted(given, key=lambda n: n not in RESULTS):
+    for name in [*filter(given.__contains__, RESULTS), *sorted(given - {*RESULTS})]:
         found = [g.variables[name] for g in shapes if name in g.variables]
         dtype = np.result_type(*(_numpy_dtype(variable.dtype) for variable in found))
         if len(found) < len(shapes):

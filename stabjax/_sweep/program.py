@@ -89,16 +89,20 @@ class Trials:
             return jax.vmap(lambda s, n: self._one(s, n)[1], batched)(seed, numbers)
 
         def make() -> jax.stages.Compiled:
-            arguments = self._arguments(None if shared_seed else width, width)
-            with jax.default_device(device):
-                return _compile(jax.jit(chunk).trace(*arguments), device)
+            arguments = self._arguments(None if shared_seed else width, width, device)
+            return _compile(jax.jit(chunk).trace(*arguments), device)
 
         key = ("program", self._key, width, shared_seed, device)
         return _remember(self._owners, key, make)
 
-    def _arguments(self, seeds: int | None, width: int | None) -> tuple[Any, Any]:
+    def _arguments(
+        self, seeds: int | None, width: int | None, device: jax.Device | None = None
+    ) -> tuple[Any, Any]:
+        sharding = device and jax.sharding.SingleDeviceSharding(device)
+
         def spec(length: int | None, dtype: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(() if length is None else (length,), dtype)
+            shape = () if length is None else (length,)
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
         numbers = {name: spec(width, dtype) for name, dtype in self._numbers.items()}
         return spec(seeds, np.int32), numbers
