@@ -57,9 +57,9 @@ def join_schedules(
     Source: Optax's function of this name.
     """
     pieces = tuple(schedules)
-    starts = tuple(boundaries)
     if not pieces:
         raise ValueError("schedules must hold at least one schedule, got none.")
+    starts = tuple(boundaries)[: len(pieces) - 1]
 
     def schedule(count: ArrayLike) -> ArrayLike:
         current, own_counts = _own_counts(count, starts)

@@ -71,10 +71,11 @@ def polynomial_schedule(
 
     def schedule(count: ArrayLike) -> ArrayLike:
         elapsed = jnp.clip(count - begin, 0, steps)
-        # Compiled for many counts, XLA multiplies by the inverse of the steps, rounded:
-        # only a comparison knows that nothing is left.
-        left = jnp.where(elapsed >= steps, 0, 1 - elapsed / steps)
-        value = (init_value - end_value) * _power(left, power) + end_value
+        left = 1 - elapsed / steps
+        # Compiled, XLA multiplies by the inverse of the steps, rounded, which may leave
+        # a little at the end, or less than nothing; and a root of that is NaN.
+        ended = (elapsed >= steps) | (left <= 0)
+        value = (init_value - end_value) * _power(left, power, ended) + end_value
         return select(off, init_value, value)
 
     return schedule
@@ -161,8 +162,7 @@ def exponential_decay(
         elapsed = select(elapsed < 0, 0, elapsed)
         periods = elapsed / steps
         if staircase:
-            # Compiled for many counts, XLA multiplies by the inverse of a common divisor,
-            # rounded, and 14 / 7 may fall short of 2. So each count gets its own.
+            # The same would make 14 / 7 fall short of 2, if counts share a divisor.
             periods = jnp.floor(elapsed / select(elapsed > 0, steps, 1))
         value = init_value * jnp.power(rate, periods)
         if end_value is not None:
@@ -223,15 +223,17 @@ def cosine_decay_schedule(
             float(x) if isinstance(x, int) else x for x in (count, decay_steps)
         )
         angle = jnp.pi * jnp.minimum(count, steps) / steps
-        shape = _power(0.5 * (1 + jnp.cos(angle)), exponent)
+        wave = 0.5 * (1 + jnp.cos(angle))
+        shape = _power(wave, exponent, wave <= 0)
         return init_value * ((1 - alpha) * shape + alpha)
 
     return schedule
 
 
-def _power(base: jax.Array, exponent: ArrayLike) -> jax.Array:
-    """`base ** exponent` for base >= 0, its derivative 0 and not infinite at base 0."""
-    at_zero = base <= 0
+def _power(base: jax.Array, exponent: ArrayLike, at_zero: jax.Array) -> jax.Array:
+    """`base ** exponent`, and as if base were 0, with no derivative, if `at_zero`."""
+    if isinstance(exponent, int) and exponent > 0:
+        return base**exponent  # a product: it has its derivative everywhere
     return jnp.where(
         at_zero, jnp.power(0.0, exponent), jnp.where(at_zero, 1, base) ** exponent
     )
