@@ -103,6 +103,7 @@ def scaled_norm(
     _check_order(ord)
     leaves = jax.tree.leaves(tree)
     dtype = norm_dtype(leaves)
+    leaves = [leaf for leaf in leaves if jnp.size(leaf)]
     if not leaves:
         return ScaledNorm(jnp.zeros((), dtype), jnp.ones((), dtype))
 
@@ -112,7 +113,7 @@ def scaled_norm(
 
     if ord == 2:
         return _root_of_squares(lambda k: total(lambda x: _squares(x, k)), dtype)
-    largest = [jnp.max(_magnitudes(widened(leaf, dtype)), initial=0) for leaf in leaves]
+    largest = [jnp.max(_magnitudes(widened(leaf, dtype))) for leaf in leaves]
     return _power_norm(total, jnp.max(jnp.stack(largest)), ord, axis_name)
 
 
