@@ -1,7 +1,8 @@
 """Problems given by a formula: their optimum and their largest stable rate are known.
 
 Gradient noise, where a problem has some, is added to the gradient alone: the loss keeps
-its noise-free value, so that what a training reached can be read off without a bias.
+its noise-free value, so that what a training reached can be read off without a bias. To
+differentiate that through the training, take the loss of the problem without noise.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from stabjax.problems.arguments import Number, number, size
@@ -165,7 +165,7 @@ def rosenbrock(
     facts = _ranges(2 / sharpness, 2.33 * steepness) | {
         "name": "rosenbrock",
         "optimum": 0.0,
-        "minimizer": np.ones(2),
+        "minimizer": jnp.ones(2),
         "steps": 2000,
         "target_loss": 0.1,
     }
@@ -188,8 +188,8 @@ def cliff(
     :math:`(-s\,u_1, s\,u_2)` with :math:`u_i \sim U(0.5, 1)`, gradient descent walks
     over the plain, a step no longer than its rate :math:`\eta`. If
     :math:`\eta \le \delta` it comes to rest at the foot and never touches the wall.
-    If :math:`\eta` is larger, sooner or later it steps into the wall,
-    and the next step catapults it by about :math:`\eta S`, which takes :math:`S` steps
+    If :math:`\eta` is larger it steps into the wall, sooner or later, and the next step
+    catapults it by up to :math:`\eta (S + 1)`, which takes as many as :math:`S` steps
     to walk back. Clipped at :math:`c`, it is thrown back by at most :math:`\eta c`.
 
     Args:
@@ -236,7 +236,7 @@ def cliff(
     facts = _ranges(width, 10.0) | {
         "name": "cliff",
         "optimum": 0.0,
-        "minimizer": np.zeros(2),
+        "minimizer": jnp.zeros(2),
         "steps": 200,
         "target_loss": 0.1,
     }
@@ -304,7 +304,7 @@ def deep_linear_chain(
     facts = _ranges(stable_rate, depth**0.5 * product**2 / init_scale) | {
         "name": "deep_linear_chain",
         "optimum": 0.0,
-        "minimizer": target ** (1 / depth) * np.ones(depth),
+        "minimizer": jnp.full((depth,), target ** (1 / depth)),
         "steps": 200,
         "target_loss": 1e-3 * target**2,
     }
@@ -324,11 +324,10 @@ def _bowl(
     noise = number("noise", noise, at_least=0)
     init_scale = number("init_scale", init_scale, above=0)
     (dim,) = spectrum.shape
-    signs = np.resize([1.0, -1.0], dim)
 
     def init(key: jax.Array) -> jax.Array:
         distance = jax.random.uniform(key, (dim,), minval=0.1, maxval=1.0)
-        return init_scale * jnp.asarray(signs, distance.dtype) * distance
+        return init_scale * jnp.resize(jnp.array([1.0, -1.0]), (dim,)) * distance
 
     def loss(w: jax.Array) -> jax.Array:
         return jnp.sum(_like(w, spectrum / 2) * jnp.square(w))
@@ -337,7 +336,7 @@ def _bowl(
     facts = _ranges(2 / curvature, norm) | {
         "name": name,
         "optimum": 0.0,
-        "minimizer": np.zeros(dim),
+        "minimizer": jnp.zeros(dim),
         "steps": steps,
         # The noise's part is what a rate of 1 % of the largest would leave, doubled.
         "target_loss": 1e-3 * norm * init_scale + 0.01 * dim * noise**2 / curvature,

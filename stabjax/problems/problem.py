@@ -89,6 +89,16 @@ class Problem(_Fields):
             raise TypeError(f"facts must be a mapping such as a dict, got {facts!r}")
         return super().__new__(cls, init, loss, evaluate, MappingProxyType({**facts}))
 
+    # Equal by its functions, so that it can be a static argument of `jax.jit`: facts
+    # may be arrays, which have no hash.
     def __hash__(self) -> int:
-        """By its functions, so that it can be a static argument of ``jax.jit``."""
-        return hash((self.init, self.loss, self.evaluate))
+        """The hash of the functions."""
+        return hash(self[:3])
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the functions are the same."""
+        return isinstance(other, Problem) and self[:3] == other[:3]
+
+    def __ne__(self, other: object) -> bool:
+        """Whether a function differs."""
+        return not self == other
