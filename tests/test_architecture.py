@@ -1,0 +1,83 @@
+"""The house: who may import whom, what stays light, what every public name has."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import stabjax
+
+PACKAGE = pathlib.Path(stabjax.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# What each part may import of the others.
+ARROWS = {
+    "_norms": set(),
+    "_metrics": {"_norms"},
+    "_clipping": {"_norms", "_metrics"},
+    "_schedules": set(),
+    "problems": set(),
+    "_sweep": {"_metrics"},
+    "plot": set(),
+}
+HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm")
+
+
+def part_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def parts_imported(path):
+    names = [name.split(".") for name in imports(path)]
+    own = {name[1] for name in names if name[0] == "stabjax" and len(name) > 1}
+    return own - {part_of(path)}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_arrows_point_one_way(path):
+    part, used = part_of(path), parts_imported(path)
+    assert "cli" not in used or part == "cli"
+    if part in ARROWS:
+        assert used <= ARROWS[part]
+    if part != "plot":
+        assert not any(name.split(".")[0] == "matplotlib" for name in imports(path))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_the_core_imports_nothing_heavy():
+    code = f"import sys, stabjax; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_are_sorted_and_exist():
+    assert sorted(stabjax.__all__) == stabjax.__all__
+    assert set(stabjax.__all__) <= set(dir(stabjax))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        stabjax.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", stabjax.__all__)
+def test_public_names_are_documented(name):
+    documented = getattr(stabjax, name)
+    assert documented.__doc__
+    if callable(documented):
+        for section in ("Args:", "Returns:", "Example:"):
+            assert section in documented.__doc__

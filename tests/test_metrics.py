@@ -1,0 +1,192 @@
+"""Metrics: what they say, from wherever a state may stand."""
+
+import functools
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import stabjax
+
+PARAMS = {"a": jnp.zeros(2), "b": jnp.zeros(())}
+GRADS = {"a": jnp.array([3.0, 4.0]), "b": jnp.array(0.0)}
+FIELDS = ("clip_fraction", "clipped", "grad_norm", "update_norm")
+
+
+def watched(name="clip", max_norm=1.0):
+    return stabjax.with_metrics(stabjax.clip_by_global_norm(max_norm), name=name)
+
+
+def updated(tx, grads=GRADS, times=1):
+    state = tx.init(PARAMS)
+    for _ in range(times):
+        _, state = tx.update(grads, state, PARAMS)
+    return state
+
+
+def test_norms_before_and_after_and_how_often_it_clipped():
+    tx = watched(max_norm=2.0)
+    state = tx.init(PARAMS)
+    assert {k: float(v) for k, v in stabjax.metrics(state).items()} == {
+        f"clip/{field}": 0.0 for field in FIELDS
+    }
+    small = jax.tree.map(lambda g: 0.1 * g, GRADS)
+    expected = [(5.0, 2.0, True, 1.0), (0.5, 0.5, False, 0.5), (5.0, 2.0, True, 2 / 3)]
+    for grads, (before, after, clipped, share) in zip(
+        [GRADS, small, GRADS], expected, strict=True
+    ):
+        _, state = jax.jit(tx.update)(grads, state)
+        found = stabjax.metrics(state)
+        np.testing.assert_allclose(found["clip/grad_norm"], before, rtol=1e-6)
+        np.testing.assert_allclose(found["clip/update_norm"], after, rtol=1e-6)
+        assert bool(found["clip/clipped"]) is clipped
+        np.testing.assert_allclose(found["clip/clip_fraction"], share, rtol=1e-6)
+
+
+def test_the_updates_are_those_of_the_wrapped_transformation():
+    plain, _ = stabjax.clip_by_global_norm(1.0).update(GRADS, optax.EmptyState())
+    updates, _ = watched().update(GRADS, watched().init(PARAMS))
+    jax.tree.map(np.testing.assert_array_equal, updates, plain)
+
+
+def test_a_gradient_that_is_not_finite_shows_and_does_not_count_as_clipped():
+    state = updated(watched(), {"a": jnp.array([jnp.inf, 1.0]), "b": jnp.array(0.0)})
+    found = stabjax.metrics(state)
+    assert found["clip/grad_norm"] == jnp.inf
+    assert jnp.isnan(found["clip/update_norm"])
+    assert not found["clip/clipped"]
+
+
+def test_element_wise_clipping_of_one_entry_counts():
+    tx = stabjax.with_metrics(stabjax.clip(3.5), name="clip")
+    assert stabjax.metrics(updated(tx))["clip/clipped"]
+
+
+def test_extra_arguments_reach_the_wrapped_transformation():
+    seen = {}
+
+    def update(updates, state, params=None, **extra):
+        seen.update(extra)
+        return updates, state
+
+    inner = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    tx = optax.chain(stabjax.with_metrics(inner, name="x"), optax.scale(-1.0))
+    tx.update(GRADS, tx.init(PARAMS), PARAMS, value=jnp.array(2.0))
+    assert seen["value"] == 2.0
+
+
+PLACES = {
+    "alone": lambda: watched(),
+    "chain": lambda: optax.chain(optax.scale(1.0), watched(), optax.scale(-0.1)),
+    "masked": lambda: optax.masked(watched(), {"a": True, "b": False}),
+    "multi_transform": lambda: optax.multi_transform(
+        {"one": watched(), "two": optax.set_to_zero()}, {"a": "one", "b": "two"}
+    ),
+    "MultiSteps": lambda: optax.MultiSteps(watched(), 2).gradient_transformation(),
+    "inject_hyperparams": lambda: optax.inject_hyperparams(
+        lambda rate: optax.chain(watched(), optax.scale(-rate))
+    )(rate=0.1),
+    "nested": lambda: optax.chain(optax.masked(optax.chain(watched()), True)),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_metrics_are_found_wherever_the_state_stands(place, standard_promotion):
+    found = stabjax.metrics(updated(PLACES[place](), times=2))
+    assert {name for name in found if name.startswith("clip/")} == {
+        f"clip/{field}" for field in FIELDS
+    }
+    np.testing.assert_allclose(found["clip/grad_norm"], 5.0, rtol=1e-6)
+    assert all(jnp.ndim(value) == 0 for value in found.values())
+
+
+def test_current_hyperparameters_are_metrics(standard_promotion):
+    schedule = stabjax.linear_schedule(1.0, 0.0, transition_steps=4)
+    tx = optax.inject_hyperparams(optax.sgd)(learning_rate=schedule, momentum=0.9)
+    found = stabjax.metrics(updated(tx, times=2))
+    # The rate that the second update used, at count 1.
+    assert float(found["learning_rate"]) == 0.75
+    assert float(found["momentum"]) == pytest.approx(0.9)
+
+
+def test_a_scheduled_threshold_publishes_itself():
+    tx = stabjax.clip_by_global_norm(stabjax.linear_schedule(8.0, 0.0, 4))
+    found = stabjax.metrics(updated(tx, times=3))
+    assert {k: round(float(v), 4) for k, v in found.items()} == {
+        "clip_by_global_norm/max_norm": 4.0,
+        "clip_by_global_norm/clipped": 1.0,
+        "clip_by_global_norm/clip_fraction": 0.3333,
+    }
+
+
+def test_two_of_one_name_are_an_error_that_names_both():
+    tx = optax.chain(watched(max_norm=2.0), optax.scale(1.0), watched())
+    with pytest.raises(ValueError, match=r"'clip/clip_fraction', at 0\..* and 2\..*"):
+        stabjax.metrics(updated(tx))
+
+
+def test_equal_names_in_two_groups_carry_the_label_of_the_group():
+    tx = optax.multi_transform(
+        {"one": watched(), "two": watched()}, {"a": "one", "b": "two"}
+    )
+    found = stabjax.metrics(updated(tx))
+    assert set(found) == {f"{g}/clip/{f}" for g in ("one", "two") for f in FIELDS}
+    assert float(found["one/clip/grad_norm"]) == 5.0
+    assert float(found["two/clip/grad_norm"]) == 0.0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Flax's own
+def test_metrics_of_the_states_that_flax_nnx_hands_out(standard_promotion):
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    tx = optax.chain(watched(), optax.inject_hyperparams(optax.sgd)(learning_rate=0.5))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    loss = nnx.grad(lambda m: jnp.sum(m(jnp.ones((1, 2))) ** 2) + 1.0)
+    optimizer.update(model, loss(model))
+    states = [optimizer.opt_state, nnx.state(optimizer), nnx.split(optimizer)[1]]
+    found = [stabjax.metrics(state) for state in states]
+    for metrics in found:
+        assert set(metrics) == {"learning_rate", *(f"clip/{f}" for f in FIELDS)}
+        np.testing.assert_allclose(metrics["learning_rate"], 0.5)
+        assert metrics["clip/grad_norm"] == found[0]["clip/grad_norm"] > 0
+
+
+def test_inside_jit_scan_and_vmap():
+    tx = watched()
+
+    def step(state, grads):
+        _, state = tx.update(grads, state)
+        return state, stabjax.metrics(state)
+
+    scales = jnp.array([1.0, 0.1, 1.0])
+    many = jax.tree.map(lambda g: jnp.stack([s * g for s in scales]), GRADS)
+    _, kept = jax.jit(lambda g: jax.lax.scan(step, tx.init(PARAMS), g))(many)
+    np.testing.assert_allclose(kept["clip/grad_norm"], [5.0, 0.5, 5.0], rtol=1e-6)
+    np.testing.assert_array_equal(kept["clip/clipped"], [True, False, True])
+
+    _, batch = jax.vmap(step, (None, 0))(tx.init(PARAMS), many)
+    np.testing.assert_allclose(batch["clip/update_norm"], [1.0, 0.5, 1.0], rtol=1e-6)
+
+
+def test_the_state_never_changes_structure():
+    tx = watched()
+    before = tx.init(PARAMS)
+    _, after = tx.update(GRADS, before)
+    describe = functools.partial(jax.tree.map, operator.attrgetter("shape", "dtype"))
+    assert describe(before) == describe(after)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1.0, "clip"), "transformation must be an optax.GradientTransformation"),
+        ((optax.sgd(0.1), ""), "name must be a non-empty string, got ''"),
+        ((optax.sgd(0.1), 3), "name must be a non-empty string, got 3"),
+    ],
+)
+def test_bad_input_is_named(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        stabjax.with_metrics(*arguments)
