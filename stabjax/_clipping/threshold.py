@@ -121,16 +121,17 @@ def shrinkage(norm: ScaledNorm, limit: jax.Array) -> Shrinkage:
     where a selection among entries does not.
     """
     valid = jnp.isfinite(norm.value) & (limit >= 0)
-    exceeded = valid & (norm.value > limit / norm.unit)
-    # limit / norm is (limit / small) / value / large, where every step keeps in range.
-    small, large = jnp.minimum(norm.unit, 1), jnp.maximum(norm.unit, 1)
+    k = 1 / norm.unit
+    exceeded = valid & (norm.value > limit * k)
     value = jnp.where(exceeded, norm.value, 1)
-    ratio = (limit / small) / value / large
+    # limit / norm, with the power of two k where every step keeps in range. One division
+    # only: XLA turns a / b / c into a / (b c), and b c may overflow.
+    ratio = limit * jnp.maximum(k, 1) / value * jnp.minimum(k, 1)
     # Where that is too small for the dtype: 1 / norm, and then the limit, each of them
     # moved away from the ends of its range (a norm may exceed the largest number).
     apart = 2.0**24
     whole = (ratio >= np.finfo(norm.value.dtype).tiny) | (limit == 0)
-    inverse = apart / large / small / value
+    inverse = apart * k / value
     factor = jnp.where(exceeded, jnp.where(whole, ratio, inverse), 1)
     return Shrinkage(
         factor=jnp.where(valid, factor, jnp.nan),
