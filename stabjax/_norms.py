@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -62,6 +63,7 @@ def global_norm(
 
     Source: Blue, A portable Fortran program to find the Euclidean norm, 1978.
     """
+    _check_order(ord)
     return scaled_norm(tree, ord, axis_name=axis_name).product
 
 
@@ -91,16 +93,18 @@ def leaf_norms(tree: Any, ord: float = 2, *, axis_name: AxisName | None = None) 
 
     Source: Blue, A portable Fortran program to find the Euclidean norm, 1978.
     """
+    _check_order(ord)
     return jax.tree.map(
         lambda x: scaled_norm(x, ord, axis_name=axis_name).product, tree
     )
 
 
+# Jitted, for otherwise each call outside of `jit` would compile its `cond` anew.
+@partial(jax.jit, static_argnames=("ord", "axis_name"), inline=True)
 def scaled_norm(
     tree: Any, ord: float = 2, *, axis_name: AxisName | None = None
 ) -> ScaledNorm:
     """The norm of a whole tree as value and unit; see :func:`global_norm`."""
-    _check_order(ord)
     leaves = jax.tree.leaves(tree)
     dtype = norm_dtype(leaves)
     leaves = [leaf for leaf in leaves if jnp.size(leaf)]
@@ -117,6 +121,7 @@ def scaled_norm(
     return _power_norm(total, jnp.max(jnp.stack(largest)), ord, axis_name)
 
 
+@partial(jax.jit, static_argnames="axis", inline=True)
 def unit_norms(x: jax.Array, axis: int | tuple[int, ...] | None) -> ScaledNorm:
     """2-norms of the slices of one array along `axis`; its dimensions are kept."""
     dtype = norm_dtype([x])
@@ -152,7 +157,11 @@ def _squares(x: jax.Array, k: jax.Array | None) -> jax.Array:
     """|k x|^2, entry by entry."""
     if jnp.iscomplexobj(x):
         return _squares(x.real, k) + _squares(x.imag, k)
-    return jnp.square(x if k is None else x * k)
+    if k is None:
+        return jnp.square(x)
+    # Unseen by XLA, which makes x^2 k^2 of this where x is known when compiling.
+    x, k = lax.optimization_barrier((x, k))
+    return jnp.square(x * k)
 
 
 def _magnitudes(x: jax.Array) -> jax.Array:
