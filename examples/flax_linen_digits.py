@@ -1,7 +1,4 @@
-"""Digits with Flax Linen: clipping that is logged, warm-up and cosine decay.
-
-Run it with `python examples/flax_linen_digits.py`; it takes a few seconds on a CPU.
-"""
+"""Handwritten digits with Flax Linen: a threshold that is itself a schedule."""
 
 import jax
 import jax.numpy as jnp
@@ -14,63 +11,64 @@ from sklearn.model_selection import train_test_split
 
 import stabjax
 
-EPOCHS, BATCH_SIZE = 20, 64
+STEPS, BATCH = 600, 64
 
 
-class MLP(nn.Module):
-    hidden: int
+class Network(nn.Module):
+    """Two dense layers: 64 pixels to 10 digits."""
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(10)(nn.relu(nn.Dense(self.hidden)(x)))
+        return nn.Dense(10)(nn.relu(nn.Dense(128)(x)))
 
 
 @jax.jit
 def train_step(state, images, labels):
-    def loss_fn(params):
-        logits = state.apply_fn({"params": params}, images)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    def loss_of(params):
+        logits = state.apply_fn(params, images)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean()
 
-    loss, grads = jax.value_and_grad(loss_fn)(state.params)
+    loss, grads = jax.value_and_grad(loss_of)(state.params)
     return state.apply_gradients(grads=grads), loss
 
 
-@jax.jit
-def accuracy(state, images, labels):
-    logits = state.apply_fn({"params": state.params}, images)
-    return jnp.mean(logits.argmax(axis=-1) == labels)
-
-
-def main() -> float:
+def main():
     images, labels = load_digits(return_X_y=True)
-    x, x_test, y, y_test = train_test_split(
-        np.float32(images / 16), np.int32(labels), random_state=0, stratify=labels
+    split = train_test_split(
+        images.astype(np.float32) / 16, labels, test_size=0.2, random_state=0
     )
-    steps = EPOCHS * (len(x) // BATCH_SIZE)
-    schedule = stabjax.warmup_cosine_decay_schedule(
-        0.0, 1e-2, warmup_steps=steps // 20, decay_steps=steps
+    train_x, test_x, train_y, test_y = map(jnp.asarray, split)
+
+    rate = stabjax.warmup_cosine_decay_schedule(
+        0.0, 3e-3, warmup_steps=50, decay_steps=STEPS
     )
-    model = MLP(64)
-    tx = optax.chain(
-        stabjax.with_metrics(stabjax.clip_by_global_norm(1.0), name="clip"),
-        optax.adamw(schedule),
+    # Tight at first, when gradients are wild; looser later. Its value is in the logs.
+    max_norm = stabjax.linear_schedule(0.5, 2.0, transition_steps=STEPS)
+    clip = stabjax.clip_by_global_norm(max_norm)
+    network = Network()
+    state = TrainState.create(
+        apply_fn=network.apply,
+        params=network.init(jax.random.key(0), train_x[:1]),
+        tx=optax.chain(
+            stabjax.with_metrics(clip, name="clip"),
+            optax.inject_hyperparams(optax.adamw)(learning_rate=rate),
+        ),
     )
-    params = model.init(jax.random.key(0), x[:1])["params"]
-    state = TrainState.create(apply_fn=model.apply, params=params, tx=tx)
 
     order = np.random.default_rng(0)
-    for epoch in range(EPOCHS):
-        batches = order.permutation(len(x))[: steps // EPOCHS * BATCH_SIZE]
-        for batch in batches.reshape(-1, BATCH_SIZE):
-            state, loss = train_step(state, x[batch], y[batch])
-        if (epoch + 1) % 5 == 0:
-            seen = jax.device_get(stabjax.metrics(state.opt_state))
-            log = " ".join(f"{name} {value:.3f}" for name, value in seen.items())
-            print(f"epoch {epoch + 1:2d} loss {loss:.4f} {log}")
+    for step in range(STEPS):
+        batch = order.integers(len(train_x), size=BATCH)
+        state, loss = train_step(state, train_x[batch], train_y[batch])
+        if step % 100 == 0:
+            seen = stabjax.metrics(state.opt_state)
+            logged = {name: round(float(value), 4) for name, value in seen.items()}
+            print(f"step {step}: loss {float(loss):.3f} {logged}")
 
-    result = float(accuracy(state, x_test, y_test))
-    print(f"test accuracy {result:.3f}")
-    return result
+    logits = state.apply_fn(state.params, test_x)
+    accuracy = float(jnp.mean(jnp.argmax(logits, axis=-1) == test_y))
+    print(f"test accuracy {accuracy:.1%} on {jax.default_backend()}")
+    return accuracy
 
 
 if __name__ == "__main__":

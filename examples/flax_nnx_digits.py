@@ -1,7 +1,4 @@
-"""Digits with Flax NNX: clipping that is logged, warm-up and cosine decay.
-
-Run it with `python examples/flax_nnx_digits.py`; it takes a few seconds on a CPU.
-"""
+"""Handwritten digits with Flax NNX: clipped, scheduled AdamW, and what the clip saw."""
 
 import jax
 import jax.numpy as jnp
@@ -13,64 +10,59 @@ from sklearn.model_selection import train_test_split
 
 import stabjax
 
-EPOCHS, BATCH_SIZE = 20, 64
+STEPS, BATCH = 600, 64
 
 
-class MLP(nnx.Module):
-    def __init__(self, hidden: int, *, rngs: nnx.Rngs):
-        self.hidden = nnx.Linear(64, hidden, rngs=rngs)
-        self.output = nnx.Linear(hidden, 10, rngs=rngs)
+class Network(nnx.Module):
+    """Two dense layers: 64 pixels to 10 digits."""
+
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(64, 128, rngs=rngs)
+        self.output = nnx.Linear(128, 10, rngs=rngs)
 
     def __call__(self, x):
         return self.output(nnx.relu(self.hidden(x)))
 
 
-def loss_fn(model, images, labels):
-    logits = model(images)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+def loss_of(model, images, labels):
+    losses = optax.softmax_cross_entropy_with_integer_labels(model(images), labels)
+    return losses.mean()
 
 
 @nnx.jit
 def train_step(model, optimizer, images, labels):
-    loss, grads = nnx.value_and_grad(loss_fn)(model, images, labels)
+    loss, grads = nnx.value_and_grad(loss_of)(model, images, labels)
     optimizer.update(model, grads)
     return loss
 
 
-@nnx.jit
-def accuracy(model, images, labels):
-    return jnp.mean(model(images).argmax(axis=-1) == labels)
-
-
-def main() -> float:
+def main():
     images, labels = load_digits(return_X_y=True)
-    x, x_test, y, y_test = train_test_split(
-        np.float32(images / 16), np.int32(labels), random_state=0, stratify=labels
+    split = train_test_split(
+        images.astype(np.float32) / 16, labels, test_size=0.2, random_state=0
     )
-    steps = EPOCHS * (len(x) // BATCH_SIZE)
+    train_x, test_x, train_y, test_y = map(jnp.asarray, split)
+
     schedule = stabjax.warmup_cosine_decay_schedule(
-        0.0, 1e-2, warmup_steps=steps // 20, decay_steps=steps
+        0.0, 3e-3, warmup_steps=50, decay_steps=STEPS
     )
-    model = MLP(64, rngs=nnx.Rngs(0))
-    tx = optax.chain(
-        stabjax.with_metrics(stabjax.clip_by_global_norm(1.0), name="clip"),
-        optax.adamw(schedule),
-    )
+    clip = stabjax.with_metrics(stabjax.clip_by_global_norm(1.0), name="clip")
+    model = Network(nnx.Rngs(0))
+    tx = optax.chain(clip, optax.adamw(schedule))
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 
     order = np.random.default_rng(0)
-    for epoch in range(EPOCHS):
-        batches = order.permutation(len(x))[: steps // EPOCHS * BATCH_SIZE]
-        for batch in batches.reshape(-1, BATCH_SIZE):
-            loss = train_step(model, optimizer, x[batch], y[batch])
-        if (epoch + 1) % 5 == 0:
-            seen = jax.device_get(stabjax.metrics(optimizer.opt_state))
-            log = " ".join(f"{name} {value:.3f}" for name, value in seen.items())
-            print(f"epoch {epoch + 1:2d} loss {loss:.4f} {log}")
+    for step in range(STEPS):
+        batch = order.integers(len(train_x), size=BATCH)
+        loss = train_step(model, optimizer, train_x[batch], train_y[batch])
+        if step % 100 == 0:
+            seen = stabjax.metrics(optimizer.opt_state)
+            logged = {name: round(float(value), 3) for name, value in seen.items()}
+            print(f"step {step}: loss {float(loss):.3f} {logged}")
 
-    result = float(accuracy(model, x_test, y_test))
-    print(f"test accuracy {result:.3f}")
-    return result
+    accuracy = float(jnp.mean(jnp.argmax(model(test_x), axis=-1) == test_y))
+    print(f"test accuracy {accuracy:.1%} on {jax.default_backend()}")
+    return accuracy
 
 
 if __name__ == "__main__":
