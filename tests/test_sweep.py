@@ -428,6 +428,15 @@ def test_no_progress_where_there_is_no_terminal(capfd):
             "'rate' is an axis or a dimension",
         ),
         (
+            {
+                "make": optax.inject_hyperparams(optax.sgd),
+                "record_every": 5,
+                "space": stabjax.grid(learning_rate=[0.1]),
+            },
+            ValueError,
+            "'learning_rate' is an axis or a dimension",
+        ),
+        (
             {"problem": QUADRATIC._replace(evaluate=lambda w, key: {"status": w[0]})},
             ValueError,
             "two results are called 'status'",

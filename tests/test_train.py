@@ -74,7 +74,7 @@ def looped():
         return plain_loop(NOISY, momentum(), KEY, 10)
 
 
-@pytest.mark.parametrize("record_every", [None, 1, 4, 5])
+@pytest.mark.parametrize("record_every", [None, 1, 4])
 def test_equals_a_plain_loop(looped, record_every):
     params, final_loss, evaluation, losses, metrics = looped
     run = stabjax.train(NOISY, momentum(), KEY, steps=10, record_every=record_every)
@@ -97,17 +97,14 @@ def test_equals_a_plain_loop(looped, record_every):
 
 
 def test_trainings_with_one_key_are_paired():
-    def losses(rate, key):
-        run = stabjax.train(NOISY, optax.sgd(rate), key, steps=2, record_every=1)
-        return run.loss, run.evaluation["draw"]
+    def training(rate, seed):
+        key = jax.random.key(seed)
+        return stabjax.train(NOISY, optax.sgd(rate), key, steps=2, record_every=1)
 
-    keys = jax.random.split(KEY, 2)
-    (same, other), draws = jax.vmap(losses)(jnp.array([0.1, 0.1]), keys)
-    assert same[0] != other[0]
-    assert draws[0] == draws[1]  # the evaluation key is the same for all
-    (first, second), _ = jax.vmap(losses, (0, None))(jnp.array([0.1, 0.2]), KEY)
-    assert first[0] == second[0]
-    assert first[1] != second[1]
+    runs = jax.vmap(training)(jnp.array([0.1, 0.2, 0.1]), jnp.array([5, 5, 6]))
+    assert runs.loss[0, 0] == runs.loss[1, 0] != runs.loss[2, 0]
+    assert runs.loss[0, 1] != runs.loss[1, 1]
+    assert len(set(runs.evaluation["draw"].tolist())) == 1  # on a key of its own
 
 
 def test_old_keys_are_keys():
@@ -189,10 +186,11 @@ def test_divergence_factor_is_traceable():
 
 
 def test_evaluation_of_a_diverged_training_is_infinite():
-    run = jax.vmap(lambda rate: sgd(NOISY, rate, 60))(jnp.array([0.1, 3.0]))
+    problem = QUADRATIC._replace(evaluate=lambda w, key: {"norm": abs(w).max()})
+    run = jax.vmap(lambda rate: sgd(problem, rate, 9))(jnp.array([0.1, 3.0]))
     np.testing.assert_array_equal(run.status, [0, 1])
-    assert np.isfinite(run.evaluation["norm"][0])
-    assert run.evaluation["norm"][1] == jnp.inf
+    expected = [4 * 0.8**9, np.inf]
+    np.testing.assert_allclose(run.evaluation["norm"], expected, rtol=1e-5)
 
 
 def clipped(max_norm, rate=0.01):
@@ -208,19 +206,20 @@ def test_final_loss_is_differentiable_by_the_threshold():
     slopes = jax.vmap(jax.grad(clipped))(thresholds)
     np.testing.assert_allclose(slopes, -(5 - 0.5 * thresholds), rtol=1e-4)
     step = 1e-2
-    differences = (clipped(1 + step) - clipped(1 - step)) / (2 * step)
-    np.testing.assert_allclose(slopes[1], differences, rtol=1e-3)
+    low, high = jax.vmap(clipped)(jnp.array([1 - step, 1 + step]))
+    np.testing.assert_allclose(slopes[1], (high - low) / (2 * step), rtol=1e-3)
 
 
 def test_a_diverged_neighbour_leaves_a_gradient_alone():
-    def total(rates):
-        return jax.vmap(lambda rate: sgd(QUADRATIC, rate, 200).final_loss)(rates)
+    def first(rate):
+        rates = jnp.stack([rate, jnp.asarray(2.0)])
+        runs = jax.vmap(lambda rate: sgd(QUADRATIC, rate, 200))(rates)
+        return runs.final_loss[0], runs.status
 
-    (alone,) = jax.jacobian(total)(jnp.array([0.01]))
-    both = jax.jacobian(total)(jnp.array([0.01, 2.0]))
-    np.testing.assert_allclose(both[0, 0], alone[0], rtol=1e-6)
+    slope, status = jax.grad(first, has_aux=True)(0.01)
+    np.testing.assert_array_equal(status, [0, 1])
     # d/dr 25 (1 - 2r)**400
-    np.testing.assert_allclose(alone[0], -25 * 800 * 0.98**399, rtol=1e-3)
+    np.testing.assert_allclose(slope, -25 * 800 * 0.98**399, rtol=1e-3)
 
 
 def test_optimizers_get_the_loss_and_the_gradient():

@@ -56,7 +56,8 @@ def sweep(
     minibatches. Every other axis goes, by name, to each of the two functions that has a
     parameter of that name. All numbers are traced and share one compilation; each
     combination of static values (see `grid`) has its own. A second call with the same
-    functions and other numbers compiles nothing.
+    functions and other numbers compiles nothing; as under `jax.jit`, what a function
+    closes over is read when it is first called.
 
     Trainings run `chunk_size` at a time under one `vmap`, the last chunk padded; the
     width of chunks changes no more than the rounding of a result. Where a seed has
@@ -175,7 +176,8 @@ def _check_names(space: Space, groups: list[_Group]) -> None:
 
 def _run(work: _Work, size: int, progress: bool) -> tuple[dict[str, _Array], _Cost]:
     """Runs all chunks and gathers their variables, trial by trial."""
-    start, compiling, diverged = time.perf_counter(), 0.0, 0
+    start, compiling = time.perf_counter(), 0.0
+    done = diverged = 0
     results = _unfilled([group.shapes for group in work.groups], size)
     with tqdm(total=size, unit="trial", disable=None if progress else True) as bar:
         if len(work.groups) > 1 and not bar.disable:
@@ -190,7 +192,8 @@ def _run(work: _Work, size: int, progress: bool) -> tuple[dict[str, _Array], _Co
                 for name, values in variables.items():
                     results[name][trials] = values[: len(trials)]
                 diverged += int(results["status"][trials].sum())
-                bar.set_postfix(diverged=f"{diverged / (bar.n + len(trials)):.1%}")
+                done += len(trials)
+                bar.set_postfix(diverged=f"{diverged / done:.1%}", refresh=False)
                 bar.update(len(trials))
     total = time.perf_counter() - start
     return results, _Cost(work.trace_seconds + compiling, total - compiling)

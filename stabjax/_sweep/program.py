@@ -117,11 +117,6 @@ def auto_width(parameters: int, device: jax.Device) -> int:
     return int(np.clip(2 ** (fits.bit_length() - 1), low, high))
 
 
-def variable_name(metric: str) -> str:
-    """What a metric is called in the dataset."""
-    return metric.replace("/", "_")
-
-
 def _trial(
     factories: Factories,
     statics: Mapping[str, Any],
@@ -138,15 +133,23 @@ def _variables(result: TrainResult) -> dict[str, jax.Array]:
     """The entries of the dataset, by name."""
     found = [(name, getattr(result, name)) for name in RESULTS]
     found += result.evaluation.items()
-    found += [(variable_name(name), value) for name, value in result.metrics.items()]
-    names = [name for name, value in found if value is not None]
-    for name in names:
-        if names.count(name) > 1:
+    for name, values in result.metrics.items():
+        if values.ndim != 1:  # one scalar for each recorded step
+            raise ValueError(
+                f"metric {name!r} must be a scalar to be recorded, got an array of "
+                f"shape {values.shape[1:]}."
+            )
+        found.append((name.replace("/", "_"), values))
+    variables: dict[str, jax.Array] = {}
+    for name, values in found:
+        if name in variables:
             raise ValueError(
                 f"two results are called {name!r}: rename the metric, or the entry of "
                 f"problem.evaluate."
             )
-    return {name: value for name, value in found if value is not None}
+        if values is not None:
+            variables[name] = values
+    return variables
 
 
 def _compile(traced: jax.stages.Traced, device: jax.Device) -> jax.stages.Compiled:
