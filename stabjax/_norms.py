@@ -64,7 +64,8 @@ def global_norm(
     Source: Blue, A portable Fortran program to find the Euclidean norm, 1978.
     """
     _check_order(ord)
-    return scaled_norm(tree, ord, axis_name=axis_name).product
+    norm: jax.Array = scaled_norm(tree, ord, axis_name=axis_name).product
+    return norm
 
 
 def leaf_norms(tree: Any, ord: float = 2, *, axis_name: AxisName | None = None) -> Any:

@@ -366,12 +366,13 @@ def _map_bounded(
 
 def _unit_norms(x: ArrayLike, axis: Axis) -> ScaledNorm:
     x = jnp.asarray(x)
-    if axis is not None or jnp.squeeze(x).ndim <= 1:
-        return unit_norms(x, axis)
-    axes: dict[int, Axis] = {2: 0, 3: 0, 4: (0, 1, 2), 5: (0, 1, 2, 3)}
-    if x.ndim not in axes:
-        raise ValueError(
-            "axis must say which axes make up a unit of an array of shape "
-            f"{x.shape}: without it the rank must be at most 5"
-        )
-    return unit_norms(x, axes[x.ndim])
+    if axis is None and jnp.squeeze(x).ndim > 1:
+        axes: dict[int, Axis] = {2: 0, 3: 0, 4: (0, 1, 2), 5: (0, 1, 2, 3)}
+        if x.ndim not in axes:
+            raise ValueError(
+                "axis must say which axes make up a unit of an array of shape "
+                f"{x.shape}: without it the rank must be at most 5"
+            )
+        axis = axes[x.ndim]
+    norms: ScaledNorm = unit_norms(x, axis)
+    return norms
