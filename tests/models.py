@@ -20,6 +20,17 @@ def x64_if(dtype_name):
     return jax.enable_x64(dtype_name == "float64")
 
 
+def random_tree(dtype, magnitude=1.0, seed=0):
+    """Entries of up to a magnitude, over three decades; shapes are always the same."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(*shape):
+        sizes = 10 ** rng.uniform(-3, 0, shape) * rng.choice([-1, 1], shape)
+        return jnp.asarray(sizes * magnitude, dtype)
+
+    return {"w": leaf(3, 2), "b": leaf(4), "s": leaf(), "none": None}
+
+
 def exact(x):
     """An array in NumPy's float64 or complex128."""
     x = np.asarray(x)
@@ -97,6 +108,21 @@ def adaptive_grad_clip(tree, params, limit, eps=1e-3, axis=None):
     return jax.tree.map(bounded, tree, params)
 
 
+# The public name of a transformation -> updates, params, threshold -> its updates.
+RULES = {
+    "clip": lambda g, w, c: clip(g, c),
+    "clip_by_global_norm": lambda g, w, c: clip_by_global_norm(g, c),
+    "clip_by_block_norm": lambda g, w, c: clip_by_block_norm(g, c),
+    "clip_by_block_rms": lambda g, w, c: clip_by_block_rms(g, c),
+    "adaptive_grad_clip": adaptive_grad_clip,
+}
+BY_NORM = [name for name in RULES if name != "clip"]
+
+
+def updates_of(transformation, updates, params=None):
+    return transformation.update(updates, transformation.init(updates), params)[0]
+
+
 def per_example(tree, limit):
     """The sum of the clipped examples, and how many of them were clipped."""
     examples = [
@@ -118,6 +144,6 @@ def assert_close(actual, expected, dtype_name=None, factor=1):
         tiny = float(jnp.finfo(real).smallest_subnormal)
         if real.name in ("bfloat16", "float32"):
             tiny = float(jnp.finfo(real).tiny)  # XLA flushes what is below
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             rounded = np.asarray(e).astype(dtype)  # inf beyond the dtype
         np.testing.assert_allclose(exact(a), exact(rounded), rtol=bound, atol=tiny)

@@ -23,17 +23,6 @@ MAGNITUDES = {
 }
 
 
-def random_tree(dtype, magnitude=1.0, seed=0):
-    """Entries of up to a magnitude, over three decades; shapes are always the same."""
-    rng = np.random.default_rng(seed)
-
-    def leaf(*shape):
-        sizes = 10 ** rng.uniform(-3, 0, shape) * rng.choice([-1, 1], shape)
-        return jnp.asarray(sizes * magnitude, dtype)
-
-    return {"w": leaf(3, 4), "b": leaf(4), "s": leaf(), "none": None}
-
-
 @functools.cache
 def all_norms(dtype_name):
     """One program for the norms of all orders of a tree."""
@@ -50,7 +39,7 @@ def test_norms_are_their_formulas(name):
     result = "float64" if name == "float64" else "float32"
     with models.x64_if(name):
         for seed, magnitude in enumerate(MAGNITUDES[name]):
-            tree = random_tree(models.DTYPES[name], magnitude, seed)
+            tree = models.random_tree(models.DTYPES[name], magnitude, seed)
             for p, norms in zip(ORDERS, all_norms(name)(tree), strict=True):
                 assert norms[0].dtype == result and norms[0].shape == ()
                 # The 300th power multiplies the rounding of |x| / M.
