@@ -124,8 +124,8 @@ def shrinkage(norm: ScaledNorm, limit: jax.Array) -> Shrinkage:
     k = 1 / norm.unit
     exceeded = valid & (norm.value > limit * k)
     value = jnp.where(exceeded, norm.value, 1)
-    # limit / norm, with the power of two k where every step keeps in range. One division
-    # only: XLA turns a / b / c into a / (b c), and b c may overflow.
+    # limit / norm, with the power of two k where every step keeps in range. One
+    # division only: XLA turns a / b / c into a / (b c), and b c may overflow.
     ratio = limit * jnp.maximum(k, 1) / value * jnp.minimum(k, 1)
     # Where that is too small for the dtype: 1 / norm, and then the limit, each of them
     # moved away from the ends of its range (a norm may exceed the largest number).
