@@ -4,8 +4,9 @@ Each function pools all dimensions that it is not told about, such as the seeds.
 picture is saved with ``ax.figure.savefig("name.png")``.
 """
 
+import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -18,11 +19,15 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from scipy import stats
 
+from stabjax._cells import Cells, border_of, cells_of, with_gaps
+
 # Okabe and Ito's colours, which the colour-blind can tell apart, and lines for print.
 _COLORS = ("#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", (0, (5, 1)), ":", (0, (1, 1)), (0, (3, 1, 1, 1)))
 _DIVERGED = "0.78"
 _DECADES = 9  # of losses that a picture shows below the largest
+_BAND = (10, 50, 90)  # percent of the runs
+_LARGEST = float(np.finfo(np.float32).max)
 
 _Array = np.ndarray[Any, Any]
 
@@ -86,27 +91,25 @@ def learning_curves(
     data = _variable(dataset, variable, "step", hue)
     ax = ax or panels(1)[0]
     steps = dataset["step"].to_numpy()
-    tops, bottoms = [], []
-    for style, (label, curves) in enumerate(_curves(data, "step", hue)):
-        low, median, high = (_percentile(curves, p) for p in (10, 50, 90))
-        drawn = np.isfinite(median) & (median > 0)
-        color, line = _COLORS[style % len(_COLORS)], _LINES[style % len(_LINES)]
-        shown = np.where(drawn, median, np.nan)
-        ax.plot(steps, shown, color=color, linestyle=line, label=label)
-        top = np.where(np.isfinite(high), high, np.finfo(np.float32).max)
-        ax.fill_between(steps, low, top, where=drawn, color=color, alpha=0.18, lw=0)
-        if drawn.any():
-            tops.append(
-                np.max(high[drawn & np.isfinite(high)], initial=median[drawn][0])
-            )
-            bottoms.append(np.min(low[drawn & (low > 0)], initial=median[drawn][0]))
-        if drawn.any() and np.isinf(median).any():
-            last = int(np.argmax(np.isinf(median))) - 1
-            ax.plot(steps[last], median[last], "x", color=color, ms=8, mew=2)
-    if tops:
-        ax.set_yscale("log")
-        bottom = max(min(bottoms), max(tops) * 10.0**-_DECADES)
-        ax.set_ylim(bottom / 1.5, max(tops) * 1.5)
+    curves = {
+        label: [_percentile(runs, percent) for percent in _BAND]
+        for label, runs in _curves(data, "step", hue)
+    }
+    limits = _log_limits(np.array(list(curves.values())))
+    if limits:
+        _logarithmic(ax, "y", limits[1] / limits[0])
+        ax.set_ylim(*limits)
+    floor = limits[0] / 10 if limits else -np.inf  # below it a zero leaves the picture
+    for (label, band), style in zip(curves.items(), _styles(), strict=False):
+        lower, median, upper = (np.clip(v, floor, _LARGEST) for v in band)
+        lasts = int(np.isfinite(band[1]).sum())  # what diverged once stays so
+        ax.plot(steps[:lasts], median[:lasts], label=label, **style)
+        color = style["color"]
+        ax.fill_between(
+            steps[:lasts], lower[:lasts], upper[:lasts], color=color, alpha=0.18, lw=0
+        )
+        if 0 < lasts < len(steps):
+            ax.plot(steps[lasts - 1], median[lasts - 1], "x", color=color, ms=8, mew=2)
     ax.set_xlabel("step")
     ax.set_ylabel(_label(data))
     if hue is not None:
@@ -156,13 +159,12 @@ def stable_share(
         held = _variable(dataset, "status", x, hue) == 0
     else:
         held = _variable(dataset, "final_loss", x, hue) <= target_loss
-    cells = _cells(dataset[x])
-    for style, (label, runs) in enumerate(_curves(held, x, hue)):
+    cells = cells_of(dataset[x])
+    for (label, runs), style in zip(_curves(held, x, hue), _styles(), strict=False):
         count, size = runs.sum(axis=-1), runs.shape[-1]
         low, high = np.array([_wilson(int(k), size) for k in count]).T
-        color, line = _COLORS[style % len(_COLORS)], _LINES[style % len(_LINES)]
-        ax.plot(cells.at, count / size, color=color, linestyle=line, label=label)
-        ax.fill_between(cells.at, low, high, color=color, alpha=0.15, lw=0)
+        ax.plot(cells.at, count / size, label=label, **style)
+        ax.fill_between(cells.at, low, high, color=style["color"], alpha=0.13, lw=0)
     _scale(ax, "x", cells)
     ax.set_xlabel(_label(dataset[x]))
     target = "" if target_loss is None else f" that end at {target_loss:.2g} or below"
@@ -218,26 +220,25 @@ def heatmap(
     ax = ax or panels(1)[0]
     values = data.stack(pooled=_others(data, x, y)).transpose(y, x, "pooled")
     median = np.median(values.to_numpy().astype(float), axis=-1)
-    across, up = _cells(dataset[x]), _cells(dataset[y])
+    across, up = cells_of(dataset[x]), cells_of(dataset[y])
     colors = ax.pcolormesh(
         across.edges,
         up.edges,
-        _with_gaps(np.where(np.isfinite(median), median, np.nan), across, up),
+        with_gaps(np.where(np.isfinite(median), median, np.nan), across, up),
         norm=_norm(median, limits),
         cmap="viridis",
         rasterized=True,
     )
     diverged = np.isinf(median)
-    grey = _with_gaps(np.where(diverged, 1.0, np.nan), across, up)
+    grey = with_gaps(np.where(diverged, 1.0, np.nan), across, up)
     ax.pcolormesh(
         across.edges, up.edges, grey, cmap=ListedColormap([_DIVERGED]), rasterized=True
     )
-    border = list(_border(_with_gaps(diverged.astype(float), across, up), across, up))
+    border = list(border_of(with_gaps(diverged.astype(float), across, up), across, up))
     ax.add_collection(LineCollection(border, colors="black", linewidths=1.5))
     _mark(ax, median, across, up)
-    ax.figure.colorbar(
-        colors, ax=ax, label=_label(data), extend=_extend(median, colors)
-    )
+    bar: dict[str, Any] = {"label": _label(data), "extend": _extend(median, colors)}
+    ax.figure.colorbar(colors, ax=ax, **bar).minorticks_off()
     _scale(ax, "x", across)
     _scale(ax, "y", up)
     ax.set_xlabel(_label(dataset[x]))
@@ -245,93 +246,40 @@ def heatmap(
     return ax
 
 
-class _Cells(NamedTuple):
-    """Where the values of a coordinate stand on an axis."""
-
-    at: _Array  # their centres
-    edges: _Array  # of the cells, a gap among them if there is an infinite value
-    gap: int | None  # position of that gap
-    log: bool
-    labels: list[str] | None  # of what is no finite number
-
-
-def _cells(coordinate: xr.DataArray) -> _Cells:
-    """Cells around the values: even, or even in the logarithm, or just side by side."""
-    values = coordinate.to_numpy()
-    if values.dtype.kind not in "iuf" or np.any(np.diff(values) <= 0):
-        at = np.arange(len(values), dtype=float)
-        return _Cells(
-            at, np.arange(len(at) + 1) - 0.5, None, False, list(map(_text, values))
-        )
-    values = values.astype(float)
-    finite = values[np.isfinite(values)]
-    log = len(finite) > 1 and _even_in_log(finite)
-    at = np.log10(finite) if log else finite
-    half = np.median(np.diff(at)) / 2 if len(at) > 1 else 0.5
-    middles = (at[1:] + at[:-1]) / 2
-    ends = (at[:1] - half, at[-1:] + half) if len(at) else ([-half], [half])
-    edges = np.concatenate([ends[0], middles, ends[1]])
-    gap = None
-    if len(finite) < len(values):  # the infinite one, last as values grow
-        gap = len(finite)
-        at = np.append(at, edges[-1] + 2 * half)
-        edges = np.append(edges, edges[-1] + np.array([1.0, 3.0]) * half)
-    if log:
-        at, edges = 10.0**at, 10.0**edges
-    return _Cells(at, edges, gap, log, None)
-
-
-def _even_in_log(values: _Array) -> bool:
-    """Whether positive values grow by a factor rather than by a difference."""
-    if values[0] <= 0:
-        return False
-    if len(values) == 2:
-        return bool(values[1] / values[0] >= 10)
-    return bool(np.ptp(np.diff(np.log(values))) <= np.ptp(np.diff(values)) / values[0])
-
-
-def _scale(ax: Axes, which: str, cells: _Cells) -> None:
+def _scale(ax: Axes, which: str, cells: Cells) -> None:
     """Makes an axis logarithmic or not, and labels what is no finite number."""
     axis = getattr(ax, f"{which}axis")
     if cells.log:
-        getattr(ax, f"set_{which}scale")("log")
+        _logarithmic(ax, which, cells.edges[-1] / cells.edges[0])
     if cells.labels is not None:
-        getattr(ax, f"set_{which}ticks")(cells.at, cells.labels)
+        axis.set_major_locator(FixedLocator(list(cells.at)))
+        axis.set_major_formatter(FixedFormatter(cells.labels))
     if cells.gap is not None:
         low, high = cells.edges[0], cells.edges[cells.gap]
-        ticks = [
-            t
-            for t in axis.get_major_locator().tick_values(low, high)
-            if low <= t <= high
-        ]
-        texts = [
-            f"$10^{{{round(np.log10(t))}}}$" if cells.log else f"{t:g}" for t in ticks
-        ]
+        found = axis.get_major_locator().tick_values(low, high)
+        ticks = [t for t in found if low <= t <= high]
+        if len(ticks) < 2:  # less than a decade
+            ticks = list(cells.at[[0, cells.gap - 1]][: cells.gap])
         axis.set_major_locator(FixedLocator([*ticks, cells.at[-1]]))
-        axis.set_major_formatter(FixedFormatter([*texts, r"$\infty$"]))
+        axis.set_major_formatter(FixedFormatter([*map(_number, ticks), r"$\infty$"]))
         axis.set_minor_locator(NullLocator())
 
 
-def _with_gaps(values: _Array, across: _Cells, up: _Cells) -> _Array:
-    """The cells' values as rows, with NaN in the gaps."""
-    if across.gap is not None:
-        values = np.insert(values, across.gap, np.nan, axis=1)
-    if up.gap is not None:
-        values = np.insert(values, up.gap, np.nan, axis=0)
-    return np.ma.masked_invalid(values)
+def _logarithmic(ax: Axes, which: str, ratio: float) -> None:
+    """A logarithmic axis; over some decades, ticks between them take long to draw."""
+    ax.set(**{f"{which}scale": "log"})
+    if ratio > 1e2:
+        getattr(ax, f"{which}axis").set_minor_locator(NullLocator())
 
 
-def _border(diverged: Any, across: _Cells, up: _Cells) -> Iterator[Any]:
-    """The edges between cells that diverged and cells that did not."""
-    flags = diverged.filled(np.nan)
-    x, y = across.edges, up.edges
-    for row, column in np.argwhere(np.abs(np.diff(flags, axis=1)) == 1):
-        yield [(x[column + 1], y[row]), (x[column + 1], y[row + 1])]
-    for row, column in np.argwhere(np.abs(np.diff(flags, axis=0)) == 1):
-        yield [(x[column], y[row + 1]), (x[column + 1], y[row + 1])]
+def _number(value: float) -> str:
+    decade = np.log10(value) if value > 0 else np.nan
+    if np.isclose(decade, np.round(decade)):
+        return f"$10^{{{round(decade)}}}$"
+    return f"{value:.2g}"
 
 
-def _mark(ax: Axes, median: _Array, across: _Cells, up: _Cells) -> None:
+def _mark(ax: Axes, median: _Array, across: Cells, up: Cells) -> None:
     """A star on the smallest value, and a legend of what the colour bar lacks."""
     handles: list[Any] = []
     if np.isinf(median).any():
@@ -341,22 +289,33 @@ def _mark(ax: Axes, median: _Array, across: _Cells, up: _Cells) -> None:
         equals = np.argwhere(finite <= finite.min())
         distance = np.abs(equals - equals.mean(axis=0)).sum(axis=1)
         row, column = equals[np.argmin(distance)]
-        style = {"marker": "*", "ms": 13, "mfc": "white", "mec": "black", "ls": "none"}
+        style: dict[str, Any] = {
+            "marker": "*",
+            "ms": 13,
+            "mfc": "white",
+            "mec": "black",
+            "ls": "none",
+        }
         ax.plot(across.at[column], up.at[row], **style)
         handles.append(Line2D([], [], label="smallest", **style))
-    where = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.1}
-    ax.legend(handles=handles, ncols=2, frameon=False, fontsize="small", **where)
+    ax.legend(
+        handles=handles,
+        ncols=2,
+        frameon=False,
+        fontsize="small",
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.16),
+    )
 
 
 def _norm(values: _Array, limits: tuple[float, float] | None) -> Normalize:
     finite = values[np.isfinite(values)]
-    if limits is None and not (finite > 0).any():
-        return Normalize()
-    if limits is None and finite.min() < 0:
-        return Normalize(finite.min(), finite.max())
-    high = finite.max() if limits is None else limits[1]
-    positive = finite[finite > 0].min() if limits is None else limits[0]
-    low = max(positive, high * 10.0**-_DECADES) if limits is None else positive
+    if limits is None and (not (finite > 0).any() or (finite < 0).any()):
+        return Normalize(*((finite.min(), finite.max()) if finite.size else (0, 1)))
+    if limits is None:
+        high = finite.max()
+        limits = max(finite[finite > 0].min(), high * 10.0**-_DECADES), high
+    low, high = limits
     return LogNorm(low, high if high > low else 10 * low, clip=True)
 
 
@@ -399,6 +358,21 @@ def _others(data: xr.DataArray, *dims: str) -> list[Any]:
     return [dim for dim in data.dims if dim not in dims]
 
 
+def _styles() -> Iterator[dict[str, Any]]:
+    """Colours and lines, again and again."""
+    for color, line in itertools.cycle(zip(_COLORS, _LINES, strict=True)):
+        yield {"color": color, "linestyle": line, "linewidth": 1.5}
+
+
+def _log_limits(values: _Array) -> tuple[float, float] | None:
+    """Ends of a logarithmic axis; None where nothing is positive."""
+    shown = values[np.isfinite(values) & (values > 0)]
+    if not shown.size or (values < 0).any():
+        return None
+    high = float(shown.max())
+    return max(float(shown.min()), high * 10.0**-_DECADES) / 1.5, high * 1.5
+
+
 def _percentile(curves: _Array, percent: float) -> _Array:
     """A run's own value, not one between two: one of them may be infinite."""
     ordered: _Array = np.sort(curves, axis=-1)
@@ -414,7 +388,3 @@ def _label(data: xr.DataArray) -> str:
     """What an axis is called: the long name and the units, or the name."""
     units = f" ({data.attrs['units']})" if "units" in data.attrs else ""
     return str(data.attrs.get("long_name", str(data.name).replace("_", " "))) + units
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}"

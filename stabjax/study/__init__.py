@@ -1,0 +1,122 @@
+"""The founding experiment: neither, clipping, a schedule, both; measured, reported."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import xarray as xr
+
+from stabjax.study.experiment import PROBLEMS, QUICK, Plan, Sizes, observe, plan
+from stabjax.study.measure import measure
+from stabjax.study.pictures import draw
+from stabjax.study.report import Chapter, report, summary
+
+__all__ = ["PROBLEMS", "Plan", "Sizes", "Study", "measure", "observe", "plans", "run"]
+
+
+class Study(NamedTuple):
+    """What a study leaves behind.
+
+    Attributes:
+      runs: the dataset of each problem, as it was saved.
+      summary: the answer and the document's two tables, in Markdown.
+      report: the file with everything.
+    """
+
+    runs: dict[str, xr.Dataset]
+    summary: str
+    report: Path
+
+
+def plans(
+    names: Sequence[str] | None = None,
+    sizes: Sizes = Sizes(),  # noqa: B008 - immutable
+    *,
+    quick: bool = False,
+) -> list[Plan]:
+    """What a study is to train.
+
+    Args:
+      names: of the problems, out of `PROBLEMS`; None takes all of them, or a few if
+        `quick`.
+      sizes: how many rates, thresholds and seeds, and how many steps; what is None is
+        chosen for the problem.
+      quick: fewer problems and trainings: for a look, in seconds.
+
+    Returns:
+      For each problem a plan, for `run`.
+
+    Raises:
+      ValueError: if a problem is unknown or a size is too small.
+
+    Example:
+      >>> import stabjax
+      >>> [plan] = stabjax.study.plans(["cliff"], stabjax.study.Sizes(seeds=4))
+      >>> plan.sizes
+      Sizes(rates=33, thresholds=13, seeds=4, steps=200)
+    """
+    chosen = names or (QUICK if quick else tuple(PROBLEMS))
+    return [plan(name, sizes, quick=quick) for name in dict.fromkeys(chosen)]
+
+
+def run(
+    plans: Sequence[Plan],
+    *,
+    folder: str | os.PathLike[str] = "study",
+    command: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Study:
+    r"""Trains problems with neither remedy, each, and both; writes what came out.
+
+    SGD takes :math:`w` to :math:`w - \eta_t\, g \min(1, c / \|g\|)`. The remedies are
+    numbers of one program: :math:`c = \infty` switches clipping off, and a cosine
+    schedule without warm-up that ends at its peak is a constant rate. So each problem
+    is one sweep with one compilation, over learning rates, thresholds and seeds.
+
+    Args:
+      plans: what to train, from `plans`.
+      folder: where `report.md`, pictures and datasets go; made if it is not there.
+      command: what the report says reproduces it, or None.
+      say: is given lines on what is being done and how long it will take.
+
+    Returns:
+      A `Study`.
+
+    Raises:
+      OSError: if the folder cannot be written.
+
+    Example:
+      >>> import tempfile, stabjax
+      >>> sizes = stabjax.study.Sizes(rates=5, thresholds=1, seeds=2, steps=20)
+      >>> plans = stabjax.study.plans(["quadratic"], sizes)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     done = stabjax.study.run(plans, folder=folder)
+      >>> dict(done.runs["quadratic"].sizes)["peak_value"]
+      5
+
+    Source: the experiment of the article that the project was founded on, over ranges
+    of learning rates, thresholds and seeds.
+    """
+    started = time.perf_counter()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    say(
+        f"{sum(p.sizes.trainings for p in plans):,} trainings, about "
+        f"{sum(p.seconds for p in plans):.0f} s on two cores; results in {folder}/"
+    )
+    chapters = []
+    for number, one in enumerate(plans, start=1):
+        say(
+            f"[{number}/{len(plans)}] {one.name}: {one.sizes.trainings:,} trainings of "
+            f"{one.sizes.steps} steps, about {one.seconds:.0f} s"
+        )
+        runs = observe(one)
+        runs.to_netcdf(folder / f"{one.name}.nc", engine="scipy")
+        chapters.append(Chapter(runs, measure(runs), draw(runs, folder)))
+    seconds = time.perf_counter() - started
+    path = folder / "report.md"
+    path.write_text(report(chapters, command, seconds), encoding="utf-8")
+    say(f"{seconds:.0f} s in all")
+    return Study({c.name: c.runs for c in chapters}, summary(chapters), path)

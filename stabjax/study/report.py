@@ -1,0 +1,176 @@
+"""The report of a study, in Markdown: runs and measurements in, text out."""
+
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from stabjax.study.experiment import PROBLEMS, WARMUP_SHARE
+from stabjax.study.findings import answer, contradictions
+from stabjax.study.tables import DEFINITIONS, between_the_tables, both_tables
+from stabjax.study.text import table
+
+_SUMMARY = """\
+## The answer
+
+{answer}
+
+## The document's two tables, measured on {first}
+
+{tables}"""
+
+_CHAPTER = """\
+## The tables on {name}
+
+{definition}
+
+{tables}
+
+{pictures}
+
+"""
+
+_REPORT = """\
+# Gradient clipping and learning-rate schedules: what they do
+
+{summary}
+
+{pictures}
+
+## Between the tables: what a schedule does to the curve
+
+{between}
+
+## Where the measurement contradicts the document
+
+{contradictions}
+
+{others}## What the numbers are
+
+{definitions}
+
+## What was run
+
+{run}
+"""
+
+_AGAIN = """\
+Again, with the same numbers:
+
+    {command}
+"""
+
+_WHAT_WAS_RUN = """\
+Plain stochastic gradient descent. Clipping is by the global norm; the schedule is a
+linear warm-up over {warmup:.0f} % of the steps, then half a cosine down to zero. For
+each problem one program trains every learning rate with every threshold (and with
+none), constant and scheduled, on every seed.
+
+{table}
+
+{seconds:.0f} s in all, with pictures; {versions}; {device}.
+{again}
+Beside this file are the pictures and, for each problem, its runs, NAME.nc, for
+`xarray.open_dataset("NAME.nc", engine="scipy")`."""
+
+
+class Chapter(NamedTuple):
+    """A problem of the report."""
+
+    runs: xr.Dataset
+    measures: xr.Dataset
+    pictures: Mapping[str, str]  # file -> caption
+
+    @property
+    def name(self) -> str:
+        """The name of the problem."""
+        return str(self.runs.attrs["problem"])
+
+
+def summary(chapters: Sequence[Chapter]) -> str:
+    """The answer, and the document's tables on the first problem."""
+    measured = [chapter.measures for chapter in chapters]
+    return _SUMMARY.format(
+        answer=answer(measured),
+        first=chapters[0].name,
+        tables=both_tables(chapters[0].measures, graded=True),
+    )
+
+
+def report(chapters: Sequence[Chapter], command: str | None, seconds: float) -> str:
+    """Everything: the answer first, then tables, pictures, and what was run."""
+    measured = [chapter.measures for chapter in chapters]
+    return _REPORT.format(
+        summary=summary(chapters),
+        pictures=_pictures(chapters[0]),
+        between=between_the_tables(measured),
+        contradictions=contradictions(measured),
+        others="".join(_chapter(chapter) for chapter in chapters[1:]),
+        definitions=DEFINITIONS,
+        run=_what_was_run(chapters, command, seconds),
+    )
+
+
+def _chapter(chapter: Chapter) -> str:
+    return _CHAPTER.format(
+        name=chapter.name,
+        definition=_definition(chapter.name),
+        tables=both_tables(chapter.measures),
+        pictures=_pictures(chapter),
+    )
+
+
+def _pictures(chapter: Chapter) -> str:
+    pictures = chapter.pictures.items()
+    return "\n\n".join(f"![{file[:-4]}]({file})\n\n*{text}*" for file, text in pictures)
+
+
+def _what_was_run(
+    chapters: Sequence[Chapter], command: str | None, seconds: float
+) -> str:
+    about = chapters[0].runs.attrs
+    header = ["problem", "definition", "learning rates", "thresholds", "seeds", "steps"]
+    header += ["target", "trainings", "compiling, s", "training, s"]
+    versions = [f"{name} {about[name]}" for name in ("stabjax", "jax", "optax")]
+    return _WHAT_WAS_RUN.format(
+        warmup=100 * WARMUP_SHARE,
+        table=table(header, [_row(chapter) for chapter in chapters]),
+        seconds=seconds,
+        versions=", ".join([*versions, f"Python {platform.python_version()}"]),
+        device=about["device"],
+        again=_AGAIN.format(command=command) if command else "",
+    )
+
+
+def _row(chapter: Chapter) -> list[str]:
+    runs = chapter.runs
+    thresholds = runs.max_norm.to_numpy()[np.isfinite(runs.max_norm)]
+    spans = [
+        f"{len(v)} from {v[0]:.2g} to {v[-1]:.2g}" if len(v) > 1 else f"{v[0]:.2g}"
+        for v in (runs.peak_value.to_numpy(), thresholds)
+    ]
+    counts = [runs.sizes["seed"], runs.attrs["steps"]]
+    return [
+        chapter.name,
+        _definition(chapter.name),
+        *spans,
+        *map(str, counts),
+        f"{runs.attrs['target_loss']:.2g}",
+        f"{runs.attrs['trials']:,}",
+        f"{runs.attrs['compile_seconds']:.1f}",
+        f"{runs.attrs['seconds']:.1f}",
+    ]
+
+
+def _definition(name: str) -> str:
+    """The first line of the problem's documentation, and how it departs from that."""
+    make = PROBLEMS[name]
+    changed = getattr(make, "keywords", {})
+    line = (getattr(make, "func", make).__doc__ or "").strip().splitlines()[0]
+    line = re.sub(r":math:`([^`]*)`", r"$\1$", line)
+    if changed:
+        line += f" With {', '.join(f'{k}={v}' for k, v in changed.items())}."
+    return line

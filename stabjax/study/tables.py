@@ -1,0 +1,180 @@
+"""The document's two tables, and the sentence between them, as measured."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import xarray as xr
+
+from stabjax.study.experiment import DECADES_UNTUNED, FOUR, REMEDIES, SOLVED
+from stabjax.study.measure import share, share_of_seeds
+from stabjax.study.text import (
+    as_interval,
+    as_loss,
+    as_percent,
+    as_steps,
+    median_of,
+    table,
+    value_of,
+    values_of,
+)
+
+# How the founding document grades stability, convergence and effectiveness.
+_GRADES = {
+    "neither": "low, poor, average",
+    "clipping": "average, average, good",
+    "schedule": "good, good, good",
+    "both": "very good, high, very good",
+}
+_STATES = {
+    "neither": ("no clipping", "norm > 10; fast but unstable"),
+    "clipping": ("clipping", "norm = 1; slow, stable"),
+}
+
+_TABLES = """\
+Gradient norm and speed at one learning rate, {common:.2g}, the best one for neither;
+clipped at {threshold:.2g}. Medians over the seeds:
+
+{norms}
+
+The remedies over all learning rates, and at two of them: the remedy's own best,
+*tuned*, and {untuned:.2g}, *untuned*, {factor} times the best one for neither:
+
+{remedies}"""
+
+_BETWEEN = """\
+At the best learning rate for neither, without clipping, from a constant rate to a
+schedule; medians over the seeds:
+
+{table}"""
+
+_OVERFITTING = """\
+Over-fitting on {name}, each at its tuned rate; a small difference may also mean that
+the training data are fitted less well, so see both losses:
+
+{table}"""
+
+DEFINITIONS = f"""\
+- *Diverged*: a loss that is not finite, or above 1,000 times the first.
+- *Ends at the target*: the final loss is the problem's target or less.
+- *Runs*: all learning rates and all seeds of a remedy at one threshold, the middle one
+  of the sweep, fixed before anything ran. Rows marked *tuned* have the best of all
+  thresholds instead, and so many more trainings to choose from.
+- Intervals are 95 %. For shares over all rates they come from drawing the seeds again,
+  since runs of one seed are not independent; 0 wide means that all seeds agree. For
+  shares of seeds at one rate they are Wilson's.
+- *Tuned*: the learning rate with the smallest median final loss, and among equals
+  (below {SOLVED:g} of the target all are) the fewest steps to the target. It is judged
+  on the seeds it was chosen by, a little flattering for all remedies alike.
+- *Untuned*: {10**DECADES_UNTUNED} times the tuned rate of neither, for all remedies:
+  what someone gets who takes too large a rate.
+- *Steps to the target*: until the recorded loss is at or below it and stays there;
+  the norms of the first table are those of these steps (all, where it does not).
+- *Decades of rates that train*: the number of rates at which at least half the seeds
+  end at the target, times the distance of two rates in decades.
+- *Roughness*: mean absolute second difference of the recorded log10 loss. *Late*: the
+  last tenth of the steps. *Swing*: largest less smallest loss.
+- Remedies share seeds, and a seed fixes start, minibatches and noise; so they are
+  compared seed by seed."""
+
+
+def both_tables(measures: xr.Dataset, *, graded: bool = False) -> str:
+    """The two tables measured on one problem, beside the document's if `graded`."""
+    untuned = value_of(measures, "chosen_rate", "neither", rate="untuned")
+    return _TABLES.format(
+        common=value_of(measures, "chosen_rate", "neither", rate="common"),
+        threshold=measures.attrs["max_norm"],
+        norms=_norm_table(measures, untuned, graded),
+        untuned=untuned,
+        factor=10**DECADES_UNTUNED,
+        remedies=_remedy_table(measures, graded),
+    )
+
+
+def between_the_tables(measured: Sequence[xr.Dataset]) -> str:
+    """Smoother curves, less oscillation late, less over-fitting, as measured."""
+    header = ["problem", "steps in which the loss rises", "roughness"]
+    header += ["late swing", "late swing / level"]
+    forms: dict[str, Callable[[float], str]] = {
+        "rises": as_percent,
+        "roughness": as_loss,
+        "swing": as_loss,
+        "wobble": as_loss,
+    }
+    rows = [
+        [m.attrs["problem"], *(_change(m, name, form) for name, form in forms.items())]
+        for m in measured
+    ]
+    parts = [_BETWEEN.format(table=table(header, rows))]
+    return "\n\n".join(parts + [_overfitting(m) for m in measured if "gap" in m])
+
+
+def _norm_table(measures: xr.Dataset, untuned: float, graded: bool) -> str:
+    header = ["state", "the document", "norm the optimizer got: first", "median"]
+    header += ["largest", f"largest at rate {untuned:.2g}", "steps to the target"]
+    header += ["runs that do not diverge, all rates"]
+    norms = ("first_norm", "median_norm", "largest_norm", "untuned_norm")
+    rows = [
+        [
+            *words,
+            *(as_loss(median_of(measures, name, remedy)) for name in norms),
+            as_steps(median_of(measures, "common_steps", remedy)),
+            as_interval(share(values_of(measures, "hold", remedy))),
+        ]
+        for remedy, words in _STATES.items()
+    ]
+    return _beside_the_document(header, rows, graded)
+
+
+def _remedy_table(measures: xr.Dataset, graded: bool) -> str:
+    header = ["method", "the document", "runs that do not diverge"]
+    header += ["runs that end at the target", "steps to the target, tuned"]
+    header += ["decades of rates that train", "final loss: tuned", "all runs"]
+    header += ["untuned", "untuned runs that do not diverge"]
+    rows = [_remedy_row(measures, remedy) for remedy in REMEDIES]
+    return _beside_the_document(header, rows, graded)
+
+
+def _remedy_row(measures: xr.Dataset, remedy: str) -> list[str]:
+    threshold = value_of(measures, "chosen_max_norm", remedy)
+    rate = value_of(measures, "chosen_rate", remedy, rate="tuned")
+    clipped = f", threshold {threshold:.2g}" if np.isfinite(threshold) else ""
+    return [
+        f"{remedy} (rate {rate:.2g}{clipped})",
+        _GRADES.get(remedy, ""),
+        as_interval(share(values_of(measures, "hold", remedy))),
+        as_interval(share(values_of(measures, "reach", remedy))),
+        as_steps(median_of(measures, "steps", remedy)),
+        f"{value_of(measures, 'width', remedy):.1f}",
+        as_loss(median_of(measures, "final", remedy)),
+        as_loss(value_of(measures, "median", remedy)),
+        as_loss(median_of(measures, "untuned", remedy)),
+        as_interval(share_of_seeds(values_of(measures, "untuned_held", remedy))),
+    ]
+
+
+def _beside_the_document(header: list[str], rows: list[list[str]], graded: bool) -> str:
+    """The table; without its second column, the document's words, unless graded."""
+    columns = range(len(header)) if graded else [0, *range(2, len(header))]
+    return table(
+        [header[c] for c in columns], [[row[c] for c in columns] for row in rows]
+    )
+
+
+def _overfitting(measures: xr.Dataset) -> str:
+    header = ["", "training loss", "test loss - training loss", "test accuracy"]
+    rows = [
+        [
+            remedy,
+            as_loss(median_of(measures, "final", remedy)),
+            as_loss(median_of(measures, "gap", remedy)),
+            as_percent(median_of(measures, "accuracy", remedy), digits=1),
+        ]
+        for remedy in FOUR
+    ]
+    name = measures.attrs["problem"]
+    return _OVERFITTING.format(name=name, table=table(header, rows))
+
+
+def _change(measures: xr.Dataset, name: str, form: Callable[[float], str]) -> str:
+    pair = (median_of(measures, name, remedy) for remedy in ("neither", "schedule"))
+    return " → ".join(map(form, pair))
