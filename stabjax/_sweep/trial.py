@@ -287,13 +287,18 @@ def _result(problem: Problem, loss: _Loss, state: _State, steps: int) -> TrainRe
     diverged_at = state.good_steps - lost_last.astype(jnp.int32)
     diverged = diverged_at < steps
     evaluation = _evaluation(problem, state.params, key)
+
+    def told(value: jax.Array) -> jax.Array:
+        # An accuracy stays what it is, near chance: +inf would be the best of all.
+        return jnp.where(diverged & ~jnp.isfinite(value), jnp.inf, value)
+
     return TrainResult(
         final_loss=jnp.where(diverged, jnp.inf, final),
         best_loss=jnp.where(diverged, jnp.inf, jnp.minimum(state.best_loss, final)),
         status=diverged.astype(jnp.int8),
         diverged_at=diverged_at,
         params=state.params,
-        evaluation={k: jnp.where(diverged, jnp.inf, v) for k, v in evaluation.items()},
+        evaluation={name: told(value) for name, value in evaluation.items()},
         loss=None,
         metrics={},
     )

@@ -1,0 +1,126 @@
+"""Arguments of the analytic problems: any number may be traced, bad ones are named."""
+
+import inspect
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stabjax import problems
+
+KEY = jax.random.key(0)
+# Every number of every problem, each with two values.
+NUMBERS = {
+    "quadratic": {
+        "curvature": (0.5, 3.0),
+        "noise": (0.1, 2.0),
+        "init_scale": (0.1, 10.0),
+    },
+    "ill_conditioned_quadratic": {
+        "condition_number": (1.0, 1000.0),
+        "curvature": (0.5, 3.0),
+        "noise": (0.1, 2.0),
+        "init_scale": (0.1, 10.0),
+    },
+    "rosenbrock": {
+        "steepness": (1.0, 50.0),
+        "noise": (0.1, 2.0),
+        "init_spread": (0.0, 0.5),
+    },
+    "cliff": {
+        "steepness": (0.0, 30.0),
+        "width": (0.01, 0.5),
+        "noise": (0.1, 2.0),
+        "init_scale": (0.1, 10.0),
+    },
+    "deep_linear_chain": {
+        "init_scale": (0.5, 1.5),
+        "target": (0.5, 2.0),
+        "noise": (0.1, 2.0),
+    },
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_can_be_traced(name):
+    signature = inspect.signature(getattr(problems, name)).parameters.values()
+    numbers = [p.name for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert list(NUMBERS[name]) == numbers
+
+    def outcome(arguments):
+        problem = getattr(problems, name)(**arguments)
+        w = problem.init(KEY)
+        value, gradient = jax.value_and_grad(problem.loss)(w, KEY)
+        facts = {k: v for k, v in problem.facts.items() if k != "name"}
+        return w, value, gradient, facts
+
+    arrays = {k: jnp.array(v, jnp.float32) for k, v in NUMBERS[name].items()}
+    traced = jax.jit(jax.vmap(outcome))(arrays)
+    for i in range(2):
+        expected = outcome({k: v[i] for k, v in NUMBERS[name].items()})
+        jax.tree.map(
+            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=2e-4, atol=1e-6),
+            traced,
+            expected,
+        )
+
+
+def test_concrete_arrays_and_integers_are_numbers_too():
+    for value in (3, np.float64(3), np.int32(3), np.array(3.0), jnp.array(3)):
+        problem = problems.quadratic(curvature=value)
+        assert problem.facts["stable_rate"] == 2 / 3
+        assert problem.loss(jnp.ones(2), KEY) == 3.0
+    traced = jax.jit(lambda c: problems.quadratic(c).loss(jnp.ones(2), KEY))
+    assert traced(jnp.array(3)) == 3.0
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_loss_keeps_the_dtype_of_the_weights(name):
+    problem = getattr(problems, name)(noise=0.1)
+    w = problem.init(KEY).astype(jnp.bfloat16)
+    value, gradient = jax.eval_shape(jax.value_and_grad(problem.loss), w, KEY)
+    assert value.dtype == gradient.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: problems.quadratic(-1.0), ValueError, "curvature .* above 0, got -1"),
+        (
+            lambda: problems.quadratic(math.nan),
+            ValueError,
+            "curvature .* finite .* nan",
+        ),
+        (lambda: problems.quadratic("2"), TypeError, "curvature .* number, got '2'"),
+        (lambda: problems.rosenbrock(None), TypeError, "steepness .* got None"),
+        (
+            lambda: problems.cliff(width=jnp.ones(3)),
+            TypeError,
+            "width .* single number",
+        ),
+        (lambda: problems.cliff(noise=-1), ValueError, "noise .* at least 0, got -1"),
+        (
+            lambda: problems.ill_conditioned_quadratic(0.5),
+            ValueError,
+            "condition_number must be finite and at least 1, got 0.5",
+        ),
+        (
+            lambda: jax.vmap(lambda c: problems.quadratic(c).facts["optimum"])(
+                jnp.ones((2, 3))
+            ),
+            TypeError,
+            "curvature must be a single number",
+        ),
+        (
+            lambda: jax.jit(lambda d: problems.deep_linear_chain(depth=d).init(KEY))(3),
+            TypeError,
+            r"depth fixes the shape .* Python int \(stabjax.static\(...\) in a sweep\)",
+        ),
+        (lambda: problems.quadratic(dim=0), ValueError, "dim .* at least 1, got 0"),
+    ],
+)
+def test_bad_arguments_are_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
