@@ -218,8 +218,7 @@ def heatmap(
     """
     data = _variable(dataset, variable, x, y)
     ax = ax or panels(1)[0]
-    values = data.stack(pooled=_others(data, x, y)).transpose(y, x, "pooled")
-    median = np.median(values.to_numpy().astype(float), axis=-1)
+    median = np.median(_pooled(data, y, x).astype(float), axis=-1)
     across, up = cells_of(dataset[x]), cells_of(dataset[y])
     colors = ax.pcolormesh(
         across.edges,
@@ -349,13 +348,15 @@ def _curves(
     values = data[hue].to_numpy() if hue else [None]
     for position, value in enumerate(values):
         one = data.isel({hue: position}) if hue else data
-        runs = one.stack(pooled=_others(one, x)).transpose(x, "pooled").to_numpy()
         named = isinstance(value, str) or value is None
-        yield value if named else f"{_label(data[hue])} = {value:.3g}", runs
+        label = value if named else f"{_label(data[hue])} = {value:.3g}"
+        yield label, _pooled(one, x)
 
 
-def _others(data: xr.DataArray, *dims: str) -> list[Any]:
-    return [dim for dim in data.dims if dim not in dims]
+def _pooled(data: xr.DataArray, *dims: str) -> _Array:
+    """The values over these dimensions, and over all others together as the last."""
+    values = data.transpose(*dims, ...).to_numpy()
+    return values.reshape(*values.shape[: len(dims)], -1)
 
 
 def _styles() -> Iterator[dict[str, Any]]:

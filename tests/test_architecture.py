@@ -20,7 +20,8 @@ ARROWS = {
     "_schedules": set(),
     "problems": set(),
     "_sweep": {"_metrics"},
-    "plot": set(),
+    "_cells": set(),
+    "plot": {"_cells"},
 }
 HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm")
 

@@ -124,3 +124,11 @@ def test_loss_keeps_the_dtype_of_the_weights(name):
 def test_bad_arguments_are_named(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_traced_arguments_out_of_range_become_nan():
+    values = jnp.array([-1.0, 0.0, 2.0])
+    losses = jax.vmap(lambda c: problems.quadratic(c).loss(jnp.ones(2), KEY))(values)
+    np.testing.assert_array_equal(losses, [np.nan, np.nan, 2.0])
+    spreads = jax.vmap(lambda r: problems.rosenbrock(init_spread=r).init(KEY))(values)
+    np.testing.assert_array_equal(np.isnan(spreads[:, 0]), [True, False, False])

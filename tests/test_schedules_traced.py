@@ -7,15 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from test_schedules import COUNTS, curve
 
 import stabjax
-
-COUNTS = np.arange(48, dtype=np.int32)
-
-
-def curve(schedule, counts=COUNTS):
-    """The values at all counts, each seen as a scalar."""
-    return jax.vmap(lambda count: jnp.asarray(schedule(count)))(counts)
 
 
 class Case(NamedTuple):

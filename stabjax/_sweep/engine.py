@@ -78,10 +78,11 @@ def sweep(
       A dataset whose dimensions are those of the space, in its order. Variables:
       `final_loss`, `best_loss`, `status` (0 held, 1 diverged), `diverged_at` (`steps`
       where it held), what `problem.evaluate` gives and, if recorded, `loss` and all
-      metrics along `step` (`clip/grad_norm` is called `clip_grad_norm`). Losses and
-      evaluations of a diverged training are +inf; NaN means that there is no value
-      (metrics apart, which are shown as they were). The attributes are the versions,
-      the device, the sweep's arguments and the time it took, compilation apart.
+      metrics along `step` (`clip/grad_norm` is called `clip_grad_norm`). Losses of a
+      diverged training are +inf, and so is an evaluation that is not finite; NaN means
+      that there is no value (metrics apart, which are shown as they were). The
+      attributes are the versions, the device, the sweep's arguments and the time it
+      took, compilation apart.
 
     Raises:
       ValueError, TypeError: if an argument is not as above, an axis goes nowhere, or a

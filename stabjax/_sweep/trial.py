@@ -84,9 +84,9 @@ def train(
     A training diverges at the first step whose loss, taken before the update, is not
     finite or is above `divergence_factor` times the loss of step 0; where that is not
     positive only the first of the two counts. Where the final loss alone breaks the
-    rule, the last step did it. From there on, losses are +inf, and so is everything
-    that `problem.evaluate` says: write it so that smaller is better. Nothing stops:
-    parameters and metrics are what they became.
+    rule, the last step did it. From there on, losses are +inf, and so is what
+    `problem.evaluate` says where it is not finite; an accuracy stays what it came to.
+    Nothing stops: parameters and metrics are what they became.
 
     Args:
       problem: has `init(key) -> params`, a tree of floating-point arrays, and

@@ -46,7 +46,7 @@ def quadratic(
 
     Raises:
       TypeError: if an argument is not a single number, or ``dim`` not an int.
-      ValueError: if an argument is outside its range.
+      ValueError: if an argument is outside its range; a traced one becomes NaN.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -93,7 +93,7 @@ def ill_conditioned_quadratic(
 
     Raises:
       TypeError: if an argument is not a single number, or ``dim`` not an int.
-      ValueError: if an argument is outside its range.
+      ValueError: if an argument is outside its range; a traced one becomes NaN.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -136,7 +136,7 @@ def rosenbrock(
 
     Raises:
       TypeError: if an argument is not a single number.
-      ValueError: if an argument is outside its range.
+      ValueError: if an argument is outside its range; a traced one becomes NaN.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -205,7 +205,7 @@ def cliff(
 
     Raises:
       TypeError: if an argument is not a single number.
-      ValueError: if an argument is outside its range.
+      ValueError: if an argument is outside its range; a traced one becomes NaN.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -274,7 +274,7 @@ def deep_linear_chain(
 
     Raises:
       TypeError: if an argument is not a single number, or ``depth`` not an int.
-      ValueError: if an argument is outside its range.
+      ValueError: if an argument is outside its range; a traced one becomes NaN.
 
     Example:
       >>> import jax, jax.numpy as jnp

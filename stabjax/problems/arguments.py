@@ -18,9 +18,13 @@ def number(
     above: float = -math.inf,
     at_least: float = -math.inf,
 ) -> Number:
-    """The value as a float, or as a float array if it is traced; checked if known."""
+    """The value as a float, or as a float array if it is traced; checked.
+
+    What is out of range raises if it is known, and is NaN from here on if it is traced.
+    """
     if isinstance(value, jax.core.Tracer) and value.shape == ():
-        return value.astype(jnp.result_type(float))
+        traced = value.astype(jnp.result_type(float))
+        return jnp.where((traced > above) & (traced >= at_least), traced, jnp.nan)
     try:
         if isinstance(value, str) or np.shape(value) != ():
             raise TypeError

@@ -140,7 +140,7 @@ def digits_mlp(
 
     Raises:
       TypeError: if an argument is of another type.
-      ValueError: if an argument is outside its range.
+      ValueError: if an argument is outside its range; a traced one becomes NaN.
 
     Example:
       >>> import jax

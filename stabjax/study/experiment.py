@@ -146,7 +146,8 @@ def observe(plan: Plan) -> xr.Dataset:
         progress=False,
     )
     if "train_loss" in runs:  # the final loss is that of a single minibatch
-        runs["final_loss"] = runs["train_loss"]
+        held = runs["status"] == 0
+        runs["final_loss"] = runs["train_loss"].where(held, np.inf)
     runs["steps_to_target"] = steps_to(runs["loss"], facts["target_loss"])
     runs.attrs |= {
         "problem": plan.name,

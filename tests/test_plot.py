@@ -1,0 +1,240 @@
+"""Pictures draw what the dataset says, and touch nothing global."""
+
+import io
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib import pyplot  # noqa: TID251
+from matplotlib.collections import (  # noqa: TID251
+    LineCollection,
+    PolyCollection,
+    QuadMesh,
+)
+
+from stabjax import plot
+
+INF = np.inf
+
+
+def runs(final_loss, **coords):
+    """A dataset as `sweep` returns it, of one final loss for each run."""
+    final_loss = np.asarray(final_loss, float)
+    dims = list(coords)
+    variables = {
+        "final_loss": (dims, final_loss, {"long_name": "final loss"}),
+        "status": (dims, np.isinf(final_loss).astype(np.int8)),
+    }
+    return xr.Dataset(variables, coords)
+
+
+def curves(loss, **coords):
+    return xr.Dataset({"loss": ([*coords, "step"], np.asarray(loss, float))}, coords)
+
+
+def meshes(ax):
+    return [c for c in ax.collections if isinstance(c, QuadMesh)]
+
+
+class TestHeatmap:
+    dataset = runs(
+        [[1e-3, 1e-2, INF], [1e-4, 1.0, INF], [1.0, INF, INF]],
+        max_norm=[0.1, 1.0, INF],
+        rate=[0.01, 0.1, 1.0],
+    )
+
+    def draw(self, dataset=None, **options):
+        dataset = self.dataset if dataset is None else dataset
+        return plot.heatmap(dataset, x="rate", y="max_norm", **options)
+
+    def test_cells_are_the_values_with_a_gap_before_infinity(self):
+        values, diverged = (mesh.get_array() for mesh in meshes(self.draw()))
+        assert values.shape == (4, 3)
+        assert values.mask.tolist() == [
+            [False, False, True],
+            [False, False, True],
+            [True, True, True],
+            [False, True, True],
+        ]
+        assert values[0].compressed().tolist() == [1e-3, 1e-2]
+        assert (~np.ma.getmaskarray(diverged)).sum() == 4
+
+    def test_axes_are_logarithmic_because_the_values_are(self):
+        ax = self.draw()
+        assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+        cells = meshes(ax)[0].get_coordinates()
+        np.testing.assert_allclose(
+            cells[0, :, 0], 10 ** np.array([-2.5, -1.5, -0.5, 0.5])
+        )
+        labels = [label.get_text() for label in ax.get_yticklabels()]
+        assert labels[-1] == r"$\infty$"
+        assert ax.get_xlabel() == "rate"
+        assert ax.get_ylabel() == "max norm"
+
+    def test_even_values_have_even_cells(self):
+        even = runs(np.ones((2, 3)), max_norm=[0.0, 1.0], rate=[1.0, 2.0, 3.0])
+        ax = self.draw(even)
+        assert (ax.get_xscale(), ax.get_yscale()) == ("linear", "linear")
+        cells = meshes(ax)[0].get_coordinates()
+        np.testing.assert_allclose(cells[0, :, 0], [0.5, 1.5, 2.5, 3.5])
+
+    def test_names_stand_side_by_side(self):
+        named = runs(np.ones((2, 2)), max_norm=["fixed", "learned"], rate=[0.1, 1.0])
+        labels = [label.get_text() for label in self.draw(named).get_yticklabels()]
+        assert labels == ["fixed", "learned"]
+
+    def test_border_runs_between_what_held_and_what_diverged(self):
+        (border,) = [c for c in self.draw().collections if type(c) is LineCollection]
+        segments = [np.round(np.log10(s), 6).tolist() for s in border.get_segments()]
+        # Right of the second rate for both thresholds; right of the first without one.
+        vertical = [s for s in segments if s[0][0] == s[1][0]]
+        assert sorted(s[0][0] for s in vertical) == [-1.5, -0.5, -0.5]
+        assert len(segments) == len(vertical)  # rows above and below are a gap apart
+
+    def test_star_is_on_the_smallest_value(self):
+        (star,) = self.draw().get_lines()
+        assert star.get_xydata().tolist() == [[0.01, 1.0]]
+
+    def test_star_is_in_the_middle_of_equals(self):
+        dataset = runs(
+            [[2.0, 2, 2, 2], [1, 1, 1, 2]], max_norm=[1.0, 10.0], rate=[1, 2, 3, 4]
+        )
+        (star,) = self.draw(dataset).get_lines()
+        assert star.get_xydata().tolist() == [[2.0, 10.0]]
+
+    def test_other_dimensions_are_pooled_by_the_median(self):
+        seeds = runs([[[1.0, 2.0, INF]]], max_norm=[1.0], rate=[1.0], seed=[0, 1, 2])
+        values, diverged = (mesh.get_array() for mesh in meshes(self.draw(seeds)))
+        assert values.item() == 2.0
+        assert diverged.mask.all()
+
+    def test_legend_names_what_the_colours_do_not(self):
+        texts = [text.get_text() for text in self.draw().get_legend().get_texts()]
+        assert texts == ["diverged", "smallest"]
+
+    def test_everything_diverged(self):
+        lost = runs(np.full((2, 2), INF), max_norm=[1.0, 2.0], rate=[1.0, 2.0])
+        ax = self.draw(lost)
+        assert not ax.get_lines()
+        ax.figure.savefig(io.BytesIO())
+
+    def test_limits_fix_the_colours(self):
+        ax = self.draw(limits=(1e-2, 10.0))
+        assert meshes(ax)[0].norm.vmin == 1e-2
+        assert meshes(ax)[0].norm.vmax == 10.0
+
+    @pytest.mark.parametrize("low", [0.0, -1.0])
+    def test_losses_that_are_not_positive(self, low):
+        dataset = runs([[low, 1.0]], max_norm=[1.0], rate=[1.0, 2.0])
+        self.draw(dataset).figure.savefig(io.BytesIO())
+
+
+class TestLearningCurves:
+    def test_median_and_band_of_the_seeds(self):
+        loss = np.geomspace(1.0, 1e-2, 11)[:, None] * np.array([1.0, 0.5])
+        ax = plot.learning_curves(
+            curves(loss, seed=range(11)).assign_coords(step=[0, 5])
+        )
+        (line,) = ax.get_lines()
+        assert line.get_xdata().tolist() == [0, 5]
+        np.testing.assert_allclose(line.get_ydata(), [0.1, 0.05])
+        (band,) = [c for c in ax.collections if isinstance(c, PolyCollection)]
+        heights = band.get_paths()[0].vertices[:, 1]
+        np.testing.assert_allclose(heights.max(), loss[1, 0])
+        np.testing.assert_allclose(heights.min(), loss[9, 1])
+        assert ax.get_yscale() == "log"
+
+    def test_one_curve_for_each_value_of_hue(self):
+        dataset = curves(np.ones((2, 3, 4)), rate=[0.1, 1.0], seed=range(3))
+        ax = plot.learning_curves(dataset.assign_coords(step=range(4)), hue="rate")
+        texts = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert texts == ["rate = 0.1", "rate = 1"]
+        one, two = ax.get_lines()
+        assert one.get_color() != two.get_color()
+        assert one.get_linestyle() != two.get_linestyle()
+
+    def test_a_cross_where_the_median_run_diverges(self):
+        dataset = curves([[1.0, 2.0, INF, INF]] * 3, seed=range(3))
+        ax = plot.learning_curves(dataset.assign_coords(step=[0, 10, 20, 30]))
+        line, cross = ax.get_lines()
+        assert line.get_xdata().tolist() == [0, 10]
+        assert cross.get_marker() == "x"
+        assert (cross.get_xdata(), cross.get_ydata()) == ([10], [2.0])
+
+    def test_zeros_leave_the_picture_at_its_lower_edge(self):
+        dataset = curves([[1.0, 0.1, 0.0]], seed=[0]).assign_coords(step=range(3))
+        ax = plot.learning_curves(dataset)
+        low, high = ax.get_ylim()
+        assert 0 < ax.get_lines()[0].get_ydata()[-1] < low < 0.1
+        assert high > 1.0
+
+    def test_nothing_but_zeros_or_divergence(self):
+        for value in (0.0, INF):
+            dataset = curves([[value, value]], seed=[0]).assign_coords(step=[0, 1])
+            plot.learning_curves(dataset).figure.savefig(io.BytesIO())
+
+    def test_any_variable_along_step(self):
+        dataset = curves([[3.0, 2.0]], seed=[0]).assign_coords(step=[0, 1])
+        ax = plot.learning_curves(
+            dataset.rename(loss="clip_grad_norm"), variable="clip_grad_norm"
+        )
+        assert ax.get_ylabel() == "clip grad norm"
+
+
+class TestStableShare:
+    dataset = runs([[1.0, INF], [INF, INF]], seed=[0, 1], rate=[0.1, 1.0])
+
+    def test_share_that_does_not_diverge(self):
+        ax = plot.stable_share(self.dataset, x="rate")
+        assert ax.get_lines()[0].get_ydata().tolist() == [0.5, 0.0]
+        assert "diverge" in ax.get_ylabel()
+
+    def test_share_that_ends_at_the_target(self):
+        ax = plot.stable_share(self.dataset, x="rate", target_loss=0.5)
+        assert ax.get_lines()[0].get_ydata().tolist() == [0.0, 0.0]
+        assert "0.5" in ax.get_ylabel()
+
+    def test_band_is_wilsons_interval(self):
+        held = runs(np.ones((8, 2)), seed=range(8), rate=[0.1, 1.0])
+        (band,) = plot.stable_share(held, x="rate").collections
+        heights = band.get_paths()[0].vertices[:, 1]
+        # Wilson: at a share of 1 the lower end is n / (n + z^2).
+        np.testing.assert_allclose(heights.min(), 8 / (8 + 1.959964**2), rtol=1e-6)
+        assert heights.max() == 1.0
+
+    def test_lines_by_name(self):
+        two = xr.concat([self.dataset] * 2, xr.Variable("remedy", ["neither", "both"]))
+        ax = plot.stable_share(two, x="rate", hue="remedy")
+        assert [line.get_label() for line in ax.get_lines()] == ["neither", "both"]
+
+
+@pytest.mark.parametrize(
+    "draw, message",
+    [
+        (
+            lambda d: plot.heatmap(d, x="rate", y="decay"),
+            "final_loss has no dimension 'decay'",
+        ),
+        (
+            lambda d: plot.heatmap(d, x="rate", y="seed", variable="accuracy"),
+            "no variable 'accuracy', only final_loss, status",
+        ),
+        (lambda d: plot.learning_curves(d), "no variable 'loss'"),
+        (lambda d: plot.stable_share(d, x="decay"), "status has no dimension 'decay'"),
+    ],
+)
+def test_what_the_dataset_lacks_is_named(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw(TestStableShare.dataset)
+
+
+def test_draws_into_the_axes_given():
+    left, right = plot.panels(2)
+    assert plot.stable_share(TestStableShare.dataset, x="rate", ax=right) is right
+    assert right.get_lines()
+    assert not left.get_lines()
+
+
+def test_pyplot_knows_nothing_of_the_figures():
+    plot.stable_share(TestStableShare.dataset, x="rate").figure.savefig(io.BytesIO())
+    assert pyplot.get_fignums() == []
