@@ -162,7 +162,8 @@ def exponential_decay(
         elapsed = select(elapsed < 0, 0, elapsed)
         periods = elapsed / steps
         if staircase:
-            # The same would make 14 / 7 fall short of 2, if counts share a divisor.
+            # XLA multiplies by the rounded inverse of a divisor that counts share, and
+            # 14 / 7 may fall short of 2: so each count divides by its own.
             periods = jnp.floor(elapsed / select(elapsed > 0, steps, 1))
         value = init_value * jnp.power(rate, periods)
         if end_value is not None:

@@ -285,7 +285,12 @@ def _pieces(
         )
     good: ArrayLike = True
     for scale in scales:
-        good &= check("a scale", scale, lambda x: x >= 0, "zero or greater")
+        good &= check(
+            "a scale in boundaries_and_scales",
+            scale,
+            lambda x: x >= 0,
+            "zero or greater",
+        )
     return *_ascending(boundaries, scales), good
 
 
