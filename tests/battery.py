@@ -1,0 +1,240 @@
+"""Every public transformation and schedule, one row each: a row is all a new one needs.
+
+`test_transformations.py` and `test_schedule_battery.py` check every row, and that every
+public name has one.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import optax
+
+import stabjax
+
+
+class Transformation(NamedTuple):
+    """A transformation as a function of its numbers."""
+
+    name: str  # the public name that this row stands for
+    make: Callable[..., optax.GradientTransformation]
+    # Argument -> a value at which gradients of norm 5 or so are changed.
+    numbers: Mapping[str, float]
+    variant: str = ""
+    # Static arguments, as `optax.inject_hyperparams` must know them.
+    static: tuple[str, ...] = ()
+    # How far a non-finite entry must show: "tree", "leaf", "unit", or "entry".
+    spoils: str = "leaf"
+
+    def __str__(self) -> str:
+        return "-".join(filter(None, (self.name, self.variant)))
+
+
+def falling(start):
+    """A threshold that falls to zero in ten updates."""
+    return stabjax.linear_schedule(start, 0.0, transition_steps=10)
+
+
+TRANSFORMATIONS = [
+    Transformation("clip", stabjax.clip, {"max_delta": 0.5}, spoils="entry"),
+    Transformation(
+        "clip",
+        lambda start: stabjax.clip(falling(start)),
+        {"start": 0.5},
+        variant="scheduled",
+        spoils="entry",
+    ),
+    Transformation(
+        "clip_by_global_norm",
+        stabjax.clip_by_global_norm,
+        {"max_norm": 1.0},
+        static=("axis_name",),
+        spoils="tree",
+    ),
+    Transformation(
+        "clip_by_global_norm",
+        lambda start: stabjax.clip_by_global_norm(falling(start)),
+        {"start": 1.0},
+        variant="scheduled",
+        spoils="tree",
+    ),
+    Transformation("clip_by_block_norm", stabjax.clip_by_block_norm, {"max_norm": 0.5}),
+    Transformation(
+        "clip_by_block_norm",
+        lambda start: stabjax.clip_by_block_norm(falling(start)),
+        {"start": 0.5},
+        variant="scheduled",
+    ),
+    Transformation("clip_by_block_rms", stabjax.clip_by_block_rms, {"threshold": 0.3}),
+    Transformation(
+        "clip_by_block_rms",
+        lambda start: stabjax.clip_by_block_rms(falling(start)),
+        {"start": 0.3},
+        variant="scheduled",
+    ),
+    Transformation(
+        "adaptive_grad_clip",
+        stabjax.adaptive_grad_clip,
+        {"clipping": 0.1, "eps": 2.0},
+        static=("axis",),
+        spoils="unit",
+    ),
+    Transformation(
+        "adaptive_grad_clip",
+        lambda start, eps: stabjax.adaptive_grad_clip(falling(start), eps),
+        {"start": 0.1, "eps": 2.0},
+        variant="scheduled",
+        spoils="unit",
+    ),
+    Transformation(
+        "with_metrics",
+        lambda max_norm: stabjax.with_metrics(
+            stabjax.clip_by_global_norm(max_norm), name="clip"
+        ),
+        {"max_norm": 1.0},
+        spoils="tree",
+    ),
+]
+
+# Public functions that are no transformations: of norms, of gradients, of states.
+FUNCTIONS = {
+    "global_norm",
+    "leaf_norms",
+    "metrics",
+    "per_example_global_norm_clip",
+    "per_example_layer_norm_clip",
+    "unitwise_clip",
+    "unitwise_norm",
+}
+
+
+class Schedule(NamedTuple):
+    """A schedule as a function of its numbers; those that are traceable."""
+
+    name: str
+    make: Callable[..., optax.Schedule]
+    numbers: Mapping[str, Any]  # floats, or tuples of floats that become arrays
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "-".join(filter(None, (self.name, self.variant)))
+
+
+def piecewise(make):
+    """Boundaries and scales as two arguments instead of a pair."""
+    return lambda init_value, boundaries, scales: make(init_value, (boundaries, scales))
+
+
+def restarting(first, second):
+    """Two cycles of the cosine whose numbers are arguments."""
+    names = ("init_value", "peak_value", "warmup_steps", "decay_steps", "end_value")
+    cycles = [dict(zip(names, cycle, strict=True)) for cycle in (first, second)]
+    return stabjax.sgdr_schedule(cycles)
+
+
+def joined(peak, rate, boundary):
+    up = stabjax.linear_schedule(0.0, peak, 6)
+    down = stabjax.exponential_decay(peak, 5, rate)
+    return stabjax.join_schedules([up, down], [boundary])
+
+
+WARM = {"init_value": 0.1, "peak_value": 0.9, "warmup_steps": 4.0}
+DECAY = {"transition_steps": 5.0, "decay_rate": 0.5, "transition_begin": 2.0}
+KNOTS = {"init_value": 0.8, "boundaries": (4.0, 9.0), "scales": (0.5, 2.0)}
+
+SCHEDULES = [
+    Schedule("constant_schedule", stabjax.constant_schedule, {"value": 0.3}),
+    Schedule(
+        "linear_schedule",
+        stabjax.linear_schedule,
+        {
+            "init_value": 0.1,
+            "end_value": 1.0,
+            "transition_steps": 7.0,
+            "transition_begin": 3.0,
+        },
+    ),
+    Schedule(
+        "polynomial_schedule",
+        stabjax.polynomial_schedule,
+        {
+            "init_value": 1.0,
+            "end_value": 0.1,
+            "power": 2.5,
+            "transition_steps": 8.0,
+            "transition_begin": 2.0,
+        },
+    ),
+    Schedule(
+        "cosine_decay_schedule",
+        stabjax.cosine_decay_schedule,
+        {"init_value": 0.8, "decay_steps": 10.0, "alpha": 0.1, "exponent": 1.5},
+    ),
+    Schedule(
+        "exponential_decay",
+        stabjax.exponential_decay,
+        {"init_value": 0.5, **DECAY, "end_value": 0.05},
+    ),
+    Schedule(
+        "exponential_decay",
+        lambda **numbers: stabjax.exponential_decay(**numbers, staircase=True),
+        {"init_value": 0.5, **DECAY},
+        variant="staircase",
+    ),
+    Schedule(
+        "piecewise_constant_schedule",
+        piecewise(stabjax.piecewise_constant_schedule),
+        KNOTS,
+    ),
+    Schedule(
+        "piecewise_interpolate_schedule",
+        piecewise(lambda *a: stabjax.piecewise_interpolate_schedule("linear", *a)),
+        KNOTS,
+        variant="linear",
+    ),
+    Schedule(
+        "piecewise_interpolate_schedule",
+        piecewise(lambda *a: stabjax.piecewise_interpolate_schedule("cosine", *a)),
+        KNOTS,
+        variant="cosine",
+    ),
+    Schedule(
+        "linear_onecycle_schedule",
+        stabjax.linear_onecycle_schedule,
+        {
+            "transition_steps": 11.0,
+            "peak_value": 2.0,
+            "pct_start": 0.3,
+            "pct_final": 0.8,
+            "div_factor": 10.0,
+            "final_div_factor": 100.0,
+        },
+    ),
+    Schedule(
+        "cosine_onecycle_schedule",
+        stabjax.cosine_onecycle_schedule,
+        {
+            "transition_steps": 11.0,
+            "peak_value": 2.0,
+            "pct_start": 0.3,
+            "div_factor": 10.0,
+            "final_div_factor": 100.0,
+        },
+    ),
+    Schedule("warmup_constant_schedule", stabjax.warmup_constant_schedule, WARM),
+    Schedule(
+        "warmup_cosine_decay_schedule",
+        stabjax.warmup_cosine_decay_schedule,
+        {**WARM, "decay_steps": 12.0, "end_value": 0.05, "exponent": 1.3},
+    ),
+    Schedule(
+        "warmup_exponential_decay_schedule",
+        stabjax.warmup_exponential_decay_schedule,
+        {**WARM, **DECAY, "end_value": 0.2},
+    ),
+    Schedule(
+        "sgdr_schedule",
+        restarting,
+        {"first": (0.1, 1.0, 2.0, 6.0, 0.05), "second": (0.05, 0.5, 3.0, 8.0, 0.01)},
+    ),
+    Schedule("join_schedules", joined, {"peak": 0.7, "rate": 0.5, "boundary": 6.0}),
+]
