@@ -1,0 +1,148 @@
+"""The battery: what every public schedule must be able to do."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from battery import SCHEDULES
+
+rows = pytest.mark.parametrize("row", SCHEDULES, ids=str)
+# Before, at and after every boundary of every row.
+COUNTS = np.arange(20, dtype=np.int32)
+
+
+def numbers_of(row):
+    return {name: jnp.asarray(v, jnp.float32) for name, v in row.numbers.items()}
+
+
+def python_numbers_of(row):
+    return dict(row.numbers)
+
+
+def curve(make, numbers, counts=COUNTS):
+    """The values at all counts, each of which the schedule sees as a scalar."""
+    schedule = make(**numbers)
+    return jax.vmap(lambda count: jnp.asarray(schedule(count)))(counts)
+
+
+@functools.cache
+def compiled(row_id):
+    """The one program of a row that most checks share, and its count of traces."""
+    (row,) = (row for row in SCHEDULES if str(row) == row_id)
+    traces = []
+
+    def counted(numbers):
+        traces.append(row_id)
+        return curve(row.make, numbers)
+
+    return jax.jit(counted), traces
+
+
+def batched(row):
+    """For every number three sets of numbers, in each of which it has another value."""
+    sets = []
+    for name in row.numbers:
+        for factor in (0.6, 1.0, 1.4):
+            numbers = numbers_of(row)
+            sets.append(numbers | {name: numbers[name] * factor})
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *sets)
+
+
+@rows
+def test_a_count_gives_a_scalar_of_fixed_dtype(row):
+    of_arrays = row.make(**numbers_of(row))
+    of_numbers = row.make(**python_numbers_of(row))
+    for schedule in (of_arrays, of_numbers):
+        for count in (jnp.int32(3), jnp.uint32(3), jnp.int16(3)):
+            value = jax.eval_shape(lambda c: jnp.asarray(schedule(c)), count)  # noqa: B023
+            assert value.shape == () and value.dtype == jnp.float32
+    traced = jax.eval_shape(lambda n: jnp.asarray(row.make(**n)(3)), numbers_of(row))
+    assert traced.shape == () and traced.dtype == jnp.float32
+
+
+@rows
+def test_jit_equals_eager(row):
+    jitted = compiled(str(row))[0](numbers_of(row))
+    assert jitted.shape == COUNTS.shape and np.isfinite(jitted).all()
+    for make in (numbers_of, python_numbers_of):
+        schedule = row.make(**make(row))
+        eager = [schedule(jnp.int32(count)) for count in COUNTS[::3]]
+        np.testing.assert_allclose(jitted[::3], eager, rtol=3e-6, atol=1e-7)
+    # A count of many steps at once, too.
+    np.testing.assert_allclose(
+        np.broadcast_to(schedule(jnp.asarray(COUNTS)), COUNTS.shape), jitted, rtol=3e-6
+    )
+
+
+@rows
+def test_vmap_over_each_number_equals_the_loop(row):
+    program, _ = compiled(str(row))
+    sets = batched(row)
+    many = jax.jit(jax.vmap(functools.partial(curve, row.make)))(sets)
+    for i, values in enumerate(many):
+        one = program(jax.tree.map(lambda x: x[i], sets))  # noqa: B023
+        np.testing.assert_allclose(values, one, rtol=2e-6, atol=1e-7)
+    # Every number matters, somewhere.
+    for i in range(0, len(many), 3):
+        assert np.any(many[i] != many[i + 1]) or np.any(many[i] != many[i + 2])
+
+
+@rows
+def test_derivatives_are_finite_at_every_count(row):
+    jacobian = jax.jit(jax.jacrev(functools.partial(curve, row.make)))
+    some_zero = {k: v * 0 for k, v in numbers_of(row).items()}
+    for numbers in (numbers_of(row), some_zero | steps_of(row)):
+        slopes = jacobian(numbers)
+        for slope in jax.tree.leaves(slopes):
+            assert slope.shape[:1] == COUNTS.shape and np.isfinite(slope).all()
+
+
+def steps_of(row):
+    """What must stay positive while all else is zero."""
+    keep = ("steps", "boundar", "factor", "first", "second", "power", "exponent", "pct")
+    return {k: v for k, v in numbers_of(row).items() if any(s in k for s in keep)}
+
+
+@rows
+def test_one_trace_for_all_numbers(row):
+    program, traces = compiled(str(row))
+    sets = batched(row)
+    for i in range(3):
+        program(jax.tree.map(lambda x: x[i], sets))  # noqa: B023
+    assert traces == [str(row)]
+
+
+@rows
+def test_it_lowers_for_cuda_and_tpu(row):
+    program = jax.jit(functools.partial(curve, row.make))
+    exported = jax.export.export(program, platforms=("cuda", "tpu"))(numbers_of(row))
+    assert exported.platforms == ("cuda", "tpu")
+    assert exported.out_avals[0].shape == COUNTS.shape
+
+
+@rows
+def test_it_sets_the_rate_of_an_optimizer(row):
+    """Plainly, and injected, where the rate can be read from the state."""
+    params, grads = jnp.ones(2), jnp.array([1.0, -2.0])
+    expected = compiled(str(row))[0](numbers_of(row))[:4]
+
+    @jax.jit
+    def rates(numbers):
+        schedule = row.make(**numbers)
+        plain = optax.sgd(schedule)
+        injected = optax.inject_hyperparams(optax.sgd)(learning_rate=schedule)
+
+        def step(states, _):
+            first, one = plain.update(grads, states[0], params)
+            second, two = injected.update(grads, states[1], params)
+            rate = two.hyperparams["learning_rate"]
+            return (one, two), (-first[0], -second[0], rate)
+
+        states = plain.init(params), injected.init(params)
+        return jax.lax.scan(step, states, length=4)[1]
+
+    for found in rates(numbers_of(row)):
+        np.testing.assert_allclose(found, expected, rtol=3e-6, atol=1e-7)
