@@ -303,7 +303,7 @@ def _mark(ax: Axes, median: _Array, across: Cells, up: Cells) -> None:
         frameon=False,
         fontsize="small",
         loc="upper center",
-        bbox_to_anchor=(0.5, -0.16),
+        bbox_to_anchor=(0.5, -0.19),
     )
 
 

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from stabjax.study.measure import measure
 from stabjax.study.pictures import draw
 from stabjax.study.report import Chapter, report, summary
 
-__all__ = ["PROBLEMS", "Plan", "Sizes", "Study", "measure", "observe", "plans", "run"]
+__all__ = ["PROBLEMS", "Plan", "Sizes", "Study", "plans", "run"]
 
 
 class Study(NamedTuple):
@@ -106,15 +107,19 @@ def run(
         f"{sum(p.sizes.trainings for p in plans):,} trainings, about "
         f"{sum(p.seconds for p in plans):.0f} s on two cores; results in {folder}/"
     )
-    chapters = []
-    for number, one in enumerate(plans, start=1):
-        say(
-            f"[{number}/{len(plans)}] {one.name}: {one.sizes.trainings:,} trainings of "
-            f"{one.sizes.steps} steps, about {one.seconds:.0f} s"
-        )
-        runs = observe(one)
-        runs.to_netcdf(folder / f"{one.name}.nc", engine="scipy")
-        chapters.append(Chapter(runs, measure(runs), draw(runs, folder)))
+    observed = []
+    with ThreadPoolExecutor(1) as artist:  # draws while the next problem compiles
+        for number, one in enumerate(plans, start=1):
+            say(
+                f"[{number}/{len(plans)}] {one.name}: {one.sizes.trainings:,} trainings"
+                f" of {one.sizes.steps} steps, about {one.seconds:.0f} s"
+            )
+            runs = observe(one)
+            runs.to_netcdf(folder / f"{one.name}.nc", engine="scipy")
+            observed.append((runs, artist.submit(draw, runs, folder)))
+    chapters = [
+        Chapter(runs, measure(runs), pictures.result()) for runs, pictures in observed
+    ]
     seconds = time.perf_counter() - started
     path = folder / "report.md"
     path.write_text(report(chapters, command, seconds), encoding="utf-8")

@@ -56,6 +56,11 @@ _UNTESTED = """\
 Not tested here: what the document says of large models and Transformers, and of
 optimizers other than SGD."""
 
+_UNANIMOUS = {
+    frozenset({"yes"}): "As the document says, wherever it applies",
+    frozenset({"same"}): "Nowhere a difference",
+}
+
 _NORM_CLAIMS = """\
 - *Without clipping the gradient norm is above 10.* On its two weights it starts at
   {first} and is above 10 for {above} of the starts.
@@ -98,12 +103,11 @@ def contradictions(measured: Sequence[xr.Dataset]) -> str:
     rows = [[row[0].claim.text, *(signs[v.answer] for v in row)] for row in verdicts]
     sentences = [_norm_claims(m) for m in measured if m.attrs["problem"] == "quadratic"]
     sentences += [f"- {text}" for row in verdicts if (text := _contradiction(row))]
-    agreed = [row[0].claim.text for row in verdicts if _agreed(row)]
-    if agreed:
-        sentences += [
-            "",
-            f"As the document says wherever it applies: {listed(agreed)}.",
-        ]
+    sentences += [""]
+    for answers, text in _UNANIMOUS.items():
+        claims = [row[0].claim.text for row in verdicts if _answers(row) == answers]
+        sentences += [f"{text}: {'; '.join(claims)}.", ""] if claims else []
+    sentences += [_UNTESTED]
     return _CONTRADICTIONS.format(
         table=table(["the document's claim", *names], rows),
         sentences="\n".join(["", *sentences]),
@@ -127,11 +131,15 @@ def _overall(remedy: str, measured: Sequence[xr.Dataset]) -> list[str]:
 def _widest(measured: Sequence[xr.Dataset]) -> str:
     """Which remedy leaves most room for a learning rate."""
     widths = {remedy: _width(measured, remedy) for remedy in FOUR}
-    best = max(widths, key=lambda remedy: widths[remedy])
-    others = listed(f"{w:.1f} for {r}" for r, w in widths.items() if r != best)
+    most = max(widths.values())
+    best = [remedy for remedy, width in widths.items() if width == most]
+    if most == 0:
+        return "At none of the learning rates does any of the four train."
+    others = [f"{w:.1f} for {r}" for r, w in widths.items() if r not in best]
+    against = f", against {listed(others)}" if others else ""
     return (
-        f"Most learning rates train with **{best}**: {widths[best]:.1f} decades on"
-        f" average, against {others}."
+        f"Most learning rates train with **{listed(best)}**: {most:.1f} decades on"
+        f" average{against}."
     )
 
 
@@ -207,8 +215,8 @@ def _evidence(verdict: Verdict) -> str:
     return f"{verdict.problem} ({form(verdict.first)} against {form(verdict.second)})"
 
 
-def _agreed(row: Sequence[Verdict]) -> bool:
-    return {v.answer for v in row} - {"-"} == {"yes"}
+def _answers(row: Sequence[Verdict]) -> frozenset[str]:
+    return frozenset(verdict.answer for verdict in row) - {"-"}
 
 
 def _ranking(values: dict[str, float]) -> str:

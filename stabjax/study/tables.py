@@ -37,7 +37,7 @@ clipped at {threshold:.2g}. Medians over the seeds:
 {norms}
 
 The remedies over all learning rates, and at two of them: the remedy's own best,
-*tuned*, and {untuned:.2g}, *untuned*, {factor} times the best one for neither:
+*tuned*, and {untuned:.2g}, *untuned*, {factor:.2g} times the best one for neither:
 
 {remedies}"""
 
@@ -65,8 +65,8 @@ DEFINITIONS = f"""\
 - *Tuned*: the learning rate with the smallest median final loss, and among equals
   (below {SOLVED:g} of the target all are) the fewest steps to the target. It is judged
   on the seeds it was chosen by, a little flattering for all remedies alike.
-- *Untuned*: {10**DECADES_UNTUNED} times the tuned rate of neither, for all remedies:
-  what someone gets who takes too large a rate.
+- *Untuned*: {10**DECADES_UNTUNED} times the tuned rate of neither, or the largest of
+  the sweep, for all remedies: what someone gets who takes too large a rate.
 - *Steps to the target*: until the recorded loss is at or below it and stays there;
   the norms of the first table are those of these steps (all, where it does not).
 - *Decades of rates that train*: the number of rates at which at least half the seeds
@@ -79,13 +79,14 @@ DEFINITIONS = f"""\
 
 def both_tables(measures: xr.Dataset, *, graded: bool = False) -> str:
     """The two tables measured on one problem, beside the document's if `graded`."""
+    common = value_of(measures, "chosen_rate", "neither", rate="common")
     untuned = value_of(measures, "chosen_rate", "neither", rate="untuned")
     return _TABLES.format(
-        common=value_of(measures, "chosen_rate", "neither", rate="common"),
+        common=common,
         threshold=measures.attrs["max_norm"],
         norms=_norm_table(measures, untuned, graded),
         untuned=untuned,
-        factor=10**DECADES_UNTUNED,
+        factor=untuned / common,
         remedies=_remedy_table(measures, graded),
     )
 

@@ -1,0 +1,274 @@
+"""The numbers and sentences of a study, from runs made by hand."""
+
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from stabjax.study.claims import CLAIMS, Claim, judge
+from stabjax.study.experiment import RATES, REMEDIES, choose, steps_to
+from stabjax.study.findings import answer, contradictions
+from stabjax.study.measure import compare, measure, share, share_of_seeds
+from stabjax.study.tables import between_the_tables
+from stabjax.study.text import as_loss, as_steps, listed, table
+
+INF = np.inf
+
+
+def test_steps_to_the_target_are_those_after_which_the_loss_stays():
+    loss = [[3, 1, 1, 1], [1, 3, 1, 1], [1, 1, 1, 3], [1, 1, 1, 1], [3, 3, 3, INF]]
+    data = xr.DataArray(np.float32(loss), {"step": [0, 3, 6, 9]}, ["seed", "step"])
+    assert steps_to(data, 1.0).values.tolist() == [3, 6, INF, 0, INF]
+
+
+class TestChoice:
+    def swept(self, losses, steps):
+        """Runs of two thresholds and none, both schedules, three rates, one seed."""
+        coords = {
+            "max_norm": [1.0, 10.0, INF],
+            "scheduled": [0.0, 1.0],
+            "peak_value": [0.1, 1.0, 10.0],
+            "seed": [0],
+        }
+        shape = (3, 2, 3, 1)
+        variables = {
+            "final_loss": (list(coords), np.reshape(losses, shape)),
+            "steps_to_target": (list(coords), np.reshape(steps, shape)),
+        }
+        return xr.Dataset(variables, coords, {"target_loss": 1.0, "max_norm": 1.0})
+
+    def test_smallest_loss_then_fewest_steps(self):
+        losses = np.full((3, 2, 3), INF)
+        steps = np.full((3, 2, 3), INF)
+        losses[2, 0] = [3.0, 2.0, INF]  # neither: the second rate
+        losses[0, 0] = [1e-4, 0.0, 1e-9]  # clipping at 1: equal, so by steps
+        steps[0, 0] = [50, 30, 40]
+        losses[1, 0] = [0.0, INF, INF]  # clipping at 10: faster still
+        steps[1, 0] = [20, INF, INF]
+        chosen = choose(self.swept(losses, steps))
+        tuned = chosen.sel(rate="tuned")
+        picked = dict(zip(tuned.remedy.values, tuned.chosen_rate.values, strict=True))
+        assert (picked["neither"], picked["clipping"]) == (1.0, 1.0)
+        assert picked["clipping, tuned"] == 0.1
+        thresholds = chosen.chosen_max_norm.sel(
+            {"remedy": ["clipping", "clipping, tuned"]}
+        )
+        assert thresholds.values.tolist() == [1.0, 10.0]
+
+    def test_all_have_the_same_common_and_untuned_rate(self):
+        losses = np.ones((3, 2, 3))
+        losses[2, 0] = [1.0, 0.5, 1.0]
+        chosen = choose(self.swept(losses, losses)).chosen_rate
+        assert (chosen.sel(rate="common") == 1.0).all()
+        assert (chosen.sel(rate="untuned") == 10.0).all()
+
+
+def observed(curves, **changes):
+    """What `observe` gives of a problem with two rates, 1 and 10, and known numbers.
+
+    At 1 all remedies end at 0.5 after 4 steps; at 10 they diverge without clipping,
+    and stop at 7 with it.
+    """
+    seeds = len(next(iter(curves.values())))
+    coords = {
+        "max_norm": [2.0, INF],
+        "scheduled": [0.0, 1.0],
+        "peak_value": [1.0, 10.0],
+        "seed": np.arange(seeds),
+    }
+    final = np.full((2, 2, 2, seeds), 0.5)
+    final[0, :, 1] = 7.0
+    final[1, :, 1] = INF
+    dims = list(coords)
+    remedies = [
+        (2.0 if clipped else INF, float(s)) for clipped, s, _ in REMEDIES.values()
+    ]
+    loss = np.stack([curves.get(r, curves["neither"]) for r in REMEDIES]).astype(float)
+    loss = np.repeat(loss[:, None], len(RATES), axis=1)
+    along = ["remedy", "rate", "seed", "step"]
+    variables = {
+        "final_loss": (dims, final),
+        "status": (dims, np.isinf(final).astype(np.int8)),
+        "steps_to_target": (dims, np.where(final <= 1, 4.0, INF)),
+        "chosen_max_norm": ("remedy", [c for c, _ in remedies]),
+        "chosen_scheduled": ("remedy", [s for _, s in remedies]),
+        "chosen_rate": (["remedy", "rate"], [[1.0, 1.0, 10.0]] * len(REMEDIES)),
+        "loss": (along, loss),
+        "update_norm": (along, np.broadcast_to(2.0, loss.shape)),
+    }
+    coords |= {"remedy": list(REMEDIES), "rate": list(RATES)}
+    coords["step"] = np.arange(loss.shape[-1])
+    attrs = {"problem": "quadratic", "target_loss": 1.0, "max_norm": 2.0, "trials": 16}
+    return xr.Dataset(variables, coords, attrs).assign(changes)
+
+
+SMOOTH = [[100.0, 10.0, 1.0, 0.1, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01]] * 8
+ROUGH = [[100.0, 1.0, 100.0, 1.0, 100.0, 1.0, 100.0, 1.0, 4.0, 2.0]] * 8
+
+
+class TestMeasures:
+    measures = measure(observed({"neither": ROUGH, "schedule": SMOOTH}))
+
+    def of(self, name, remedy):
+        return self.measures[name].sel({"remedy": remedy}).values
+
+    def test_shares_over_all_rates(self):
+        assert (self.of("hold", "neither") == 0.5).all()
+        assert (self.of("hold", "both") == 1.0).all()
+        assert (self.of("reach", "both") == 0.5).all()
+
+    def test_width_is_in_decades(self):
+        assert self.of("width", "neither") == 1.0  # one of two rates a decade apart
+
+    def test_losses(self):
+        assert (self.of("final", "neither") == 0.5).all()
+        assert np.isinf(self.of("untuned", "schedule")).all()
+        assert (self.of("untuned", "clipping") == 7.0).all()
+        assert not self.of("untuned_held", "schedule").any()
+        assert np.isinf(self.of("median", "neither"))
+        assert self.of("median", "clipping") == 3.75
+
+    def test_steps(self):
+        assert (self.of("steps", "both") == 4.0).all()
+
+    def test_shape_of_the_curve(self):
+        assert (self.of("rises", "neither") == 4 / 9).all()
+        assert (self.of("rises", "schedule") == 0).all()
+        # Logs fall by one until 0.01, then stay: one bend of 1 in 8 second differences.
+        np.testing.assert_allclose(self.of("roughness", "schedule"), 1 / 8)
+        # The last tenth are at least two steps: 4 and 2.
+        assert (self.of("swing", "neither") == 2).all()
+        np.testing.assert_allclose(self.of("wobble", "neither"), 2 / 3)
+
+    def test_norms(self):
+        for name in ("first_norm", "median_norm", "largest_norm"):
+            assert (self.of(name, "clipping") == 2.0).all()
+        assert (self.of("at_threshold", "clipping") == 1.0).all()
+        assert (self.of("at_threshold", "neither") == 0.0).all()
+
+    def test_norms_are_those_on_the_way_to_the_target(self):
+        norms = observed({"neither": SMOOTH}).update_norm.copy()
+        norms[..., 4:] = 100.0
+        changed = measure(observed({"neither": SMOOTH}, update_norm=norms))
+        assert (changed.largest_norm == 2.0).all()
+
+    def test_diverged_curves_have_no_shape(self):
+        lost = [[1.0, 2.0, *[INF] * 8]] * 8
+        measures = measure(observed({"neither": lost}))
+        for name in ("rises", "roughness", "swing", "wobble"):
+            assert np.isinf(measures[name]).all()
+
+    def test_overfitting(self):
+        runs = observed({"neither": SMOOTH})
+        sets = {
+            "train_loss": runs.final_loss,
+            "test_loss": runs.final_loss + 0.25,
+            "test_accuracy": runs.final_loss * 0 + 0.75,
+        }
+        measures = measure(runs.assign(sets))
+        assert (measures.gap == 0.25).all()
+        assert (measures.accuracy == 0.75).all()
+        assert "| both | 0.5 | 0.25 | 75.0 % |" in between_the_tables([measures])
+
+
+def seeds(*values):
+    return xr.DataArray(np.array(values, float), dims="seed")
+
+
+class TestStatistics:
+    def test_share_is_the_mean_of_the_seeds(self):
+        found = share(seeds(0.2, 0.4, 0.6, 0.8))
+        assert found.share == pytest.approx(0.5)
+        assert 0.2 <= found.low < 0.5 < found.high <= 0.8
+
+    def test_interval_is_that_of_the_mean(self):
+        values = np.linspace(0, 1, 101)
+        found = share(seeds(*values))
+        error = values.std() / np.sqrt(len(values))
+        assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.05)
+
+    def test_seeds_that_agree_leave_no_interval(self):
+        assert share(seeds(0.5, 0.5, 0.5)) == (0.5, 0.5, 0.5)
+
+    def test_share_of_seeds_has_wilsons_interval(self):
+        none, half = share_of_seeds(seeds(*[0] * 32)), share_of_seeds(seeds(0, 1))
+        square = 1.959964**2
+        assert none == pytest.approx((0, 0, square / (32 + square)), abs=1e-6)
+        assert half.low + half.high == pytest.approx(1.0)
+
+    def test_compare_needs_more_than_chance(self):
+        # Two-sided: 2 / 2^6 is below 5 %, 2 / 2^5 is not.
+        assert compare(seeds(*[1] * 6), seeds(*[2] * 6)) == (6, 0, -1)
+        assert compare(seeds(*[2] * 6), seeds(*[1] * 6)) == (0, 6, 1)
+        assert compare(seeds(*[1] * 5), seeds(*[2] * 5)) == (5, 0, 0)
+        assert compare(seeds(1, 2, 1, 2, 1, 2), seeds(2, 1, 2, 1, 2, 1)) == (3, 3, 0)
+
+    def test_compare_takes_what_hardly_differs_as_equal(self):
+        assert compare(seeds(*[1.0] * 9), seeds(*[1.04] * 9)) == (0, 0, 0)
+        assert compare(seeds(*[INF] * 9), seeds(*[INF] * 9)) == (0, 0, 0)
+        assert compare(seeds(*[0.0] * 9), seeds(*[1e-9] * 9), floor=1e-3).sign == 0
+
+    def test_infinity_is_larger(self):
+        assert compare(seeds(*[1.0] * 9), seeds(*[INF] * 9)) == (9, 0, -1)
+
+
+class TestFindings:
+    """Conclusions come from the numbers: other numbers, other conclusions."""
+
+    smoother = Claim(
+        "a schedule: smoother curves", "roughness", "schedule", -1, "neither"
+    )
+
+    @pytest.mark.parametrize(
+        "neither, schedule, verdict",
+        [(ROUGH, SMOOTH, "yes"), (SMOOTH, ROUGH, "no"), (SMOOTH, SMOOTH, "same")],
+    )
+    def test_verdict(self, neither, schedule, verdict):
+        measures = measure(observed({"neither": neither, "schedule": schedule}))
+        assert judge(self.smoother, measures).answer == verdict
+
+    def test_a_contradiction_is_told_with_its_numbers(self):
+        text = contradictions(
+            [measure(observed({"neither": SMOOTH, "schedule": ROUGH}))]
+        )
+        [line] = [
+            x for x in text.splitlines() if x.startswith("- *a schedule: smoother")
+        ]
+        assert re.search(
+            r"the other way round on quadratic \(3\.4 against 0\.12\)", line
+        )
+
+    def test_what_agrees_is_not_called_a_contradiction(self):
+        text = contradictions(
+            [measure(observed({"neither": ROUGH, "schedule": SMOOTH}))]
+        )
+        assert "- *a schedule: smoother" not in text
+        assert "a schedule: smoother curves" in text.split("As the document says")[1]
+
+    def test_claims_without_numbers_are_left_empty(self):
+        measures = measure(observed({"neither": SMOOTH}))
+        gap = next(claim for claim in CLAIMS if claim.quantity == "gap")
+        assert judge(gap, measures).answer == "-"
+
+    def test_answer_ranks_the_remedies(self):
+        text = answer([measure(observed({"neither": SMOOTH}))])
+        # Clipping holds at both rates; all reach the target at one of the two.
+        assert "**neither = schedule < clipping = both**: not the same" in text
+        assert "**neither = clipping = schedule = both**" in text
+        assert "| neither | 50 % | 50 % | 1.0 | on 0 of 1 |" in text
+        assert "with **neither, clipping, schedule and both**: 1.0 decades on" in text
+
+    def test_norms_are_held_against_the_documents_numbers(self):
+        text = contradictions([measure(observed({"neither": SMOOTH}))])
+        assert "starts at\n  2 and is above 10 for 0 % of the starts" in text
+
+
+def test_numbers_as_they_are_printed():
+    assert as_loss(INF) == "diverged"
+    assert as_loss(0.012345) == "0.012"
+    assert as_loss(453.2) == "453"
+    assert as_steps(INF) == "never"
+    assert as_steps(41.5) == "42"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert table(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |"
