@@ -158,11 +158,11 @@ def _squares(x: jax.Array, k: jax.Array | None) -> jax.Array:
     """|k x|^2, entry by entry."""
     if jnp.iscomplexobj(x):
         return _squares(x.real, k) + _squares(x.imag, k)
-    if k is None:
-        return jnp.square(x)
-    # Unseen by XLA, which makes x^2 k^2 of this where x is known when compiling.
-    x, k = lax.optimization_barrier((x, k))
-    return jnp.square(x * k)
+    if k is not None:
+        # Unseen by XLA, which makes x^2 k^2 of this where x is known when compiling.
+        x, k = lax.optimization_barrier((x, k))
+        x = x * k
+    return x * x  # no square: its derivative takes 2 x, which may overflow
 
 
 def _magnitudes(x: jax.Array) -> jax.Array:
