@@ -4,6 +4,7 @@ Each function pools all dimensions that it is not told about, such as the seeds.
 picture is saved with ``ax.figure.savefig("name.png")``.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -380,6 +381,7 @@ def _percentile(curves: _Array, percent: float) -> _Array:
     return ordered[..., round((curves.shape[-1] - 1) * percent / 100)]
 
 
+@functools.cache
 def _wilson(count: int, size: int) -> tuple[float, float]:
     interval = stats.binomtest(count, size).proportion_ci(method="wilson")
     return interval.low, interval.high

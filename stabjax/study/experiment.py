@@ -28,7 +28,7 @@ PROBLEMS: Mapping[str, Callable[[], Problem]] = MappingProxyType(
         "digits_mlp": problems.digits_mlp,
     }
 )
-QUICK = ("quadratic", "noisy_quadratic", "cliff")
+QUICK = ("quadratic", "noisy_quadratic")
 
 WARMUP_SHARE = 0.1  # of the steps
 DECADES_UNTUNED = 1  # how far off the rate of someone who does not tune
