@@ -62,10 +62,11 @@ def with_metrics(
     inner = optax.with_extra_args_support(transformation)
 
     def init_fn(params: optax.Params) -> MetricsState:
-        zero = jnp.zeros_like(global_norm(params))
-        count = jnp.zeros((), jnp.int32)
-        seen = _seen(name, zero, zero, jnp.zeros((), bool), jnp.zeros((), jnp.float32))
-        return MetricsState(inner.init(params), count, count, seen)
+        norm = norm_dtype(jax.tree.leaves(params))
+        # Each its own array: a state may be donated, and no buffer twice.
+        seen = [jnp.zeros((), dtype) for dtype in (norm, norm, bool, jnp.float32)]
+        steps, clips = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        return MetricsState(inner.init(params), steps, clips, _seen(name, *seen))
 
     def update_fn(
         updates: optax.Updates,
@@ -124,13 +125,18 @@ def metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
 
     Source: this library's convention.
     """
+    leaves = [
+        (tuple(map(_key, path)), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state)
+    ]
+    nodes = {keys[:depth] for keys, _ in leaves for depth in range(len(keys) + 1)}
     found = [
         (name, keys, leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state)
-        if (name := _metric_name(keys := [_key(entry) for entry in path]))
+        for keys, leaf in leaves
+        if (name := _metric_name(keys, nodes))
     ]
     repeated = Counter(name for name, _, _ in found)
-    collected: dict[str, tuple[list[Any], jax.Array]] = {}
+    collected: dict[str, tuple[tuple[Any, ...], jax.Array]] = {}
     for name, keys, leaf in found:
         full = "/".join([*_labels(keys), name]) if repeated[name] > 1 else name
         if full in collected:
@@ -180,10 +186,13 @@ def _any_smaller(updates: optax.Updates, before: optax.Updates) -> jax.Array:
     return jax.tree.reduce(jnp.logical_or, shrank, jnp.zeros((), bool))
 
 
-def _metric_name(keys: Sequence[Any]) -> str | None:
+def _metric_name(keys: tuple[Any, ...], nodes: set[tuple[Any, ...]]) -> str | None:
     """The name of a metric that stands at this path of a state, if one does."""
-    for field, name in zip(keys, keys[1:], strict=False):
-        if field == "hyperparams" or (field == "metrics" and "/" in str(name)):
+    for depth, (field, name) in enumerate(zip(keys, keys[1:], strict=False)):
+        if field == "metrics" and "/" in str(name):
+            return str(name)
+        # A module of a model may have that name too, but has no count beside it.
+        if field == "hyperparams" and (*keys[:depth], "count") in nodes:
             return str(name)
     return None
 

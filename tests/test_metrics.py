@@ -113,6 +113,13 @@ def test_current_hyperparameters_are_metrics(standard_promotion):
     assert float(found["momentum"]) == pytest.approx(0.9)
 
 
+def test_a_module_that_is_called_hyperparams_is_no_metric():
+    params = {"hyperparams": {"w": jnp.ones(2)}, "metrics": {"w": jnp.ones(2)}}
+    assert stabjax.metrics(optax.adam(1e-3).init(params)) == {}
+    injected = optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)
+    assert stabjax.metrics(injected.init(params))["learning_rate"] == 1e-3
+
+
 def test_a_scheduled_threshold_publishes_itself():
     tx = stabjax.clip_by_global_norm(stabjax.linear_schedule(8.0, 0.0, 4))
     found = stabjax.metrics(updated(tx, times=3))
@@ -147,6 +154,7 @@ def test_metrics_of_the_states_that_flax_nnx_hands_out(standard_promotion):
     loss = nnx.grad(lambda m: jnp.sum(m(jnp.ones((1, 2))) ** 2) + 1.0)
     optimizer.update(model, loss(model))
     states = [optimizer.opt_state, nnx.state(optimizer), nnx.split(optimizer)[1]]
+    states.append(nnx.to_pure_dict(nnx.state(optimizer)))
     found = [stabjax.metrics(state) for state in states]
     for metrics in found:
         assert set(metrics) == {"learning_rate", *(f"clip/{f}" for f in FIELDS)}

@@ -173,6 +173,18 @@ def test_gradients_through_it_are_finite(row):
 
 
 @rows
+def test_states_may_be_donated(row):
+    """As training steps do, from the very state that `init` returns."""
+    tx = row.make(**row.numbers)
+    step = jax.jit(
+        lambda state, grads: tx.update(grads, state, PARAMS), donate_argnums=0
+    )
+    _, state = step(tx.init(PARAMS), FIRST)
+    updates, _ = step(state, FIRST)
+    assert finite(updates)
+
+
+@rows
 def test_it_composes(row, standard_promotion):
     """With Optax's wrappers; each gives what the transformation alone would give."""
     tx = row.make(**row.numbers)

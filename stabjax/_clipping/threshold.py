@@ -64,8 +64,9 @@ def _scheduled(
 
     def init_fn(params: optax.Params) -> ScheduledClipState:
         del params
-        zero = jnp.zeros((), jnp.int32)
-        return ScheduledClipState(zero, zero, seen(0, False, 0))
+        # Two arrays: a state may be donated, and no buffer twice.
+        step, count = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        return ScheduledClipState(step, count, seen(0, False, 0))
 
     def update_fn(
         updates: optax.Updates,
