@@ -2,10 +2,9 @@
 
 import os
 
-# Eight virtual devices, for the tests of sharding; must precede the first use of jax.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+from compiler import xla_flags
+
+os.environ["XLA_FLAGS"] = xla_flags(os.environ.get("XLA_FLAGS", ""))
 
 import jax
 import pytest

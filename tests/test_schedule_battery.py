@@ -49,14 +49,17 @@ def batched(row):
 
 @rows
 def test_a_count_gives_a_scalar_of_fixed_dtype(row):
-    of_arrays = row.make(**numbers_of(row))
-    of_numbers = row.make(**row.numbers)
-    for schedule in (of_arrays, of_numbers):
-        for count in (jnp.int32(3), jnp.uint32(3), jnp.int16(3)):
-            value = jax.eval_shape(lambda c: jnp.asarray(schedule(c)), count)  # noqa: B023
-            assert value.shape == () and value.dtype == jnp.float32
-    traced = jax.eval_shape(lambda n: jnp.asarray(row.make(**n)(3)), numbers_of(row))
-    assert traced.shape == () and traced.dtype == jnp.float32
+    """Of Python numbers, and of arrays; whatever integer the count is."""
+
+    def value(numbers, count):
+        return jnp.asarray(row.make(**numbers)(count))
+
+    of_numbers = functools.partial(value, row.numbers)
+    of_arrays = functools.partial(jax.eval_shape, value, numbers_of(row))
+    for count in (jnp.int32(3), jnp.uint32(3), jnp.int16(3)):
+        for got in (jax.eval_shape(of_numbers, count), of_arrays(count)):
+            assert got.shape == () and got.dtype == jnp.float32
+    assert of_arrays(3).dtype == jnp.float32
 
 
 @rows

@@ -173,18 +173,6 @@ def test_gradients_through_it_are_finite(row):
 
 
 @rows
-def test_states_may_be_donated(row):
-    """As training steps do, from the very state that `init` returns."""
-    tx = row.make(**row.numbers)
-    step = jax.jit(
-        lambda state, grads: tx.update(grads, state, PARAMS), donate_argnums=0
-    )
-    _, state = step(tx.init(PARAMS), FIRST)
-    updates, _ = step(state, FIRST)
-    assert finite(updates)
-
-
-@rows
 def test_it_composes(row, standard_promotion):
     """With Optax's wrappers; each gives what the transformation alone would give."""
     tx = row.make(**row.numbers)
@@ -285,10 +273,27 @@ def test_non_finite_gradients_show(row, bad):
 
 @rows
 def test_empty_trees(row):
+    transformation = row.make(**row.numbers)
     for empty in ({}, [None], {"a": jnp.zeros((0, 3))}):
-        transformation = row.make(**row.numbers)
-        updates, _ = transformation.update(empty, transformation.init(empty), empty)
-        assert jax.tree.structure(updates) == jax.tree.structure(empty)
+        state = jax.eval_shape(transformation.init, empty)
+        got, new_state = jax.eval_shape(transformation.update, empty, state, empty)
+        assert jax.tree.structure(got) == jax.tree.structure(empty)
+        assert jax.tree.structure(new_state) == jax.tree.structure(state)
+
+
+def test_states_may_be_donated():
+    """All rows at once, as training steps do, from the states that `init` returns."""
+    made = {str(row): row.make(**row.numbers) for row in TRANSFORMATIONS}
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(states, grads):
+        pairs = {k: tx.update(grads, states[k], PARAMS) for k, tx in made.items()}
+        states = {name: state for name, (_, state) in pairs.items()}
+        return states, {name: updates for name, (updates, _) in pairs.items()}
+
+    states, _ = step({name: tx.init(PARAMS) for name, tx in made.items()}, FIRST)
+    _, updates = step(states, FIRST)
+    assert finite(updates)
 
 
 def test_states_survive_a_checkpoint(tmp_path):

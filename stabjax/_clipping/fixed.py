@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -318,6 +319,7 @@ def unitwise_clip(
     return shrunk(grad, Shrinkage(factor, jnp.ones_like(factor), exceeded))
 
 
+@partial(jax.jit, inline=True)
 def _clip_entries(g: ArrayLike, limit: jax.Array) -> tuple[jax.Array, jax.Array]:
     g = jnp.asarray(g)
     if jnp.iscomplexobj(g):

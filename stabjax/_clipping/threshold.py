@@ -1,6 +1,7 @@
 """A threshold that may be a number, an array, a tracer or a schedule; and shrinking."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -114,6 +115,8 @@ class Shrinkage(NamedTuple):
     exceeded: jax.Array  # whether the norm is finite and above the limit
 
 
+# Jitted, for otherwise each call outside of `jit` would run some thirty programs.
+@partial(jax.jit, inline=True)
 def shrinkage(norm: ScaledNorm, limit: jax.Array) -> Shrinkage:
     """What multiplies entries of a given norm so that their norm is at most `limit`.
 
@@ -141,6 +144,7 @@ def shrinkage(norm: ScaledNorm, limit: jax.Array) -> Shrinkage:
     )
 
 
+@partial(jax.jit, inline=True)
 def shrunk(x: ArrayLike, by: Shrinkage) -> jax.Array:
     """An array times both factors, in their dtype, cast back to its own."""
     x = jnp.asarray(x)
