@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test slow lint types format clean
+.PHONY: study test slow numerics lint types format clean
 .DEFAULT_GOAL := study
 
 # A stamp for each extra: installing again only when pyproject.toml changed.
@@ -27,6 +27,12 @@ test: $(VENV)/.dev  ## the default tests; ARGS="-k clip" passes options
 
 slow: $(VENV)/.dev  ## what takes longer
 	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+
+# Numerics again, optimised as users have it; the other tests compile with less.
+numerics: $(VENV)/.dev
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -n 2 $(ARGS) \
+	  tests/test_norms.py tests/test_clipping.py tests/test_clipping_derivatives.py \
+	  tests/test_clipping_like_optax.py tests/test_transformations.py tests/test_train.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
