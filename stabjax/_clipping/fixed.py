@@ -316,7 +316,9 @@ def unitwise_clip(
     valid, exceeded = jnp.isfinite(norm) & (limit >= 0), norm >= limit
     ratio = limit / jnp.maximum(norm, jnp.asarray(div_eps, dtype))
     factor = jnp.where(valid, jnp.where(exceeded, ratio, 1), jnp.nan)
-    return shrunk(grad, Shrinkage(factor, jnp.ones_like(factor), exceeded))
+    by = Shrinkage(factor, jnp.ones_like(factor), exceeded)
+    clipped: jax.Array = shrunk(grad, by)
+    return clipped
 
 
 @partial(jax.jit, inline=True)
