@@ -16,6 +16,7 @@ from stabjax._clipping.threshold import (
     bounded_by,
     cast_back,
     check_threshold,
+    map_bounded,
     scalar,
     shrinkage,
     shrunk,
@@ -57,7 +58,7 @@ def clip(max_delta: Threshold) -> optax.GradientTransformation:
         updates: optax.Updates, params: optax.Params | None, limit: ArrayLike
     ) -> tuple[optax.Updates, jax.Array]:
         del params
-        return _map_bounded(lambda g: _clip_entries(g, jnp.asarray(limit)), updates)
+        return map_bounded(lambda g: _clip_entries(g, jnp.asarray(limit)), updates)
 
     return bounded_by(max_delta, bound, name="clip", argument="max_delta")
 
@@ -236,7 +237,7 @@ def adaptive_grad_clip(
                 "adaptive_grad_clip compares updates with params: "
                 "call update(updates, state, params)"
             )
-        return _map_bounded(lambda g, w: bound_unit(g, w, limit), updates, params)
+        return map_bounded(lambda g, w: bound_unit(g, w, limit), updates, params)
 
     return bounded_by(clipping, bound, name="adaptive_grad_clip", argument="clipping")
 
@@ -351,21 +352,9 @@ def _clip_blocks(
         updates: optax.Updates, params: optax.Params | None, limit: ArrayLike
     ) -> tuple[optax.Updates, jax.Array]:
         del params
-        return _map_bounded(lambda g: bound_block(g, limit), updates)
+        return map_bounded(lambda g: bound_block(g, limit), updates)
 
     return bounded_by(threshold, bound, name=name, argument=argument)
-
-
-def _map_bounded(
-    bound_leaf: Callable[..., tuple[jax.Array, jax.Array]],
-    updates: optax.Updates,
-    *rest: Any,
-) -> tuple[optax.Updates, jax.Array]:
-    """Bounds every leaf; tells also whether any leaf was bounded."""
-    pairs = jax.tree.map(bound_leaf, updates, *rest)
-    bounded = jax.tree.map(lambda _, pair: pair[0], updates, pairs)
-    was_bounded = jax.tree.map(lambda _, pair: pair[1], updates, pairs)
-    return bounded, jax.tree.reduce(jnp.logical_or, was_bounded, jnp.zeros((), bool))
 
 
 def _unit_norms(x: ArrayLike, axis: Axis) -> ScaledNorm:
