@@ -132,6 +132,15 @@ def unit_norms(x: jax.Array, axis: int | tuple[int, ...] | None) -> ScaledNorm:
     )
 
 
+def as_scaled(norm: jax.Array) -> ScaledNorm:
+    """A known norm, with a unit that keeps the square of its value in range."""
+    exponent = np.finfo(norm.dtype).maxexp
+    down, large = 2.0 ** -(5 * exponent // 8), 2.0 ** (3 * exponent // 8)
+    k = jnp.where(norm > large, down, jnp.ones_like(norm))
+    k = lax.stop_gradient(jnp.where(norm < 1 / large, 1 / down, k))
+    return ScaledNorm(norm * k, 1 / k)
+
+
 def norm_dtype(leaves: Sequence[ArrayLike]) -> Any:
     """The dtype of a tree's statistics: float64 if a leaf has it, or else float32."""
     double = (jnp.float64, jnp.complex128)

@@ -46,13 +46,10 @@ def falling(start):
 
 
 def of_examples(transformation):
-    """With three examples made of each gradient, which differ in size."""
+    """With a batch of three equal examples in the place of each gradient."""
 
     def update_fn(updates, state, params=None):
-        sizes = jnp.array([1.0, 0.5, 0.25])
-        examples = jax.tree.map(
-            lambda g: jax.vmap(lambda size: size.astype(g.dtype) * g)(sizes), updates
-        )
+        examples = jax.tree.map(lambda g: jnp.stack([g, g, g]), updates)
         return transformation.update(examples, state, params)
 
     return optax.GradientTransformation(transformation.init, update_fn)
@@ -120,7 +117,7 @@ TRANSFORMATIONS = [
     Transformation(
         "clip_by_second_moment",
         stabjax.clip_by_second_moment,
-        {"threshold": 1.0, "decay": 0.2, "clip_delay": 2.0},
+        {"threshold": 2.0, "decay": 0.2, "clip_delay": 2.0},
         spoils="tree",
         before=(0.1,),
         decides=("clip_delay",),
@@ -128,11 +125,11 @@ TRANSFORMATIONS = [
     Transformation(
         "scale_by_spam",
         stabjax.scale_by_spam,
-        ADAM | RESETS | {"threshold": 1.0, "clip_delay": 1.0},
+        ADAM | RESETS | {"threshold": 2.0, "reset_every": 4.0, "clip_delay": 1.0},
         static=("reference",),
         spoils="tree",
-        before=(0.1, 0.1),
-        decides=("reset_every", "clip_delay"),
+        before=(0.1,),
+        decides=("reset_every", "warmup_steps", "clip_delay"),
     ),
     Transformation(
         "clip_by_tracked_max",
@@ -151,10 +148,10 @@ TRANSFORMATIONS = [
     Transformation(
         "scale_by_stable_spam",
         stabjax.scale_by_stable_spam,
-        ADAM | {"gamma1": 0.2, "gamma2": 0.15, "gamma3": 0.1, "reset_every": 2.0},
+        ADAM | {"gamma1": 0.2, "gamma2": 0.15, "gamma3": 0.1, "reset_every": 4.0},
         static=("reference",),
         spoils="tree",
-        before=(0.1, 0.1),
+        before=(0.1,),
         decides=("reset_every",),
     ),
     Transformation(
@@ -192,7 +189,9 @@ TRANSFORMATIONS = [
     ),
     Transformation(
         "adaptive_quantile_clip",
-        lambda **numbers: of_examples(stabjax.adaptive_quantile_clip(**numbers)),
+        lambda init_norm, target_quantile, learning_rate: of_examples(
+            stabjax.adaptive_quantile_clip(init_norm, target_quantile, learning_rate)
+        ),
         {"init_norm": 1.0, "target_quantile": 0.2, "learning_rate": 0.2},
         spoils="tree",
         before=(1.0,),

@@ -26,8 +26,9 @@ ARROWS = {
 }
 HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm")
 # Functions with more than six parameters that are not Optax's, argued for one by one:
-# `sweep` by the design; `supervised` names a module, its data, its loss and its batch.
-MANY_PARAMETERS = {"sweep", "supervised"}
+# `sweep` by the design; `supervised` names a module, its data, its loss and its batch;
+# the optimizers SPAM and Stable-SPAM have as many in their authors' code.
+MANY_PARAMETERS = {"scale_by_spam", "scale_by_stable_spam", "supervised", "sweep"}
 
 
 def part_of(path):

@@ -147,7 +147,9 @@ def clip_by_block_rms(threshold: Threshold) -> optax.GradientTransformation:
     r"""Rescales each leaf so that the root mean square of its entries is bounded.
 
     :math:`u_l = g_l / \max(1, \mathrm{rms}(g_l) / d)`, with :math:`\mathrm{rms}(g) =
-    \|g\|_2 / \sqrt{n}` over the :math:`n` entries of a leaf.
+    \|g\|_2 / \sqrt{n}` over the :math:`n` entries of a leaf. After
+    ``optax.scale_by_factored_rms`` and before the learning rate, with 1, it is the
+    update clipping of Adafactor.
 
     Args:
       threshold: :math:`d \ge 0`: a number, a scalar array, or a schedule (count of

@@ -73,7 +73,7 @@ def clip_by_second_moment(
       gives NaN in every entry and leaves the state as it is: the next update works.
       While an entry is bounded its bound grows by :math:`\sqrt{1 + (1 - b)(\theta -
       1)}` an update, 2.4 with the defaults: entries a hundred times larger pass whole
-      from the third update on; smaller ones pass at once.
+      from the fourth update on; smaller ones pass at once.
 
     Raises:
       ValueError: if an argument is concrete and negative, NaN or no scalar, or
@@ -160,9 +160,9 @@ def scale_by_spam(
       A transformation with a :class:`SpamState`, to be followed by weight decay and
       the learning rate. A non-finite gradient gives NaN in every entry and leaves the
       state as it is: the next update works. After gradients grew a hundredfold for
-      good, the updates are of their former size, within a factor of 2, from the fourth
-      update on; after they fell as far, from :math:`\ln 10^4 / (1 - b_2)` updates on,
-      or ``warmup_steps`` after the next reset, whichever is sooner.
+      good, or fell as far, the updates are of their former size, within a factor of 2,
+      after at most :math:`T + N` updates, 650 with the defaults: the next reset forgets
+      the old scale.
 
     Raises:
       ValueError: if an argument is concrete and negative, NaN or no scalar, or ``b1``

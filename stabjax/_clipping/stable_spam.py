@@ -1,5 +1,6 @@
 """Gradients scaled by the history of their size: Stable-SPAM and its pieces."""
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ from stabjax._clipping.threshold import (
     shrinkage,
     shrunk,
 )
-from stabjax._norms import ScaledNorm, scaled_norm, widened
+from stabjax._norms import as_scaled, global_norm, scaled_norm, widened
 
 
 class TrackedMaxState(NamedTuple):
@@ -311,10 +312,10 @@ def _clip_largest(
     g: ArrayLike, average: jax.Array, by: Weight, bias: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x = widened(g, average.dtype)
-    largest = scaled_norm(x, jnp.inf).value
+    largest = global_norm(x, math.inf)
     average = moved_mean(average, largest, by)
     limit = average * bias.astype(average.dtype)
-    shrink = shrinkage(ScaledNorm(largest, jnp.ones_like(largest)), limit)
+    shrink = shrinkage(as_scaled(largest), limit)
     bounded = jnp.where(abs(x) > limit, shrunk(x, shrink), x)
     return cast_back(bounded, jnp.asarray(g).dtype), average, shrink.exceeded
 
@@ -328,9 +329,9 @@ def _normalize(
     # A norm may exceed the largest number, where its average would stay infinite.
     value = jnp.minimum(norm.product, np.finfo(mean.dtype).max)
     target, mean, root = move_moments(value, mean, root, by)
-    factor = quotient(target, norm.value)
     smaller = target < value
-    scaled = shrunk(x, Shrinkage(factor, 1 / norm.unit, smaller))
+    # The unit first: the quotient may be as small as its inverse is large.
+    scaled = shrunk(x, Shrinkage(1 / norm.unit, quotient(target, norm.value), smaller))
     return cast_back(scaled, jnp.asarray(g).dtype), mean, root, smaller
 
 
