@@ -30,6 +30,8 @@ class Transformation(NamedTuple):
     before: tuple[float, ...] = ()
     # Numbers that decide and are no factor: the derivative by them is zero.
     decides: tuple[str, ...] = ()
+    # Its code is that of a quicker row, or of one that does more.
+    slow: bool = False
 
     def __str__(self) -> str:
         return "-".join(filter(None, (self.name, self.variant)))
@@ -121,6 +123,7 @@ TRANSFORMATIONS = [
         spoils="tree",
         before=(0.1,),
         decides=("clip_delay",),
+        slow=True,
     ),
     Transformation(
         "scale_by_spam",
@@ -137,6 +140,7 @@ TRANSFORMATIONS = [
         {"decay": 0.2},
         spoils="tree",
         before=(0.1,),
+        slow=True,
     ),
     Transformation(
         "normalize_by_tracked_norm",
@@ -144,6 +148,7 @@ TRANSFORMATIONS = [
         ADAM,
         spoils="tree",
         before=(0.1,),
+        slow=True,
     ),
     Transformation(
         "scale_by_stable_spam",
@@ -170,6 +175,7 @@ TRANSFORMATIONS = [
         spoils="tree",
         before=(0.1, 0.1),
         decides=("reset_every",),
+        slow=True,
     ),
     Transformation(
         "clip_by_relative_update",
@@ -186,6 +192,7 @@ TRANSFORMATIONS = [
         ),
         {"l2_norm_clip": 1.0},
         spoils="tree",
+        slow=True,
     ),
     Transformation(
         "adaptive_quantile_clip",

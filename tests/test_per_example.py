@@ -202,6 +202,25 @@ def test_the_threshold_of_the_vectors():
         np.testing.assert_allclose(clipped, 1 - row["b"], rtol=1e-6)
 
 
+def test_the_threshold_follows_in_as_many_updates_as_it_says():
+    """ln 100 / (eta q), up and down, and there it stays."""
+
+    def thresholds(norms):
+        tx = stabjax.adaptive_quantile_clip(1.0, learning_rate=0.3, target_quantile=0.4)
+
+        def step(state, _):
+            _, state = tx.update(norms, state)
+            return state, state.quantile_norm
+
+        return jax.lax.scan(step, tx.init(norms[0]), None, 80)[1]
+
+    for factor, rate in ((100, 0.3 * 0.4), (0.01, 0.3 * 0.6)):
+        found = jax.jit(thresholds)(factor * jnp.array([[0.5], [1.0], [1.5]]))
+        promised = int(np.ceil(np.log(100) / rate))
+        ratios = abs(np.log(found / factor))
+        assert np.all(ratios[promised:] < np.log(2)) and ratios[promised // 2] > 1
+
+
 def test_noise_of_count_and_sum_share_the_privacy():
     """By the vector: z = 1 beside a count of deviation 10 leaves 1.00125 to the sum."""
     clipping = stabjax.adaptive_quantile_clip(

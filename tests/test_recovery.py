@@ -30,7 +30,7 @@ def forgotten(decay, ratio):
     return math.log(ratio) / (1 - decay)
 
 
-STEPS, CHANGE = 300, 150
+STEPS, CHANGE = 320, 170
 NORMS = forgotten(0.9, 1e4)
 RECOVERIES = {
     "clip_by_second_moment": Recovery(stabjax.clip_by_second_moment, 3, 0, True),
@@ -47,7 +47,7 @@ RECOVERIES = {
     ),
     "scale_by_stable_spam": Recovery(
         lambda: stabjax.scale_by_stable_spam(reset_every=0),
-        rise=NORMS + 10,
+        rise=0,
         fall=NORMS + 10,
     ),
     "scale_by_stable_adam": Recovery(
@@ -61,7 +61,7 @@ RECOVERIES = {
     "adaptive_quantile_clip": Recovery(
         lambda: battery.of_examples(stabjax.adaptive_quantile_clip(2.0)),
         rise=math.log(100) / (0.2 * 0.5),
-        fall=math.log(100) / (0.2 * 0.5),
+        fall=0,
         follows=True,
     ),
 }
@@ -106,17 +106,17 @@ def test_it_works_after_a_lasting_change(name, run, factor):
     promised = math.ceil(how.rise if run == 1 else how.fall)
     assert np.all(after[promised:] <= np.log(2))
     # The promise says something: before, they had not.
-    assert promised == 0 or np.any(after[: promised // 2 + 1] > np.log(2)) or run == 1
+    assert promised == 0 or np.any(after[:promised] > np.log(2))
 
 
 @methods
 def test_it_works_after_a_nan(name):
     found = updates()[name]
-    assert np.isnan(found[3, CHANGE]).all()
     if name == "reset_moments":  # around Optax's Adam, which keeps a NaN till then
-        assert np.isnan(found[3, CHANGE + 1 : 199]).any()
+        assert np.isnan(found[3, CHANGE:199, 1]).all()
         np.testing.assert_array_equal(found[3, 199:], found[0, 199:])
     else:
+        assert np.isnan(found[3, CHANGE]).all()
         np.testing.assert_array_equal(found[3, :CHANGE], found[0, :CHANGE])
         np.testing.assert_array_equal(
             found[3, CHANGE + 1 :], found[0, CHANGE : STEPS - 1]

@@ -14,7 +14,11 @@ from jax.sharding import PartitionSpec as P
 
 import stabjax
 
-rows = pytest.mark.parametrize("row", TRANSFORMATIONS, ids=str)
+rows = pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=[pytest.mark.slow] * row.slow) for row in TRANSFORMATIONS],
+    ids=str,
+)
 STEPS = 2
 
 

@@ -276,9 +276,9 @@ def adaptive_quantile_clip(
         del params
         if not jax.tree.leaves(updates):
             return updates, state
-        norm, size = state.quantile_norm, _examples(updates)
-        dtype = norm.dtype
+        norm, dtype = state.quantile_norm, state.quantile_norm.dtype
         sums, clipped = _clipped_sums(name, updates, norm)
+        size = _examples(updates)
         finite = jnp.isfinite(scaled_norm(sums).value)
         share = 1 - clipped.astype(dtype) / size
         std, data, noise_key = jnp.zeros((), dtype), None, None

@@ -232,8 +232,9 @@ def scale_by_stable_spam(
       A transformation with a :class:`StableSpamState`, to be followed by weight decay
       and the learning rate. A non-finite gradient gives NaN in every entry and leaves
       the state as it is: the next update works. After gradients grew a hundredfold for
-      good, or fell as far, the updates are of their former size, within a factor of 2,
-      from :math:`\ln 10^4 / (1 - \gamma_2) + 1 / (1 - b_1)` updates on.
+      good the updates keep their size within a factor of 2 (with the defaults); after
+      they fell as far, they have it again after :math:`\ln 10^4 / (1 - \gamma_2) + 1 /
+      (1 - b_1)` updates, 102 with the defaults.
 
     Raises:
       ValueError: if an argument is concrete and negative, NaN or no scalar, or a decay
@@ -272,8 +273,10 @@ def scale_by_stable_spam(
         eps_ = scalar("eps", eps, step.dtype)
         every = scalar("reset_every", reset_every, jnp.int32)
         _, age = since_reset(step.number, every)
-        norm_count = age if reference else step.number
-        content = _content(step.number, every) if reference else age
+        norm_count, content = step.number, age
+        if reference:  # counts are set back in the middle of a step, moments after it
+            norm_count = since_reset(step.number - 1, every)[1] + 1
+            content = _content(step.number, every)
         numbers = _Numbers(
             weight(gamma3_, step.number),
             mass(gamma3_, step.number) / mass(gamma3_, norm_count),
@@ -303,7 +306,7 @@ class _Numbers(NamedTuple):
 
 
 def _content(count: jax.Array, every: jax.Array) -> jax.Array:
-    """What moments stand for in the authors' code: a reset comes after its update."""
+    """The age of moments in the authors' code: they are set back after an update."""
     return jnp.where(every > 0, (count - 1) % jnp.maximum(every, 1) + 1, count)
 
 
