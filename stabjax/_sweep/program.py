@@ -1,13 +1,16 @@
 """One compiled program for a chunk of trials, remembered while its functions live."""
 
+import hashlib
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
+from stabjax._sweep.chunks import Group
 from stabjax._sweep.factories import Factories, Factory
 from stabjax._sweep.space import RESULTS
 from stabjax._sweep.trial import TrainResult, train
@@ -19,7 +22,7 @@ _ARRAYS_PER_PARAMETER = 5
 _CPU_BYTES, _DEVICE_BYTES = 2**18, 2**26
 _CPU_WIDTHS, _DEVICE_WIDTHS = (32, 4096), (1024, 65536)
 
-# What changes a program beside its arguments.
+# The settings of JAX that change a program.
 _CONFIG = (
     "jax_default_matmul_precision",
     "jax_default_prng_impl",
@@ -79,33 +82,68 @@ class Trials:
 
         return _remember(self._owners, ("shapes", self._key), make)
 
-    def compiled(
-        self, width: int, shared_seed: bool, device: jax.Device
-    ) -> jax.stages.Compiled:
-        """The program of `width` trials: (seed or seeds, numbers) -> variables."""
+    def fingerprint(self, width: int, shared_seed: bool) -> str:
+        """The SHA-256 of the program of a chunk, with all that its functions hold.
 
+        Not remembered: what a function closes over may have changed since.
+        """
+        arguments = self._arguments(None if shared_seed else width, width)
+        traced = jax.jit(self._chunk(shared_seed)).trace(*arguments)
+        text = f"{traced.lower().as_text()}{_cpu_options(str(traced.jaxpr))}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def compiled(
+        self, group: Group, devices: Sequence[jax.Device]
+    ) -> jax.stages.Compiled:
+        """The program of a chunk for each device: seeds, numbers -> variables.
+
+        It is compiled once for all devices; arguments and results hold the chunks one
+        behind the other. A trial comes out the same to the last bit on any of them.
+        """
+        width, shared_seed = group.width, group.shared_seed
+
+        def make() -> jax.stages.Compiled:
+            chunk, seeds = self._chunk(shared_seed), None if shared_seed else width
+            sharding: jax.sharding.Sharding = SingleDeviceSharding(devices[0])
+            if (count := len(devices)) > 1:
+                mesh = jax.sharding.Mesh(np.array(devices), ("chunk",))
+                spec = jax.sharding.PartitionSpec("chunk")
+                sharding = jax.sharding.NamedSharding(mesh, spec)
+                each = _with_own_seed(chunk) if shared_seed else chunk
+                chunk = jax.shard_map(
+                    each, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+                )
+                seeds = count * (seeds or 1)
+            arguments = self._arguments(seeds, count * width, sharding)
+            return _compile(jax.jit(chunk).trace(*arguments), devices[0])
+
+        key = ("program", self._key, width, shared_seed, group.program, *devices)
+        return _remember(self._owners, key, make)
+
+    def _chunk(self, shared_seed: bool) -> Callable[..., dict[str, jax.Array]]:
         def chunk(seed: jax.Array, numbers: dict[str, jax.Array]) -> Any:
             batched = (None if shared_seed else 0, 0)
             return jax.vmap(lambda s, n: self._one(s, n)[1], batched)(seed, numbers)
 
-        def make() -> jax.stages.Compiled:
-            arguments = self._arguments(None if shared_seed else width, width, device)
-            return _compile(jax.jit(chunk).trace(*arguments), device)
-
-        key = ("program", self._key, width, shared_seed, device)
-        return _remember(self._owners, key, make)
+        return chunk
 
     def _arguments(
-        self, seeds: int | None, width: int | None, device: jax.Device | None = None
+        self,
+        seeds: int | None,
+        width: int | None,
+        sharding: jax.sharding.Sharding | None = None,
     ) -> tuple[Any, Any]:
-        sharding = device and jax.sharding.SingleDeviceSharding(device)
-
         def spec(length: int | None, dtype: Any) -> jax.ShapeDtypeStruct:
             shape = () if length is None else (length,)
             return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
         numbers = {name: spec(width, dtype) for name, dtype in self._numbers.items()}
         return spec(seeds, np.int32), numbers
+
+
+def jax_config() -> dict[str, Any]:
+    """The settings of JAX that change a program."""
+    return {name: getattr(jax.config, name) for name in _CONFIG}
 
 
 def auto_width(parameters: int, device: jax.Device) -> int:
@@ -127,6 +165,10 @@ def _trial(
     problem, optimizer = factories({**statics, **numbers})
     result = train(problem, optimizer, jax.random.key(seed), **settings._asdict())
     return result.params, _variables(result)
+
+
+def _with_own_seed(chunk: Callable[..., _T]) -> Callable[..., _T]:
+    return lambda seeds, numbers: chunk(seeds[0], numbers)
 
 
 def _variables(result: TrainResult) -> dict[str, jax.Array]:
@@ -193,8 +235,7 @@ def _remember(owners: list[Any], key: Hashable, make: Callable[[], _T]) -> _T:
     What is kept must not refer to its owners: traced shapes and compiled programs do
     not, a jitted function would.
     """
-    config = tuple(getattr(jax.config, name) for name in _CONFIG)
-    key = (tuple(map(id, owners)), key, config)
+    key = (tuple(map(id, owners)), key, tuple(jax_config().values()))
     try:
         known: _T | None = _remembered.get(key)
         references = [weakref.ref(owner) for owner in owners]
