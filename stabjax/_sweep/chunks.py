@@ -110,8 +110,8 @@ def _generations(space: Space, sizes: Sequence[tuple[int, ...]]) -> _Array:
 
 def _parts(trials: _Array, seeds: _Array, group: Group) -> Iterator[_Array]:
     order = np.argsort(seeds, kind="stable")
-    borders = np.flatnonzero(np.diff(seeds[order])) + 1 if group.shared_seed else []
-    for part in np.split(trials[order], borders):
+    borders = np.flatnonzero(np.diff(seeds[order])) + 1
+    for part in np.split(trials[order], borders if group.shared_seed else []):
         for start in range(0, len(part), group.width):
             yield part[start : start + group.width]
 

@@ -11,6 +11,7 @@ import numpy as np
 from stabjax._sweep.chunks import Chunk, Group, Points, padded
 
 IN_FLIGHT = 2  # batches started before the oldest of them is fetched
+_ONE_DEVICE = "jax_default_device"  # set by jax.default_device
 
 Finished = Iterator[tuple[Chunk, dict[str, np.ndarray[Any, Any]]]]
 
@@ -18,7 +19,7 @@ Finished = Iterator[tuple[Chunk, dict[str, np.ndarray[Any, Any]]]]
 def local_devices(devices: Sequence[jax.Device] | None) -> tuple[jax.Device, ...]:
     """The devices that were asked for, or all of them; or the one of JAX's setting."""
     if devices is None:
-        if jax.config.jax_default_device is not None:
+        if getattr(jax.config, _ONE_DEVICE) is not None:
             return tuple(jnp.zeros(()).devices())
         return tuple(jax.local_devices())
     chosen = tuple(devices) if isinstance(devices, Sequence) else ()
@@ -44,10 +45,9 @@ class Batches(NamedTuple):
     def start(self, chunks: Sequence[Chunk]) -> dict[str, jax.Array]:
         """Starts the program; devices without a chunk repeat the last one."""
         group = self.group
-        idle = chunks[-1:] * (self.devices - len(chunks))
-        lanes = np.concatenate(
-            [padded(chunk.trials, group.width) for chunk in [*chunks, *idle]]
-        )
+        parts = [padded(chunk.trials, group.width) for chunk in chunks]
+        idle = self.devices - len(chunks)
+        lanes = np.concatenate([*parts, *parts[-1:] * idle])
         seeds = self.given.seeds[lanes]
         if group.shared_seed:
             seeds = seeds[:: group.width] if self.devices > 1 else seeds[0]

@@ -66,6 +66,20 @@ def sweep(
     Trainings run `chunk_size` at a time under one `vmap`, the last chunk padded; the
     width of chunks changes no more than the rounding of a result. Where a seed has
     enough trials to fill chunks, those of a chunk share it, and so its minibatches.
+    At one width the results are the same to the last bit, on however many devices, in
+    whatever order and by whatever executor the chunks ran, resumed or not, as long as
+    the kind of device and the version of JAX are the same.
+
+    With `store`, a folder, each finished chunk becomes a file in it. A sweep that was
+    interrupted, by Ctrl-C (which finishes the chunks in hand), by a crash or by an
+    error, is resumed by the same call: chunks that the store has do not run again. A
+    call with more values on its axes, or more seeds, trains only what is new. A store
+    of any other sweep, which differs in an argument, in the versions of JAX or in what
+    the functions compute, is refused. `load` shows a store at any moment.
+
+    CPUs count as one device, whatever their number of cores, and small trainings do not
+    keep more than one core busy. To use all of them, before anything else is done with
+    JAX: `jax.config.update("jax_num_cpu_devices", os.cpu_count())`.
 
     Args:
       problem: a problem for `train`, or a function of axes that makes one.
@@ -74,23 +88,43 @@ def sweep(
       steps: number of updates of each training.
       record_every: records loss and metrics at steps 0, record_every, 2 * record_every
         ..., along the dimension `step`. None records nothing.
-      chunk_size: trainings at a time; "auto" goes by the number of parameters.
+      chunk_size: trainings at a time on each device; "auto" goes by the number of
+        parameters, or takes what the store has.
       divergence_factor: a loss above this many times the initial one is a divergence.
-      progress: shows a bar of the trials done, where standard error is a terminal.
+      store: a folder that keeps what is finished, made if there is none.
+      devices: those of this process that work, such as `jax.devices()[:2]`; None for
+        all of them, or for the one that `jax.default_device` names.
+      executor: any `concurrent.futures.Executor`, such as a `ProcessPoolExecutor` or
+        the `get_executor()` of a Dask client, whose workers train the chunks instead of
+        this process. A chunk that fails twice is reported in a warning that names its
+        trials, which stay without a result.
+      part: (i, n) to train only the i-th of n parts of the chunks, counted from 0: as
+        many jobs as one likes may share a store, and need not know of each other. Each
+        returns what the store has when it is done. None for all chunks, or, under
+        `jax.distributed`, for the part of this process.
+      dry_run: trains one chunk of each program only, and returns the dataset with no
+        trial run, whose attributes say what to expect of this process: programs,
+        `expected_seconds` beside `expected_compile_seconds`, `expected_device_bytes`
+        on all devices and `expected_result_bytes`. Nothing is stored.
+      progress: shows a bar, in a terminal or a notebook: trials done, trainings a
+        second, time left, and the share that diverged.
 
     Returns:
       A dataset whose dimensions are those of the space, in its order. Variables:
-      `final_loss`, `best_loss`, `status` (0 held, 1 diverged), `diverged_at` (`steps`
-      where it held), what `problem.evaluate` gives and, if recorded, `loss` and all
-      metrics along `step` (`clip/grad_norm` is called `clip_grad_norm`). Losses of a
-      diverged training are +inf, and so is an evaluation that is not finite; NaN means
-      that there is no value (metrics apart, which are shown as they were). The
-      attributes are the versions, the device, the sweep's arguments and the time it
-      took, compilation apart.
+      `final_loss`, `best_loss`, `status` (0 held, 1 diverged, -1 not run),
+      `diverged_at` (`steps` where it held), what `problem.evaluate` gives and, if
+      recorded, `loss` and all metrics along `step` (`clip/grad_norm` is called
+      `clip_grad_norm`). Losses of a diverged training are +inf, and so is an evaluation
+      that is not finite; NaN means that there is no value (metrics apart, which are
+      shown as they were). The attributes are the versions, the device, the sweep's
+      arguments and the time it took, compilation apart.
 
     Raises:
-      ValueError, TypeError: if an argument is not as above, an axis goes nowhere, or a
-        function needs what no axis has. A divergence raises nothing.
+      ValueError, TypeError: if an argument is not as above, an axis goes nowhere, a
+        function needs what no axis has, the store is another sweep's, or a function
+        cannot be pickled for an executor. A divergence raises nothing.
+      OSError: if the store cannot be written to; what it holds stays as it is.
+      RuntimeError: if the executor breaks down.
 
     Example:
       >>> import optax, stabjax
