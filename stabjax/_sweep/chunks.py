@@ -45,7 +45,8 @@ class Chunk(NamedTuple):
 
 def points(space: Space) -> Points:
     """Gets the numbers and the seeds of a space ready for the device."""
-    rows = space.rows()
+    # Half the memory of NumPy's own indices, which shows from a million trials on.
+    rows = {name: found.astype(np.int32) for name, found in space.rows().items()}
     numbers = {a.name: _device_values(a) for a in space.axes if not a.is_static}
     values = numbers.pop("seed", np.zeros(1, np.int32))
     position = rows.get("seed", np.zeros(len(space), np.int32))
@@ -83,10 +84,11 @@ def chunked(
     behind the others, whose numbers and trials so are what they were.
     """
     chunks: list[Chunk] = []
-    generations = _generations(space, sizes)
+    generations = _generations(space, sizes) if len(sizes) > 1 else None
     for generation in range(len(sizes)):
-        for number, (_, trials) in enumerate(space.groups()):
-            new = trials[generations[trials] == generation]
+        for number, (_, new) in enumerate(space.groups()):
+            if generations is not None:
+                new = new[generations[new] == generation]
             parts = _parts(new, given.seeds[new], groups[number])
             chunks += [
                 Chunk(len(chunks) + i, number, part) for i, part in enumerate(parts)

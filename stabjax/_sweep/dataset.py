@@ -82,7 +82,11 @@ def labelled(
 def _attributes(spec: Spec) -> dict[str, Any]:
     """What was done and with what: scalars and text."""
     widths = sorted({group.width for group in spec.groups})
-    settings = {n: v for n, v in spec.settings._asdict().items() if v is not None}
+    settings = {
+        name: ", ".join(value) if isinstance(value, tuple) else value
+        for name, value in spec.settings._asdict().items()
+        if value is not None
+    }
     return {
         **{n: v for n, v in spec.about.items() if isinstance(v, str)},
         **settings,

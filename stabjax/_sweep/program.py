@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.extend.core
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
@@ -87,8 +88,7 @@ class Trials:
 
         Not remembered: what a function closes over may have changed since.
         """
-        arguments = self._arguments(None if shared_seed else width, width)
-        traced = jax.jit(self._chunk(shared_seed)).trace(*arguments)
+        traced = self._traced(width, shared_seed)
         text = f"{traced.lower().as_text()}{_cpu_options(str(traced.jaxpr))}"
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -103,29 +103,42 @@ class Trials:
         width, shared_seed = group.width, group.shared_seed
 
         def make() -> jax.stages.Compiled:
-            chunk, seeds = self._chunk(shared_seed), None if shared_seed else width
-            sharding: jax.sharding.Sharding = SingleDeviceSharding(devices[0])
-            if (count := len(devices)) > 1:
-                mesh = jax.sharding.Mesh(np.array(devices), ("chunk",))
-                spec = jax.sharding.PartitionSpec("chunk")
-                sharding = jax.sharding.NamedSharding(mesh, spec)
-                each = _with_own_seed(chunk) if shared_seed else chunk
-                chunk = jax.shard_map(
-                    each, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
-                )
-                seeds = count * (seeds or 1)
-            arguments = self._arguments(seeds, count * width, sharding)
-            return _compile(jax.jit(chunk).trace(*arguments), devices[0])
+            if len(devices) == 1:
+                sharding = SingleDeviceSharding(devices[0])
+                return _compile(self._traced(width, shared_seed, sharding), devices[0])
+            mesh = jax.sharding.Mesh(np.array(devices), ("chunk",))
+            spec = jax.sharding.PartitionSpec("chunk")
+            chunks = jax.shard_map(
+                _as_function(self._traced(width, shared_seed), shared_seed),
+                mesh=mesh,
+                in_specs=spec,
+                out_specs=spec,
+                check_vma=False,
+            )
+            arguments = self._arguments(
+                len(devices) * (1 if shared_seed else width),
+                len(devices) * width,
+                jax.sharding.NamedSharding(mesh, spec),
+            )
+            return _compile(jax.jit(chunks).trace(*arguments), devices[0])
 
         key = ("program", self._key, width, shared_seed, group.program, *devices)
         return _remember(self._owners, key, make)
 
-    def _chunk(self, shared_seed: bool) -> Callable[..., dict[str, jax.Array]]:
+    def _traced(
+        self,
+        width: int,
+        shared_seed: bool,
+        sharding: jax.sharding.Sharding | None = None,
+    ) -> jax.stages.Traced:
+        """A chunk of trials: numbers of each, and seeds of each or one for all."""
+
         def chunk(seed: jax.Array, numbers: dict[str, jax.Array]) -> Any:
             batched = (None if shared_seed else 0, 0)
             return jax.vmap(lambda s, n: self._one(s, n)[1], batched)(seed, numbers)
 
-        return chunk
+        seeds = None if shared_seed else width
+        return jax.jit(chunk).trace(*self._arguments(seeds, width, sharding))
 
     def _arguments(
         self,
@@ -167,8 +180,19 @@ def _trial(
     return result.params, _variables(result)
 
 
-def _with_own_seed(chunk: Callable[..., _T]) -> Callable[..., _T]:
-    return lambda seeds, numbers: chunk(seeds[0], numbers)
+def _as_function(traced: jax.stages.Traced, shared_seed: bool) -> Callable[..., Any]:
+    """A traced chunk as a function of arrays, so that nothing is traced once more.
+
+    What is mapped over devices has a seed for each of them, in an array.
+    """
+    call = jax.extend.core.jaxpr_as_fun(traced.jaxpr)
+    structure = jax.tree.structure(traced.out_info)
+
+    def chunk(seeds: jax.Array, numbers: dict[str, jax.Array]) -> Any:
+        seeds = seeds[0] if shared_seed else seeds
+        return jax.tree.unflatten(structure, call(*jax.tree.leaves((seeds, numbers))))
+
+    return chunk
 
 
 def _variables(result: TrainResult) -> dict[str, jax.Array]:

@@ -150,7 +150,10 @@ def from_text(text: str) -> Spec:
         )
     )
     order = {d["name"]: np.asarray(d["order"]) for d in dimensions}
-    settings = document["settings"]
+    settings = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in document["settings"].items()
+    }
     settings["divergence_factor"] = float(settings["divergence_factor"])
     return Spec(
         Layout(space, [tuple(sizes) for sizes in document["sizes"]], order),
