@@ -40,7 +40,7 @@ def test_one_trace_for_many_devices():
         return optax.sgd(rate)
 
     rates = stabjax.grid(rate=[0.1, 0.2, 0.3])
-    call = {"make_optimizer": make, "record_every": None, "chunk_size": 1}
+    call = {"make_optimizer": make, "chunk_size": 1}
     run(space=rates, devices=None, **call)
     assert next(calls) == 1
     run(space=stabjax.grid(rate=[0.4, 0.5, 0.6]), devices=None, **call)
@@ -71,7 +71,6 @@ def test_a_dry_run_says_what_to_expect_and_keeps_nothing(alone, tmp_path):
         assert expected[name].identical(alone[name])
     assert (expected.status == -1).all()
     assert expected.final_loss.isnull().all()
-    assert expected.loss.sizes == alone.loss.sizes
     attrs = expected.attrs
     assert (attrs["trials"], attrs["programs"], attrs["chunk_size"]) == (60, 1, 4)
     assert 0 < attrs["expected_seconds"] < 10

@@ -42,7 +42,7 @@ def test_programs_of_static_values_are_all_sent(threads):
         return {"sgd": optax.sgd, "half": lambda r: optax.sgd(r / 2)}[kind](rate)
 
     space = stabjax.grid(kind=["sgd", "half"], rate=[0.1, 0.2, 0.3])
-    call = functools.partial(run, make_optimizer=make, space=space, record_every=None)
+    call = functools.partial(run, make_optimizer=make, space=space)
     assert_same_bits(call(executor=threads), call())
 
 
@@ -151,7 +151,6 @@ def test_a_lambda_without_cloudpickle(threads, monkeypatch):
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
     with pytest.raises(TypeError, match="picklable .*lambda.*with def .*cloudpickle"):
         run(make_optimizer=lambda rate, max_norm: optax.sgd(rate), executor=threads)
-    assert run(executor=threads).sizes["rate"] == 10
 
 
 def test_bad_input():

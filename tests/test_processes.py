@@ -47,7 +47,9 @@ for line in sys.stdin:
 def environment(devices, **more):
     """For a process with so many devices that imports what this one imports."""
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = (
+        f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    )
     return {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": flags, **more}
 
 

@@ -36,7 +36,7 @@ def test_a_store_changes_nothing(uninterrupted, tmp_path):
     assert_same_bits(runs, uninterrupted)
     loaded = stabjax.load(str(tmp_path / "a"))
     assert_same_bits(loaded, uninterrupted)
-    for name in ("problem", "optimizer", "steps", "record_every", "chunk_size", "jax"):
+    for name in ("problem", "optimizer", "steps", "chunk_size", "jax"):
         assert loaded.attrs[name] == uninterrupted.attrs[name]
     assert sorted(os.listdir(tmp_path / "a")) == ["chunks", "spec.json"]
     assert len(chunk_files(tmp_path / "a")) == 15
@@ -62,7 +62,6 @@ def test_the_same_call_runs_exactly_the_holes(uninterrupted, kept):
     assert int((partly.status == -1).sum()) == 2 * trainings.WIDTH
     holes = partly.status == -1
     np.testing.assert_array_equal(partly.final_loss.isnull(), holes)
-    np.testing.assert_array_equal(partly.clip_clipped.isnull().all("step"), holes)
     np.testing.assert_array_equal(partly.diverged_at == -1, holes)
 
     runs = run(store=kept, chunk_size="auto")  # which takes the width of the store
@@ -71,6 +70,20 @@ def test_the_same_call_runs_exactly_the_holes(uninterrupted, kept):
     after = chunk_files(kept)
     assert len(after) == 15
     assert {name: after[name] for name in before} == before
+
+
+def test_recordings_are_kept_too(tmp_path):
+    runs = run(store=tmp_path, record_every=7)
+    assert_same_bits(stabjax.load(tmp_path), runs)
+    assert runs.loss.sizes["step"] == 3
+    (tmp_path / "chunks" / "000004.npz").unlink()
+    partly = stabjax.load(tmp_path)
+    holes = partly.status == -1
+    for name in ("loss", "clip_grad_norm", "clip_clipped"):  # the last is a yes or no
+        missing = partly[name].isnull()
+        np.testing.assert_array_equal(missing.any("step"), holes)
+        np.testing.assert_array_equal(missing.all("step"), holes)
+    assert partly.attrs["record_every"] == 7
 
 
 def test_a_finished_sweep_runs_nothing(uninterrupted, kept):
@@ -131,20 +144,20 @@ def test_more_seeds_and_a_finer_axis_reuse_the_store(kept):
     rates = np.insert(rates, 4, [0.44, 0.45])
     wider = stabjax.grid(max_norm=[np.inf, 0.5, 1.0], seed=[3, 0, 1, 2], rate=rates)
     runs = run(store=kept, space=wider)
-    assert_same_bits(runs.transpose(*wider_dims(wider), "step"), run(space=wider))
+    assert_same_bits(runs.transpose(*wider_dims(wider)), run(space=wider))
     after = chunk_files(kept)
     assert {name: after[name] for name in before} == before
     trained = (len(wider) - len(space())) / trainings.WIDTH
     assert trained <= len(after) - len(before) <= trained + 4  # some are not full
     loaded = stabjax.load(kept)
     np.testing.assert_array_equal(loaded.rate, rates)
-    assert_same_bits(loaded.transpose(*wider_dims(wider), "step"), run(space=wider))
+    assert_same_bits(loaded.transpose(*wider_dims(wider)), run(space=wider))
 
     # Extended once more, and a hole of the first of the three.
     (kept / "chunks" / "000001.npz").unlink()
     widest = stabjax.grid(max_norm=[np.inf, 0.5, 1.0], seed=range(5), rate=rates)
     runs = run(store=kept, space=widest)
-    assert_same_bits(runs.transpose(*wider_dims(widest), "step"), run(space=widest))
+    assert_same_bits(runs.transpose(*wider_dims(widest)), run(space=widest))
     now = chunk_files(kept)
     assert {n: now[n] for n in after if n != "000001.npz"} == {
         n: after[n] for n in after if n != "000001.npz"
@@ -162,7 +175,7 @@ def test_another_value_of_a_static_axis_is_another_program(tmp_path):
     rates = [0.1, 0.2, 0.3]
     one = stabjax.grid(kind=["sgd"], rate=rates)
     two = stabjax.grid(kind=["half", "sgd"], rate=rates)
-    call = partial(run, make_optimizer=make, record_every=None, chunk_size=2)
+    call = partial(run, make_optimizer=make, chunk_size=2)
     call(space=one, store=tmp_path)
     before = chunk_files(tmp_path)
     runs = call(space=two, store=tmp_path)
@@ -184,7 +197,7 @@ def other_optimizer(rate, max_norm):
     ("change", "message"),
     [
         ({"steps": 21}, "holds another sweep: steps is 20 there and 21 here"),
-        ({"record_every": None}, "record_every is 7 there and None here"),
+        ({"record_every": 7}, "record_every is None there and 7 here"),
         ({"divergence_factor": np.inf}, "divergence_factor is 1000.0 there and inf"),
         ({"chunk_size": 5}, "chunk_size is 4 there and 5 here"),
         ({"make_optimizer": other_optimizer}, "the program is another: problem or"),
@@ -217,6 +230,18 @@ def test_a_closure_that_changed_is_noticed(tmp_path):
 def test_x64_is_another_sweep(kept):
     message = "jax_enable_x64 is False there and True here"
     with jax.enable_x64(True), pytest.raises(ValueError, match=message):
+        run(store=kept)
+
+
+def test_how_xla_compiles_is_a_part_of_the_sweep(kept, monkeypatch):
+    flags = os.environ["XLA_FLAGS"]
+    dump = "--xla_dump_to=a --xla_force_host_platform_device_count=3"
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} {dump}")
+    run(store=kept)
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_enable_fast_math=true")
+    with pytest.raises(
+        ValueError, match="XLA_FLAGS is .*there and .*fast_math=true he"
+    ):
         run(store=kept)
 
 

@@ -48,7 +48,7 @@ def space(rates=10, seeds=3):
 
 def run(**kwargs):
     """On one device, unless it is said otherwise: each number compiles for itself."""
-    arguments = {"steps": STEPS, "record_every": 7, "chunk_size": WIDTH, **kwargs}
+    arguments = {"steps": STEPS, "chunk_size": WIDTH, **kwargs}
     if "executor" not in arguments:
         arguments.setdefault("devices", jax.local_devices()[:1])
     problem = arguments.pop("problem", PROBLEM)

@@ -267,6 +267,8 @@ def _finished(
         return
     chunks = sorted(chunks, key=lambda chunk: chunk.group)
     for number, members in itertools.groupby(chunks, key=lambda chunk: chunk.group):
+        if stop():
+            break
         together = list(members)
         devices = where.devices[: len(together)]
         before = time.perf_counter()

@@ -125,7 +125,7 @@ def _group(
     device: jax.Device,
 ) -> Group:
     shapes = program.shapes()
-    auto = auto_width(shapes.parameters, device)
+    auto = auto_width(shapes.parameters, device, shapes.memory)
     width, shared_seed = widths(trials, given, chunk_size, auto)
     return Group({}, width, shared_seed, shapes.variables)
 
@@ -163,8 +163,11 @@ def _check_names(space: Space, groups: list[Group]) -> None:
 def _numerics(device: jax.Device) -> dict[str, Any]:
     """What changes the last bits of a result beside the program."""
     versions = {"jax": jax.__version__, "jaxlib": version("jaxlib")}
-    flags = {n: v for n, v in jax_config().items() if "promotion" not in n}
-    return {**versions, "platform": device.platform, **flags}
+    config = {n: v for n, v in jax_config().items() if "promotion" not in n}
+    harmless = ("--xla_force_host_platform_device_count", "--xla_dump")
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    config["XLA_FLAGS"] = " ".join(f for f in flags if not f.startswith(harmless))
+    return {**versions, "platform": device.platform, **config}
 
 
 def _about(problem: Any, make_optimizer: Any, where: Place) -> dict[str, Any]:

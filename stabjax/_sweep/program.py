@@ -50,6 +50,7 @@ class Shapes(NamedTuple):
     """What a trial gives, known before it is compiled."""
 
     parameters: int  # the number of them
+    memory: int  # bytes of all that a step and the evaluation compute: a bound
     variables: dict[str, jax.ShapeDtypeStruct]
 
 
@@ -77,9 +78,10 @@ class Trials:
         """Traces a trial, which finds what is wrong with it."""
 
         def make() -> Shapes:
-            params, variables = jax.eval_shape(self._one, *self._arguments(None, None))
+            traced = self._one.trace(*self._arguments(None, None))
+            params, variables = traced.out_info
             count = sum(leaf.size for leaf in jax.tree.leaves(params))
-            return Shapes(count, variables)
+            return Shapes(count, _memory(traced.jaxpr.jaxpr), variables)
 
         return _remember(self._owners, ("shapes", self._key), make)
 
@@ -159,13 +161,35 @@ def jax_config() -> dict[str, Any]:
     return {name: getattr(jax.config, name) for name in _CONFIG}
 
 
-def auto_width(parameters: int, device: jax.Device) -> int:
-    """The number of trials that the device trains at once with ease: a power of two."""
+def auto_width(parameters: int, device: jax.Device, memory: int = 0) -> int:
+    """The number of trials that the device trains at once with ease: a power of two.
+
+    As many as suit the parameters, and fit into the memory of the device if each of
+    them took so many bytes; on CPU into a gigabyte.
+    """
     on_cpu = device.platform == "cpu"
     low, high = _CPU_WIDTHS if on_cpu else _DEVICE_WIDTHS
     room = (_CPU_BYTES if on_cpu else _DEVICE_BYTES) // (4 * _ARRAYS_PER_PARAMETER)
-    fits = max(1, room // max(1, parameters))
-    return int(np.clip(2 ** (fits.bit_length() - 1), low, high))
+    fits = int(np.clip(room // max(1, parameters), low, high))
+    known = (device.memory_stats() or {}).get("bytes_limit", 2**30)
+    fits = max(1, min(fits, known // max(1, memory)))
+    return int(2 ** (fits.bit_length() - 1))
+
+
+def _memory(jaxpr: jax.extend.core.Jaxpr) -> int:
+    """The bytes of all values of a program, those in the body of a loop once."""
+    total = 0
+    for equation in jaxpr.eqns:
+        avals: list[Any] = [variable.aval for variable in equation.outvars]
+        total += sum(aval.size * aval.dtype.itemsize for aval in avals)
+        parts = jax.tree.leaves([*equation.params.values()], is_leaf=_is_program)
+        programs = filter(_is_program, parts)
+        total += sum(_memory(getattr(part, "jaxpr", part)) for part in programs)
+    return total
+
+
+def _is_program(value: Any) -> bool:
+    return isinstance(value, (jax.extend.core.Jaxpr, jax.extend.core.ClosedJaxpr))
 
 
 def _trial(

@@ -150,7 +150,7 @@ def from_text(text: str) -> Spec:
         )
     )
     order = {d["name"]: np.asarray(d["order"]) for d in dimensions}
-    settings = {
+    settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in document["settings"].items()
     }
