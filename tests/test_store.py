@@ -1,9 +1,11 @@
 """Stores: what is kept, refused, extended, damaged, and read at any moment."""
 
 import errno
+import io
 import json
 import os
 import signal
+import sys
 import warnings
 from functools import partial
 
@@ -338,6 +340,17 @@ def test_ctrl_c_keeps_the_chunks_in_hand(uninterrupted, tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert len(chunk_files(tmp_path)) == 5
     assert_same_bits(run(store=tmp_path), uninterrupted)
+
+
+def test_the_bar_of_a_resumed_sweep_begins_where_it_stopped(kept, monkeypatch):
+    (kept / "chunks" / "000009.npz").unlink()
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", stream)
+    run(store=kept)
+    assert "56/60" in stream.getvalue()
+    assert "60/60" in stream.getvalue()
+    assert "diverged=" in stream.getvalue()
 
 
 def test_parts_share_a_store_without_a_word(uninterrupted, tmp_path):

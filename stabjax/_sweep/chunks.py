@@ -64,7 +64,7 @@ def widths(
     """
     limit = chunk_size or auto
     counts = np.unique(given.seeds[trials], return_counts=True)[1]
-    enough = len(counts) == 1 or counts.min() >= limit
+    enough = len(counts) == 1 or int(counts.min()) >= limit
     shared_seed = enough and bool(given.numbers)  # something must be batched
     longest = int(counts.max()) if shared_seed else len(trials)
     width = chunk_size or math.ceil(longest / math.ceil(longest / limit))

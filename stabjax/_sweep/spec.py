@@ -1,10 +1,8 @@
 """What a store is a store of, as text: `spec.json`, and what may differ from it."""
 
-import ast
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -203,26 +201,18 @@ def _taken(axis: Axis, places: _Array) -> Axis:
 
 
 def _axis_to_json(axis: Axis) -> dict[str, Any]:
-    labels = axis.labels.tolist()
+    values = axis.labels.tolist()
     if isinstance(axis.values, np.ndarray):
-        return {"name": axis.name, "dtype": axis.values.dtype.str, "values": labels}
-    text = repr(list(axis.values))
-    try:
-        ast.literal_eval(text)
-    except (ValueError, SyntaxError):  # functions and other objects
-        return {"name": axis.name, "labels": labels}
-    return {"name": axis.name, "static": text}
+        return {"name": axis.name, "dtype": axis.values.dtype.str, "values": values}
+    return {"name": axis.name, "static": values}
 
 
 def _axis_from_json(axis: dict[str, Any]) -> Axis:
     if "static" in axis:
-        return Axis(axis["name"], tuple(ast.literal_eval(axis["static"])))
-    if "labels" in axis:  # what stands for a value is known by its name alone
-        values = [SimpleNamespace(__name__=label) for label in axis["labels"]]
-        return Axis(axis["name"], tuple(values))
+        return Axis(axis["name"], tuple(axis["static"]))
     dtype = np.dtype(axis["dtype"])
-    numbers = np.array([dtype.type(value) for value in axis["values"]], dtype)
-    return Axis(axis["name"], numbers)
+    values = np.array([dtype.type(value) for value in axis["values"]], dtype)
+    return Axis(axis["name"], values)
 
 
 def _group_to_json(group: Group) -> dict[str, Any]:
