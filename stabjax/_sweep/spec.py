@@ -150,11 +150,7 @@ def from_text(text: str) -> Spec:
         )
     )
     order = {d["name"]: np.asarray(d["order"]) for d in dimensions}
-    settings: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in document["settings"].items()
-    }
-    settings["divergence_factor"] = float(settings["divergence_factor"])
+    settings = {name: _setting(v) for name, v in document["settings"].items()}
     return Spec(
         Layout(space, [tuple(sizes) for sizes in document["sizes"]], order),
         [_group_from_json(group) for group in document["groups"]],
@@ -162,6 +158,13 @@ def from_text(text: str) -> Spec:
         document["numerics"],
         document["about"],
     )
+
+
+def _setting(value: Any) -> Any:
+    """A setting as it was before it became JSON."""
+    if value == "Infinity":
+        return float("inf")
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _places(dimension: Dimension, held: Dimension) -> _Array:
