@@ -1,15 +1,17 @@
-"""Trainings a second: one sweep, a jitted Optax step in a loop, a PyTorch loop.
+"""Trainings a second: one sweep, and what one would write instead of it.
 
 python benchmarks/sweep_throughput.py [--rounds 5]
 
 PyTorch takes part where it is installed: pip install '.[compare]'.
 The founding document's two weights, 200 steps of clipped SGD with a warm-up and a
-cosine: 64 thresholds x 64 rates x 16 seeds in one sweep; the loops train a few of them,
-one after the other. Rounds are interleaved; medians.
+cosine: 64 thresholds x 64 rates x 16 seeds in one sweep, in one vmap and in the vmap of
+torch.func; the loops train a few of them, one after the other. As many CPU devices as
+there are cores, which only the sweep makes use of. Rounds are interleaved; medians.
 """
 
 import argparse
 import math
+import os
 import statistics
 import time
 
@@ -19,8 +21,10 @@ import optax
 
 import stabjax
 
+jax.config.update("jax_num_cpu_devices", os.cpu_count())
+
 STEPS, WARMUP, LOOPED = 200, 10, 10
-THRESHOLDS, RATES = jnp.logspace(-2, 2, 64), jnp.logspace(-3, 1, 64)
+THRESHOLDS, RATES, SEEDS = jnp.logspace(-2, 2, 64), jnp.logspace(-3, 1, 64), 16
 PROBLEM = stabjax.problems.quadratic()
 traces = 0
 
@@ -33,16 +37,67 @@ def make_optimizer(max_norm, peak_value):
 
 
 def run_sweep():
-    space = stabjax.grid(max_norm=THRESHOLDS, peak_value=RATES, seed=range(16))
+    space = stabjax.grid(max_norm=THRESHOLDS, peak_value=RATES, seed=range(SEEDS))
     start = time.perf_counter()
     runs = stabjax.sweep(PROBLEM, make_optimizer, space, steps=STEPS, progress=False)
     return runs.final_loss.size / (time.perf_counter() - start)
 
 
+def every_point():
+    """Thresholds, rates and seeds of all trainings, as flat arrays."""
+    grids = jnp.meshgrid(THRESHOLDS, RATES, jnp.arange(SEEDS), indexing="ij")
+    return [grid.ravel() for grid in grids]
+
+
+def giant_vmap():
+    """All of them in one program, without chunks, on one device."""
+
+    def train(max_norm, peak_value, seed):
+        optimizer = make_optimizer(max_norm, peak_value)
+        key = jax.random.key(seed)
+        return stabjax.train(PROBLEM, optimizer, key, steps=STEPS).final_loss
+
+    points = every_point()
+    program = jax.jit(jax.vmap(train)).lower(*points).compile()
+
+    def run():
+        start = time.perf_counter()
+        jax.device_get(program(*points))
+        return points[0].size / (time.perf_counter() - start)
+
+    return run
+
+
+def optax_optimizer():
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.1, WARMUP, STEPS)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(schedule))
+
+
+def optax_scan():
+    """Each training is one call of a jitted scan over its steps."""
+    optimizer = optax_optimizer()
+
+    @jax.jit
+    def train(seed):
+        key = jax.random.key(seed)
+        params = PROBLEM.init(key)
+
+        def step(carry, _):
+            params, state = carry
+            grads = jax.grad(PROBLEM.loss)(params, key)
+            updates, state = optimizer.update(grads, state)
+            return (optax.apply_updates(params, updates), state), None
+
+        carry = params, optimizer.init(params)
+        return jax.lax.scan(step, carry, length=STEPS)[0][0]
+
+    jax.block_until_ready(train(0))
+    return lambda: rate_of(lambda seed: jax.block_until_ready(train(seed)), 10 * LOOPED)
+
+
 def optax_loop():
     """A training as it is usually written: one jitted step, called 200 times."""
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.1, WARMUP, STEPS)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(schedule))
+    optimizer = optax_optimizer()
 
     @jax.jit
     def step(params, state, key):
@@ -62,16 +117,46 @@ def optax_loop():
     return lambda: rate_of(train)
 
 
+def factor(count):
+    """The schedule in units of its peak."""
+    if count < WARMUP:
+        return count / WARMUP
+    return 0.5 * (1 + math.cos(math.pi * (count - WARMUP) / (STEPS - WARMUP)))
+
+
+def torch_vmap():
+    """All of them in PyTorch: torch.func's vmap of the step, written by hand."""
+    import numpy as np
+    import torch
+
+    thresholds, rates, _ = (torch.from_numpy(np.array(p)) for p in every_point())
+
+    def loss(weights):
+        return weights.square().sum()
+
+    def step(weights, threshold, rate):
+        grads = torch.func.grad(loss)(weights)
+        scale = (threshold / (grads.norm() + 1e-6)).clamp(max=1.0)
+        return weights - rate * scale * grads
+
+    steps = torch.func.vmap(step)
+
+    def run():
+        start = time.perf_counter()
+        weights = torch.rand(len(rates), 2) * torch.tensor([5.0, -5.0])
+        for count in range(STEPS):
+            weights = steps(weights, thresholds, rates * factor(count))
+        return len(rates) / (time.perf_counter() - start)
+
+    run()
+    return run
+
+
 def torch_loop():
     """The same training in PyTorch, eager, on one thread, which is its fastest here."""
     import torch
 
     torch.set_num_threads(1)
-
-    def factor(count):
-        if count < WARMUP:
-            return count / WARMUP
-        return 0.5 * (1 + math.cos(math.pi * (count - WARMUP) / (STEPS - WARMUP)))
 
     def train(seed):
         generator = torch.Generator().manual_seed(seed)
@@ -90,11 +175,11 @@ def torch_loop():
     return lambda: rate_of(train)
 
 
-def rate_of(train):
+def rate_of(train, number=LOOPED):
     start = time.perf_counter()
-    for seed in range(LOOPED):
+    for seed in range(number):
         train(seed)
-    return LOOPED / (time.perf_counter() - start)
+    return number / (time.perf_counter() - start)
 
 
 def main():
@@ -105,12 +190,20 @@ def main():
     start = time.perf_counter()
     run_sweep()
     print(f"first sweep, compilation and all: {time.perf_counter() - start:.2f} s")
-    contestants = {"stabjax.sweep": run_sweep, "jitted Optax step": optax_loop()}
+    swept = traces
+    contestants = {
+        "stabjax.sweep": run_sweep,
+        "one giant vmap": giant_vmap(),
+        "jitted Optax scan": optax_scan(),
+        "jitted Optax step": optax_loop(),
+    }
     try:
+        contestants["torch.func.vmap"] = torch_vmap()
         contestants["PyTorch eager"] = torch_loop()
     except ModuleNotFoundError:
         print("PyTorch is not installed: left out")
 
+    after = traces
     rates = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
@@ -119,7 +212,8 @@ def main():
     for name, median in medians.items():
         ratio = medians["stabjax.sweep"] / median
         print(f"{name:20s} {median:12,.0f} trainings/s   1/{ratio:,.0f}")
-    print(f"make_optimizer was traced {traces} time(s) in {rounds + 1} sweeps")
+    again = traces - after
+    print(f"make_optimizer was traced {swept + again} time(s) in {rounds + 1} sweeps")
 
 
 if __name__ == "__main__":

@@ -51,12 +51,12 @@ from stabjax._schedules import (
 
 if TYPE_CHECKING:
     from stabjax import plot, problems, study
-    from stabjax._sweep import grid, static, sweep, train
+    from stabjax._sweep import grid, load, static, sweep, train
 
 __version__ = "0.1.0"
 
 # Loaded when first used: they need the packages of the extra `stabjax[sweep]`.
-_SWEEP_NAMES = ("grid", "static", "sweep", "train")
+_SWEEP_NAMES = ("grid", "load", "static", "sweep", "train")
 _MODULES = ("plot", "problems", "study")
 
 __all__ = [
@@ -81,6 +81,7 @@ __all__ = [
     "leaf_norms",
     "linear_onecycle_schedule",
     "linear_schedule",
+    "load",
     "metrics",
     "normalize_by_tracked_norm",
     "per_example_global_norm_clip",

@@ -14,6 +14,7 @@ import pytest
 
 import stabjax
 from stabjax._sweep import program
+from stabjax._sweep.factories import route
 
 
 class Problem(NamedTuple):
@@ -368,6 +369,24 @@ def test_attributes_are_scalars_and_text(runs):
 )
 def test_automatic_widths(parameters, width):
     assert program.auto_width(parameters, jax.devices()[0]) == width
+
+
+@pytest.mark.parametrize("memory", [2**24, 2**28, 2**31])
+def test_automatic_widths_fit_into_a_gigabyte(memory):
+    width = program.auto_width(2, jax.devices()[0], memory)
+    assert width == max(1, 2**30 // memory)
+
+
+def test_the_memory_of_a_trial_is_known_before_it_is_compiled():
+    def loss(w, key):
+        del key
+        return jnp.sum(jnp.outer(w, jnp.ones(2**20)) ** 2)
+
+    factories = route(Problem(QUADRATIC.init, loss), sgd, ["rate"])
+    settings = program.Settings(10, None, 1e3)
+    numbers = {"rate": np.dtype(np.float32)}
+    memory = program.Trials(factories, {}, numbers, settings).shapes().memory
+    assert 2 <= memory / 2**23 <= 20  # a few arrays of eight megabytes, whatever steps
 
 
 def shown_on_a_terminal(monkeypatch, *args, **kwargs):

@@ -2,6 +2,7 @@
 
 from stabjax._sweep.engine import sweep
 from stabjax._sweep.space import grid, static
+from stabjax._sweep.store import load
 from stabjax._sweep.trial import train
 
-__all__ = ["grid", "static", "sweep", "train"]
+__all__ = ["grid", "load", "static", "sweep", "train"]

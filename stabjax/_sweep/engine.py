@@ -1,23 +1,30 @@
-"""All trainings of a sweep: in chunks of a fixed width, gathered into a dataset."""
+"""All trainings of a sweep: chunk by chunk, wherever they run, into a dataset."""
 
+import itertools
+import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from importlib.metadata import version
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from tqdm import tqdm
 
-from stabjax._sweep.chunks import Chunks, Points, in_chunks, padded, points
-from stabjax._sweep.factories import Factories, name_of, route
-from stabjax._sweep.program import Settings, Shapes, Trials, auto_width
-from stabjax._sweep.space import RESULTS, Space
+from stabjax._sweep.chunks import Chunk
+from stabjax._sweep.dataset import NOT_RUN, labelled, unfilled
+from stabjax._sweep.devices import Batches, on_devices
+from stabjax._sweep.estimate import estimated
+from stabjax._sweep.executors import Tasks, by_executor
+from stabjax._sweep.job import Job, Place, place, prepare
+from stabjax._sweep.program import Settings
+from stabjax._sweep.progress import progress_bar, stop_requests
+from stabjax._sweep.space import Space
+from stabjax._sweep.store import fill, stored, write_chunk, write_spec
 from stabjax._sweep.trial import (
     DIVERGENCE_FACTOR,
     Problem,
@@ -26,16 +33,8 @@ from stabjax._sweep.trial import (
     positive_int,
 )
 
-_IN_FLIGHT = 4  # chunks started before the oldest of them is fetched
-_DESCRIPTIONS = {
-    "final_loss": {"long_name": "final loss"},
-    "best_loss": {"long_name": "best loss"},
-    "status": {"long_name": "status (0 held, 1 diverged)"},
-    "diverged_at": {"long_name": "first diverged step", "units": "steps"},
-    "loss": {"long_name": "loss"},
-}
-
 _Array = np.ndarray[Any, Any]
+_Outcome = tuple[Chunk, dict[str, _Array] | Exception]
 
 
 def sweep(
@@ -47,6 +46,11 @@ def sweep(
     record_every: int | None = None,
     chunk_size: int | str = "auto",
     divergence_factor: float = DIVERGENCE_FACTOR,
+    store: str | os.PathLike[str] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    executor: Executor | None = None,
+    part: tuple[int, int] | None = None,
+    dry_run: bool = False,
     progress: bool = True,
 ) -> xr.Dataset:
     """Trains once for every point of a space, all in one program, labelled.
@@ -62,6 +66,20 @@ def sweep(
     Trainings run `chunk_size` at a time under one `vmap`, the last chunk padded; the
     width of chunks changes no more than the rounding of a result. Where a seed has
     enough trials to fill chunks, those of a chunk share it, and so its minibatches.
+    At one width the results are the same to the last bit, on however many devices, in
+    whatever order and by whatever executor the chunks ran, resumed or not, as long as
+    the kind of device and the version of JAX are the same.
+
+    With `store`, a folder, each finished chunk becomes a file in it. A sweep that was
+    interrupted, by Ctrl-C (which finishes the chunks in hand), by a crash or by an
+    error, is resumed by the same call: chunks that the store has do not run again. A
+    call with more values on its axes, or more seeds, trains only what is new. A store
+    of any other sweep, which differs in an argument, in the versions of JAX or in what
+    the functions compute, is refused. `load` shows a store at any moment.
+
+    CPUs count as one device, whatever their number of cores, and small trainings do not
+    keep more than one core busy. To use all of them, before anything else is done with
+    JAX: `jax.config.update("jax_num_cpu_devices", os.cpu_count())`.
 
     Args:
       problem: a problem for `train`, or a function of axes that makes one.
@@ -70,23 +88,43 @@ def sweep(
       steps: number of updates of each training.
       record_every: records loss and metrics at steps 0, record_every, 2 * record_every
         ..., along the dimension `step`. None records nothing.
-      chunk_size: trainings at a time; "auto" goes by the number of parameters.
+      chunk_size: trainings at a time on each device; "auto" goes by the number of
+        parameters, or takes what the store has.
       divergence_factor: a loss above this many times the initial one is a divergence.
-      progress: shows a bar of the trials done, where standard error is a terminal.
+      store: a folder that keeps what is finished, made if there is none.
+      devices: those of this process that work, such as `jax.devices()[:2]`; None for
+        all of them, or for the one that `jax.default_device` names.
+      executor: any `concurrent.futures.Executor`, such as a `ProcessPoolExecutor` or
+        the `get_executor()` of a Dask client, whose workers train the chunks instead of
+        this process. A chunk that fails twice is reported in a warning that names its
+        trials, which stay without a result.
+      part: (i, n) to train only the i-th of n parts of the chunks, counted from 0: as
+        many jobs as one likes may share a store, and need not know of each other. Each
+        returns what the store has when it is done. None for all chunks, or, under
+        `jax.distributed`, for the part of this process.
+      dry_run: trains one chunk of each program only, and returns the dataset with no
+        trial run, whose attributes say what to expect of this process: programs,
+        `expected_seconds` beside `expected_compile_seconds`, `expected_device_bytes`
+        on all devices and `expected_result_bytes`. Nothing is stored.
+      progress: shows a bar, in a terminal or a notebook: trials done, trainings a
+        second, time left, and the share that diverged.
 
     Returns:
       A dataset whose dimensions are those of the space, in its order. Variables:
-      `final_loss`, `best_loss`, `status` (0 held, 1 diverged), `diverged_at` (`steps`
-      where it held), what `problem.evaluate` gives and, if recorded, `loss` and all
-      metrics along `step` (`clip/grad_norm` is called `clip_grad_norm`). Losses of a
-      diverged training are +inf, and so is an evaluation that is not finite; NaN means
-      that there is no value (metrics apart, which are shown as they were). The
-      attributes are the versions, the device, the sweep's arguments and the time it
-      took, compilation apart.
+      `final_loss`, `best_loss`, `status` (0 held, 1 diverged, -1 not run),
+      `diverged_at` (`steps` where it held), what `problem.evaluate` gives and, if
+      recorded, `loss` and all metrics along `step` (`clip/grad_norm` is called
+      `clip_grad_norm`). Losses of a diverged training are +inf, and so is an evaluation
+      that is not finite; NaN means that there is no value (metrics apart, which are
+      shown as they were). The attributes are the versions, the device, the sweep's
+      arguments and the time it took, compilation apart.
 
     Raises:
-      ValueError, TypeError: if an argument is not as above, an axis goes nowhere, or a
-        function needs what no axis has. A divergence raises nothing.
+      ValueError, TypeError: if an argument is not as above, an axis goes nowhere, a
+        function needs what no axis has, the store is another sweep's, or a function
+        cannot be pickled for an executor. A divergence raises nothing.
+      OSError: if the store cannot be written to; what it holds stays as it is.
+      RuntimeError: if the executor breaks down.
 
     Example:
       >>> import optax, stabjax
@@ -109,173 +147,149 @@ def sweep(
         raise ValueError(
             f'chunk_size must be "auto" or a positive integer, got {chunk_size!r}.'
         )
-    factories = route(problem, make_optimizer, [axis.name for axis in space.axes])
     every = None if record_every is None else int(record_every)
     settings = Settings(int(steps), every, float(divergence_factor))
     size = None if chunk_size == "auto" else int(chunk_size)
-    work = _prepare(factories, space, settings, size)
-    results, cost = _run(work, len(space), progress)
-    attributes = {
-        "problem": name_of(problem),
-        "optimizer": name_of(make_optimizer),
-        "steps": settings.steps,
-        "divergence_factor": settings.divergence_factor,
-        **_about(work, cost, len(space)),
-    }
-    return _dataset(space, settings, results, attributes)
+    where = place(store, devices, executor, part)
+    job = prepare(problem, make_optimizer, space, settings, size, where)
+    if dry_run:
+        return estimated(job, where)
+    results, cost = _run(job, where, progress)
+    return labelled(job.spec, results, cost)
 
 
-class _Group(NamedTuple):
-    """The trials of one program."""
+@dataclass
+class _Clock:
+    """Where the time went."""
 
-    program: Trials
-    shapes: Shapes
-    chunks: Chunks
+    start: float
+    compiling: float = 0.0
 
-
-class _Work(NamedTuple):
-    """All that is to run, checked and traced, but not compiled."""
-
-    given: Points
-    groups: list[_Group]
-    device: jax.Device
-    trace_seconds: float
-
-
-class _Cost(NamedTuple):
-    compile_seconds: float
-    run_seconds: float
+    def cost(self, traced: float, trials: int) -> dict[str, float]:
+        """What the dataset says of it, after so many trainings."""
+        running = time.perf_counter() - self.start - self.compiling
+        return {
+            "compile_seconds": round(traced + self.compiling, 3),
+            "seconds": round(running, 3),
+            "trainings_per_second": round(trials / running, 1),
+        }
 
 
-def _prepare(
-    factories: Factories, space: Space, settings: Settings, chunk_size: int | None
-) -> _Work:
-    start = time.perf_counter()
-    (device,) = jnp.zeros(()).devices()
-    given = points(space)
-    dtypes = {name: values.dtype for name, values in given.numbers.items()}
-    groups = []
-    for statics, trials in space.groups():
-        program = Trials(factories, statics, dtypes, settings)
-        shapes = program.shapes()
-        auto = auto_width(shapes.parameters, device)
-        chunks = in_chunks(trials, given, chunk_size, auto)
-        groups.append(_Group(program, shapes, chunks))
-    _check_names(space, groups)
-    return _Work(given, groups, device, time.perf_counter() - start)
+def _run(
+    job: Job, where: Place, progress: bool
+) -> tuple[dict[str, _Array], dict[str, Any]]:
+    """Trains what has not been trained yet, and gathers all of it trial by trial."""
+    variables = [group.variables for group in job.spec.groups]
+    results = unfilled(variables, len(job.spec.layout.space))
+    missing = _missing(job, where, results)
+    part, parts = where.part
+    mine = [chunk for chunk in job.chunks if chunk.number % parts == part]
+    pending = [chunk for chunk in mine if chunk.number in missing]
+    if where.store and pending:
+        write_spec(where.store, job.spec)
+    clock, total, left = _Clock(time.perf_counter()), _trials(mine), _trials(pending)
+    with (
+        stop_requests(where.store is not None) as stop,
+        progress_bar(total, total - left, progress) as bar,
+    ):
+        outcomes = _finished(job, where, pending, stop, clock, bar)
+        for chunk in _kept(outcomes, job, where, results, bar):
+            del missing[chunk.number]
+    lost = _trials(chunk for chunk in pending if chunk.number in missing)
+    if lost and stop():
+        raise KeyboardInterrupt(
+            f"stopped with {total - lost} of {total} trials in the store "
+            f"{str(where.store)!r}: the same call resumes from there."
+        )
+    if parts > 1:  # what the others have stored meanwhile
+        _missing(job, where, results)
+    return results, clock.cost(job.trace_seconds, left - lost)
 
 
-def _check_names(space: Space, groups: list[_Group]) -> None:
-    axes = {"step", "trial", "seed", *(axis.name for axis in space.axes)}
-    for name in {name for group in groups for name in group.shapes.variables}:
-        if name in axes:
-            raise ValueError(
-                f"{name!r} is an axis or a dimension of the dataset and also a metric "
-                f"or an entry of problem.evaluate: rename one of the two."
-            )
+def _missing(job: Job, where: Place, results: dict[str, _Array]) -> dict[int, Chunk]:
+    """The chunks that are not in the store; what the others gave is filled in."""
+    missing = {chunk.number: chunk for chunk in job.chunks}
+    if where.store:
+        found = stored(where.store, job.spec, job.chunks, job.given.rows)
+        for chunk, variables in found:
+            fill(results, chunk, variables)
+            del missing[chunk.number]
+    return missing
 
 
-def _run(work: _Work, size: int, progress: bool) -> tuple[dict[str, _Array], _Cost]:
-    """Runs all chunks and gathers their variables, trial by trial."""
-    start, compiling = time.perf_counter(), 0.0
+def _kept(
+    outcomes: Iterator[_Outcome],
+    job: Job,
+    where: Place,
+    results: dict[str, _Array],
+    bar: Any,
+) -> Iterator[Chunk]:
+    """Puts each outcome where it belongs, and gives the chunks that were trained."""
     done = diverged = 0
-    results = _unfilled([group.shapes for group in work.groups], size)
-    with tqdm(total=size, unit="trial", disable=None if progress else True) as bar:
-        if len(work.groups) > 1 and not bar.disable:
-            bar.write(f"{len(work.groups)} programs to compile", file=sys.stderr)
-        for group in work.groups:
-            before = time.perf_counter()
-            program = group.program.compiled(
-                group.chunks.width, group.chunks.shared_seed, work.device
-            )
-            compiling += time.perf_counter() - before
-            for trials, variables in _finished(program, group.chunks, work.given):
-                for name, values in variables.items():
-                    results[name][trials] = values[: len(trials)]
-                diverged += int(results["status"][trials].sum())
-                done += len(trials)
-                bar.set_postfix(diverged=f"{diverged / done:.1%}", refresh=False)
-                bar.update(len(trials))
-    total = time.perf_counter() - start
-    return results, _Cost(work.trace_seconds + compiling, total - compiling)
+    failures: list[str] = []
+    for chunk, outcome in outcomes:
+        if isinstance(outcome, Exception):
+            failures.append(_failure(job, chunk, outcome))
+            continue
+        if where.store:
+            write_chunk(where.store, job.spec, chunk, job.given.rows, outcome)
+        fill(results, chunk, outcome)
+        done += len(chunk.trials)
+        diverged += int((outcome["status"] == 1).sum())
+        bar.set_postfix(diverged=f"{diverged / done:.1%}", refresh=False)
+        bar.update(len(chunk.trials))
+        yield chunk
+    if failures:
+        warnings.warn(
+            f"{len(failures)} of the chunks failed each time they were tried, their "
+            f"trials have the status {NOT_RUN}: {'; '.join(failures)}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _finished(
-    program: jax.stages.Compiled, chunks: Chunks, given: Points
-) -> Iterator[tuple[_Array, dict[str, _Array]]]:
-    """Runs the chunks; gives the oldest result back while newer ones are computed."""
-    running: deque[tuple[_Array, dict[str, jax.Array]]] = deque()
-    for trials in chunks.trials:
-        lanes = padded(trials, chunks.width)
-        seeds = given.seeds[lanes[0] if chunks.shared_seed else lanes]
-        running.append((trials, program(seeds, given.at(lanes))))
-        if len(running) > _IN_FLIGHT:
-            trials, variables = running.popleft()
-            yield trials, jax.device_get(variables)
-    for trials, variables in running:
-        yield trials, jax.device_get(variables)
+    job: Job,
+    where: Place,
+    chunks: list[Chunk],
+    stop: Callable[[], bool],
+    clock: _Clock,
+    bar: Any,
+) -> Iterator[_Outcome]:
+    """What the chunks gave, in the order in which they finish."""
+    groups = job.spec.groups
+    programs = len({chunk.group for chunk in chunks})
+    if programs > 1 and not bar.disable:
+        bar.write(f"{programs} programs to compile", file=sys.stderr)
+    if where.executor:
+        tasks = Tasks(job.recipes, groups, job.given)
+        yield from by_executor(where.executor, tasks, chunks, stop)
+        return
+    chunks = sorted(chunks, key=lambda chunk: chunk.group)
+    for number, members in itertools.groupby(chunks, key=lambda chunk: chunk.group):
+        if stop():
+            break
+        together = list(members)
+        devices = where.devices[: len(together)]
+        before = time.perf_counter()
+        program = job.programs[number].compiled(groups[number], devices)
+        clock.compiling += time.perf_counter() - before
+        batches = Batches(program, len(devices), groups[number], job.given)
+        yield from on_devices(batches, together, stop)
 
 
-def _unfilled(shapes: list[Shapes], size: int) -> dict[str, _Array]:
-    """Arrays for the variables of all groups; NaN where a group lacks one."""
-    given = {name for group in shapes for name in group.variables}
-    results = {}
-    for name in [*filter(given.__contains__, RESULTS), *sorted(given - {*RESULTS})]:
-        found = [g.variables[name] for g in shapes if name in g.variables]
-        dtype = np.result_type(*(_numpy_dtype(variable.dtype) for variable in found))
-        if len(found) < len(shapes):
-            dtype = np.result_type(dtype, np.float32)
-        missing = {"f": np.nan, "i": -1}.get(dtype.kind, 0)
-        results[name] = np.full((size, *found[0].shape), missing, dtype)
-    return results
+def _failure(job: Job, chunk: Chunk, error: Exception) -> str:
+    """Which trials failed, and why: each axis with its values among them."""
+    where = []
+    for axis in job.spec.layout.space.axes:
+        values = np.unique(axis.labels[job.given.rows[axis.name][chunk.trials]])
+        shown = f"{values[0]}" if len(values) == 1 else f"{values[0]}...{values[-1]}"
+        where.append(f"{axis.name}={shown}")
+    text = f"{type(error).__name__}: {error}"
+    return (
+        f"chunk {chunk.number} ({len(chunk.trials)} trials: {' '.join(where)}): {text}"
+    )
 
 
-def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
-    """The type itself, or float32 for the short floats that NumPy lacks."""
-    if jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).kind != "f":
-        return np.dtype(np.float32)
-    known: np.dtype[Any] = np.dtype(dtype)
-    return known
-
-
-def _dataset(
-    space: Space,
-    settings: Settings,
-    results: dict[str, _Array],
-    attributes: dict[str, Any],
-) -> xr.Dataset:
-    dims = [dimension.name for dimension in space.dimensions]
-    coords: dict[str, Any] = {
-        axis.name: (dimension.name, axis.labels)
-        for dimension in space.dimensions
-        for axis in dimension.axes
-    }
-    if settings.record_every is not None:
-        coords["step"] = np.arange(0, settings.steps, settings.record_every)
-        attributes = {**attributes, "record_every": settings.record_every}
-    variables = {
-        name: (
-            [*dims, "step"] if values.ndim > 1 else dims,
-            values.reshape(*space.shape, *values.shape[1:]),
-            _DESCRIPTIONS.get(name, {}),
-        )
-        for name, values in results.items()
-    }
-    return xr.Dataset(variables, coords, attributes)
-
-
-def _about(work: _Work, cost: _Cost, size: int) -> dict[str, Any]:
-    widths = sorted({group.chunks.width for group in work.groups})
-    return {
-        "chunk_size": widths[0] if len(widths) == 1 else ", ".join(map(str, widths)),
-        "trials": size,
-        "programs": len(work.groups),
-        "compile_seconds": round(cost.compile_seconds, 3),
-        "seconds": round(cost.run_seconds, 3),
-        "trainings_per_second": round(size / cost.run_seconds, 1),
-        "platform": work.device.platform,
-        "device": work.device.device_kind,
-        "stabjax": version("stabjax"),
-        "jax": jax.__version__,
-        "optax": optax.__version__,
-    }
+def _trials(chunks: Iterable[Chunk]) -> int:
+    return sum(len(chunk.trials) for chunk in chunks)

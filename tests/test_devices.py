@@ -1,0 +1,106 @@
+"""Sweeps on one device or more, and what a dry run says of them."""
+
+import itertools
+
+import jax
+import numpy as np
+import optax
+import pytest
+import trainings
+from trainings import assert_same_bits, run
+
+import stabjax
+
+
+@pytest.fixture(scope="module")
+def alone():
+    with jax.numpy_dtype_promotion("strict"):
+        return run()
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_the_same_bits_on_any_number_of_devices(alone, count):
+    runs = run(devices=jax.devices()[:count])
+    assert_same_bits(runs, alone)
+    assert runs.attrs["chunk_size"] == trainings.WIDTH
+
+
+def test_chunks_of_several_seeds_on_several_devices():
+    # Two trials of a seed: a chunk of four holds two seeds, and the last one is short.
+    few = stabjax.grid(rate=[0.1], max_norm=[1.0, np.inf], seed=range(5))
+    expected = run(space=few)
+    assert_same_bits(run(space=few, devices=jax.devices()[3:5]), expected)
+
+
+def test_one_trace_for_many_devices():
+    calls = itertools.count()
+
+    def make(rate):
+        next(calls)
+        return optax.sgd(rate)
+
+    rates = stabjax.grid(rate=[0.1, 0.2, 0.3])
+    call = {"make_optimizer": make, "chunk_size": 1}
+    run(space=rates, devices=None, **call)
+    assert next(calls) == 1
+    run(space=stabjax.grid(rate=[0.4, 0.5, 0.6]), devices=None, **call)
+    assert next(calls) == 2  # by the line before the last alone
+
+
+def test_the_default_device_is_the_only_one():
+    chosen = stabjax._sweep.devices.local_devices
+    assert len(chosen(None)) == 8
+    with jax.default_device(jax.devices()[3]):
+        assert chosen(None) == (jax.devices()[3],)
+    assert chosen(jax.devices()[2:4]) == tuple(jax.devices()[2:4])
+
+
+@pytest.mark.parametrize(
+    "devices", [[], 2, "cpu", [0, 1], [*jax.devices()[:1], *jax.devices()[:1]]]
+)
+def test_bad_devices(devices):
+    with pytest.raises(ValueError, match="devices must be None or a list of different"):
+        run(devices=devices)
+
+
+def test_a_dry_run_says_what_to_expect_and_keeps_nothing(alone, tmp_path):
+    expected = run(dry_run=True, store=tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+    assert set(expected.variables) == set(alone.variables)
+    for name in alone.coords:
+        assert expected[name].identical(alone[name])
+    assert (expected.status == -1).all()
+    assert expected.final_loss.isnull().all()
+    attrs = expected.attrs
+    assert (attrs["trials"], attrs["programs"], attrs["chunk_size"]) == (60, 1, 4)
+    assert 0 < attrs["expected_seconds"] < 10
+    assert attrs["expected_compile_seconds"] > 0
+    assert attrs["expected_device_bytes"] > 1000
+    assert attrs["expected_result_bytes"] == sum(v.nbytes for v in alone.values())
+    assert all(isinstance(value, (int, float, str)) for value in attrs.values())
+
+
+def test_a_dry_run_knows_what_is_in_the_store_already(tmp_path):
+    run(store=tmp_path)
+    assert run(dry_run=True, store=tmp_path).attrs["expected_seconds"] == 0
+    (tmp_path / "chunks" / "000004.npz").unlink()  # of part 0 of 2
+    due = [
+        run(dry_run=True, store=tmp_path, part=part).attrs["expected_seconds"] > 0
+        for part in ((1, 2), (0, 2))
+    ]
+    assert due == [False, True]
+
+
+def test_a_dry_run_of_a_million_takes_no_memory():
+    big = stabjax.grid(rate=np.linspace(0.1, 1.0, 1000), seed=range(1000))
+    make = trainings.make_optimizer
+    runs = stabjax.sweep(
+        trainings.PROBLEM,
+        lambda rate: make(rate, 1.0),
+        big,
+        steps=10,
+        dry_run=True,
+        devices=jax.devices()[:1],
+    )
+    assert runs.final_loss.values.strides == (0, 0)
+    assert runs.attrs["expected_result_bytes"] == 1000**2 * (4 + 4 + 4 + 4 + 1)
