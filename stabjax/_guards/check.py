@@ -75,7 +75,7 @@ def _told(
     counts = [
         f"{what} {number}" for what, number in own.items() if what.endswith("_count")
     ]
-    streak = own["consecutive"]
+    streak = int(own["consecutive"])
     text = (
         f"{guard} met {streak} bad step{'s' * (streak != 1)} in a row, where {allowed} "
         f"are fine ({', '.join(counts)}, skip_fraction {own['skip_fraction']:.3g})"
