@@ -237,6 +237,7 @@ TRANSFORMATIONS = [
         {"max_norm": 1.0, "drop_norm": 10.0, "max_consecutive": 8.0},
         spoils="none",
         decides=("drop_norm", "max_consecutive"),
+        slow=True,
     ),
     Transformation(
         "skip_on_spike",

@@ -31,7 +31,7 @@ class Seen(NamedTuple):
 
     step: jax.Array
     grad_norm: jax.Array
-    value: jax.Array
+    value: ArrayLike | None  # the extra argument of that name
     nonfinite: jax.Array
 
 
@@ -72,8 +72,8 @@ def guard(
     def init_fn(params: optax.Params) -> GuardState:
         dtype = norm_dtype(jax.tree.leaves(params))
         history = init_history(dtype)
-        scalar, step = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-        nothing = Seen(step, scalar, scalar, jnp.zeros((), bool))
+        step = jnp.zeros((), jnp.int32)
+        nothing = Seen(step, jnp.zeros((), dtype), None, jnp.zeros((), bool))
         reasons, limits, _ = jax.eval_shape(judge, nothing, history)
         kinds = _COMMON | dict.fromkeys(reasons, jnp.int32)
         kinds |= dict.fromkeys((*limits, "grad_norm"), dtype)
@@ -93,7 +93,7 @@ def guard(
         # may be NaN, also times 0.
         norm, leaf = _looked_at(lax.stop_gradient(updates), axis_name)
         norm = norm.astype(before["grad_norm"].dtype)
-        seen = Seen(state.skip_step, norm, _loss(extra_args, norm.dtype), leaf >= 0)
+        seen = Seen(state.skip_step, norm, extra_args.get("value"), leaf >= 0)
         reasons, limits, history = lax.stop_gradient(judge(seen, state.skip_history))
         reasons = {"nonfinite_count": seen.nonfinite, **reasons}
 
@@ -149,15 +149,6 @@ def _first_nonfinite(updates: optax.Updates, axis_name: Hashable | None) -> jax.
     position = jnp.arange(len(leaves), dtype=jnp.int32)
     first = jnp.min(position, where=spoilt, initial=len(leaves))
     return jnp.where(spoilt.any(), first, -1)
-
-
-def _loss(extra_args: dict[str, Any], dtype: Any) -> jax.Array:
-    """The extra argument `value`; without it a constant, which never leaps."""
-    value = extra_args.get("value")
-    array = jnp.asarray(0 if value is None else value)
-    if array.size != 1:
-        raise ValueError(f"value must be a scalar, got shape {array.shape}")
-    return array.reshape(()).astype(dtype)
 
 
 def _unless_skipped(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -191,7 +192,7 @@ def skip_on_spike(
     check("min_count", least, lambda x: (x >= 1) & (x <= window), f"from 1 to {window}")
 
     def judge(seen: Seen, history: History) -> Verdict:
-        latest = jnp.stack([seen.value, seen.grad_norm])
+        latest = jnp.stack([_loss(seen), seen.grad_norm])
         limits = limits_of(history, sigma, least)
         finite = jnp.isfinite(latest)
         spikes = jnp.where(finite, latest > limits, False)
@@ -209,3 +210,11 @@ def skip_on_spike(
         max_consecutive,
         axis_name,
     )
+
+
+def _loss(seen: Seen) -> jax.Array:
+    """The loss of a step; without one a constant, which never leaps."""
+    value = jnp.asarray(0 if seen.value is None else seen.value)
+    if value.size != 1:
+        raise ValueError(f"value must be a scalar, got shape {value.shape}")
+    return value.reshape(()).astype(seen.grad_norm.dtype)
