@@ -27,8 +27,16 @@ from stabjax._clipping import (
     scale_by_spam,
     scale_by_stable_adam,
     scale_by_stable_spam,
+    suggest_max_norm,
     unitwise_clip,
     unitwise_norm,
+)
+from stabjax._guards import (
+    check,
+    reduce_on_plateau,
+    skip_above_norm,
+    skip_if_nonfinite,
+    skip_on_spike,
 )
 from stabjax._metrics import metrics, with_metrics
 from stabjax._norms import global_norm, leaf_norms
@@ -63,6 +71,7 @@ __all__ = [
     "adaptive_grad_clip",
     "adaptive_quantile_clip",
     "adopt_clip",
+    "check",
     "clip",
     "clip_by_block_norm",
     "clip_by_block_rms",
@@ -92,13 +101,18 @@ __all__ = [
     "polynomial_schedule",
     "problems",
     "qk_clip",
+    "reduce_on_plateau",
     "reset_moments",
     "scale_by_spam",
     "scale_by_stable_adam",
     "scale_by_stable_spam",
     "sgdr_schedule",
+    "skip_above_norm",
+    "skip_if_nonfinite",
+    "skip_on_spike",
     "static",
     "study",
+    "suggest_max_norm",
     "sweep",
     "train",
     "unitwise_clip",

@@ -4,6 +4,7 @@
 public name has one.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -24,7 +25,8 @@ class Transformation(NamedTuple):
     variant: str = ""
     # Static arguments, as `optax.inject_hyperparams` must know them.
     static: tuple[str, ...] = ()
-    # How far a non-finite entry must show: "tree", "leaf", "unit", or "entry".
+    # How far a non-finite entry must show: "tree", "leaf", "unit", "entry"; or "none",
+    # for a guard, which makes zeros of such a step.
     spoils: str = "leaf"
     # Sizes of the gradients that it sees before its numbers tell.
     before: tuple[float, ...] = ()
@@ -32,6 +34,8 @@ class Transformation(NamedTuple):
     decides: tuple[str, ...] = ()
     # Its code is that of a quicker row, or of one that does more.
     slow: bool = False
+    # Extra arguments of its updates, such as the loss.
+    extra: Mapping[str, float] = {}
 
     def __str__(self) -> str:
         return "-".join(filter(None, (self.name, self.variant)))
@@ -55,6 +59,19 @@ def of_examples(transformation):
         return transformation.update(examples, state, params)
 
     return optax.GradientTransformation(transformation.init, update_fn)
+
+
+# The number of updates that a plateau or a cooldown lasts varies around one.
+PLATEAU = {
+    "factor": 0.995,
+    "patience": 0.3,
+    "rtol": 0.01,
+    "atol": 0.01,
+    "cooldown": 0.3,
+    "accumulation_size": 1.0,
+    "min_scale": 0.1,
+    "eps": 0.001,
+}
 
 
 TRANSFORMATIONS = [
@@ -203,16 +220,60 @@ TRANSFORMATIONS = [
         spoils="tree",
         before=(1.0,),
     ),
+    Transformation(
+        "skip_if_nonfinite",
+        lambda max_norm, max_consecutive: stabjax.skip_if_nonfinite(
+            stabjax.clip_by_global_norm(max_norm), max_consecutive
+        ),
+        {"max_norm": 1.0, "max_consecutive": 8.0},
+        spoils="none",
+        decides=("max_consecutive",),
+    ),
+    Transformation(
+        "skip_above_norm",
+        lambda max_norm, drop_norm, max_consecutive: stabjax.skip_above_norm(
+            stabjax.clip_by_global_norm(max_norm), drop_norm, max_consecutive
+        ),
+        {"max_norm": 1.0, "drop_norm": 10.0, "max_consecutive": 8.0},
+        spoils="none",
+        decides=("drop_norm", "max_consecutive"),
+        slow=True,
+    ),
+    Transformation(
+        "skip_on_spike",
+        lambda max_norm, sigma, min_count, max_consecutive: stabjax.skip_on_spike(
+            stabjax.clip_by_global_norm(max_norm),
+            window=8,
+            sigma=sigma,
+            min_count=min_count,
+            max_consecutive=max_consecutive,
+        ),
+        {"max_norm": 1.0, "sigma": 2.0, "min_count": 2.0, "max_consecutive": 8.0},
+        spoils="none",
+        extra={"value": 1.0},
+        decides=("sigma", "min_count", "max_consecutive"),
+    ),
+    Transformation(
+        "reduce_on_plateau",
+        functools.partial(stabjax.reduce_on_plateau, semantics="torch"),
+        PLATEAU,
+        static=("mode", "semantics"),
+        spoils="entry",
+        extra={"value": float("nan")},  # no improvement, from the first update on
+        decides=tuple(number for number in PLATEAU if number != "factor"),
+    ),
 ]
 
 # Public functions that are no transformations: of norms, of gradients, of states.
 FUNCTIONS = {
+    "check",
     "global_norm",
     "leaf_norms",
     "metrics",
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
     "qk_clip",
+    "suggest_max_norm",
     "unitwise_clip",
     "unitwise_norm",
 }

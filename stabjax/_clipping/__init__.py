@@ -22,6 +22,7 @@ from stabjax._clipping.stable_spam import (
     normalize_by_tracked_norm,
     scale_by_stable_spam,
 )
+from stabjax._clipping.suggestion import suggest_max_norm
 from stabjax._clipping.update import adopt_clip, clip_by_relative_update, qk_clip
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "scale_by_spam",
     "scale_by_stable_adam",
     "scale_by_stable_spam",
+    "suggest_max_norm",
     "unitwise_clip",
     "unitwise_norm",
 ]
