@@ -4,6 +4,7 @@
 public name has one.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -75,6 +76,14 @@ TRANSFORMATIONS = [
     ),
     Transformation(
         "clip_by_global_norm",
+        functools.partial(stabjax.clip_by_global_norm, ord=3),
+        {"max_norm": 1.0},
+        variant="3-norm",
+        static=("axis_name", "ord"),
+        spoils="tree",
+    ),
+    Transformation(
+        "clip_by_global_norm",
         lambda start: stabjax.clip_by_global_norm(falling(start)),
         {"start": 1.0},
         variant="scheduled",
@@ -107,6 +116,76 @@ TRANSFORMATIONS = [
         {"start": 0.1, "eps": 2.0},
         variant="scheduled",
         spoils="unit",
+    ),
+    Transformation(
+        "smooth_clip_by_global_norm",
+        stabjax.smooth_clip_by_global_norm,
+        {"max_norm": 1.0},
+        spoils="tree",
+    ),
+    Transformation(
+        "normalize_by_update_norm",
+        stabjax.normalize_by_update_norm,
+        {"scale_factor": 0.5, "eps": 0.01},
+        spoils="tree",
+    ),
+    Transformation(
+        "clip_by_percentile",
+        functools.partial(stabjax.clip_by_percentile, window=3),
+        {"percentile": 10.0},
+        static=("window",),
+        spoils="tree",
+        before=(0.1,),
+    ),
+    Transformation(
+        "clip_update_norm",
+        functools.partial(stabjax.clip_update_norm, window=3),
+        {"sigma": 0.1},
+        static=("window",),
+        spoils="tree",
+        before=(0.1, 0.3),
+    ),
+    Transformation(
+        "zclip",
+        stabjax.zclip,
+        {
+            "decay": 0.2,
+            "z_threshold": 0.5,
+            "max_norm": 0.8,
+            "warmup_steps": 1.0,
+            "clip_factor": 1.5,
+            "patience": 2.0,
+        },
+        spoils="tree",
+        before=(0.1, 0.3, 0.6),
+        decides=("warmup_steps", "patience"),
+    ),
+    Transformation(
+        "adagc",
+        stabjax.adagc,
+        {
+            "relative_clip": 1.04,
+            "decay": 0.2,
+            "max_norm": 1.0,
+            "warmup_steps": 1.0,
+            "patience": 2.0,
+        },
+        spoils="tree",  # while it warms up
+        before=(1.0, 0.8),
+        decides=("warmup_steps", "patience"),
+    ),
+    Transformation(
+        "clip_by_norm_ratio",
+        stabjax.clip_by_norm_ratio,
+        {"max_norm_ratio": 1.1, "decay": 0.2, "patience": 2.0},
+        before=(0.1, 0.3),
+        decides=("patience",),
+    ),
+    Transformation(
+        "limit_norm_growth",
+        stabjax.limit_norm_growth,
+        {"max_growth": 1.01, "min_norm": 0.1},
+        before=(0.1,),
     ),
     Transformation(
         "with_metrics",
