@@ -382,6 +382,7 @@ def test_zeros_freeze_no_leaf():
     assert found["Fira"][1:, 0].max() < 1e-6
 
 
+@pytest.mark.slow
 def test_inf_turns_each_bound_off():
     """Zeros included, and with finite derivatives."""
     norms = np.array([[0, 0], [1, 2], [100, 0], [0, 0], [3, 1]], float)

@@ -55,8 +55,8 @@ def smooth_clip_by_global_norm(
       0.5
       0.99
 
-    Source: Zhang, He, Sra, Jadbabaie, Why gradient clipping accelerates training, 2020,
-    where the two differ by a factor of at most 2.
+    Source: Zhang, He, Sra, Jadbabaie, Why gradient clipping accelerates training, 2020;
+    the factor is never less than half of that of clipping.
     """
     if kind not in ("rational", "sqrt"):
         raise ValueError(f"kind must be 'rational' or 'sqrt', got {kind!r}")
