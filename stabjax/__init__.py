@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from stabjax._clipping import (
+    adagc,
     adaptive_grad_clip,
     adaptive_quantile_clip,
     adopt_clip,
@@ -15,11 +16,16 @@ from stabjax._clipping import (
     clip_by_block_norm,
     clip_by_block_rms,
     clip_by_global_norm,
+    clip_by_norm_ratio,
+    clip_by_percentile,
     clip_by_relative_update,
     clip_by_second_moment,
     clip_by_tracked_max,
+    clip_update_norm,
     differentially_private_aggregate,
+    limit_norm_growth,
     normalize_by_tracked_norm,
+    normalize_by_update_norm,
     per_example_global_norm_clip,
     per_example_layer_norm_clip,
     qk_clip,
@@ -27,9 +33,11 @@ from stabjax._clipping import (
     scale_by_spam,
     scale_by_stable_adam,
     scale_by_stable_spam,
+    smooth_clip_by_global_norm,
     suggest_max_norm,
     unitwise_clip,
     unitwise_norm,
+    zclip,
 )
 from stabjax._guards import (
     check,
@@ -68,6 +76,7 @@ _SWEEP_NAMES = ("grid", "load", "static", "sweep", "train")
 _MODULES = ("plot", "problems", "study")
 
 __all__ = [
+    "adagc",
     "adaptive_grad_clip",
     "adaptive_quantile_clip",
     "adopt_clip",
@@ -76,9 +85,12 @@ __all__ = [
     "clip_by_block_norm",
     "clip_by_block_rms",
     "clip_by_global_norm",
+    "clip_by_norm_ratio",
+    "clip_by_percentile",
     "clip_by_relative_update",
     "clip_by_second_moment",
     "clip_by_tracked_max",
+    "clip_update_norm",
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
@@ -88,11 +100,13 @@ __all__ = [
     "grid",
     "join_schedules",
     "leaf_norms",
+    "limit_norm_growth",
     "linear_onecycle_schedule",
     "linear_schedule",
     "load",
     "metrics",
     "normalize_by_tracked_norm",
+    "normalize_by_update_norm",
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
     "piecewise_constant_schedule",
@@ -110,6 +124,7 @@ __all__ = [
     "skip_above_norm",
     "skip_if_nonfinite",
     "skip_on_spike",
+    "smooth_clip_by_global_norm",
     "static",
     "study",
     "suggest_max_norm",
@@ -121,6 +136,7 @@ __all__ = [
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
     "with_metrics",
+    "zclip",
 ]
 
 

@@ -27,8 +27,14 @@ ARROWS = {
 HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm")
 # Functions with more than six parameters that are not Optax's, argued for one by one:
 # `sweep` by the design; `supervised` names a module, its data, its loss and its batch;
-# the optimizers SPAM and Stable-SPAM have as many in their authors' code.
-MANY_PARAMETERS = {"scale_by_spam", "scale_by_stable_spam", "supervised", "sweep"}
+# the optimizers SPAM and Stable-SPAM, and `zclip`, have as many in their authors' code.
+MANY_PARAMETERS = {
+    "scale_by_spam",
+    "scale_by_stable_spam",
+    "supervised",
+    "sweep",
+    "zclip",
+}
 
 
 def part_of(path):

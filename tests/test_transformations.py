@@ -19,7 +19,7 @@ rows = pytest.mark.parametrize(
     [pytest.param(row, marks=[pytest.mark.slow] * row.slow) for row in TRANSFORMATIONS],
     ids=str,
 )
-STEPS = 2
+STEPS = 3
 
 
 def tree_of(seed, dtype="float32", magnitude=1.0, steps=()):
@@ -32,7 +32,11 @@ def tree_of(seed, dtype="float32", magnitude=1.0, steps=()):
 
 
 PARAMS = tree_of(0)
-GRADS = tree_of(1, steps=(STEPS,))
+# From step to step the gradient doubles: what learns from the past must act.
+GRADS = jax.tree.map(
+    lambda g: jnp.stack([x * 2**i for i, x in enumerate(g)]),
+    tree_of(1, steps=(STEPS,)),
+)
 FIRST = jax.tree.map(lambda g: g[0], GRADS)
 
 
