@@ -14,26 +14,60 @@ from stabjax._schedules.core import (
     linear_schedule,
     polynomial_schedule,
 )
+from stabjax._schedules.cycles import (
+    cosine_restarts_schedule,
+    cyclic_schedule,
+)
+from stabjax._schedules.decays import (
+    infinite_schedule,
+    inverse_sqrt_schedule,
+    noam_schedule,
+    power_schedule,
+    rex_schedule,
+    wsd_schedule,
+)
 from stabjax._schedules.piecewise import (
     cosine_onecycle_schedule,
     linear_onecycle_schedule,
     piecewise_constant_schedule,
     piecewise_interpolate_schedule,
 )
+from stabjax._schedules.wrappers import (
+    clip_schedule,
+    multiply_schedules,
+    repeat_schedule,
+    shift_schedule,
+    with_cooldown,
+    with_warmup,
+)
 
 __all__ = [
+    "clip_schedule",
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
+    "cosine_restarts_schedule",
+    "cyclic_schedule",
     "exponential_decay",
+    "infinite_schedule",
+    "inverse_sqrt_schedule",
     "join_schedules",
     "linear_onecycle_schedule",
     "linear_schedule",
+    "multiply_schedules",
+    "noam_schedule",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "polynomial_schedule",
+    "power_schedule",
+    "repeat_schedule",
+    "rex_schedule",
     "sgdr_schedule",
+    "shift_schedule",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
+    "with_cooldown",
+    "with_warmup",
+    "wsd_schedule",
 ]
