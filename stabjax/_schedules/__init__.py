@@ -32,6 +32,13 @@ from stabjax._schedules.piecewise import (
     piecewise_constant_schedule,
     piecewise_interpolate_schedule,
 )
+from stabjax._schedules.theory import (
+    ScheduleBound,
+    best_cooldown_fraction,
+    refine_schedule,
+    schedule_bound,
+    transfer_schedule,
+)
 from stabjax._schedules.wrappers import (
     clip_schedule,
     multiply_schedules,
@@ -42,6 +49,8 @@ from stabjax._schedules.wrappers import (
 )
 
 __all__ = [
+    "ScheduleBound",
+    "best_cooldown_fraction",
     "clip_schedule",
     "constant_schedule",
     "cosine_decay_schedule",
@@ -60,10 +69,13 @@ __all__ = [
     "piecewise_interpolate_schedule",
     "polynomial_schedule",
     "power_schedule",
+    "refine_schedule",
     "repeat_schedule",
     "rex_schedule",
+    "schedule_bound",
     "sgdr_schedule",
     "shift_schedule",
+    "transfer_schedule",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
