@@ -207,12 +207,15 @@ TRANSFORMATIONS = [
 
 # Public functions that are no transformations: of norms, of gradients, of states.
 FUNCTIONS = {
+    "best_cooldown_fraction",
     "global_norm",
     "leaf_norms",
     "metrics",
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
     "qk_clip",
+    "schedule_bound",
+    "transfer_schedule",
     "unitwise_clip",
     "unitwise_norm",
 }
@@ -474,6 +477,44 @@ SCHEDULES = [
         "with_cooldown",
         cooled_down,
         {"init_value": 0.8, "start": 4.0, "steps": 6.0, "end_value": 0.1},
+    ),
+    Schedule(
+        "exponential_warmup_schedule",
+        stabjax.exponential_warmup_schedule,
+        {"peak_value": 0.8, "timescale": 4.0},
+    ),
+    Schedule(
+        "untuned_linear_warmup_schedule",
+        # 2 / (1 - b2) is 8, in float64 and in float32.
+        stabjax.untuned_linear_warmup_schedule,
+        {"b2": 0.75},
+    ),
+    Schedule(
+        "untuned_exponential_warmup_schedule",
+        stabjax.untuned_exponential_warmup_schedule,
+        {"b2": 0.75},
+    ),
+    Schedule("radam_warmup_schedule", stabjax.radam_warmup_schedule, {"b2": 0.7}),
+    Schedule(
+        "chebyshev_schedule",
+        lambda **numbers: stabjax.chebyshev_schedule(**numbers, steps=8),
+        {"strong_convexity": 0.1, "smoothness": 1.0},
+    ),
+    Schedule("silver_schedule", stabjax.silver_schedule, {"smoothness": 2.0}),
+    Schedule(
+        "strongly_convex_silver_schedule",
+        lambda **numbers: stabjax.strongly_convex_silver_schedule(**numbers, steps=8),
+        {"strong_convexity": 0.1, "smoothness": 1.0},
+    ),
+    Schedule(
+        "refine_schedule",
+        lambda **numbers: stabjax.refine_schedule(**numbers, smoothing=0.5),
+        {
+            "gradient_norms": (3.0, 1.0, 2.0, 4.0, 1.5, 2.5, 3.5, 2.2),
+            "peak_value": 0.5,
+            "power": 2.0,
+            "steps": 15.0,
+        },
     ),
     Schedule("multiply_schedules", multiplied, {"init_value": 0.8, "rate": 0.5}),
     Schedule("shift_schedule", shifted, {"init_value": 0.8, "steps": 3.0}),

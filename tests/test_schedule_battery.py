@@ -101,7 +101,7 @@ def test_derivatives_are_finite_at_every_count(row):
 def steps_of(row):
     """What must stay positive while all else is zero."""
     keep = ("steps", "boundar", "factor", "first", "second", "power", "exponent", "pct")
-    keep += ("period", "timescale", "size")
+    keep += ("period", "timescale", "size", "b2", "convex", "smooth", "norms")
     return {k: v for k, v in numbers_of(row).items() if any(s in k for s in keep)}
 
 

@@ -32,12 +32,23 @@ from stabjax._schedules.piecewise import (
     piecewise_constant_schedule,
     piecewise_interpolate_schedule,
 )
+from stabjax._schedules.stepsizes import (
+    chebyshev_schedule,
+    silver_schedule,
+    strongly_convex_silver_schedule,
+)
 from stabjax._schedules.theory import (
     ScheduleBound,
     best_cooldown_fraction,
     refine_schedule,
     schedule_bound,
     transfer_schedule,
+)
+from stabjax._schedules.warmups import (
+    exponential_warmup_schedule,
+    radam_warmup_schedule,
+    untuned_exponential_warmup_schedule,
+    untuned_linear_warmup_schedule,
 )
 from stabjax._schedules.wrappers import (
     clip_schedule,
@@ -51,6 +62,7 @@ from stabjax._schedules.wrappers import (
 __all__ = [
     "ScheduleBound",
     "best_cooldown_fraction",
+    "chebyshev_schedule",
     "clip_schedule",
     "constant_schedule",
     "cosine_decay_schedule",
@@ -58,6 +70,7 @@ __all__ = [
     "cosine_restarts_schedule",
     "cyclic_schedule",
     "exponential_decay",
+    "exponential_warmup_schedule",
     "infinite_schedule",
     "inverse_sqrt_schedule",
     "join_schedules",
@@ -69,13 +82,18 @@ __all__ = [
     "piecewise_interpolate_schedule",
     "polynomial_schedule",
     "power_schedule",
+    "radam_warmup_schedule",
     "refine_schedule",
     "repeat_schedule",
     "rex_schedule",
     "schedule_bound",
     "sgdr_schedule",
     "shift_schedule",
+    "silver_schedule",
+    "strongly_convex_silver_schedule",
     "transfer_schedule",
+    "untuned_exponential_warmup_schedule",
+    "untuned_linear_warmup_schedule",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",

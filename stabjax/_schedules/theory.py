@@ -47,8 +47,8 @@ def schedule_bound(
     r"""How far from the minimum a schedule may end, in the worst case.
 
     For (stochastic) subgradient steps :math:`x_{t+1} = x_t - \eta_t g_t` on a convex
-    function, with :math:`\|x_1 - x_*\| \le D` and :math:`E \|g_t\|^2 \le G_t^2`, the last
-    iterate is bounded by :math:`E f(x_T) - f_* \le \Omega`,
+    function, with :math:`\|x_1 - x_*\| \le D` and :math:`E \|g_t\|^2 \le G_t^2`, the
+    last iterate is bounded by :math:`E f(x_T) - f_* \le \Omega`,
 
     .. math::
         \Omega = \frac{D^2}{2 S_1} + \frac{Q_1}{2 S_1} +
@@ -56,9 +56,9 @@ def schedule_bound(
         S_k = \sum_{t=k}^T \eta_t, \quad Q_k = \sum_{t=k}^T \eta_t^2 G_t^2
 
     with :math:`\eta_t = f(t - 1)`. Of :math:`\gamma f` the bound is
-    :math:`\Omega_1 / \gamma + \gamma \Omega_2`, with :math:`\Omega_1` its first term, and
-    so least for :math:`\gamma_* = \sqrt{\Omega_1 / \Omega_2}`. Schedules are ranked by
-    what they reach at their best rates.
+    :math:`\Omega_1 / \gamma + \gamma \Omega_2`, with :math:`\Omega_1` its first term,
+    and so least for :math:`\gamma_* = \sqrt{\Omega_1 / \Omega_2}`. Schedules are ranked
+    by what they reach at their best rates.
 
     Args:
       schedule: :math:`f`, any function of the count; its numbers may be traced.
