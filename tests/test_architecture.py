@@ -21,8 +21,7 @@ ARROWS = {
     "_schedules": set(),
     "problems": set(),
     "_sweep": {"_metrics"},
-    "_cells": set(),
-    "plot": {"_cells"},
+    "plot": set(),
 }
 HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm")
 # Functions with more than six parameters that are not Optax's, argued for one by one:

@@ -1,0 +1,11 @@
+"""Pictures of datasets: a dataset and Axes in, Axes out; nothing global is touched.
+
+Each function pools all dimensions that it is not told about, such as the seeds. A
+picture is saved with ``ax.figure.savefig("name.png")``.
+"""
+
+from stabjax.plot.axes import panels
+from stabjax.plot.maps import heatmap
+from stabjax.plot.runs import learning_curves, stable_share
+
+__all__ = ["heatmap", "learning_curves", "panels", "stable_share"]
