@@ -76,12 +76,19 @@ from stabjax._schedules import (
 
 if TYPE_CHECKING:
     from stabjax import plot, problems, study
-    from stabjax._sweep import grid, static, sweep, train
+    from stabjax._sweep import (
+        grid,
+        range_test,
+        static,
+        suggest_rate,
+        sweep,
+        train,
+    )
 
 __version__ = "0.1.0"
 
 # Loaded when first used: they need the packages of the extra `stabjax[sweep]`.
-_SWEEP_NAMES = ("grid", "static", "sweep", "train")
+_SWEEP_NAMES = ("grid", "range_test", "static", "suggest_rate", "sweep", "train")
 _MODULES = ("plot", "problems", "study")
 
 __all__ = [
@@ -128,6 +135,7 @@ __all__ = [
     "problems",
     "qk_clip",
     "radam_warmup_schedule",
+    "range_test",
     "refine_schedule",
     "repeat_schedule",
     "reset_moments",
@@ -142,6 +150,7 @@ __all__ = [
     "static",
     "strongly_convex_silver_schedule",
     "study",
+    "suggest_rate",
     "sweep",
     "train",
     "transfer_schedule",

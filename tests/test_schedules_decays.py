@@ -1,6 +1,7 @@
 """Schedules beyond Optax's: published values, NumPy models, composition, bad input."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_schedules import curve
@@ -179,8 +180,339 @@ PUBLISHED = {
     ),
 }
 
+WARMUPS = [0, 1, 2, 5, 9, 49, 99, 199, 399, 999]
+PUBLISHED |= {
+    "untuned-linear": (
+        stabjax.untuned_linear_warmup_schedule(0.99),
+        WARMUPS,
+        [0.0050251256, 0.010050251, 0.015075377, 0.030150754, 0.050251256, 0.25125628]
+        + [0.50251256, 1, 1, 1],
+    ),
+    "untuned-exponential": (
+        stabjax.untuned_exponential_warmup_schedule(0.99),
+        WARMUPS,
+        [0.010050166, 0.019999327, 0.029848496, 0.05880606, 0.096076098, 0.3965249]
+        + [0.63581781, 0.86737133, 0.98240964, 0.99995896],
+    ),
+    "radam 0.99": (
+        stabjax.radam_warmup_schedule(0.99),
+        WARMUPS,
+        [0.054471044, 0.081679196, 0.10369613, 0.15516526, 0.20683686, 0.47363002]
+        + [0.64495607, 0.82939524, 0.96258786, 0.99978433],
+    ),
+    "radam 0.999": (
+        stabjax.radam_warmup_schedule(0.999),
+        WARMUPS,
+        [0.017311503, 0.025821113, 0.032738814, 0.048998013, 0.065460757, 0.15464597]
+        + [0.21978758, 0.30965864, 0.43138198, 0.64637699],
+    ),
+    "exponential-warmup": (
+        stabjax.exponential_warmup_schedule(1.0, 4),
+        [0, 1, 2, 3, 4, 5],
+        [0.22119922, 0.39346934, 0.52763345, 0.63212056, 0.7134952, 0.77686984],
+    ),
+    "untuned-on-cosine": (
+        stabjax.multiply_schedules(
+            [COSINE(1.0, 8), stabjax.untuned_linear_warmup_schedule(0.9)]
+        ),
+        range(9),
+        [0.05, 0.09619398, 0.12803301, 0.13826834, 0.125, 0.09259749, 0.05125631]
+        + [0.01522409, 0],
+    ),
+}
+with jax.enable_x64(True):  # their steps are arrays, made here
+    PUBLISHED |= {
+        "chebyshev": (
+            stabjax.chebyshev_schedule(0.1, 1.0, 8),
+            range(9),
+            [9.20415163, 1.00872204, 2.16352177, 1.56791262, 5.68703104, 1.08206216]
+            + [3.33340672, 1.24998968, 9.20415163],
+        ),
+        "silver": (
+            stabjax.silver_schedule(1.0),
+            [0, 1, 2, 3, 4, 7, 11, 14],
+            [1.41421356, 2, 1.41421356, 3.41421356, 1.41421356, 6.82842712, 3.41421356]
+            + [1.41421356],
+        ),
+        "silver 10": (
+            stabjax.strongly_convex_silver_schedule(0.1, 1.0, 8),
+            range(8),
+            [1.38373601, 1.89202282, 1.38373601, 2.92967181, 1.38373601, 1.89202282]
+            + [1.38373601, 4.9136463],
+        ),
+        "silver 100": (
+            stabjax.strongly_convex_silver_schedule(0.02, 2.0, 8),
+            range(8),
+            0.5
+            * np.array(
+                [1.41127299, 1.98991508, 1.41127299, 3.37201141, 1.41127299, 1.98991508]
+                + [1.41127299, 12.53351688]
+            ),
+        ),
+    }
+
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_values(name):
     schedule, counts, expected = PUBLISHED[name]
-    np.testing.assert_allclose(values(schedule, counts), expected, 4e-8, 1e-12)
+    digits = 5e-9 * np.max(expected)
+    np.testing.assert_allclose(values(schedule, counts), expected, 4e-8, digits)
+
+
+# float32 against a float64 model, with numbers as arrays, also where counts are large.
+
+LARGE = 2**25 + 1  # no float32
+
+
+def cooled(t, start, steps, high, low, g):
+    q = np.clip((t - start) / steps, 0, 1)
+    return low + (high - low) * g(q)
+
+
+SHAPES = {
+    "linear": lambda q: 1 - q,
+    "1-sqrt": lambda q: 1 - np.sqrt(q),
+    "cosine": lambda q: np.cos(np.pi * q / 2) ** 2,
+    "square": lambda q: 1 - q**2,
+    "mirror-cosine": lambda q: 2 * (1 - q) - np.cos(np.pi * q / 2) ** 2,
+    "exponential": None,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("start", [700, LARGE])
+def test_shapes_in_float32(shape, start):
+    high, low, steps = 0.7, 1e-3, 501
+    counts = start - 20 + np.arange(steps + 40)
+
+    def curve_of(start, *numbers):
+        schedule = stabjax.with_cooldown(
+            lambda _: numbers[0], start, numbers[1], shape, numbers[2]
+        )
+        return curve(schedule, counts.astype(np.int32))
+
+    numbers = [np.float32(x) for x in (high, steps, low)]
+    got = jax.jit(curve_of)(np.int32(start), *numbers)
+    high, low = map(float, (numbers[0], numbers[2]))
+    if shape == "exponential":
+        q = np.clip((counts - start) / steps, 0, 1)
+        expected = high ** (1 - q) * low**q
+    else:
+        expected = cooled(counts, start, steps, high, low, SHAPES[shape])
+    np.testing.assert_allclose(got, expected, 0, 2e-7 * 0.7)
+
+
+def test_a_float_start_beyond_float32_is_subtracted_exactly():
+    start = np.float32(2**25)
+
+    def curve_of(start):
+        counts = 2**25 + np.arange(-2, 12, dtype=np.int32)
+        ramp = stabjax.with_cooldown(lambda _: 1.0, start, 10)
+        joined = stabjax.join_schedules([lambda _: 1.0, LINEAR(1.0, 0.0, 10)], [start])
+        return curve(ramp, counts), curve(joined, counts)
+
+    expected = np.clip(1 - np.arange(-2, 12) / 10, 0, 1)
+    for build in (start, float(start), int(start)):
+        for got in curve_of(build):
+            np.testing.assert_allclose(got, expected, atol=1e-7)
+    for got in jax.jit(curve_of)(start):
+        np.testing.assert_allclose(got, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("period", [999, 999.0, np.float32(999), jnp.int32(999)])
+def test_cycles_far_out(period):
+    # 33,590 cycles of 999 steps: odd numbers beyond 2**24.
+    first = 33_591 * 999
+    counts = (first + np.arange(-3, 4)).astype(np.int32)
+    repeated = stabjax.repeat_schedule(lambda c: jnp.asarray(c, jnp.float32), period)
+    np.testing.assert_array_equal(curve(repeated, counts), [996, 997, 998, 0, 1, 2, 3])
+    waves = stabjax.cosine_restarts_schedule(1.0, period)
+    assert np.argmax(curve(waves, counts)) == 3
+
+
+@pytest.mark.parametrize("factor", [2, 2.0, np.float32(3), 1.5, jnp.float32(1.1)])
+def test_restarts_come_where_the_lengths_add_up(factor):
+    period, exact = 10, float(factor)
+    lengths = period * exact ** np.arange(8)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    counts = np.arange(int(min(starts[-1], 3000)), dtype=np.int32)
+    counts = counts[np.abs(counts[:, None] - starts).min(axis=1) > 1e-3]
+    counts = np.concatenate([counts, starts[starts == starts.round()][:8].astype(int)])
+    cycle = np.searchsorted(starts, counts, "right") - 1
+    expected = (counts - starts[cycle]) / exact**cycle
+    schedule = stabjax.repeat_schedule(
+        lambda c: jnp.asarray(c, jnp.float32), period, factor
+    )
+    got = np.asarray(jax.jit(lambda c: curve(schedule, c))(counts.astype(np.int32)))
+    np.testing.assert_allclose(got, expected, 0, 2e-4 if exact % 1 else 2e-6 * period)
+
+
+def test_the_end_of_a_cosine_keeps_its_digits():
+    steps = 100_000
+    counts = steps - np.array([1, 10, 100])
+    expected = np.sin(np.pi / 2 * (steps - counts) / steps) ** 2
+
+    def near_the_end(steps):
+        return curve(COSINE(1.0, steps), counts.astype(np.int32))
+
+    np.testing.assert_allclose(jax.jit(near_the_end)(np.int32(steps)), expected, 1e-6)
+    np.testing.assert_allclose(jax.jit(near_the_end)(np.float32(steps)), expected, 1e-6)
+
+
+def test_radam_in_float32_for_rates_close_to_one():
+    for gap in (0.35, 0.1, 1e-2, 1e-3, 1e-5):
+        b2 = np.float32(1 - gap)
+        with jax.enable_x64(True):
+            exact = curve(stabjax.radam_warmup_schedule(float(b2)), jnp.arange(50))
+        got = jax.jit(
+            lambda b2: curve(stabjax.radam_warmup_schedule(b2), jnp.arange(50))
+        )
+        np.testing.assert_allclose(got(b2), exact, 2e-5)
+
+
+# What composition does at its edges.
+
+
+def test_phases_of_no_length():
+    one = stabjax.constant_schedule(1.0)
+    assert float(stabjax.with_warmup(one, 0)(0)) == 1
+    jump = stabjax.with_cooldown(one, 3, 0, end_value=0.25)
+    assert [float(jump(count)) for count in (2, 3, 4)] == [1, 0.25, 0.25]
+    nothing = stabjax.wsd_schedule(0.5, 0, 0, 0, end_value=0.125)
+    assert [float(nothing(count)) for count in (0, 1)] == [0.125, 0.125]
+    traced = jax.jit(
+        lambda w, d: curve(stabjax.wsd_schedule(1.0, w, 4, d), np.arange(6))
+    )
+    np.testing.assert_array_equal(traced(0, 0), [1, 1, 1, 1, 0, 0])
+
+
+def test_a_cooled_schedule_is_not_asked_beyond_its_start():
+    seen = []
+
+    def spy(count):
+        seen.append(int(count))
+        return 1.0
+
+    schedule = stabjax.with_cooldown(spy, 5, 5)
+    for count in (0, 5, 7, 50):
+        schedule(count)
+    assert seen == [0, 5, 5, 5]
+
+
+def test_derivatives_through_what_is_not_selected():
+    root = stabjax.with_warmup(lambda t: jnp.sqrt(t + 1e-3), 4)
+    wall = stabjax.with_cooldown(lambda t: jnp.sqrt(8 - t), 7, 3)
+    shifted = stabjax.shift_schedule(lambda t: jnp.sqrt(t + 1.0), -5.0)
+    for schedule in (root, wall, shifted):
+        slopes = jax.vmap(jax.grad(lambda t: schedule(t).astype(float)))(  # noqa: B023
+            jnp.arange(0.0, 30.0)
+        )
+        assert np.isfinite(slopes).all()
+
+
+def test_shifting_resumes():
+    schedule = stabjax.wsd_schedule(1.0, 4, 6, 8)
+    rest = stabjax.shift_schedule(schedule, jnp.int32(9))
+    counts = np.arange(12, dtype=np.int32)
+    np.testing.assert_array_equal(curve(rest, counts), curve(schedule, counts + 9))
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: stabjax.with_warmup(ONE, -1), "warmup_steps must be zero or greater"),
+        (lambda: stabjax.with_warmup(ONE, 4, "sine"), "shape must be one of 'linear'"),
+        (
+            lambda: stabjax.with_warmup(ONE, 4, "exponential"),
+            "init_value must be positive for the shape 'exponential', got 0.0",
+        ),
+        (lambda: stabjax.with_cooldown(ONE, 4, NAN), "steps must be zero or greater"),
+        (
+            lambda: stabjax.with_cooldown(ONE, 4, 4, "exponential", -1.0),
+            "end_value must be positive for the shape 'exponential', got -1",
+        ),
+        (lambda: stabjax.wsd_schedule(1.0, 1, -2, 3), "stable_steps must be zero or"),
+        (lambda: stabjax.multiply_schedules([]), "at least one schedule"),
+        (lambda: stabjax.repeat_schedule(ONE, 0), "period must be positive, got 0"),
+        (lambda: stabjax.repeat_schedule(ONE, 5, 0.5), "period_factor must be 1 or"),
+        (lambda: stabjax.clip_schedule(ONE, 2.0, 1.0), "min_value must not be above"),
+        (lambda: INVERSE(1.0, 0), "timescale must be positive, got 0"),
+        (lambda: stabjax.noam_schedule(0, 10), "model_size must be positive"),
+        (
+            lambda: stabjax.rex_schedule(1.0, 5, beta=1.0),
+            "beta must be from 0 to below 1",
+        ),
+        (lambda: stabjax.power_schedule(1.0, 1.0, 0.5), "power must be negative"),
+        (lambda: stabjax.cyclic_schedule(0, 1, 0, 5), "up_steps must be positive"),
+        (
+            lambda: stabjax.infinite_schedule(1.0, 0.3, 4, 8, -1.0),
+            "timescale must be positive, got -1",
+        ),
+        (lambda: stabjax.radam_warmup_schedule(0.6), "b2 must be between 0.6 and 1"),
+        (
+            lambda: stabjax.untuned_linear_warmup_schedule(1.0),
+            "b2 must be from 0 to below 1, got 1.0",
+        ),
+        (lambda: stabjax.chebyshev_schedule(0.1, 1.0, 6), "steps must be a power of 2"),
+        (
+            lambda: stabjax.chebyshev_schedule(2.0, 1.0, 8),
+            "strong_convexity must not be above smoothness",
+        ),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_bad_traced_values_give_nan():
+    def at_one(build):
+        return lambda *numbers: jnp.asarray(build(*numbers)(1), float)
+
+    for build, numbers in (
+        (lambda w: stabjax.with_warmup(ONE, w), (-1,)),
+        (lambda s: stabjax.with_cooldown(ONE, 0, s), (-1,)),
+        (lambda p, m: stabjax.repeat_schedule(ONE, p, m), (5, 0.5)),
+        (lambda p, m: stabjax.cosine_restarts_schedule(1.0, p, m), (-5, 2.0)),
+        (stabjax.radam_warmup_schedule, (0.5,)),
+        (lambda m: stabjax.chebyshev_schedule(m, 1.0, 4), (2.0,)),
+    ):
+        numbers = [jnp.float32(number) for number in numbers]
+        assert np.isnan(jax.jit(at_one(build))(*numbers))
+
+
+def test_text_is_refused_where_a_number_is_meant():
+    with pytest.raises(TypeError, match="peak_value must be a number, got '1'"):
+        stabjax.wsd_schedule("1", 1, 2, 3)
+
+
+# What the step sizes of theory promise.
+
+
+@pytest.mark.parametrize("steps, rate", [(1, 0.8181818182), (8, 0.01060867347)])
+def test_chebyshev_steps_contract_as_promised(steps, rate):
+    eigenvalues = np.linspace(0.1, 1.0, 2001)
+    with jax.enable_x64(True):
+        schedule = stabjax.chebyshev_schedule(0.1, 1.0, steps)
+    sizes = values(schedule, range(steps))
+    left = np.prod(1 - sizes[:, None] * eigenvalues, axis=0)
+    assert np.abs(left).max() == pytest.approx(rate, rel=1e-6)
+
+
+def test_the_fractal_order_keeps_intermediate_growth_small():
+    eigenvalues = np.linspace(0.1, 1.0, 2001)
+    sizes = values(stabjax.chebyshev_schedule(0.1, 1.0, 16), range(16))
+    left = np.cumprod(1 - sizes[:, None] * eigenvalues, axis=0)
+    assert np.abs(left).max() == pytest.approx(8.788, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "kappa, steps, rate", [(10, 4, 0.13801227), (100, 8, 0.58828848)]
+)
+def test_silver_steps_contract_as_promised(kappa, steps, rate):
+    # The published rates are those of the squared distance.
+    eigenvalues = np.linspace(1 / kappa, 1.0, 20001)
+    schedule = stabjax.strongly_convex_silver_schedule(1.0, float(kappa), steps)
+    sizes = kappa * values(schedule, range(steps))
+    left = np.prod(1 - sizes[:, None] * eigenvalues, axis=0)
+    assert np.square(left).max() == pytest.approx(rate, rel=1e-4)

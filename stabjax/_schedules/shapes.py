@@ -62,10 +62,10 @@ def share(count: ArrayLike, start: ArrayLike, steps: ArrayLike) -> ArrayLike:
     return jnp.clip(since(count, start) / steps, 0, 1)
 
 
-def share_left(count: ArrayLike, end: ArrayLike, steps: ArrayLike) -> ArrayLike:
+def share_left(count: ArrayLike, start: ArrayLike, steps: ArrayLike) -> ArrayLike:
     """The share of the steps that is left, between 0 and 1."""
-    steps = jnp.where(jnp.asarray(steps) > 0, steps, 1)
-    return jnp.clip(-since(count, end) / steps, 0, 1)
+    left = steps - since(count, start)  # not the end less the count: both may be large
+    return jnp.clip(left / jnp.where(jnp.asarray(steps) > 0, steps, 1), 0, 1)
 
 
 def between(

@@ -1,5 +1,6 @@
 """What theory says of a schedule before, and after, anything is trained."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -95,19 +96,26 @@ def schedule_bound(
     good &= check_positive(distance=distance)
     good &= check("gradient_norms", gradient_norms, lambda x: x >= 0, "zero or greater")
     good = jnp.all(jnp.asarray(good))
-    counts = jnp.arange(steps)
-    rates = jax.vmap(lambda count: jnp.asarray(schedule(count)))(counts)
-    rates = rates.astype(jnp.result_type(rates, float))
+    rates = jax.vmap(lambda count: jnp.asarray(schedule(count)))(jnp.arange(steps))
+    dtype = jnp.result_type(rates, float)
+    distance, norms = (jnp.asarray(x, dtype) for x in (distance, gradient_norms))
+    first, second = _terms(rates.astype(dtype), distance, norms)
+    bound = first + second, jnp.sqrt(first / second), 2 * jnp.sqrt(first * second)
+    return ScheduleBound(*(nan_unless(good, value) for value in bound))
+
+
+@jax.jit
+def _terms(
+    rates: jax.Array, distance: jax.Array, norms: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What falls with the rate, and what grows with it."""
     sums = _sums_from(rates)
-    squares = _sums_from(jnp.square(rates * gradient_norms))
+    spent = _sums_from(jnp.square(rates * norms)) / jnp.where(sums > 0, sums, 1)
     # After the last step that moves there is nothing left to sum.
     moves = sums[1:] > 0
     later = jnp.where(moves, rates[:-1] / jnp.where(moves, sums[1:], 1), 0)
-    spent = squares / jnp.where(sums > 0, sums, 1)
     first = jnp.square(distance) / 2 / sums[0]
-    second = spent[0] / 2 + jnp.sum(later * spent[:-1]) / 2
-    bound = first + second, jnp.sqrt(first / second), 2 * jnp.sqrt(first * second)
-    return ScheduleBound(*(nan_unless(good, value) for value in bound))
+    return first, spent[0] / 2 + jnp.sum(later * spent[:-1]) / 2
 
 
 def _sums_from(values: jax.Array) -> jax.Array:
@@ -275,11 +283,9 @@ def refine_schedule(
         check("gradient_norms", norms, _positive_and_finite, "positive and finite")
     )
     good = jnp.all(allowed)
-    smooth = _running_median(jnp.where(allowed, norms, 1), smoothing)
-    # By the smallest: a power of the norms themselves might overflow.
-    weights = (jnp.min(smooth) / smooth) ** power
-    heights = weights * jnp.append(_sums_from(weights)[1:], 0)
-    heights = nan_unless(good, heights / jnp.max(heights))
+    half = int(smoothing * norms.size) // 2
+    heights = _heights(jnp.where(allowed, norms, 1), jnp.asarray(power, float), half)
+    heights = nan_unless(good, heights)
     last = norms.size - 1
     stretch = 1 if steps is None else last / jnp.maximum(steps - 1, 1)
 
@@ -294,11 +300,17 @@ def _positive_and_finite(x: ArrayLike) -> ArrayLike:
     return (x > 0) & (x < jnp.inf)
 
 
-def _running_median(values: jax.Array, share: float) -> jax.Array:
-    """The median of a window around each value, an odd number of them wide."""
-    half = int(share * values.size) // 2
-    if half == 0:
-        return values
+@functools.partial(jax.jit, static_argnums=2)
+def _heights(norms: jax.Array, power: jax.Array, half: int) -> jax.Array:
+    smooth = _running_median(norms, half) if half else norms
+    # By the smallest: a power of the norms themselves might overflow.
+    weights = (jnp.min(smooth) / smooth) ** power.astype(norms.dtype)
+    heights = weights * jnp.append(_sums_from(weights)[1:], 0)
+    return heights / jnp.max(heights)
+
+
+def _running_median(values: jax.Array, half: int) -> jax.Array:
+    """The median of each value and so many on either side."""
     ahead = jnp.pad(values, (0, half), mode="reflect")
     padded = jnp.pad(ahead, (half, 0), mode="edge")
 

@@ -7,5 +7,13 @@ picture is saved with ``ax.figure.savefig("name.png")``.
 from stabjax.plot.axes import panels
 from stabjax.plot.maps import heatmap
 from stabjax.plot.runs import learning_curves, stable_share
+from stabjax.plot.schedules import schedule_text, schedules
 
-__all__ = ["heatmap", "learning_curves", "panels", "stable_share"]
+__all__ = [
+    "heatmap",
+    "learning_curves",
+    "panels",
+    "schedule_text",
+    "schedules",
+    "stable_share",
+]
