@@ -2,9 +2,9 @@
 
 python benchmarks/schedule_ranking.py [--seeds 128]
 
-SGD of 400 steps, each schedule at 25 base rates and many seeds, on two problems that are
-convex and not smooth: regression with absolute errors, E |a . x - n| with a Gaussian in
-20 dimensions and noise n, one example a step; and the greatest of |a_i . x| for 100
+400 steps of SGD, each schedule at 25 base rates and many seeds, on two problems that
+are convex and not smooth: regression with absolute errors, E |a . x - n|, Gaussian a
+in 20 dimensions and noise n, one example a step; and the greatest of |a_i . x| for 100
 fixed unit vectors in 100 dimensions. All schedules have the same starts and examples.
 What counts is how far the mean loss ends above its minimum, at the base rate where that
 is least.

@@ -105,6 +105,17 @@ def steps_of(row):
     return {k: v for k, v in numbers_of(row).items() if any(s in k for s in keep)}
 
 
+@pytest.mark.slow
+@rows
+def test_float32_is_close_to_float64(row):
+    got = np.asarray(compiled(str(row))[0](numbers_of(row)))
+    with jax.enable_x64(True):
+        exact = {k: np.asarray(v, np.float64) for k, v in numbers_of(row).items()}
+        expected = jax.jit(functools.partial(curve, row.make))(exact)
+        assert expected.dtype == np.float64
+    np.testing.assert_allclose(got, expected, 0, 2e-5 * np.abs(expected).max())
+
+
 @rows
 def test_one_trace_for_all_numbers(row):
     program, traces = compiled(str(row))

@@ -13,7 +13,7 @@ from stabjax._schedules.arguments import (
     since,
 )
 from stabjax._schedules.core import constant_schedule
-from stabjax._schedules.shapes import between, share, share_left
+from stabjax._schedules.shapes import between, share, share_ahead
 from stabjax._schedules.wrappers import with_cooldown, with_warmup
 
 
@@ -148,7 +148,7 @@ def rex_schedule(
     steps, bend = select(good, transition_steps, 1), select(good, beta, 0)
 
     def schedule(count: ArrayLike) -> ArrayLike:
-        left = share_left(count, 0, steps)
+        left = share_ahead(count, 0, steps)
         # 1 - beta * q, without the rounding of 1 - left.
         height = left / (1 - bend + bend * left)
         return nan_unless(good, end_value + (init_value - end_value) * height)
@@ -320,7 +320,7 @@ def infinite_schedule(
 
     def cooling(count: ArrayLike) -> ArrayLike:
         x = share(count, 0, cooldown_steps)
-        left = share_left(count, 0, cooldown_steps)
+        left = share_ahead(count, 0, cooldown_steps)
         if timescale is None:
             value = between("cosine", peak_value, constant_value, x, left)
         else:

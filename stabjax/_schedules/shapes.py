@@ -62,7 +62,7 @@ def share(count: ArrayLike, start: ArrayLike, steps: ArrayLike) -> ArrayLike:
     return jnp.clip(since(count, start) / steps, 0, 1)
 
 
-def share_left(count: ArrayLike, start: ArrayLike, steps: ArrayLike) -> ArrayLike:
+def share_ahead(count: ArrayLike, start: ArrayLike, steps: ArrayLike) -> ArrayLike:
     """The share of the steps that is left, between 0 and 1."""
     left = steps - since(count, start)  # not the end less the count: both may be large
     return jnp.clip(left / jnp.where(jnp.asarray(steps) > 0, steps, 1), 0, 1)

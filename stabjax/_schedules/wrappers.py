@@ -22,7 +22,7 @@ from stabjax._schedules.arguments import (
     standard_promotion,
 )
 from stabjax._schedules.cycles import cycle_of
-from stabjax._schedules.shapes import between, check_shape, share, share_left
+from stabjax._schedules.shapes import between, check_shape, share, share_ahead
 
 
 def with_warmup(
@@ -82,7 +82,7 @@ def with_warmup(
     @standard_promotion
     def warmed(count: ArrayLike, value: ArrayLike) -> ArrayLike:
         # A cool-down from the value, backwards.
-        q = share_left(count, 0, warmup_steps)
+        q = share_ahead(count, 0, warmup_steps)
         left = share(count, 0, warmup_steps)
         rising = between(shape, value, init_value, q, left)
         return nan_unless(
@@ -149,7 +149,7 @@ def with_cooldown(
 
     @standard_promotion
     def cooled(count: ArrayLike, value: ArrayLike) -> ArrayLike:
-        q, left = share(count, start, steps), share_left(count, start, steps)
+        q, left = share(count, start, steps), share_ahead(count, start, steps)
         return nan_unless(good, between(shape, value, end_value, q, left))
 
     return lambda count: cooled(count, schedule(own_count(count)))
