@@ -29,15 +29,10 @@ SCHEDULES = {
 }
 
 
-def start(entries):
-    def init(key):
-        x = jax.random.normal(key, (entries,))
-        return x / jnp.linalg.norm(x)
-
-    return init
-
-
 def absolute_regression(entries=20):
+    def init(key):
+        return jax.random.normal(key, (entries,))
+
     def loss(x, key):
         for_a, for_n = jax.random.split(key)
         error = jax.random.normal(for_a, (entries,)) @ x
@@ -48,12 +43,16 @@ def absolute_regression(entries=20):
         spread = jnp.sqrt(jnp.sum(jnp.square(x)) + 1)
         return {"gap": jnp.sqrt(2 / jnp.pi) * (spread - 1)}
 
-    return stabjax.problems.Problem(start(entries), loss, evaluate)
+    return stabjax.problems.Problem(init, loss, evaluate)
 
 
 def greatest_of_many(entries=100):
     slopes = jax.random.normal(jax.random.key(0), (entries, entries))
     slopes /= jnp.linalg.norm(slopes, axis=1, keepdims=True)
+
+    def init(key):
+        x = jax.random.normal(key, (entries,))
+        return x / jnp.linalg.norm(x)
 
     def loss(x, key):
         return jnp.max(jnp.abs(slopes @ x))
@@ -61,7 +60,7 @@ def greatest_of_many(entries=100):
     def evaluate(x, key):
         return {"gap": loss(x, key)}
 
-    return stabjax.problems.Problem(start(entries), loss, evaluate)
+    return stabjax.problems.Problem(init, loss, evaluate)
 
 
 def make_optimizer(schedule, rate):

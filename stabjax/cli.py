@@ -96,8 +96,8 @@ def _schedule(
         spans = [v for k, v in arguments.items() if k.endswith("steps")]
         steps = options.steps or round(sum(map(float, spans))) or 100
         text = stabjax.plot.schedule_text(schedule, steps)
-        ax = stabjax.plot.schedules({options.name: schedule}, steps)
-        ax.figure.savefig(options.out)
+        figure: Any = stabjax.plot.schedules({options.name: schedule}, steps).figure
+        figure.savefig(options.out)
     except KeyError:
         known = ", ".join(_known_schedules())
         parser.error(f"unknown schedule {options.name!r}; known are {known}")

@@ -163,7 +163,8 @@ def best_cooldown_fraction(
         return schedule_bound(schedule, steps).value
 
     fractions = jnp.arange(1, candidates + 1) / candidates
-    return fractions[jnp.argmin(jax.vmap(bound)(fractions))]
+    best: jax.Array = fractions[jnp.argmin(jax.vmap(bound)(fractions))]
+    return best
 
 
 @standard_promotion
@@ -318,4 +319,5 @@ def _running_median(values: jax.Array, half: int) -> jax.Array:
         return jnp.median(lax.dynamic_slice(padded, (start,), (2 * half + 1,)))
 
     # In batches: all windows at once are as many numbers as the square of the run.
-    return lax.map(median, jnp.arange(values.size), batch_size=256)
+    medians: jax.Array = lax.map(median, jnp.arange(values.size), batch_size=256)
+    return medians

@@ -120,5 +120,5 @@ def _counts(steps: int) -> np.ndarray[Any, Any]:
 def _values(
     schedule: optax.Schedule, counts: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
-    curve = jax.vmap(lambda count: jnp.asarray(schedule(count), jnp.float32))
+    curve: Any = jax.vmap(lambda count: jnp.asarray(schedule(count), jnp.float32))
     return np.asarray(curve(jnp.asarray(counts)))
