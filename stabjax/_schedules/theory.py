@@ -208,13 +208,14 @@ def transfer_schedule(
     """
 
     def excess(x: jax.Array) -> jax.Array:
-        return schedule_bound(make_schedule(x), steps).best_rate - base_rate
+        found: jax.Array = schedule_bound(make_schedule(x), steps).best_rate
+        return found - jnp.asarray(base_rate)
 
     def halved(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
         left, right = ends
         middle = (left + right) / 2
-        beyond = (excess(middle) > 0) == rising
-        return jnp.where(beyond, left, middle), jnp.where(beyond, middle, right)
+        before = (excess(middle) > 0) == rising
+        return jnp.where(before, left, middle), jnp.where(before, middle, right)
 
     ends = jnp.asarray(low, float), jnp.asarray(high, float)
     rising = excess(ends[1]) > excess(ends[0])
