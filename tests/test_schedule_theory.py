@@ -78,12 +78,19 @@ def test_the_bound_of_a_multiple_is_told_by_the_best():
 
 def test_steps_that_do_not_move_change_nothing():
     ramp = LINEAR(1.0, 0.0, 20)
-    shorter = stabjax.schedule_bound(ramp, 20)
-    longer = stabjax.schedule_bound(ramp, 30)  # zeros at the end
+    warmed = stabjax.with_warmup(ramp, 10)
+
+    @jax.jit
+    def bounds():
+        return [
+            stabjax.schedule_bound(ramp, 20),
+            stabjax.schedule_bound(ramp, 30),  # zeros at the end
+            stabjax.schedule_bound(warmed, 30),
+            stabjax.schedule_bound(stabjax.shift_schedule(warmed, -9), 39),  # at first
+        ]
+
+    shorter, longer, early, late = bounds()
     np.testing.assert_allclose(longer, shorter, 1e-6)
-    warmed = stabjax.with_warmup(ramp, 10)  # a zero at the start
-    late = stabjax.schedule_bound(stabjax.shift_schedule(warmed, -9), 49)
-    early = stabjax.schedule_bound(warmed, 40)
     np.testing.assert_allclose(late, early, 1e-6)
 
 
@@ -147,29 +154,40 @@ def test_a_tuned_run_goes_on_to_a_longer_horizon(make):
 
 @pytest.mark.slow
 def test_the_published_horizons():
-    # Of the authors' code, which tries a grid of shares.
+    # Share, its bound, lower plateau, its bound. The published shares come from a
+    # polynomial through best rates; the last column is where the best rates of a model
+    # in NumPy are nearest to the tuned one, among multiples of 1/320.
     published = {
-        1.5: (0.4375, 0.026448, 0.625),
-        2.5: (0.775, 0.020041, 0.475),
-        3.5: (0.9719, 0.016910, 0.4),
+        1.5: (0.4375, 0.026448, 0.625, 0.026742, 0.446875),
+        2.5: (0.775, 0.020041, 0.475, 0.020731, 0.771875),
+        3.5: (0.9719, 0.016910, 0.4, 0.017697, 0.959375),
     }
 
     @functools.partial(jax.jit, static_argnums=0)
-    def found(steps):
+    def found(steps, share, rho):
         tuned = stabjax.schedule_bound(cooling(4000, 0.2), 4000).best_rate
-        share, rho = (
-            stabjax.transfer_schedule(make, steps, tuned, low=0.2)
-            for make in (longer_trapezoid(steps), lowered_plateau(4000, steps))
-        )
-        longer = cooling(steps, share, plateau=tuned)
-        return share, stabjax.schedule_bound(longer, steps).value, rho
+        makes = longer_trapezoid(steps), lowered_plateau(4000, steps)
+
+        def at_the_tuned_rate(schedule):
+            scaled = stabjax.multiply_schedules([schedule, lambda _: tuned])
+            return stabjax.schedule_bound(scaled, steps).value
+
+        shares = [
+            stabjax.transfer_schedule(make, steps, tuned, low=0.2) for make in makes
+        ]
+        bounds = [
+            at_the_tuned_rate(make(x))
+            for make, x in zip(makes, (share, rho), strict=True)
+        ]
+        return [*shares, *bounds]
 
     with jax.enable_x64(True):
-        for times, (share, omega, rho) in published.items():
-            got = [float(x) for x in found(int(4000 * times))]
-            assert got[0] == pytest.approx(share, abs=0.004)
-            assert got[1] == pytest.approx(omega, rel=1e-3)
-            assert got[2] == pytest.approx(rho, abs=0.013)  # their grid's half step
+        for times, row in published.items():
+            share, share_bound, rho, rho_bound, exact_share = row
+            got = [float(x) for x in found(int(4000 * times), share, rho)]
+            assert got[0] == pytest.approx(exact_share, abs=1 / 320)
+            assert got[1] == pytest.approx(rho, abs=0.0125)  # the authors' grid
+            np.testing.assert_allclose(got[2:], [share_bound, rho_bound], 1e-4)
 
 
 # Refined schedules.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_schedules import curve
+from test_schedules import COUNTS, curve
 
 import stabjax
 
@@ -350,10 +350,16 @@ def test_cycles_far_out(period):
     # 33,590 cycles of 999 steps: odd numbers beyond 2**24.
     first = 33_591 * 999
     counts = (first + np.arange(-3, 4)).astype(np.int32)
-    repeated = stabjax.repeat_schedule(lambda c: jnp.asarray(c, jnp.float32), period)
-    np.testing.assert_array_equal(curve(repeated, counts), [996, 997, 998, 0, 1, 2, 3])
-    waves = stabjax.cosine_restarts_schedule(1.0, period)
-    assert np.argmax(curve(waves, counts)) == 3
+
+    @jax.jit
+    def curves():
+        position = stabjax.repeat_schedule(lambda c: jnp.asarray(c, float), period)
+        waves = stabjax.cosine_restarts_schedule(1.0, period)
+        return curve(position, counts), curve(waves, counts)
+
+    positions, waves = curves()
+    np.testing.assert_array_equal(positions, [996, 997, 998, 0, 1, 2, 3])
+    assert np.argmax(waves) == 3
 
 
 @pytest.mark.parametrize("factor", [2, 2.0, np.float32(3), 1.5, jnp.float32(1.1)])
@@ -386,17 +392,37 @@ def test_the_end_of_a_cosine_keeps_its_digits():
 
 
 def test_radam_in_float32_for_rates_close_to_one():
-    for gap in (0.35, 0.1, 1e-2, 1e-3, 1e-5):
-        b2 = np.float32(1 - gap)
-        with jax.enable_x64(True):
-            exact = curve(stabjax.radam_warmup_schedule(float(b2)), jnp.arange(50))
-        got = jax.jit(
-            lambda b2: curve(stabjax.radam_warmup_schedule(b2), jnp.arange(50))
-        )
-        np.testing.assert_allclose(got(b2), exact, 2e-5)
+    b2 = 1 - np.array([0.35, 0.1, 1e-2, 1e-3, 1e-5], np.float32)
+
+    def curves(b2):
+        return jax.vmap(lambda b: curve(stabjax.radam_warmup_schedule(b), COUNTS))(b2)
+
+    with jax.enable_x64(True):
+        exact = jax.jit(curves)(b2.astype(float))
+    np.testing.assert_allclose(jax.jit(curves)(b2), exact, 0, 2e-5)
+    # And the formula itself, in float64.
+    n, b = COUNTS + 5, b2[2:, None].astype(float)
+    infinite = 2 / (1 - b) - 1
+    rho = infinite - 2 * n * b**n / (1 - b**n)
+    squared = (rho - 4) * (rho - 2) * infinite / rho / (infinite - 4) / (infinite - 2)
+    np.testing.assert_allclose(exact[2:], np.sqrt(squared), 1e-5)
 
 
 # What composition does at its edges.
+
+
+def test_a_counter_that_has_stopped_does_not_start_again():
+    last = jnp.int32(2**31 - 1)  # where Optax's counters stay
+    decay = INVERSE(1.0, 1)
+    for steps in (5, jnp.float32(5), jnp.int32(5)):
+        assert float(stabjax.shift_schedule(decay, steps)(last)) < 1e-4
+    assert float(stabjax.noam_schedule(1, 10)(last)) < 1e-4
+    for warmup in (
+        stabjax.untuned_linear_warmup_schedule,
+        stabjax.untuned_exponential_warmup_schedule,
+        stabjax.radam_warmup_schedule,
+    ):
+        assert float(warmup(0.99)(last)) == pytest.approx(1, abs=1e-6)
 
 
 def test_phases_of_no_length():

@@ -116,6 +116,14 @@ def since(count: ArrayLike, start: ArrayLike) -> ArrayLike:
     return (count - whole.astype(jnp.int32)) - (start - whole)
 
 
+def later(count: ArrayLike, steps: ArrayLike) -> ArrayLike:
+    """`count + steps`, as exact; a count that has stopped growing stays where it is."""
+    total = since(count, -steps)
+    if not _is_integer_array(count):
+        return total
+    return jnp.where((steps > 0) & (total < count), count, total)
+
+
 def divmod_count(count: ArrayLike, period: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
     """`divmod(count, period)`; in integers if both are whole, like :func:`since`."""
     period = as_count(period)

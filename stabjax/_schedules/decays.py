@@ -8,6 +8,7 @@ from stabjax._schedules.arguments import (
     builder,
     check,
     check_positive,
+    later,
     nan_unless,
     select,
     since,
@@ -97,7 +98,7 @@ def noam_schedule(
     size, warmup = select(good, model_size, 1), select(good, warmup_steps, 1)
 
     def schedule(count: ArrayLike) -> ArrayLike:
-        number = jnp.maximum(since(count, -1), 1)
+        number = jnp.maximum(later(count, 1), 1)
         root = jnp.sqrt(warmup / number)
         # By the peak: s ** -0.5 * W ** 0.5, or s / W.
         height = jnp.where(number < warmup, number / warmup, root)

@@ -9,9 +9,9 @@ from stabjax._schedules.arguments import (
     builder,
     check,
     check_positive,
+    later,
     nan_unless,
     select,
-    since,
 )
 
 # RAdam's first count is looked for up to here; 5 for the usual decay rates, and 60 for
@@ -51,7 +51,7 @@ def exponential_warmup_schedule(
     scale = select(good, timescale, 1)
 
     def schedule(count: ArrayLike) -> ArrayLike:
-        number = jnp.maximum(since(count, -1), 0)
+        number = jnp.maximum(later(count, 1), 0)
         return nan_unless(good, -peak_value * jnp.expm1(-number / scale))
 
     return schedule
@@ -92,7 +92,7 @@ def untuned_linear_warmup_schedule(b2: ArrayLike) -> optax.Schedule:
     good, length = _time_of(b2, 2)
 
     def schedule(count: ArrayLike) -> ArrayLike:
-        number = jnp.maximum(since(count, -1), 0)
+        number = jnp.maximum(later(count, 1), 0)
         return nan_unless(good, jnp.minimum(number / length, 1))
 
     return schedule
@@ -181,7 +181,7 @@ def radam_warmup_schedule(b2: ArrayLike) -> optax.Schedule:
     first = 1 + jnp.sum(rho(np.arange(1, _FIRST_COUNTS, dtype=np.float32)) <= 4)
 
     def schedule(count: ArrayLike) -> ArrayLike:
-        length = rho(jnp.maximum(since(count, -first), first))
+        length = rho(jnp.maximum(later(count, first), first))
         # Rounded, the first might fall to 4, where the root has no derivative.
         over = jnp.maximum(length - 4, 1e-6)
         squared = over * (length - 2) / length

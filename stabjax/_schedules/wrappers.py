@@ -17,6 +17,7 @@ from stabjax._schedules.arguments import (
     as_count,
     check,
     known,
+    later,
     nan_unless,
     since,
     standard_promotion,
@@ -258,7 +259,7 @@ def shift_schedule(schedule: optax.Schedule, steps: ArrayLike) -> optax.Schedule
 
     @standard_promotion
     def own_count(count: ArrayLike) -> ArrayLike:
-        return jnp.maximum(since(count, -steps), 0)
+        return jnp.maximum(later(count, steps), 0)
 
     return lambda count: schedule(own_count(count))
 

@@ -76,6 +76,8 @@ def range_test(
     Source: Smith, Cyclical Learning Rates for Training Neural Networks, 2017
     (arXiv 1506.01186); the exponential form, the mean and the stop: fastai's `lr_find`.
     """
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        keys = jax.random.wrap_key_data(keys)
     if schedule is None:
         schedule = optax.exponential_decay(_LOW, steps, _HIGH / _LOW)
 

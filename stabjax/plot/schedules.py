@@ -63,7 +63,15 @@ def schedules(
     ax.set_xlabel("step")
     ax.set_ylabel("value")
     title = r"bound at the best rate, by $DG/\sqrt{T}$" if bound else None
-    ax.legend(frameon=False, fontsize="small", title=title, title_fontsize="small")
+    ax.legend(
+        title=title,
+        title_fontsize="small",
+        ncols=2,
+        frameon=False,
+        fontsize="small",
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.16),
+    )
     return ax
 
 
