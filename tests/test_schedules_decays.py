@@ -425,6 +425,12 @@ def test_a_counter_that_has_stopped_does_not_start_again():
         assert float(warmup(0.99)(last)) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("start", [2**31 - 1, 2**40, np.inf, jnp.int32(2**31 - 1)])
+def test_a_cooldown_that_never_comes(start):
+    never = stabjax.with_cooldown(ONE, start, 1000)
+    assert [float(never(jnp.int32(count))) for count in (0, 10**9)] == [1.0, 1.0]
+
+
 def test_phases_of_no_length():
     one = stabjax.constant_schedule(1.0)
     assert float(stabjax.with_warmup(one, 0)(0)) == 1

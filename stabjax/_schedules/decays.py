@@ -57,7 +57,7 @@ def inverse_sqrt_schedule(
 
     def schedule(count: ArrayLike) -> ArrayLike:
         elapsed = jnp.maximum(since(count, begin), 0)
-        value = init_value * jnp.sqrt(timescale / (timescale + elapsed))
+        value = init_value / jnp.sqrt(1 + elapsed / timescale)
         return nan_unless(good, value)
 
     return schedule

@@ -64,8 +64,12 @@ def share(count: ArrayLike, start: ArrayLike, steps: ArrayLike) -> ArrayLike:
 
 def share_ahead(count: ArrayLike, start: ArrayLike, steps: ArrayLike) -> ArrayLike:
     """The share of the steps that is left, between 0 and 1."""
-    left = steps - since(count, start)  # not the end less the count: both may be large
-    return jnp.clip(left / jnp.where(jnp.asarray(steps) > 0, steps, 1), 0, 1)
+    elapsed = since(count, start)
+    # Not the end less the count: both may be large, and the end beyond int32.
+    left = (steps - jnp.maximum(elapsed, 0)) / jnp.where(
+        jnp.asarray(steps) > 0, steps, 1
+    )
+    return jnp.where(elapsed < 0, 1, jnp.clip(left, 0, 1))
 
 
 def between(
