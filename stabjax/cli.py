@@ -15,7 +15,6 @@ _NO_NUMBERS = {
     "boundaries_and_scales",
     "cosine_kwargs",
     "gradient_norms",
-    "make_schedule",
     "schedule",
 }
 

@@ -215,7 +215,7 @@ FUNCTIONS = {
     "per_example_layer_norm_clip",
     "qk_clip",
     "schedule_bound",
-    "transfer_schedule",
+    "transfer_to_horizon",
     "unitwise_clip",
     "unitwise_norm",
 }

@@ -141,9 +141,9 @@ def test_a_tuned_run_goes_on_to_a_longer_horizon(make):
     @jax.jit
     def found():
         tuned = stabjax.schedule_bound(cooling(40, 0.2), 40).best_rate
-        x = stabjax.transfer_schedule(make(60), 60, tuned, low=0.3)
+        x = stabjax.transfer_to_horizon(make(60), 60, tuned, low=0.3)
         # Nothing there has that rate: the nearer end.
-        clipped = stabjax.transfer_schedule(make(60), 60, tuned, x + 0.01, 1.0)
+        clipped = stabjax.transfer_to_horizon(make(60), 60, tuned, x + 0.01, 1.0)
         rate = stabjax.schedule_bound(make(60)(x), 60).best_rate
         return x, clipped, rate / tuned
 
@@ -173,7 +173,7 @@ def test_the_published_horizons():
             return stabjax.schedule_bound(scaled, steps).value
 
         shares = [
-            stabjax.transfer_schedule(make, steps, tuned, low=0.2) for make in makes
+            stabjax.transfer_to_horizon(make, steps, tuned, low=0.2) for make in makes
         ]
         bounds = [
             at_the_tuned_rate(make(x))

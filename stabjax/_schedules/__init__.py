@@ -42,7 +42,7 @@ from stabjax._schedules.theory import (
     best_cooldown_fraction,
     refine_schedule,
     schedule_bound,
-    transfer_schedule,
+    transfer_to_horizon,
 )
 from stabjax._schedules.warmups import (
     exponential_warmup_schedule,
@@ -91,7 +91,7 @@ __all__ = [
     "shift_schedule",
     "silver_schedule",
     "strongly_convex_silver_schedule",
-    "transfer_schedule",
+    "transfer_to_horizon",
     "untuned_exponential_warmup_schedule",
     "untuned_linear_warmup_schedule",
     "warmup_constant_schedule",

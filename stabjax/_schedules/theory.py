@@ -168,7 +168,7 @@ def best_cooldown_fraction(
 
 
 @standard_promotion
-def transfer_schedule(
+def transfer_to_horizon(
     make_schedule: Callable[[jax.Array], optax.Schedule],
     steps: int,
     base_rate: ArrayLike,
@@ -200,7 +200,7 @@ def transfer_schedule(
       >>> tuned = stabjax.schedule_bound(stabjax.wsd_schedule(1.0, 0, 320, 80), 400)
       >>> def longer(share):
       ...     return stabjax.wsd_schedule(1.0, 0, 800 * (1 - share), 800 * share)
-      >>> share = stabjax.transfer_schedule(longer, 800, tuned.best_rate, low=0.1)
+      >>> share = stabjax.transfer_to_horizon(longer, 800, tuned.best_rate, low=0.1)
       >>> print(round(float(share), 2))
       0.62
 
