@@ -109,12 +109,12 @@ def _schedule(
 
 def _known_schedules() -> dict[str, Callable[..., Any]]:
     """Schedules of numbers alone, by name."""
-    builders = {name: getattr(stabjax, name) for name in stabjax.__all__}
+    names = [n for n in stabjax.__all__ if n.endswith(("_schedule", "_decay"))]
+    builders = {name: getattr(stabjax, name) for name in names}
     return {
         name: build
         for name, build in builders.items()
-        if name.endswith(("_schedule", "exponential_decay"))
-        and not _NO_NUMBERS & set(inspect.signature(build).parameters)
+        if not _NO_NUMBERS & set(inspect.signature(build).parameters)
     }
 
 

@@ -107,6 +107,17 @@ def steps_of(row):
 
 @pytest.mark.slow
 @rows
+def test_derivatives_by_the_count_are_finite(row):
+    def slopes(numbers, counts):
+        schedule = row.make(**numbers)
+        return jax.vmap(jax.grad(lambda t: jnp.asarray(schedule(t), float)))(counts)
+
+    counts = jnp.array([*range(-2, 20), 0.5, 3.7, 1e6], float)
+    assert np.isfinite(jax.jit(slopes)(numbers_of(row), counts)).all()
+
+
+@pytest.mark.slow
+@rows
 def test_float32_is_close_to_float64(row):
     got = np.asarray(compiled(str(row))[0](numbers_of(row)))
     with jax.enable_x64(True):
