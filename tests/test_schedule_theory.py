@@ -279,31 +279,25 @@ def test_a_convex_problem_agrees_with_the_bound():
         "wsd": cooling(steps, 0.2),
         "linear": LINEAR(1.0, 0.0, steps),
     }
+    problem = stabjax.problems.Problem(init, loss, evaluate)
+    heights = jnp.stack(
+        [
+            jnp.broadcast_to(schedule(jnp.arange(steps)), steps)
+            for schedule in named.values()
+        ]
+    )
+
+    def distance(heights, rate, key):
+        optimizer = optax.sgd(lambda count: rate * heights[count])
+        run = stabjax.train(problem, optimizer, key, steps=steps)
+        return run.evaluation["distance"]
+
+    for_seeds = jax.vmap(distance, (None, None, 0))
+    for_rates = jax.vmap(for_seeds, (None, 0, None))
+    all_distances = jax.jit(jax.vmap(for_rates, (0, None, None)))
     rates = jnp.geomspace(0.01, 1.0, 13)
-
-    @jax.jit
-    def best_distances(key):
-        keys = jax.random.split(key, 16)
-
-        def final(schedule, rate, key):
-            optimizer = optax.sgd(lambda count: rate * schedule(count))
-            run = stabjax.train(
-                stabjax.problems.Problem(init, loss, evaluate),
-                optimizer,
-                key,
-                steps=steps,
-            )
-            return run.evaluation["distance"]
-
-        return {
-            name: jax.vmap(
-                lambda rate: jax.vmap(lambda key: final(schedule, rate, key))(keys)  # noqa: B023
-            )(rates)
-            for name, schedule in named.items()
-        }
-
-    measured = best_distances(jax.random.key(0))
-    best = {name: float(v.mean(axis=1).min()) for name, v in measured.items()}
+    measured = all_distances(heights, rates, jax.random.split(jax.random.key(0), 16))
+    best = dict(zip(named, measured.mean(axis=-1).min(axis=-1).tolist(), strict=True))
     bounds = {
         name: float(stabjax.schedule_bound(schedule, steps).best_value)
         for name, schedule in named.items()
