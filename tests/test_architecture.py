@@ -22,7 +22,7 @@ ARROWS = {
     "_schedules": set(),
     "problems": set(),
     "_sweep": {"_metrics"},
-    "plot": set(),
+    "plot": {"_schedules"},
 }
 HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm")
 # Functions with more than six parameters that are not Optax's, argued for one by one:
