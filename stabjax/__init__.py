@@ -39,16 +39,41 @@ from stabjax._schedules import (
 
 if TYPE_CHECKING:
     from stabjax import plot, problems, study
-    from stabjax._sweep import grid, load, static, sweep, train
+    from stabjax._sweep import (
+        best,
+        grid,
+        load,
+        rerun,
+        sample,
+        stable_fraction,
+        static,
+        successive_halving,
+        sweep,
+        train,
+        zipped,
+    )
 
 __version__ = "0.1.0"
 
 # Loaded when first used: they need the packages of the extra `stabjax[sweep]`.
-_SWEEP_NAMES = ("grid", "load", "static", "sweep", "train")
+_SWEEP_NAMES = (
+    "best",
+    "grid",
+    "load",
+    "rerun",
+    "sample",
+    "stable_fraction",
+    "static",
+    "successive_halving",
+    "sweep",
+    "train",
+    "zipped",
+)
 _MODULES = ("plot", "problems", "study")
 
 __all__ = [
     "adaptive_grad_clip",
+    "best",
     "clip",
     "clip_by_block_norm",
     "clip_by_block_rms",
@@ -72,9 +97,13 @@ __all__ = [
     "plot",
     "polynomial_schedule",
     "problems",
+    "rerun",
+    "sample",
     "sgdr_schedule",
+    "stable_fraction",
     "static",
     "study",
+    "successive_halving",
     "sweep",
     "train",
     "unitwise_clip",
@@ -83,6 +112,7 @@ __all__ = [
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
     "with_metrics",
+    "zipped",
 ]
 
 

@@ -26,8 +26,10 @@ ARROWS = {
 }
 HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm")
 # Functions with more than six parameters that are not Optax's, argued for one by one:
-# `sweep` by the design; `supervised` names a module, its data, its loss and its batch.
-MANY_PARAMETERS = {"sweep", "supervised"}
+# `sweep` by the design, and `train`, which says of one training what `sweep` says of
+# all; `successive_halving` is a sweep with a rule; `supervised` names a module, its
+# data, its loss and its batch.
+MANY_PARAMETERS = {"sweep", "successive_halving", "train", "supervised"}
 
 
 def part_of(path):

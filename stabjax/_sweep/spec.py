@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from stabjax._sweep.axes import Axis, axis_like
 from stabjax._sweep.chunks import Chunk, Group
 from stabjax._sweep.program import Settings
-from stabjax._sweep.space import Axis, Dimension, Space
+from stabjax._sweep.space import Dimension, Space
 
 FORMAT = 1  # of spec.json and of the files of chunks
 
@@ -207,12 +208,12 @@ def _axis_to_json(axis: Axis) -> dict[str, Any]:
     values = axis.labels.tolist()
     if isinstance(axis.values, np.ndarray):
         return {"name": axis.name, "dtype": axis.values.dtype.str, "values": values}
-    return {"name": axis.name, "static": values}
+    return {"name": axis.name, "static": values, "literal": axis.literal}
 
 
 def _axis_from_json(axis: dict[str, Any]) -> Axis:
     if "static" in axis:
-        return Axis(axis["name"], tuple(axis["static"]))
+        return axis_like(axis["name"], axis["static"], axis["literal"])
     dtype = np.dtype(axis["dtype"])
     values = np.array([dtype.type(value) for value in axis["values"]], dtype)
     return Axis(axis["name"], values)
