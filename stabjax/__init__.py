@@ -38,7 +38,7 @@ from stabjax._schedules import (
 )
 
 if TYPE_CHECKING:
-    from stabjax import plot, problems, study
+    from stabjax import optuna, plot, problems, study
     from stabjax._sweep import (
         best,
         grid,
@@ -69,7 +69,7 @@ _SWEEP_NAMES = (
     "train",
     "zipped",
 )
-_MODULES = ("plot", "problems", "study")
+_MODULES = ("optuna", "plot", "problems", "study")
 
 __all__ = [
     "adaptive_grad_clip",
@@ -90,6 +90,7 @@ __all__ = [
     "linear_schedule",
     "load",
     "metrics",
+    "optuna",
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
     "piecewise_constant_schedule",
@@ -134,7 +135,9 @@ def _load(module: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("stabjax"):
             raise
+        extra = "optuna" if error.name == "optuna" else "sweep"
         raise ModuleNotFoundError(
-            f"{module} needs the package {error.name!r}: pip install 'stabjax[sweep]'",
+            f"{module} needs the package {error.name!r}: pip install "
+            f"'stabjax[{extra}]'",
             name=error.name,
         ) from error

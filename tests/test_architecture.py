@@ -24,7 +24,7 @@ ARROWS = {
     "_cells": set(),
     "plot": {"_cells"},
 }
-HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm")
+HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm", "optuna")
 # Functions with more than six parameters that are not Optax's, argued for one by one:
 # `sweep` by the design, and `train`, which says of one training what `sweep` says of
 # all; `successive_halving` is a sweep with a rule; `supervised` names a module, its

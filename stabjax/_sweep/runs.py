@@ -9,7 +9,7 @@ import xarray as xr
 
 from stabjax._sweep.axes import axis_like
 
-_NO_HYPERPARAMETERS = ("seed", "step", "trial", "rung")
+NO_HYPERPARAMETERS = ("seed", "step", "trial", "rung")
 
 
 def best(
@@ -50,9 +50,7 @@ def best(
       >>> stabjax.best(runs)
       {'rate': 0.4, 'decay': 0.0}
     """
-    values = _values(runs, variable).astype(float)
-    values = (-values if largest else values).where(runs["status"] != 1, np.inf)
-    mean = values.mean(_dimensions(values, over), skipna=False)
+    mean = mean_of(runs, variable, over, largest)
     if mean.isnull().all():
         raise ValueError(f"no point was run to the end: {variable} is NaN everywhere.")
     mean = mean.fillna(np.inf)
@@ -125,19 +123,27 @@ def stable_fraction(
 def hyperparameters(point: xr.Dataset) -> dict[str, Any]:
     """The swept values of one point, as Python objects."""
     return {
-        str(name): value_of(coordinate)
+        str(name): values_of(coordinate)[0]
         for name, coordinate in point.coords.items()
-        if name not in _NO_HYPERPARAMETERS and not coordinate.dims
+        if name not in NO_HYPERPARAMETERS and not coordinate.dims
     }
 
 
-def value_of(coordinate: xr.DataArray) -> Any:
-    """What a label stands for, as far as the dataset can say."""
-    label = coordinate.item()
+def values_of(coordinate: xr.DataArray) -> list[Any]:
+    """What labels stand for, as far as the dataset can say."""
+    labels: list[Any] = np.atleast_1d(coordinate.values).tolist()
     if not (text := coordinate.attrs.get("static")):
-        return label
-    (value,) = axis_like(str(coordinate.name), [label], text).values
-    return value
+        return labels
+    return list(axis_like(str(coordinate.name), labels, text).values)
+
+
+def mean_of(
+    runs: xr.Dataset, variable: str, over: str | Sequence[str], largest: bool
+) -> xr.DataArray:
+    """The mean, negative where the largest is the best; +inf where a run diverged."""
+    values = _values(runs, variable).astype(float)
+    values = (-values if largest else values).where(runs["status"] != 1, np.inf)
+    return values.mean(_dimensions(values, over), skipna=False)
 
 
 def _values(runs: xr.Dataset, variable: str) -> xr.DataArray:
