@@ -61,13 +61,14 @@ def test_a_dataset_is_a_study(runs):
 
 
 def test_importances_run_on_it(runs):
-    study = stabjax.optuna.to_study(runs.sel(rate=slice(None, 0.9)))
+    # Without a clip the threshold is nothing.
+    study = stabjax.optuna.to_study(runs.sel(rate=slice(None, 0.9), kind="None"))
     for evaluator in (
         optuna.importance.FanovaImportanceEvaluator(n_trees=8, seed=0),
         optuna.importance.PedAnovaImportanceEvaluator(),
     ):
         found = optuna.importance.get_param_importances(study, evaluator=evaluator)
-        assert found.keys() == {"rate", "max_norm", "kind"}
+        assert {"rate", "max_norm"} <= found.keys()
         assert max(found, key=found.get) == "rate"
 
 
@@ -79,7 +80,7 @@ def test_a_study_takes_what_was_run_and_may_maximize(runs):
     assert found is study
     assert len(study.trials) == 42
     assert min(t.value for t in study.trials) == -np.inf  # the diverged ones
-    assert study.best_params["rate"] == runs.rate[1]
+    assert study.best_params == stabjax.best(holes, largest=True)
     with pytest.raises(ValueError, match="study must minimize as largest=False does"):
         stabjax.optuna.to_study(runs, study=study)
 
@@ -87,7 +88,7 @@ def test_a_study_takes_what_was_run_and_may_maximize(runs):
 def test_sampled_axes_are_numbers():
     space = stabjax.sample(16, 0, rate=[0.1, 0.3], warmup=[1, 2, 3, 300])
     runs = stabjax.sweep(
-        PROBLEM, lambda rate, warmup: optax.sgd(rate + 0 * warmup), space, steps=2
+        PROBLEM, lambda rate, warmup=0: optax.sgd(rate), space, steps=2
     )
     found = stabjax.optuna.to_study(runs, over=()).trials[0].distributions
     assert found == {"rate": Float(0.1, 0.3), "warmup": Integer(1, 300, log=True)}
@@ -110,7 +111,7 @@ def test_a_sampler_drives_sweeps_in_batches():
     states = {trial.state for trial in study.trials}
     assert states == {optuna.trial.TrialState.COMPLETE}
     told = [trial.value for trial in study.trials[-12:]]
-    np.testing.assert_array_equal(told, runs.final_loss.mean("seed"))
+    np.testing.assert_allclose(told, runs.final_loss.mean("seed"), rtol=1e-6)
     assert {type(t.params["kind"]) for t in study.trials} == {type(None), str}
     firsts = [t.value for t in study.trials[:12]]
     assert study.best_value < min(firsts)

@@ -3,7 +3,7 @@
 from stabjax._sweep.axes import static
 from stabjax._sweep.engine import sweep
 from stabjax._sweep.halving import successive_halving
-from stabjax._sweep.rerun import rerun
+from stabjax._sweep.repetition import rerun
 from stabjax._sweep.runs import best, stable_fraction
 from stabjax._sweep.space import grid, sample, zipped
 from stabjax._sweep.store import load
