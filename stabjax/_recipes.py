@@ -12,15 +12,14 @@ from stabjax import problems
 from stabjax._clipping import clip_by_global_norm
 from stabjax._metrics import with_metrics
 from stabjax._schedules import (
+    constant_schedule,
+    cosine_decay_schedule,
     join_schedules,
     linear_schedule,
-    warmup_constant_schedule,
-    warmup_cosine_decay_schedule,
 )
 from stabjax._sweep import grid, static
 from stabjax._sweep.space import Space
 
-SCHEDULES = ("constant", "linear", "cosine")
 _WORDS = {"none": None, "true": True, "false": False}
 _NUMBER = r"[^:,]+"
 
@@ -39,8 +38,8 @@ def optimizer_named(
 ) -> Callable[..., optax.GradientTransformation]:
     """A function for `sweep` that clips, and gives an optimizer of Optax a schedule.
 
-    Its parameters are `max_norm`, `peak_value`, `schedule` (one of `SCHEDULES`, with a
-    warm-up of `warmup_steps`), and those of the optimizer itself.
+    Its parameters are `max_norm`, `peak_value`, `schedule` (constant, linear or
+    cosine, after a warm-up of `warmup_steps`), and those of the optimizer itself.
     """
     make = getattr(optax, name, None)
     own = inspect.signature(make).parameters if callable(make) else {}
@@ -122,11 +121,12 @@ def _words(text: str) -> list[Any]:
 
 
 def _schedule(name: str, peak: Any, warmup: Any, steps: int) -> optax.Schedule:
-    if name == "constant":
-        return warmup_constant_schedule(0.0, peak, warmup)
-    if name == "cosine":
-        return warmup_cosine_decay_schedule(0.0, peak, warmup, steps)
-    if name == "linear":
-        rise, fall = linear_schedule(0.0, peak, warmup), steps - warmup
-        return join_schedules([rise, linear_schedule(peak, 0.0, fall)], [warmup])
-    raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}")
+    after = {
+        "constant": lambda: constant_schedule(peak),
+        "linear": lambda: linear_schedule(peak, 0.0, steps - warmup),
+        "cosine": lambda: cosine_decay_schedule(peak, steps - warmup),
+    }
+    if name not in after:
+        raise ValueError(f"schedule must be one of {', '.join(after)}, got {name!r}")
+    rise = linear_schedule(0.0, peak, warmup)
+    return join_schedules([rise, after[name]()], [warmup])
