@@ -31,7 +31,9 @@ SPACE = stabjax.grid(rate=RATES, kind=["sgd", "heavy"], seed=range(3))
 def both():
     with jax.numpy_dtype_promotion("strict"):
         full = stabjax.sweep(PROBLEM, make_optimizer, SPACE, steps=36)
-        halved = stabjax.successive_halving(PROBLEM, make_optimizer, SPACE, steps=36)
+        halved = stabjax.successive_halving(
+            PROBLEM, make_optimizer, SPACE, steps=36, rungs=3, eta=3
+        )
     return full, halved
 
 
@@ -108,7 +110,7 @@ def test_bad_input(arguments, error, message):
 @pytest.mark.slow
 def test_it_finds_as_good_a_digits_network_at_a_third_of_the_cost():
     def make(max_norm, peak_value):
-        schedule = stabjax.warmup_cosine_decay_schedule(0.0, peak_value, 20, 200)
+        schedule = stabjax.warmup_cosine_decay_schedule(0.0, peak_value, 5, 200)
         clip = stabjax.clip_by_global_norm(max_norm)
         return optax.chain(clip, optax.sgd(schedule, momentum=0.9))
 
@@ -121,5 +123,5 @@ def test_it_finds_as_good_a_digits_network_at_a_third_of_the_cost():
     assert halved.attrs["share_of_steps"] <= 1 / 3
     chosen = full.test_loss.sel(stabjax.best(halved, "test_loss"))
     best = full.test_loss.sel(stabjax.best(full, "test_loss"))
-    noise = (chosen - best).std("seed", ddof=1) / 2
+    noise = (chosen - best).std("seed", ddof=1) / 2  # of a mean of four seeds
     assert (chosen - best).mean() <= 2 * noise
