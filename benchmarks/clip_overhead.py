@@ -35,6 +35,29 @@ def make_step(optimizer):
     return step
 
 
+def spike_variants():
+    """Methods with moments; what replaces Adam stands in the place of AdamW."""
+    before = {
+        "clip_by_second_moment": stabjax.clip_by_second_moment(),
+        "clip_by_tracked_max": stabjax.clip_by_tracked_max(),
+        "normalize_by_tracked_norm": stabjax.normalize_by_tracked_norm(),
+        "adopt_clip": stabjax.adopt_clip(),
+    }
+    instead = {
+        "scale_by_spam": stabjax.scale_by_spam(),
+        "scale_by_stable_spam": stabjax.scale_by_stable_spam(),
+        "scale_by_stable_adam": stabjax.scale_by_stable_adam(),
+        "reset_moments, Adam": stabjax.reset_moments(optax.scale_by_adam()),
+    }
+    decay_and_rate = optax.add_decayed_weights(1e-4), optax.scale(-1e-3)
+    adamw, clippy = optax.adamw(1e-3), stabjax.clip_by_relative_update()
+    return {
+        **{name: optax.chain(tx, adamw) for name, tx in before.items()},
+        **{name: optax.chain(tx, *decay_and_rate) for name, tx in instead.items()},
+        "clip_by_relative_update": optax.chain(adamw, clippy),
+    }
+
+
 def seconds(call):
     start = time.perf_counter()
     result = jax.block_until_ready(call())
@@ -60,6 +83,7 @@ def main():
             optax.adamw(1e-3),
         ),
     }
+    variants |= spike_variants()
     steps = {name: make_step(tx) for name, tx in variants.items()}
     held = {}
     for name, tx in variants.items():
@@ -83,7 +107,7 @@ def main():
     print(f"{entries / 1e6:.1f} M parameters in {len(grads)} arrays, {rounds} rounds")
     print(f"one norm pass {unit * 1e3:.2f} ms; AdamW alone {base / unit:.1f} passes")
     for name, median in medians.items():
-        print(f"{name:24s} adds {(median - base) / unit:6.2f} norm passes")
+        print(f"{name:26s} adds {(median - base) / unit:6.2f} norm passes")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def scaled_norm(
 
     if ord == 2:
         return _root_of_squares(lambda k: total(lambda x: _squares(x, k)), dtype)
-    largest = [jnp.max(_magnitudes(widened(leaf, dtype))) for leaf in leaves]
+    largest = [jnp.max(magnitudes(widened(leaf, dtype))) for leaf in leaves]
     return _power_norm(total, jnp.max(jnp.stack(largest)), ord, axis_name)
 
 
@@ -130,6 +130,15 @@ def unit_norms(x: jax.Array, axis: int | tuple[int, ...] | None) -> ScaledNorm:
     return _root_of_squares(
         lambda k: jnp.sum(_squares(wide, k), axis=axis, keepdims=True), dtype
     )
+
+
+def as_scaled(norm: jax.Array) -> ScaledNorm:
+    """A known norm, with a unit that keeps the square of its value in range."""
+    exponent = np.finfo(norm.dtype).maxexp
+    down, large = 2.0 ** -(5 * exponent // 8), 2.0 ** (3 * exponent // 8)
+    k = jnp.where(norm > large, down, jnp.ones_like(norm))
+    k = lax.stop_gradient(jnp.where(norm < 1 / large, 1 / down, k))
+    return ScaledNorm(norm * k, 1 / k)
 
 
 def norm_dtype(leaves: Sequence[ArrayLike]) -> Any:
@@ -165,7 +174,7 @@ def _squares(x: jax.Array, k: jax.Array | None) -> jax.Array:
     return x * x  # no square: its derivative takes 2 x, which may overflow
 
 
-def _magnitudes(x: jax.Array) -> jax.Array:
+def magnitudes(x: jax.Array) -> jax.Array:
     """|x|, entry by entry, with derivative 0 at 0, where that of `abs` is 1."""
     return jnp.abs(x) if jnp.iscomplexobj(x) else x * jnp.sign(x)
 
@@ -193,10 +202,10 @@ def _root_of_squares(
     k = jnp.where(plain > largest, down, k)
     k = jnp.where(plain < smallest, 1 / down, k)
     squares = lax.cond(jnp.all(k == 1), lambda: plain, lambda: total(k))
-    return ScaledNorm(_root(squares), 1 / k)
+    return ScaledNorm(safe_root(squares), 1 / k)
 
 
-def _root(x: jax.Array) -> jax.Array:
+def safe_root(x: jax.Array) -> jax.Array:
     """Square root whose derivative at zero is finite."""
     positive = x > 0
     root = jnp.sqrt(jnp.where(positive, x, 1))
@@ -223,7 +232,7 @@ def _power_norm(
     # 1 / M may be subnormal, which devices flush to zero: to its middle range first.
     half = 2.0 ** (np.finfo(bound.dtype).maxexp // 2)
     k = jnp.where(unit > 1, 1 / half, half)
-    powers = total(lambda x: (_magnitudes(x) * k / (unit * k)) ** ord)
+    powers = total(lambda x: (magnitudes(x) * k / (unit * k)) ** ord)
     positive = powers > 0
     root = jnp.where(positive, powers, 1) ** (1 / ord)
     value = jnp.where(positive, root, lax.stop_gradient(powers))

@@ -7,6 +7,8 @@ public name has one.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 import stabjax
@@ -24,14 +26,35 @@ class Transformation(NamedTuple):
     static: tuple[str, ...] = ()
     # How far a non-finite entry must show: "tree", "leaf", "unit", or "entry".
     spoils: str = "leaf"
+    # Sizes of the gradients that it sees before its numbers tell.
+    before: tuple[float, ...] = ()
+    # Numbers that decide and are no factor: the derivative by them is zero.
+    decides: tuple[str, ...] = ()
+    # Its code is that of a quicker row, or of one that does more.
+    slow: bool = False
 
     def __str__(self) -> str:
         return "-".join(filter(None, (self.name, self.variant)))
 
 
+# Decays that stay below 1 when they are four times as large.
+ADAM = {"b1": 0.2, "b2": 0.15, "eps": 0.1}
+RESETS = {"reset_every": 2.0, "warmup_steps": 4.0}
+
+
 def falling(start):
     """A threshold that falls to zero in ten updates."""
     return stabjax.linear_schedule(start, 0.0, transition_steps=10)
+
+
+def of_examples(transformation):
+    """With a batch of three equal examples in the place of each gradient."""
+
+    def update_fn(updates, state, params=None):
+        examples = jax.tree.map(lambda g: jnp.stack([g, g, g]), updates)
+        return transformation.update(examples, state, params)
+
+    return optax.GradientTransformation(transformation.init, update_fn)
 
 
 TRANSFORMATIONS = [
@@ -93,6 +116,93 @@ TRANSFORMATIONS = [
         {"max_norm": 1.0},
         spoils="tree",
     ),
+    Transformation(
+        "clip_by_second_moment",
+        stabjax.clip_by_second_moment,
+        {"threshold": 2.0, "decay": 0.2, "clip_delay": 2.0},
+        spoils="tree",
+        before=(0.1,),
+        decides=("clip_delay",),
+        slow=True,
+    ),
+    Transformation(
+        "scale_by_spam",
+        stabjax.scale_by_spam,
+        ADAM | RESETS | {"threshold": 2.0, "reset_every": 4.0, "clip_delay": 1.0},
+        static=("reference",),
+        spoils="tree",
+        before=(0.1,),
+        decides=("reset_every", "warmup_steps", "clip_delay"),
+    ),
+    Transformation(
+        "clip_by_tracked_max",
+        stabjax.clip_by_tracked_max,
+        {"decay": 0.2},
+        spoils="tree",
+        before=(0.1,),
+        slow=True,
+    ),
+    Transformation(
+        "normalize_by_tracked_norm",
+        stabjax.normalize_by_tracked_norm,
+        ADAM,
+        spoils="tree",
+        before=(0.1,),
+        slow=True,
+    ),
+    Transformation(
+        "scale_by_stable_spam",
+        stabjax.scale_by_stable_spam,
+        ADAM | {"gamma1": 0.2, "gamma2": 0.15, "gamma3": 0.1, "reset_every": 4.0},
+        static=("reference",),
+        spoils="tree",
+        before=(0.1,),
+        decides=("reset_every",),
+    ),
+    Transformation(
+        "scale_by_stable_adam",
+        stabjax.scale_by_stable_adam,
+        ADAM | {"threshold": 0.5},
+        spoils="tree",
+        before=(0.1,),
+    ),
+    Transformation(
+        "reset_moments",
+        lambda reset_every, warmup_steps: stabjax.reset_moments(
+            stabjax.scale_by_stable_adam(), reset_every, warmup_steps
+        ),
+        RESETS,
+        spoils="tree",
+        before=(0.1, 0.1),
+        decides=("reset_every",),
+        slow=True,
+    ),
+    Transformation(
+        "clip_by_relative_update",
+        stabjax.clip_by_relative_update,
+        {"relative": 0.1, "absolute": 0.01},
+    ),
+    Transformation(
+        "adopt_clip", stabjax.adopt_clip, {"exponent": 0.2}, spoils="entry", before=(1,)
+    ),
+    Transformation(
+        "differentially_private_aggregate",
+        lambda l2_norm_clip: of_examples(
+            stabjax.differentially_private_aggregate(l2_norm_clip, 0.0, key=0)
+        ),
+        {"l2_norm_clip": 1.0},
+        spoils="tree",
+        slow=True,
+    ),
+    Transformation(
+        "adaptive_quantile_clip",
+        lambda init_norm, target_quantile, learning_rate: of_examples(
+            stabjax.adaptive_quantile_clip(init_norm, target_quantile, learning_rate)
+        ),
+        {"init_norm": 1.0, "target_quantile": 0.2, "learning_rate": 0.2},
+        spoils="tree",
+        before=(1.0,),
+    ),
 ]
 
 # Public functions that are no transformations: of norms, of gradients, of states.
@@ -102,6 +212,7 @@ FUNCTIONS = {
     "metrics",
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
+    "qk_clip",
     "unitwise_clip",
     "unitwise_norm",
 }

@@ -69,7 +69,7 @@ def test_study(tmp_path, capsys):
     assert "24 trainings, about" in printed.err  # 3 rates, 1 threshold and none, ...
     assert "[1/1] quadratic: 24 trainings of 20 steps" in printed.err
     assert "## The answer" in printed.out
-    assert f"More, with pictures: {tmp_path / 'report.md'}" in printed.out
+    assert f"More, with pictures: {tmp_path / 'report.html'}" in printed.out
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert f"stabjax {' '.join(arguments)}\n" in report
 

@@ -80,6 +80,17 @@ def test_a_dry_run_says_what_to_expect_and_keeps_nothing(alone, tmp_path):
     assert all(isinstance(value, (int, float, str)) for value in attrs.values())
 
 
+def test_a_dry_run_knows_what_is_in_the_store_already(tmp_path):
+    run(store=tmp_path)
+    assert run(dry_run=True, store=tmp_path).attrs["expected_seconds"] == 0
+    (tmp_path / "chunks" / "000004.npz").unlink()  # of part 0 of 2
+    due = [
+        run(dry_run=True, store=tmp_path, part=part).attrs["expected_seconds"] > 0
+        for part in ((1, 2), (0, 2))
+    ]
+    assert due == [False, True]
+
+
 def test_a_dry_run_of_a_million_takes_no_memory():
     big = stabjax.grid(rate=np.linspace(0.1, 1.0, 1000), seed=range(1000))
     make = trainings.make_optimizer

@@ -165,7 +165,7 @@ def test_workers_have_their_own_devices(threads):
 
 @pytest.mark.slow
 def test_a_pool_of_processes(alone, tmp_path):
-    spawn = multiprocessing.get_context("spawn")
+    spawn, space = multiprocessing.get_context("spawn"), trainings.space(60, 10)
     with concurrent.futures.ProcessPoolExecutor(2, spawn) as executor:
         assert_same_bits(run(executor=executor, store=tmp_path / "a"), alone)
         # And with a worker that is killed: what was finished is kept.
@@ -175,11 +175,10 @@ def test_a_pool_of_processes(alone, tmp_path):
         )
         killer.start()
         with pytest.raises(RuntimeError, match="broke down .*BrokenProcessPool"):
-            run(executor=executor, store=store, space=trainings.space(200, 40))
+            run(executor=executor, store=store, space=space)
         killer.join()
-    assert chunk_files(store)
     before = chunk_files(store)
-    space = trainings.space(200, 40)
+    assert 5 <= len(before) < 300
     assert_same_bits(run(store=store, space=space), run(space=space))
     assert {name: chunk_files(store)[name] for name in before} == before
 
@@ -194,7 +193,7 @@ def kill_soon(pid, store):
 @pytest.mark.filterwarnings("ignore")  # Dask's own, of its processes and sockets
 def test_a_dask_cluster_with_a_killed_worker(tmp_path):
     distributed = pytest.importorskip("distributed")
-    space = trainings.space(100, 20)
+    space = trainings.space(60, 10)
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
@@ -209,4 +208,4 @@ def test_a_dask_cluster_with_a_killed_worker(tmp_path):
         killer.join()
         assert first not in client.run(os.getpid).values()
     assert_same_bits(runs, run(space=space))
-    assert len(chunk_files(tmp_path)) == 1000
+    assert len(chunk_files(tmp_path)) == 300

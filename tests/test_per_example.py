@@ -1,5 +1,8 @@
 """Per-example clipping against its formula and against Optax."""
 
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import models
@@ -9,7 +12,16 @@ import pytest
 
 import stabjax
 
+VECTORS = json.loads(
+    (pathlib.Path(__file__).parent / "vectors" / "clipping.json").read_text()
+)
 ROWS = [jnp.array([[0.0, 0, 0], [0, 3, 4], [4, 0, 3], [3, 4, 0]])]
+
+
+def assert_trees_close(actual, expected):
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, 1e-6, 1e-7), actual, expected
+    )
 
 
 def batch(dtype="float32", magnitude=1.0, seed=0):
@@ -139,3 +151,117 @@ def test_bad_input_is_named(clip):
     got, _ = clip(ROWS, jnp.float32(1))
     bad, _ = jax.jit(clip)(ROWS, jnp.float32(-1))
     assert np.isfinite(got[0]).all() and np.isnan(bad[0]).all()
+
+
+def test_a_mean_without_noise_is_optax():
+    grads = batch()
+    ours = stabjax.differentially_private_aggregate(0.4, 0.0, jax.random.key(3))
+    theirs = optax.contrib.differentially_private_aggregate(0.4, 0.0, 3)
+    got, state = jax.jit(ours.update)(grads, ours.init(grads))
+    expected, _ = theirs.update(grads, theirs.init(grads))
+    assert_trees_close(got, expected)
+    total, count = stabjax.per_example_global_norm_clip(grads, 0.4)
+    assert_trees_close(got, jax.tree.map(lambda x: x / 5, total))
+    share = stabjax.metrics(state)["differentially_private_aggregate/clip_fraction"]
+    np.testing.assert_allclose(share, count / 5)
+
+
+def test_noise_is_of_the_key_and_of_the_bound():
+    """Its deviation is z C / B; it is new in every update, and again with the key."""
+    grads = {"w": jnp.zeros((4, 100, 100)), "b": jnp.zeros((4, 5), "bfloat16")}
+    dp = stabjax.differentially_private_aggregate(2.0, 0.6, key=1)
+    update = jax.jit(dp.update)
+    first, state = update(grads, dp.init(grads))
+    second, _ = update(grads, state)
+    again, _ = update(grads, dp.init(grads))
+    assert first["b"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(first["w"], again["w"])
+    for updates in (first, second):
+        np.testing.assert_allclose(jnp.std(updates["w"]), 2.0 * 0.6 / 4, rtol=0.03)
+        assert abs(jnp.mean(updates["w"])) < 0.01
+    assert abs(np.corrcoef(first["w"].ravel(), second["w"].ravel())[0, 1]) < 0.05
+    keys = [1, jax.random.key(1), jax.random.PRNGKey(1)]
+    states = [
+        stabjax.differentially_private_aggregate(2.0, 0.6, key).init(grads)
+        for key in keys
+    ]
+    for one in states:
+        np.testing.assert_array_equal(one.rng_key, states[0].rng_key)
+
+
+def test_the_threshold_of_the_vectors():
+    clipping = stabjax.adaptive_quantile_clip(init_norm=1.0)
+    update, state = jax.jit(clipping.update), clipping.init(jnp.zeros(1))
+    for row in VECTORS["andrew"]:
+        norms = jnp.array(row["norms"])[:, None]
+        updates, state = update(norms, state)
+        mean = np.mean(np.array(row["norms"]) * row["mult"])
+        np.testing.assert_allclose(updates, [mean], rtol=1e-6)
+        np.testing.assert_allclose(state.quantile_norm, row["C_next"], rtol=1e-6)
+        clipped = state.metrics["adaptive_quantile_clip/clip_fraction"]
+        np.testing.assert_allclose(clipped, 1 - row["b"], rtol=1e-6)
+
+
+def test_the_threshold_follows_in_as_many_updates_as_it_says():
+    """ln 100 / (eta q), up and down, and there it stays."""
+
+    def thresholds(norms):
+        tx = stabjax.adaptive_quantile_clip(1.0, learning_rate=0.3, target_quantile=0.4)
+
+        def step(state, _):
+            _, state = tx.update(norms, state)
+            return state, state.quantile_norm
+
+        return jax.lax.scan(step, tx.init(norms[0]), None, 80)[1]
+
+    for factor, rate in ((100, 0.3 * 0.4), (0.01, 0.3 * 0.6)):
+        found = jax.jit(thresholds)(factor * jnp.array([[0.5], [1.0], [1.5]]))
+        promised = int(np.ceil(np.log(100) / rate))
+        ratios = abs(np.log(found / factor))
+        assert np.all(ratios[promised:] < np.log(2)) and ratios[promised // 2] > 1
+
+
+def test_noise_of_count_and_sum_share_the_privacy():
+    """By the vector: z = 1 beside a count of deviation 10 leaves 1.00125 to the sum."""
+    clipping = stabjax.adaptive_quantile_clip(
+        0.5, noise_multiplier=1.0, count_noise=10.0, learning_rate=0.01, key=0
+    )
+    zeros = jnp.zeros((4, 200, 200))
+    updates, state = jax.jit(clipping.update)(zeros, clipping.init(zeros[0]))
+    expected = VECTORS["andrew_z"] * 0.5 / 4
+    np.testing.assert_allclose(jnp.std(updates), expected, rtol=0.015)
+
+    def log_step(seed):
+        tx = stabjax.adaptive_quantile_clip(1.0, count_noise=0.8, key=seed)
+        state = tx.init(jnp.zeros(1))
+        _, state = tx.update(jnp.zeros((4, 1)), state)
+        return jnp.log(state.quantile_norm)
+
+    # All of 4 stay below the bound, and the count has a deviation of 0.8.
+    steps = jax.jit(jax.vmap(log_step))(jax.random.split(jax.random.key(5), 4000))
+    np.testing.assert_allclose(jnp.mean(steps), -0.2 * (1 - 0.5), atol=0.002)
+    np.testing.assert_allclose(jnp.std(steps), 0.2 * 0.8 / 4, rtol=0.04)
+
+
+def test_privacy_that_cannot_be_is_refused():
+    quantile = stabjax.adaptive_quantile_clip
+    with pytest.raises(ValueError, match=r"below 2 count_noise.*got 1.0 and 0.5"):
+        quantile(noise_multiplier=1.0, count_noise=0.5, key=0)
+    with pytest.raises(ValueError, match="noise needs a key"):
+        quantile(noise_multiplier=1.0, count_noise=2.0)
+    with pytest.raises(ValueError, match="noise needs a key"):
+        jax.jit(lambda sigma: quantile(count_noise=sigma).init(jnp.zeros(1)))(1.0)
+    with pytest.raises(ValueError, match=r"target_quantile must be from 0 to 1"):
+        quantile(target_quantile=1.5)
+    with pytest.raises(ValueError, match=r"init_norm must be at least 0"):
+        quantile(-1.0)
+    with pytest.raises(ValueError, match=r"every leaf of grads must have the examples"):
+        tx = quantile()
+        tx.update(jnp.ones(()), tx.init(jnp.ones(())))
+
+    def traced(z):
+        tx = quantile(noise_multiplier=z, count_noise=0.5, key=0)
+        return tx.update(jnp.ones((2, 3)), tx.init(jnp.ones(3)))[0]
+
+    updates = jax.jit(jax.vmap(traced))(jnp.array([0.0, 0.5, 1.0, 2.0]))
+    assert np.isfinite(updates[:2]).all() and np.isnan(updates[2:]).all()

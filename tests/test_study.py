@@ -141,8 +141,8 @@ class TestReport:
             assert re.search(rf"^\| {name}[ |(]", done.summary, re.MULTILINE)
 
     def test_report_opens_with_the_answer(self, done, folder):
-        assert done.report == folder / "report.md"
-        text = done.report.read_text(encoding="utf-8")
+        assert done.report == folder / "report.html"
+        text = (folder / "report.md").read_text(encoding="utf-8")
         headings = re.findall(r"^##? (.*)$", text, re.MULTILINE)
         assert headings[1] == "The answer"
         assert headings[-1] == "What was run"
@@ -151,7 +151,7 @@ class TestReport:
         assert "nan" not in re.findall(r"[\w.]+", text)
 
     def test_pictures_are_there_and_shown(self, done, folder):
-        text = done.report.read_text(encoding="utf-8")
+        text = (folder / "report.md").read_text(encoding="utf-8")
         shown = set(re.findall(r"\]\(([\w-]+\.png)\)", text))
         assert shown == {path.name for path in folder.glob("*.png")}
         assert len(shown) == 4

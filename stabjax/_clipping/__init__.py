@@ -9,19 +9,41 @@ from stabjax._clipping.fixed import (
     unitwise_clip,
     unitwise_norm,
 )
+from stabjax._clipping.moments import reset_moments, scale_by_stable_adam
 from stabjax._clipping.per_example import (
+    adaptive_quantile_clip,
+    differentially_private_aggregate,
     per_example_global_norm_clip,
     per_example_layer_norm_clip,
 )
+from stabjax._clipping.spike import clip_by_second_moment, scale_by_spam
+from stabjax._clipping.stable_spam import (
+    clip_by_tracked_max,
+    normalize_by_tracked_norm,
+    scale_by_stable_spam,
+)
+from stabjax._clipping.update import adopt_clip, clip_by_relative_update, qk_clip
 
 __all__ = [
     "adaptive_grad_clip",
+    "adaptive_quantile_clip",
+    "adopt_clip",
     "clip",
     "clip_by_block_norm",
     "clip_by_block_rms",
     "clip_by_global_norm",
+    "clip_by_relative_update",
+    "clip_by_second_moment",
+    "clip_by_tracked_max",
+    "differentially_private_aggregate",
+    "normalize_by_tracked_norm",
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
+    "qk_clip",
+    "reset_moments",
+    "scale_by_spam",
+    "scale_by_stable_adam",
+    "scale_by_stable_spam",
     "unitwise_clip",
     "unitwise_norm",
 ]

@@ -16,6 +16,7 @@ from stabjax._clipping.threshold import (
     bounded_by,
     cast_back,
     check_threshold,
+    map_bounded,
     scalar,
     shrinkage,
     shrunk,
@@ -57,7 +58,7 @@ def clip(max_delta: Threshold) -> optax.GradientTransformation:
         updates: optax.Updates, params: optax.Params | None, limit: ArrayLike
     ) -> tuple[optax.Updates, jax.Array]:
         del params
-        return _map_bounded(lambda g: _clip_entries(g, jnp.asarray(limit)), updates)
+        return map_bounded(lambda g: _clip_entries(g, jnp.asarray(limit)), updates)
 
     return bounded_by(max_delta, bound, name="clip", argument="max_delta")
 
@@ -146,7 +147,9 @@ def clip_by_block_rms(threshold: Threshold) -> optax.GradientTransformation:
     r"""Rescales each leaf so that the root mean square of its entries is bounded.
 
     :math:`u_l = g_l / \max(1, \mathrm{rms}(g_l) / d)`, with :math:`\mathrm{rms}(g) =
-    \|g\|_2 / \sqrt{n}` over the :math:`n` entries of a leaf.
+    \|g\|_2 / \sqrt{n}` over the :math:`n` entries of a leaf. After
+    ``optax.scale_by_factored_rms`` and before the learning rate, with 1, it is the
+    update clipping of Adafactor.
 
     Args:
       threshold: :math:`d \ge 0`: a number, a scalar array, or a schedule (count of
@@ -236,7 +239,7 @@ def adaptive_grad_clip(
                 "adaptive_grad_clip compares updates with params: "
                 "call update(updates, state, params)"
             )
-        return _map_bounded(lambda g, w: bound_unit(g, w, limit), updates, params)
+        return map_bounded(lambda g, w: bound_unit(g, w, limit), updates, params)
 
     return bounded_by(clipping, bound, name="adaptive_grad_clip", argument="clipping")
 
@@ -316,7 +319,9 @@ def unitwise_clip(
     valid, exceeded = jnp.isfinite(norm) & (limit >= 0), norm >= limit
     ratio = limit / jnp.maximum(norm, jnp.asarray(div_eps, dtype))
     factor = jnp.where(valid, jnp.where(exceeded, ratio, 1), jnp.nan)
-    return shrunk(grad, Shrinkage(factor, jnp.ones_like(factor), exceeded))
+    by = Shrinkage(factor, jnp.ones_like(factor), exceeded)
+    clipped: jax.Array = shrunk(grad, by)
+    return clipped
 
 
 @partial(jax.jit, inline=True)
@@ -349,21 +354,9 @@ def _clip_blocks(
         updates: optax.Updates, params: optax.Params | None, limit: ArrayLike
     ) -> tuple[optax.Updates, jax.Array]:
         del params
-        return _map_bounded(lambda g: bound_block(g, limit), updates)
+        return map_bounded(lambda g: bound_block(g, limit), updates)
 
     return bounded_by(threshold, bound, name=name, argument=argument)
-
-
-def _map_bounded(
-    bound_leaf: Callable[..., tuple[jax.Array, jax.Array]],
-    updates: optax.Updates,
-    *rest: Any,
-) -> tuple[optax.Updates, jax.Array]:
-    """Bounds every leaf; tells also whether any leaf was bounded."""
-    pairs = jax.tree.map(bound_leaf, updates, *rest)
-    bounded = jax.tree.map(lambda _, pair: pair[0], updates, pairs)
-    was_bounded = jax.tree.map(lambda _, pair: pair[1], updates, pairs)
-    return bounded, jax.tree.reduce(jnp.logical_or, was_bounded, jnp.zeros((), bool))
 
 
 def _unit_norms(x: ArrayLike, axis: Axis) -> ScaledNorm:

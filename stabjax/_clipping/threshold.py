@@ -51,6 +51,18 @@ def bounded_by(
     return optax.GradientTransformation(optax.init_empty_state, update_fn)
 
 
+def map_bounded(
+    bound_leaf: Callable[..., tuple[jax.Array, jax.Array]],
+    updates: optax.Updates,
+    *rest: Any,
+) -> tuple[optax.Updates, jax.Array]:
+    """Bounds every leaf; tells also whether any leaf was bounded."""
+    pairs = jax.tree.map(bound_leaf, updates, *rest)
+    bounded = jax.tree.map(lambda _, pair: pair[0], updates, pairs)
+    was_bounded = jax.tree.map(lambda _, pair: pair[1], updates, pairs)
+    return bounded, jax.tree.reduce(jnp.logical_or, was_bounded, jnp.zeros((), bool))
+
+
 def _scheduled(
     schedule: Callable[[ArrayLike], ArrayLike], bound: Bound, name: str, argument: str
 ) -> optax.GradientTransformation:

@@ -1,7 +1,7 @@
 """Which trials run together: chunks of one width, with one seed where that pays."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -48,10 +48,17 @@ def points(space: Space) -> Points:
     """Gets the numbers and the seeds of a space ready for the device."""
     # Half the memory of NumPy's own indices, which shows from a million trials on.
     rows = {name: found.astype(np.int32) for name, found in space.rows().items()}
-    numbers = {a.name: _device_values(a) for a in space.axes if not a.is_static}
-    values = numbers.pop("seed", np.zeros(1, np.int32))
-    position = rows.get("seed", np.zeros(len(space), np.int32))
-    return Points(numbers, rows, values.astype(np.int32)[position])
+    numeric = [a for a in space.axes if not a.is_static and a.name != "seed"]
+    numbers = {axis.name: _device_values(axis) for axis in numeric}
+    return Points(numbers, rows, seeds_of(space, rows))
+
+
+def seeds_of(space: Space, rows: Mapping[str, _Array]) -> _Array:
+    """The seed of every trial; 0 where there is no such axis."""
+    for axis in space.axes:
+        if axis.name == "seed":
+            return np.asarray(axis.values, np.int32)[rows["seed"]]
+    return np.zeros(len(space), np.int32)
 
 
 def widths(
@@ -74,11 +81,11 @@ def widths(
 
 def chunked(
     space: Space,
-    given: Points,
+    seeds: _Array,
     sizes: Sequence[tuple[int, ...]],
     groups: Sequence[Group],
 ) -> list[Chunk]:
-    """All chunks of a sweep, in the order of their numbers.
+    """All chunks of a sweep with these seeds, in the order of their numbers.
 
     A sweep that was extended has several `sizes`, the numbers of values that its
     dimensions had each time: the trials that came later stand in chunks of their own,
@@ -90,7 +97,7 @@ def chunked(
         for number, (_, new) in enumerate(space.groups()):
             if generations is not None:
                 new = new[generations[new] == generation]
-            parts = _parts(new, given.seeds[new], groups[number])
+            parts = _parts(new, seeds[new], groups[number])
             chunks += [
                 Chunk(len(chunks) + i, number, part) for i, part in enumerate(parts)
             ]

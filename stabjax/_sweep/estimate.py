@@ -8,9 +8,11 @@ import jax
 import numpy as np
 import xarray as xr
 
+from stabjax._sweep.chunks import Chunk
 from stabjax._sweep.dataset import labelled, unfilled
 from stabjax._sweep.devices import IN_FLIGHT, Batches
 from stabjax._sweep.job import Job, Place
+from stabjax._sweep.store import holds
 
 
 def estimated(job: Job, where: Place) -> xr.Dataset:
@@ -21,7 +23,9 @@ def estimated(job: Job, where: Place) -> xr.Dataset:
     running = compiling = 0.0
     memory = 0
     for number, group in enumerate(job.spec.groups):
-        chunks = [chunk for chunk in job.chunks if chunk.group == number]
+        chunks = [c for c in job.chunks if c.group == number and _is_due(c, where)]
+        if not chunks:
+            continue
         devices = where.devices[: len(chunks)]
         start = time.perf_counter()
         program = job.programs[number].compiled(group, devices)
@@ -34,11 +38,18 @@ def estimated(job: Job, where: Place) -> xr.Dataset:
         memory = max(memory, len(devices) * _bytes(program))
     expected = {
         "expected_compile_seconds": round(job.trace_seconds + compiling, 3),
-        "expected_seconds": round(running, 3),
+        "expected_seconds": round(running, 6),
         "expected_device_bytes": memory,
         "expected_result_bytes": sum(values.nbytes for values in results.values()),
     }
     return labelled(job.spec, results, expected)
+
+
+def _is_due(chunk: Chunk, where: Place) -> bool:
+    """Whether this process would have to run the chunk."""
+    part, parts = where.part
+    mine = chunk.number % parts == part
+    return mine and not (where.store and holds(where.store, chunk))
 
 
 def _bytes(program: jax.stages.Compiled) -> int:

@@ -116,7 +116,7 @@ def prepare(
     )
     if where.store and held:
         check_same(where.store, held, spec)
-    chunks = chunked(layout.space, given, layout.sizes, groups)
+    chunks = chunked(layout.space, given.seeds, layout.sizes, groups)
     return Job(spec, programs, recipes, given, chunks, time.perf_counter() - start)
 
 

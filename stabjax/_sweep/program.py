@@ -296,10 +296,15 @@ def _cpu_options(program: str) -> dict[str, Any]:
     input has 4096 elements, which costs more than the whole fused step: 435 ms for
     65,536 trainings of two weights instead of 50. Programs with dots lose without that
     library; for them a lower level gives the same speed after half the compilation.
+    The others gain a sixth by vectors of 512 bits, where the processor has them: 4096
+    trainings of two weights, 200 steps, take 1.97 ms instead of 2.33.
     """
     if "dot_general" in program or "conv_general_dilated" in program:
         return {"xla_backend_optimization_level": 2}
-    return {"xla_cpu_experimental_ynn_fusion_type": ""}
+    return {
+        "xla_cpu_experimental_ynn_fusion_type": "",
+        "xla_cpu_prefer_vector_width": "512",
+    }
 
 
 def _owners(factories: Factories) -> list[Any]:

@@ -73,8 +73,9 @@ def identity(spec: Spec, chunk: Chunk, rows: Mapping[str, _Array]) -> str:
     found.update(json.dumps([group.program, group.labels], sort_keys=True).encode())
     for axis in spec.layout.space.axes:
         if isinstance(axis.values, np.ndarray):
-            found.update(f"{axis.name} {axis.values.dtype.str}".encode())
-            found.update(axis.values[rows[axis.name][chunk.trials]].tobytes())
+            values = axis.values[rows[axis.name][chunk.trials]]
+            wide = np.float64 if values.dtype.kind == "f" else np.int64
+            found.update(axis.name.encode() + values.astype(wide).tobytes())
     return found.hexdigest()
 
 

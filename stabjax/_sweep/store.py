@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from stabjax._sweep.chunks import Chunk, chunked, points
+from stabjax._sweep.chunks import Chunk, chunked, seeds_of
 from stabjax._sweep.dataset import labelled, numpy_dtype, unfilled
 from stabjax._sweep.space import Space
 from stabjax._sweep.spec import (
@@ -65,10 +65,10 @@ def load(store: str | os.PathLike[str]) -> xr.Dataset:
     if spec is None:
         raise FileNotFoundError(f"there is no store at {str(folder)!r}: no spec.json.")
     space, sizes, _ = spec.layout
-    given = points(space)
-    chunks = chunked(space, given, sizes, spec.groups)
+    rows = space.rows()
+    chunks = chunked(space, seeds_of(space, rows), sizes, spec.groups)
     results = unfilled([group.variables for group in spec.groups], len(space))
-    for chunk, variables in stored(folder, spec, chunks, given.rows):
+    for chunk, variables in stored(folder, spec, chunks, rows):
         fill(results, chunk, variables)
     return labelled(spec, results, {})
 
@@ -155,6 +155,11 @@ def write_chunk(
         _write(_file(folder, chunk), content.getvalue())
     except OSError as error:
         raise _cannot("write to", folder, error) from error
+
+
+def holds(folder: Path, chunk: Chunk) -> bool:
+    """Whether there is a file of a chunk, damaged or not."""
+    return _file(folder, chunk).exists()
 
 
 def stored(

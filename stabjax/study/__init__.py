@@ -11,6 +11,7 @@ import xarray as xr
 
 from stabjax.study.experiment import PROBLEMS, QUICK, Plan, Sizes, observe, plan
 from stabjax.study.measure import measure
+from stabjax.study.page import page
 from stabjax.study.pictures import draw
 from stabjax.study.report import Chapter, report, summary
 
@@ -23,7 +24,8 @@ class Study(NamedTuple):
     Attributes:
       runs: the dataset of each problem, as it was saved.
       summary: the answer and the document's two tables, in Markdown.
-      report: the file with everything.
+      report: the file with everything, to be opened in a browser; `report.md` beside
+        it says the same, with pictures.
     """
 
     runs: dict[str, xr.Dataset]
@@ -78,7 +80,8 @@ def run(
 
     Args:
       plans: what to train, from `plans`.
-      folder: where `report.md`, pictures and datasets go; made if it is not there.
+      folder: where `report.html`, `report.md`, pictures and datasets go; made if it is
+        not there.
       command: what the report says reproduces it, or None.
       say: is given lines on what is being done and how long it will take.
 
@@ -121,7 +124,9 @@ def run(
         Chapter(runs, measure(runs), pictures.result()) for runs, pictures in observed
     ]
     seconds = time.perf_counter() - started
-    path = folder / "report.md"
-    path.write_text(report(chapters, command, seconds), encoding="utf-8")
+    text = report(chapters, command, seconds)
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    path = folder / "report.html"
+    path.write_text(page(chapters, folder, command, seconds), encoding="utf-8")
     say(f"{seconds:.0f} s in all")
     return Study({c.name: c.runs for c in chapters}, summary(chapters), path)

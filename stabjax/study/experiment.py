@@ -50,6 +50,7 @@ RATES = ("tuned", "common", "untuned")
 
 _LEAST_STEPS = 10  # with a warm-up, and a last tenth
 _RECORDED = 250  # steps of a training, at most
+_SHOWN = 50  # of them in the curves of all cells, at most
 _SECONDS = (3.0, 1.2e-8)  # to compile and draw a problem; an update of a parameter
 
 _Array = np.ndarray[Any, Any]
@@ -128,6 +129,8 @@ def observe(plan: Plan) -> xr.Dataset:
       - Over `remedy`, `rate`, `seed` and `step`: `loss`, `grad_norm` (of the gradient)
         and `update_norm` (of what the optimizer got), inf once a run has diverged.
       - `chosen_max_norm`, `chosen_scheduled` and `chosen_rate`: which runs those are.
+      - `median_loss`, of the seeds at a few steps: over the dimensions of the sweep but
+        for `seed`, and over `shown_step`.
     """
     facts, sizes = plan.problem.facts, plan.sizes
     steps = sizes.steps or 1
@@ -250,10 +253,13 @@ def _with_chosen_curves(runs: xr.Dataset) -> xr.Dataset:
     ).drop_vars(["max_norm", "scheduled", "peak_value"])
     alive = np.isfinite(curves["loss"])
     curves = curves.where(alive, np.inf).transpose("remedy", "rate", "seed", "step")
+    shown = runs["loss"].isel(step=slice(None, None, -(-runs.sizes["step"] // _SHOWN)))
+    shown = shown.reduce(np.median, "seed").rename(step="shown_step")
     recorded = [
         name for name, values in runs.data_vars.items() if "step" in values.dims
     ]
     kept = runs.drop_vars([*recorded, "step"])
+    kept["median_loss"] = shown
     return kept.merge(chosen).merge(curves).assign_attrs(runs.attrs)
 
 

@@ -25,9 +25,7 @@ _SUMMARY = """\
 _CHAPTER = """\
 ## The tables on {name}
 
-{definition}
-
-{tables}
+{text}
 
 {pictures}
 
@@ -90,6 +88,36 @@ class Chapter(NamedTuple):
         return str(self.runs.attrs["problem"])
 
 
+class Sections(NamedTuple):
+    """The parts of the report, each in Markdown."""
+
+    answer: str
+    between: str
+    contradictions: str
+    chapters: list[str]  # for each problem its definition and tables
+    definitions: str
+    run: str
+
+
+def sections(
+    chapters: Sequence[Chapter], command: str | None, seconds: float
+) -> Sections:
+    """What the report says, part by part."""
+    measured = [chapter.measures for chapter in chapters]
+    tables = [
+        f"{_definition(c.name)}\n\n{both_tables(c.measures, graded=c is chapters[0])}"
+        for c in chapters
+    ]
+    return Sections(
+        answer=answer(measured),
+        between=between_the_tables(measured),
+        contradictions=contradictions(measured),
+        chapters=tables,
+        definitions=DEFINITIONS,
+        run=_what_was_run(chapters, command, seconds),
+    )
+
+
 def summary(chapters: Sequence[Chapter]) -> str:
     """The answer, and the document's tables on the first problem."""
     measured = [chapter.measures for chapter in chapters]
@@ -102,25 +130,20 @@ def summary(chapters: Sequence[Chapter]) -> str:
 
 def report(chapters: Sequence[Chapter], command: str | None, seconds: float) -> str:
     """Everything: the answer first, then tables, pictures, and what was run."""
-    measured = [chapter.measures for chapter in chapters]
+    text = sections(chapters, command, seconds)
     return _REPORT.format(
         summary=summary(chapters),
         pictures=_pictures(chapters[0]),
-        between=between_the_tables(measured),
-        contradictions=contradictions(measured),
-        others="".join(_chapter(chapter) for chapter in chapters[1:]),
-        definitions=DEFINITIONS,
-        run=_what_was_run(chapters, command, seconds),
+        between=text.between,
+        contradictions=text.contradictions,
+        others="".join(map(_chapter, chapters[1:], text.chapters[1:])),
+        definitions=text.definitions,
+        run=text.run,
     )
 
 
-def _chapter(chapter: Chapter) -> str:
-    return _CHAPTER.format(
-        name=chapter.name,
-        definition=_definition(chapter.name),
-        tables=both_tables(chapter.measures),
-        pictures=_pictures(chapter),
-    )
+def _chapter(chapter: Chapter, text: str) -> str:
+    return _CHAPTER.format(name=chapter.name, text=text, pictures=_pictures(chapter))
 
 
 def _pictures(chapter: Chapter) -> str:

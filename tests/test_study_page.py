@@ -1,0 +1,178 @@
+"""The report as a page: read by a real browser, which must ask for nothing else."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from stabjax import study
+from stabjax.study.page import explored
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+DRIVER = shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    sizes = study.Sizes(rates=5, thresholds=3, seeds=4, steps=40)
+    plans = study.plans(["quadratic", "cliff"], sizes)
+    return study.run(plans, folder=tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def text(done):
+    return done.report.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def browser(done):
+    if not (BROWSER and DRIVER):
+        pytest.skip("no browser: install Debian's chromium and chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1200,1400",
+    ):
+        options.add_argument(flag)
+    options.set_capability(
+        "goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"}
+    )
+    service = webdriver.ChromeService(executable_path=DRIVER)
+    driver = webdriver.Chrome(options=options, service=service)
+    try:
+        driver.get(done.report.as_uri())
+        yield driver
+    finally:
+        driver.quit()
+
+
+def choose(browser, control, words):
+    browser.execute_script(
+        "const s = document.getElementById(arguments[0]);"
+        "s.selectedIndex = [...s.options].findIndex(o => o.text === arguments[1]);"
+        "s.dispatchEvent(new Event('change'));",
+        control,
+        words,
+    )
+
+
+def told(browser):
+    return browser.find_element("id", "told").text
+
+
+def test_cells_are_the_medians_of_the_runs(done):
+    runs = done.runs["quadratic"]
+    shown = explored(runs)
+    some = runs.sel(scheduled=1.0, max_norm=1.0).isel(peak_value=2)
+    steps = np.median(some.steps_to_target)
+    told = {name: np.array(v, float)[1, 1, 2] for name, v in shown["maps"].items()}
+    np.testing.assert_allclose(told["final_loss"], np.median(some.final_loss), 6e-3)
+    np.testing.assert_allclose(told["steps_to_target"], steps, 6e-3)
+    assert told["held"] == (some.status == 0).mean()
+    assert told["reached"] == (some.final_loss <= runs.attrs["target_loss"]).mean()
+    assert np.shape(shown["curves"]) == (2, 4, 5, len(shown["steps"]))
+    assert shown["thresholds"][-1] is None  # JSON knows no infinity
+
+
+def test_curves_of_all_cells_agree_with_those_of_the_chosen_runs(done):
+    runs = done.runs["quadratic"]
+    chosen = runs.sel(remedy="both", rate="tuned")
+    curve = runs.median_loss.sel(
+        max_norm=float(chosen.chosen_max_norm),
+        scheduled=float(chosen.chosen_scheduled),
+        peak_value=float(chosen.chosen_rate),
+    )
+    same = chosen.loss.sel(step=curve.shown_step).reduce(np.median, "seed")
+    assert len(curve) == 40
+    np.testing.assert_array_equal(curve, same)
+
+
+def test_the_page_says_what_the_report_says(done, text):
+    assert done.report.name == "report.html"
+    beside = (done.report.parent / "report.md").read_text(encoding="utf-8")
+    first_number = re.search(r"[\d,]+ trainings on 2 problems", beside)[0]
+    assert first_number in text
+    assert text.count("<figure>") == beside.count("![") == 8
+    assert "](" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
+
+
+def test_nothing_of_the_page_stands_elsewhere(text):
+    page = re.sub(r"<script.*?</script>", "", text, flags=re.S)
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    assert "default-src 'none'" in page
+
+
+def test_it_loads_without_errors_and_asks_for_nothing_else(browser, done):
+    assert browser.title.startswith("Gradient clipping")
+    assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
+    events = [json.loads(e["message"]) for e in browser.get_log("performance")]
+    sent = [
+        e["message"]["params"]["request"]["url"]
+        for e in events
+        if e["message"]["method"] == "Network.requestWillBeSent"
+    ]
+    own = done.report.as_uri()
+    assert own in sent
+    assert all(url == own or url.startswith(("data:", "blob:")) for url in sent)
+
+
+def test_a_cell_that_is_pointed_at_shows_its_numbers_and_its_curve(browser):
+    from selenium.webdriver import ActionChains
+
+    choose(browser, "problem", "quadratic")
+    before = told(browser)
+    rectangle = browser.execute_script(
+        "const box = document.querySelector('#map .nsewdrag').getBoundingClientRect();"
+        "document.getElementById('map').scrollIntoView({block: 'center'});"
+        "return [box.width, box.height];"
+    )
+    plot = browser.find_element("css selector", "#map .nsewdrag")
+    move = ActionChains(browser).move_to_element_with_offset
+    # The upper right corner: the largest rate, no clipping.
+    corner = int(0.45 * rectangle[0]), -int(0.4 * rectangle[1])
+    move(plot, *corner).pause(0.5).perform()
+    after = told(browser)
+    assert after != before
+    assert "learning rate 100, threshold ∞: median final loss none" in after
+    assert browser.find_element("id", "rate").get_attribute("value") == "4"
+
+
+def test_problem_method_measure_and_cell_can_be_chosen(browser):
+    choose(browser, "problem", "quadratic")
+    choose(browser, "method", "constant rate")
+    choose(browser, "rate", "0.1")
+    choose(browser, "threshold", "∞")
+    assert "4 of 4 seeds end at the target" in told(browser)
+    choose(browser, "method", "warm-up and cosine")
+    assert "warm-up and cosine" in told(browser)
+    choose(browser, "metric", "share of seeds that do not diverge")
+    title = browser.find_element("css selector", "#map .gtitle").text
+    assert title == "share of seeds that do not diverge"
+    choose(browser, "problem", "cliff")
+    assert told(browser).startswith("cliff, ")
+    assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
+
+
+def test_it_fits_a_phone_and_can_be_read_aloud(browser):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True},
+    )
+    fits = "return document.scrollingElement.scrollWidth <= window.innerWidth"
+    assert browser.execute_script(fits)
+    nameless = (
+        "return [...document.querySelectorAll('img:not([alt]), select')]"
+        ".filter(e => e.tagName === 'IMG' || !e.labels.length).length"
+    )
+    assert browser.execute_script(nameless) == 0
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
