@@ -95,14 +95,13 @@ def tell(
         lacks the variable or a dimension.
 
     Example:
-      >>> import optuna, stabjax
+      >>> import optax, optuna, stabjax
       >>> from optuna.distributions import FloatDistribution
       >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
       >>> study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
       >>> problem = stabjax.problems.quadratic()
       >>> def make_optimizer(rate):
       ...     return optax.sgd(rate)
-      >>> import optax
       >>> for _ in range(3):
       ...     rate = FloatDistribution(1e-3, 1.5, log=True)
       ...     space = stabjax.optuna.ask(study, 8, rate=rate)
@@ -121,10 +120,12 @@ def tell(
     waiting = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     asked = waiting[len(waiting) - mean.size :] if mean.size <= len(waiting) else []
     columns = _columns(runs, mean)
-    for row, trial in enumerate(asked):
-        if any(columns.get(n, {row: None})[row] != v for n, v in trial.params.items()):
-            asked = []
-    if not asked:
+    same = all(
+        name in columns and columns[name][row] == value
+        for row, trial in enumerate(asked)
+        for name, value in trial.params.items()
+    )
+    if not (asked and same):
         raise ValueError("runs are not the trials that the study was last asked for.")
     for trial, value in zip(asked, mean.values.tolist(), strict=True):
         if np.isnan(value):

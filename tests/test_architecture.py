@@ -23,6 +23,8 @@ ARROWS = {
     "_sweep": {"_metrics"},
     "_cells": set(),
     "plot": {"_cells"},
+    "optuna": {"_sweep"},
+    "_recipes": {"_clipping", "_metrics", "_schedules", "_sweep", "problems"},
 }
 HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm", "optuna")
 # Functions with more than six parameters that are not Optax's, argued for one by one:

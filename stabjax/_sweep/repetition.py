@@ -28,8 +28,9 @@ def rerun(
 ) -> TrainResult:
     """Trains one trial of a sweep again, for its parameters and its full curve.
 
-    It runs in a chunk of the same width as in the sweep, since the width decides the
-    last bits of a result. All that it needs to know is in the dataset.
+    It runs in a chunk of the same width as in the sweep (the widest, where programs
+    differ), since the width decides the last bits of a result. All that it needs to
+    know is in the dataset.
 
     Args:
       problem: what was given to `sweep`.

@@ -57,7 +57,7 @@ def extended(space: Space, held: Layout) -> Layout:
     places = [_places(given[d.name], d) for d in held.space.dimensions]
     kept = Space(
         tuple(
-            Dimension(name, tuple(_taken(axis, place) for axis in given[name].axes))
+            Dimension(name, tuple(axis.take(place) for axis in given[name].axes))
             for name, place in zip(names, places, strict=True)
         )
     )
@@ -197,12 +197,6 @@ def _places(dimension: Dimension, held: Dimension) -> _Array:
 
 def _values(dimension: Dimension) -> list[tuple[Any, ...]]:
     return list(zip(*(axis.labels.tolist() for axis in dimension.axes), strict=True))
-
-
-def _taken(axis: Axis, places: _Array) -> Axis:
-    if isinstance(axis.values, np.ndarray):
-        return Axis(axis.name, axis.values[places])
-    return Axis(axis.name, tuple(axis.values[place] for place in places))
 
 
 def _axis_to_json(axis: Axis) -> dict[str, Any]:
