@@ -275,7 +275,7 @@ class Chunks(NamedTuple):
 def chunks_of(space, chunk_size, auto):
     given = points(space)
     found = widths(np.arange(len(space)), given, chunk_size, auto)
-    chunks = chunked(space, given, [space.shape], [Group({}, *found, {})])
+    chunks = chunked(space, given.seeds, [space.shape], [Group({}, *found, {})])
     return Chunks(*found, [chunk.trials for chunk in chunks])
 
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -144,17 +145,15 @@ class _Rule(NamedTuple):
         return results[self.variable]
 
 
+@dataclass
 class _Group:
     """The trials of one program, and where each of them stands."""
 
-    def __init__(
-        self, trials: _Array, states: State, width: int, advance: Any, given: Points
-    ) -> None:
-        self.trials = trials
-        self.width = width
-        self._states = states
-        self._advance = advance
-        self._given = given
+    trials: _Array
+    width: int
+    states: State
+    advance: jax.stages.Compiled
+    given: Points
 
     def train(self, alive: _Array, first: int, until: int) -> dict[str, _Array]:
         """Trains those of its trials that are alive on; gives their variables."""
@@ -165,9 +164,9 @@ class _Group:
                 continue
             lanes = padded(part, self.width)
             trials = self.trials[lanes]
-            inputs = self._given.seeds[trials], self._given.at(trials)
-            self._states, variables = self._advance(
-                self._states, lanes, inputs, np.int32(first), np.int32(until)
+            inputs = self.given.seeds[trials], self.given.at(trials)
+            self.states, variables = self.advance(
+                self.states, lanes, inputs, np.int32(first), np.int32(until)
             )
             found.append((len(part), variables))
         fetched = [(size, jax.device_get(variables)) for size, variables in found]
@@ -202,7 +201,7 @@ def _group(
     advance = jax.jit(partial(_advance, one), donate_argnums=0).trace(
         states, lanes, inputs, np.int32(0), np.int32(1)
     )
-    return _Group(trials, states, width, compiled_for(advance, device), given)
+    return _Group(trials, width, states, compiled_for(advance, device), given)
 
 
 def _advance(
