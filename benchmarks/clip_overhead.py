@@ -58,6 +58,23 @@ def spike_variants():
     }
 
 
+def history_variants():
+    """Methods that learn their threshold, before AdamW."""
+    methods = {
+        "clip_by_percentile": stabjax.clip_by_percentile(),
+        "clip_by_percentile, leaves": stabjax.clip_by_percentile(per_leaf=True),
+        "clip_update_norm": stabjax.clip_update_norm(),
+        "zclip": stabjax.zclip(),
+        "adagc": stabjax.adagc(),
+        "clip_by_norm_ratio": stabjax.clip_by_norm_ratio(1.5),
+        "limit_norm_growth": stabjax.limit_norm_growth(),
+        "smooth_clip_by_global_norm": stabjax.smooth_clip_by_global_norm(1.0),
+        "clip_by_global_norm, ord=1": stabjax.clip_by_global_norm(1.0, ord=1),
+        "clip_by_block_norm": stabjax.clip_by_block_norm(1.0),
+    }
+    return {name: optax.chain(tx, optax.adamw(1e-3)) for name, tx in methods.items()}
+
+
 def seconds(call):
     start = time.perf_counter()
     result = jax.block_until_ready(call())
@@ -84,6 +101,7 @@ def main():
         ),
     }
     variants |= spike_variants()
+    variants |= history_variants()
     steps = {name: make_step(tx) for name, tx in variants.items()}
     held = {}
     for name, tx in variants.items():

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from stabjax._norms import global_norm, norm_dtype, widened
+from stabjax._norms import global_norm, leaf_norms, norm_dtype, widened
 
 
 class MetricsState(NamedTuple):
@@ -21,7 +21,7 @@ class MetricsState(NamedTuple):
 
 
 def with_metrics(
-    transformation: optax.GradientTransformation, name: str
+    transformation: optax.GradientTransformation, name: str, *, per_leaf: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     r"""Keeps what a transformation did to the gradient, for the logs.
 
@@ -36,6 +36,8 @@ def with_metrics(
       transformation: any Optax transformation; its updates are unchanged, and extra
         arguments such as ``value`` are passed on to it.
       name: what stands in front of the metrics' names; static.
+      per_leaf: also keep the norm of each leaf of the gradient, as
+        ``name/grad_norm/`` and the leaf's path, ``dense/kernel`` for one; static.
 
     Returns:
       A transformation with a :class:`MetricsState`. Metrics are 0 before the first
@@ -56,7 +58,7 @@ def with_metrics(
 
     Source: asked for in Optax since 2022; the choice of metrics is this library's.
     """
-    _check_transformation(transformation)
+    check_transformation("transformation", transformation)
     if not isinstance(name, str) or not name:
         raise TypeError(f"name must be a non-empty string, got {name!r}")
     inner = optax.with_extra_args_support(transformation)
@@ -66,7 +68,11 @@ def with_metrics(
         # Each its own array: a state may be donated, and no buffer twice.
         seen = [jnp.zeros((), dtype) for dtype in (norm, norm, bool, jnp.float32)]
         steps, clips = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-        return MetricsState(inner.init(params), steps, clips, _seen(name, *seen))
+        metrics = _seen(name, *seen)
+        if per_leaf:
+            zeros = jax.tree.map(lambda _: jnp.zeros((), norm), params)
+            metrics |= _by_path(f"{name}/grad_norm", zeros)
+        return MetricsState(inner.init(params), steps, clips, metrics)
 
     def update_fn(
         updates: optax.Updates,
@@ -86,6 +92,9 @@ def with_metrics(
         grad_norm = global_norm(before).astype(dtype)
         update_norm = global_norm(updates).astype(dtype)
         seen = _seen(name, grad_norm, update_norm, clipped, fraction)
+        if per_leaf:
+            norms = jax.tree.map(lambda n: n.astype(dtype), leaf_norms(before))
+            seen |= _by_path(f"{name}/grad_norm", norms)
         return updates, MetricsState(inner_state, step, count, seen)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -175,6 +184,19 @@ def _seen(
     }
 
 
+def _by_path(prefix: str, tree: Any) -> dict[str, jax.Array]:
+    """The leaves of a tree under their paths."""
+    return {
+        f"{prefix}/{path_name(path)}": leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def path_name(path: Any) -> str:
+    """The path of a leaf as text: ``dense/kernel``."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def _any_smaller(updates: optax.Updates, before: optax.Updates) -> jax.Array:
     """Whether an entry shrank. Not told from the norms, whose rounding may differ."""
 
@@ -211,9 +233,10 @@ def _key(entry: Any) -> Any:
     return entry
 
 
-def _check_transformation(transformation: object) -> None:
-    if not isinstance(transformation, optax.GradientTransformation):
+def check_transformation(argument: str, value: object) -> None:
+    """Refuses what is no transformation, such as a function that makes one."""
+    if not isinstance(value, optax.GradientTransformation):
         raise TypeError(
-            "transformation must be an optax.GradientTransformation, "
-            f"got {type(transformation).__name__}"
+            f"{argument} must be an optax.GradientTransformation, "
+            f"got {type(value).__name__}"
         )

@@ -63,7 +63,7 @@ def global_norm(
 
     Source: Blue, A portable Fortran program to find the Euclidean norm, 1978.
     """
-    _check_order(ord)
+    check_order(ord)
     norm: jax.Array = scaled_norm(tree, ord, axis_name=axis_name).product
     return norm
 
@@ -94,7 +94,7 @@ def leaf_norms(tree: Any, ord: float = 2, *, axis_name: AxisName | None = None) 
 
     Source: Blue, A portable Fortran program to find the Euclidean norm, 1978.
     """
-    _check_order(ord)
+    check_order(ord)
     return jax.tree.map(
         lambda x: scaled_norm(x, ord, axis_name=axis_name).product, tree
     )
@@ -155,12 +155,15 @@ def widened(x: ArrayLike, dtype: Any) -> jax.Array:
     return jnp.asarray(x).astype(dtype)
 
 
-def _check_order(ord: Any) -> None:
+def check_order(ord: Any) -> float:
+    """The order of a norm, if it is one."""
     numbers = (int, float, np.integer, np.floating)
     if not isinstance(ord, numbers) or not ord >= 1:
         raise ValueError(
             f"ord must be a number from 1 to inf, known when tracing; got {ord!r}"
         )
+    # Powers that are integers are products.
+    return int(ord) if float(ord).is_integer() else float(ord)
 
 
 def _squares(x: jax.Array, k: jax.Array | None) -> jax.Array:
@@ -236,4 +239,9 @@ def _power_norm(
     positive = powers > 0
     root = jnp.where(positive, powers, 1) ** (1 / ord)
     value = jnp.where(positive, root, lax.stop_gradient(powers))
-    return ScaledNorm(value, unit)
+    # M itself as the unit might have no inverse: the power of two near to it, or 1.
+    exponent = np.finfo(unit.dtype).maxexp
+    large, small = unit > 2.0 ** (exponent // 2), unit < 2.0 ** -(exponent // 2)
+    power = jnp.where(large, 2.0 ** (exponent // 2), jnp.ones_like(unit))
+    power = jnp.where(small, 2.0 ** -(exponent // 2), power)
+    return ScaledNorm(value * (unit / power), power)

@@ -4,6 +4,7 @@
 public name has one.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -24,7 +25,8 @@ class Transformation(NamedTuple):
     variant: str = ""
     # Static arguments, as `optax.inject_hyperparams` must know them.
     static: tuple[str, ...] = ()
-    # How far a non-finite entry must show: "tree", "leaf", "unit", or "entry".
+    # How far a non-finite entry must show: "tree", "leaf", "unit", "entry"; or "none",
+    # for a guard, which makes zeros of such a step.
     spoils: str = "leaf"
     # Sizes of the gradients that it sees before its numbers tell.
     before: tuple[float, ...] = ()
@@ -32,6 +34,8 @@ class Transformation(NamedTuple):
     decides: tuple[str, ...] = ()
     # Its code is that of a quicker row, or of one that does more.
     slow: bool = False
+    # Extra arguments of its updates, such as the loss.
+    extra: Mapping[str, float] = {}
 
     def __str__(self) -> str:
         return "-".join(filter(None, (self.name, self.variant)))
@@ -57,6 +61,19 @@ def of_examples(transformation):
     return optax.GradientTransformation(transformation.init, update_fn)
 
 
+# The number of updates that a plateau or a cooldown lasts varies around one.
+PLATEAU = {
+    "factor": 0.995,
+    "patience": 0.3,
+    "rtol": 0.01,
+    "atol": 0.01,
+    "cooldown": 0.3,
+    "accumulation_size": 1.0,
+    "min_scale": 0.1,
+    "eps": 0.001,
+}
+
+
 TRANSFORMATIONS = [
     Transformation("clip", stabjax.clip, {"max_delta": 0.5}, spoils="entry"),
     Transformation(
@@ -71,6 +88,14 @@ TRANSFORMATIONS = [
         stabjax.clip_by_global_norm,
         {"max_norm": 1.0},
         static=("axis_name",),
+        spoils="tree",
+    ),
+    Transformation(
+        "clip_by_global_norm",
+        functools.partial(stabjax.clip_by_global_norm, ord=3),
+        {"max_norm": 1.0},
+        variant="3-norm",
+        static=("axis_name", "ord"),
         spoils="tree",
     ),
     Transformation(
@@ -107,6 +132,76 @@ TRANSFORMATIONS = [
         {"start": 0.1, "eps": 2.0},
         variant="scheduled",
         spoils="unit",
+    ),
+    Transformation(
+        "smooth_clip_by_global_norm",
+        stabjax.smooth_clip_by_global_norm,
+        {"max_norm": 1.0},
+        spoils="tree",
+    ),
+    Transformation(
+        "normalize_by_update_norm",
+        stabjax.normalize_by_update_norm,
+        {"scale_factor": 0.5, "eps": 0.01},
+        spoils="tree",
+    ),
+    Transformation(
+        "clip_by_percentile",
+        functools.partial(stabjax.clip_by_percentile, window=3),
+        {"percentile": 10.0},
+        static=("window",),
+        spoils="tree",
+        before=(0.1,),
+    ),
+    Transformation(
+        "clip_update_norm",
+        functools.partial(stabjax.clip_update_norm, window=3),
+        {"sigma": 0.1},
+        static=("window",),
+        spoils="tree",
+        before=(0.1, 0.3),
+    ),
+    Transformation(
+        "zclip",
+        stabjax.zclip,
+        {
+            "decay": 0.2,
+            "z_threshold": 0.5,
+            "max_norm": 0.8,
+            "warmup_steps": 1.0,
+            "clip_factor": 1.5,
+            "patience": 2.0,
+        },
+        spoils="tree",
+        before=(0.1, 0.3, 0.6),
+        decides=("warmup_steps", "patience"),
+    ),
+    Transformation(
+        "adagc",
+        stabjax.adagc,
+        {
+            "relative_clip": 1.04,
+            "decay": 0.2,
+            "max_norm": 1.0,
+            "warmup_steps": 1.0,
+            "patience": 2.0,
+        },
+        spoils="tree",  # while it warms up
+        before=(1.0, 0.8),
+        decides=("warmup_steps", "patience"),
+    ),
+    Transformation(
+        "clip_by_norm_ratio",
+        stabjax.clip_by_norm_ratio,
+        {"max_norm_ratio": 1.1, "decay": 0.2, "patience": 2.0},
+        before=(0.1, 0.3),
+        decides=("patience",),
+    ),
+    Transformation(
+        "limit_norm_growth",
+        stabjax.limit_norm_growth,
+        {"max_growth": 1.01, "min_norm": 0.1},
+        before=(0.1,),
     ),
     Transformation(
         "with_metrics",
@@ -203,16 +298,60 @@ TRANSFORMATIONS = [
         spoils="tree",
         before=(1.0,),
     ),
+    Transformation(
+        "skip_if_nonfinite",
+        lambda max_norm, max_consecutive: stabjax.skip_if_nonfinite(
+            stabjax.clip_by_global_norm(max_norm), max_consecutive
+        ),
+        {"max_norm": 1.0, "max_consecutive": 8.0},
+        spoils="none",
+        decides=("max_consecutive",),
+    ),
+    Transformation(
+        "skip_above_norm",
+        lambda max_norm, drop_norm, max_consecutive: stabjax.skip_above_norm(
+            stabjax.clip_by_global_norm(max_norm), drop_norm, max_consecutive
+        ),
+        {"max_norm": 1.0, "drop_norm": 10.0, "max_consecutive": 8.0},
+        spoils="none",
+        decides=("drop_norm", "max_consecutive"),
+        slow=True,
+    ),
+    Transformation(
+        "skip_on_spike",
+        lambda max_norm, sigma, min_count, max_consecutive: stabjax.skip_on_spike(
+            stabjax.clip_by_global_norm(max_norm),
+            window=8,
+            sigma=sigma,
+            min_count=min_count,
+            max_consecutive=max_consecutive,
+        ),
+        {"max_norm": 1.0, "sigma": 2.0, "min_count": 2.0, "max_consecutive": 8.0},
+        spoils="none",
+        extra={"value": 1.0},
+        decides=("sigma", "min_count", "max_consecutive"),
+    ),
+    Transformation(
+        "reduce_on_plateau",
+        functools.partial(stabjax.reduce_on_plateau, semantics="torch"),
+        PLATEAU,
+        static=("mode", "semantics"),
+        spoils="entry",
+        extra={"value": float("nan")},  # no improvement, from the first update on
+        decides=tuple(number for number in PLATEAU if number != "factor"),
+    ),
 ]
 
 # Public functions that are no transformations: of norms, of gradients, of states.
 FUNCTIONS = {
+    "check",
     "global_norm",
     "leaf_norms",
     "metrics",
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
     "qk_clip",
+    "suggest_max_norm",
     "unitwise_clip",
     "unitwise_norm",
 }

@@ -198,3 +198,16 @@ def test_the_state_never_changes_structure():
 def test_bad_input_is_named(arguments, message):
     with pytest.raises(TypeError, match=message):
         stabjax.with_metrics(*arguments)
+
+
+def test_norms_by_path_on_request():
+    tx = stabjax.with_metrics(stabjax.clip(1.0), name="clip", per_leaf=True)
+    grads = {"dense": {"b": jnp.array([3.0, 4.0]), "k": jnp.array(jnp.inf)}}
+    state = tx.init(grads)
+    before = stabjax.metrics(state)
+    _, state = tx.update(grads, state)
+    after = stabjax.metrics(state)
+    assert after.keys() == before.keys()
+    assert before["clip/grad_norm/dense/b"] == 0
+    assert after["clip/grad_norm/dense/b"] == 5
+    assert after["clip/grad_norm/dense/k"] == jnp.inf

@@ -39,6 +39,11 @@ SUITES = [
     ("optax.transforms._clipping_test", "optax.transforms._clipping", CLIPPING),
     ("optax.schedules._schedule_test", "optax.schedules._schedule", SCHEDULES),
     ("optax.schedules._join_test", "optax.schedules._join", ("join_schedules",)),
+    (
+        "optax.contrib._reduce_on_plateau_test",
+        "optax.contrib._reduce_on_plateau",
+        ("reduce_on_plateau",),
+    ),
 ]
 
 
@@ -60,6 +65,12 @@ def one_rounding(module, monkeypatch):
         yield
 
 
+def plateau_state(**fields):
+    """A state of ours from the names of Optax's fields."""
+    fresh = stabjax.reduce_on_plateau().init(None)
+    return fresh._replace(value_count=fields.pop("count"), **fields)
+
+
 def cases_in(suite):
     for test in suite:
         if isinstance(test, unittest.TestSuite):
@@ -74,6 +85,8 @@ def test_optax_tests_pass_with_our_functions(suite, monkeypatch, standard_promot
     tested = importlib.import_module(tested_name)
     for name in names:
         monkeypatch.setattr(tested, name, getattr(stabjax, name))
+    if "reduce_on_plateau" in names:
+        monkeypatch.setattr(tested, "ReduceLROnPlateauState", plateau_state)
     module = importlib.import_module(tests_name)
 
     cases = list(cases_in(unittest.defaultTestLoader.loadTestsFromModule(module)))

@@ -14,7 +14,7 @@ from matplotlib.collections import (  # noqa: TID251
 
 from stabjax import plot
 
-INF = np.inf
+INF, NAN = np.inf, np.nan
 
 
 def runs(final_loss, **coords):
@@ -206,6 +206,38 @@ class TestStableShare:
         two = xr.concat([self.dataset] * 2, xr.Variable("remedy", ["neither", "both"]))
         ax = plot.stable_share(two, x="rate", hue="remedy")
         assert [line.get_label() for line in ax.get_lines()] == ["neither", "both"]
+
+
+class TestGradientNorms:
+    norms = np.array([1.0, 2.0, 8.0, NAN, 4.0])
+
+    def test_history_threshold_and_share(self):
+        ax = plot.gradient_norms(self.norms, max_norm=3.0)
+        history, lost, threshold, clipped = ax.get_lines()
+        np.testing.assert_array_equal(history.get_ydata(), self.norms)
+        assert lost.get_xdata().tolist() == [3]
+        assert set(threshold.get_ydata()) == {3.0}
+        assert clipped.get_xydata().tolist() == [[2, 8], [4, 4]]
+        assert threshold.get_label() == "max_norm 3 clips 40.00%"
+        assert (ax.get_yscale(), ax.get_ylabel()) == ("log", "gradient norm")
+
+    def test_distribution_counts_every_finite_step(self):
+        (side,) = plot.gradient_norms(self.norms).child_axes
+        assert sum(bar.get_width() for bar in side.patches) == 4
+
+    def test_thresholds_of_each_step_and_a_variable_of_a_dataset(self):
+        norms = xr.DataArray(self.norms, {"step": np.arange(5) * 10}, "step")
+        ax = plot.gradient_norms(norms, max_norm=np.arange(5.0))
+        assert ax.get_lines()[0].get_xdata()[-1] == 40
+        assert ax.get_lines()[-1].get_xdata().tolist() == [0, 10, 20]
+
+    def test_nothing_finite(self):
+        for value in (NAN, 0.0):
+            plot.gradient_norms(np.full(3, value)).figure.savefig(io.BytesIO())
+
+    def test_one_run_at_a_time(self):
+        with pytest.raises(ValueError, match=r"one axis, got shape \(2, 3\)"):
+            plot.gradient_norms(np.ones((2, 3)))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from stabjax._clipping.fixed import (
     unitwise_clip,
     unitwise_norm,
 )
+from stabjax._clipping.level import adagc, clip_by_norm_ratio, limit_norm_growth
 from stabjax._clipping.moments import reset_moments, scale_by_stable_adam
 from stabjax._clipping.per_example import (
     adaptive_quantile_clip,
@@ -16,15 +17,23 @@ from stabjax._clipping.per_example import (
     per_example_global_norm_clip,
     per_example_layer_norm_clip,
 )
+from stabjax._clipping.smooth import (
+    normalize_by_update_norm,
+    smooth_clip_by_global_norm,
+)
 from stabjax._clipping.spike import clip_by_second_moment, scale_by_spam
 from stabjax._clipping.stable_spam import (
     clip_by_tracked_max,
     normalize_by_tracked_norm,
     scale_by_stable_spam,
 )
+from stabjax._clipping.suggestion import suggest_max_norm
 from stabjax._clipping.update import adopt_clip, clip_by_relative_update, qk_clip
+from stabjax._clipping.window import clip_by_percentile, clip_update_norm
+from stabjax._clipping.zscore import zclip
 
 __all__ = [
+    "adagc",
     "adaptive_grad_clip",
     "adaptive_quantile_clip",
     "adopt_clip",
@@ -32,11 +41,16 @@ __all__ = [
     "clip_by_block_norm",
     "clip_by_block_rms",
     "clip_by_global_norm",
+    "clip_by_norm_ratio",
+    "clip_by_percentile",
     "clip_by_relative_update",
     "clip_by_second_moment",
     "clip_by_tracked_max",
+    "clip_update_norm",
     "differentially_private_aggregate",
+    "limit_norm_growth",
     "normalize_by_tracked_norm",
+    "normalize_by_update_norm",
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
     "qk_clip",
@@ -44,6 +58,9 @@ __all__ = [
     "scale_by_spam",
     "scale_by_stable_adam",
     "scale_by_stable_spam",
+    "smooth_clip_by_global_norm",
+    "suggest_max_norm",
     "unitwise_clip",
     "unitwise_norm",
+    "zclip",
 ]

@@ -21,7 +21,14 @@ from stabjax._clipping.threshold import (
     shrinkage,
     shrunk,
 )
-from stabjax._norms import AxisName, ScaledNorm, norm_dtype, scaled_norm, unit_norms
+from stabjax._norms import (
+    AxisName,
+    ScaledNorm,
+    check_order,
+    norm_dtype,
+    scaled_norm,
+    unit_norms,
+)
 
 Axis = int | tuple[int, ...] | None
 
@@ -64,18 +71,23 @@ def clip(max_delta: Threshold) -> optax.GradientTransformation:
 
 
 def clip_by_global_norm(
-    max_norm: Threshold, *, axis_name: AxisName | None = None
+    max_norm: Threshold, *, ord: float | None = None, axis_name: AxisName | None = None
 ) -> optax.GradientTransformation:
     r"""Rescales the updates so that their global norm is at most ``max_norm``.
 
-    :math:`u = g \cdot \min(1, c / \|g\|_2)`, the norm taken over all leaves together.
+    :math:`u = g \cdot \min(1, c / \|g\|_p)`, the norm taken over all leaves together.
     Right for every finite gradient in every dtype, even where the norm itself exceeds
     it; below the threshold the updates are unchanged, bit for bit. The product is
     taken in float32 or wider. The derivative at a zero gradient is the identity's.
 
     Args:
       max_norm: :math:`c \ge 0`: a number, a scalar array (inf: never clip), or a
-        schedule (count of updates -> number); traceable.
+        schedule (count of updates -> number); traceable. Or a tree of numbers, one for
+        each group of parameters, of which it is a prefix (``{"body": 1.0, "head":
+        0.1}``): each group is then clipped by the norm of its own leaves. The other
+        bounds by a given threshold take such trees too.
+      ord: :math:`p`, the order of the norm, from 1 to inf (PyTorch's ``norm_type``);
+        static (``static_args`` under ``optax.inject_hyperparams``). None: 2.
       axis_name: name of the mapped axis of ``shard_map`` along which every leaf is
         sharded, if any; static.
 
@@ -86,8 +98,9 @@ def clip_by_global_norm(
       so does a traced threshold that is negative or NaN.
 
     Raises:
-      ValueError: if ``max_norm`` is concrete and negative or NaN, or no scalar.
-      TypeError: if it is no number.
+      ValueError: if ``max_norm`` is concrete and negative or NaN, or no scalar, or if
+        ``ord`` is not a number from 1 to inf.
+      TypeError: if ``max_norm`` is no number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -100,12 +113,13 @@ def clip_by_global_norm(
     Source: Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural
     networks, 2013.
     """
+    order = check_order(2 if ord is None else ord)
 
     def bound(
         updates: optax.Updates, params: optax.Params | None, limit: ArrayLike
     ) -> tuple[optax.Updates, jax.Array]:
         del params
-        norm = scaled_norm(updates, axis_name=axis_name)
+        norm = scaled_norm(updates, order, axis_name=axis_name)
         by = shrinkage(norm, scalar("max_norm", limit, norm.value.dtype))
         return jax.tree.map(lambda g: shrunk(g, by), updates), by.exceeded
 

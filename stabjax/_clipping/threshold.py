@@ -1,5 +1,6 @@
-"""A threshold that may be a number, an array, a tracer or a schedule; and shrinking."""
+"""A threshold: a number, an array, a tracer, a schedule or a tree; and shrinking."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +15,8 @@ from jax.typing import ArrayLike
 from stabjax._metrics import count_clip
 from stabjax._norms import ScaledNorm
 
-Threshold = ArrayLike | Callable[[ArrayLike], ArrayLike]
+# Any: a tree of numbers, which is a prefix of that of the updates.
+Threshold = ArrayLike | Callable[[ArrayLike], ArrayLike] | Any
 
 # (updates, params, limit) -> (bounded updates, whether an entry was bounded)
 Bound = Callable[
@@ -35,11 +37,19 @@ def bounded_by(
 ) -> optax.GradientTransformation:
     """The transformation `name` that applies `bound` with its threshold `argument`.
 
-    A constant keeps no state; a schedule keeps its count, and publishes metrics.
+    A constant keeps no state; a schedule keeps its count, and publishes metrics. A tree
+    of constants bounds each of its groups by itself.
     """
     if callable(threshold):
         return _scheduled(threshold, bound, name, argument)
-    limit = check_threshold(argument, threshold)
+    groups: Any = jax.tree.structure(threshold)
+    if groups.num_leaves and not jax.tree_util.treedef_is_leaf(groups):
+        for limit in jax.tree.leaves(threshold):
+            check_between(argument, limit, 0, math.inf)
+        bound = _by_group(bound, groups, argument)
+        limit = threshold
+    else:
+        limit = check_threshold(argument, threshold)
 
     def update_fn(
         updates: optax.Updates,
@@ -61,6 +71,30 @@ def map_bounded(
     bounded = jax.tree.map(lambda _, pair: pair[0], updates, pairs)
     was_bounded = jax.tree.map(lambda _, pair: pair[1], updates, pairs)
     return bounded, jax.tree.reduce(jnp.logical_or, was_bounded, jnp.zeros((), bool))
+
+
+def _by_group(bound: Bound, groups: Any, argument: str) -> Bound:
+    """A bound whose limit is a tree of limits, each for the subtree in its place."""
+
+    def subtrees(tree: Any) -> list[Any]:
+        if tree is None:
+            return [None] * groups.num_leaves
+        try:
+            found: list[Any] = groups.flatten_up_to(tree)
+        except ValueError as error:
+            raise ValueError(
+                f"{argument} must be a prefix of the updates' tree, or no tree: {error}"
+            ) from error
+        return found
+
+    def bound_groups(
+        updates: optax.Updates, params: optax.Params | None, limits: Any
+    ) -> tuple[optax.Updates, jax.Array]:
+        parts = (subtrees(updates), subtrees(params), subtrees(limits))
+        bounded, clipped = zip(*map(bound, *parts), strict=True)
+        return groups.unflatten(bounded), jnp.any(jnp.stack(clipped))
+
+    return bound_groups
 
 
 def _scheduled(
@@ -98,15 +132,27 @@ def check_threshold(argument: str, value: ArrayLike) -> ArrayLike:
     """A threshold as it came, once its value, where it is known, is a bound."""
     if isinstance(value, jax.core.Tracer):
         return value
-    array = np.asarray(value)
-    if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer)):
-        raise TypeError(
-            f"{argument} must be a number, an array or a schedule (count -> value), "
-            f"got {value!r}"
-        )
-    if not np.all(array.astype(float) >= 0):
+    allowed = "a number, an array or a schedule (count -> value)"
+    array = _number(argument, value, allowed)
+    if not np.all(array >= 0):
         raise ValueError(f"{argument} must be at least 0, got {value}")
     return value
+
+
+def _number(argument: str, value: ArrayLike, allowed: str) -> Any:
+    array = np.asarray(value)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer)):
+        raise TypeError(f"{argument} must be {allowed}, got {value!r}")
+    return array.astype(float)
+
+
+def check_between(argument: str, value: ArrayLike, least: float, most: float) -> None:
+    """Raises if a number whose value is known is not in a range."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    array = _number(argument, value, "a number or an array")
+    if not np.all((least <= array) & (array <= most)):
+        raise ValueError(f"{argument} must be from {least} to {most}, got {value}")
 
 
 def scalar(argument: str, value: ArrayLike, dtype: Any) -> jax.Array:
@@ -163,6 +209,14 @@ def shrunk(x: ArrayLike, by: Shrinkage) -> jax.Array:
     if jnp.iscomplexobj(x):
         return lax.complex(shrunk(x.real, by), shrunk(x.imag, by))
     return cast_back(x.astype(by.factor.dtype) * by.factor * by.scale, x.dtype)
+
+
+def ratio(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a / b of positive numbers; its derivative, which takes 1 / b^2, is in range."""
+    exponent = np.finfo(b.dtype).maxexp
+    far, up = 2.0 ** (exponent // 4), 2.0 ** (5 * exponent // 8)
+    k = jnp.where(b > far, 1 / up, jnp.where(b < 1 / far, up, jnp.ones_like(b)))
+    return (a * k) / (b * k)
 
 
 def cast_back(wide: jax.Array, dtype: Any) -> jax.Array:

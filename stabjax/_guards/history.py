@@ -1,0 +1,60 @@
+"""The last losses and gradient norms, and how far the next may leap."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+# Deviations are at least this share of the largest magnitude: what was constant may
+# still move by its roundings.
+_LEAST_DEVIATION = 1e-6
+
+
+class History(NamedTuple):
+    """The last losses and norms; the latest stand in the last column."""
+
+    values: jax.Array  # (2, window)
+    number: jax.Array  # int32: columns that hold values
+
+
+def no_history(window: int, dtype: Any) -> History:
+    """A history that holds nothing yet."""
+    return History(jnp.zeros((2, window), dtype), jnp.zeros((), jnp.int32))
+
+
+def recorded(history: History, latest: jax.Array) -> History:
+    """With the latest loss and norm, unless one of them is not finite."""
+    window = history.values.shape[1]
+    longer = History(
+        jnp.concatenate([history.values[:, 1:], latest[:, None]], axis=1),
+        jnp.minimum(history.number + 1, window),
+    )
+    finite = jnp.isfinite(latest).all()
+    kept: History = jax.tree.map(partial(jnp.where, finite), longer, history)
+    return kept
+
+
+def limits_of(history: History, sigma: ArrayLike, least: ArrayLike) -> jax.Array:
+    """Mean + sigma deviations of each row; inf where too little is known.
+
+    Relative to the largest magnitude, so that no square overflows. Nothing is known
+    from zeros alone.
+    """
+    values = history.values
+    dtype, window = values.dtype, values.shape[1]
+    held = (jnp.arange(window) >= window - history.number)[None, :]
+    number = history.number.astype(dtype)
+
+    def total(terms: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(held, terms, 0), axis=1, keepdims=True)
+
+    largest = jnp.max(jnp.abs(values), axis=1, keepdims=True)
+    relative = values / jnp.where(largest > 0, largest, 1)
+    mean = total(relative) / jnp.maximum(number, 1)
+    squares = total((relative - mean) ** 2) / jnp.maximum(number - 1, 1)
+    deviation = jnp.maximum(jnp.sqrt(squares), _LEAST_DEVIATION)
+    limit = (mean + jnp.asarray(sigma).astype(dtype) * deviation) * largest
+    known = (largest > 0) & (number >= jnp.asarray(least).astype(dtype))
+    return jnp.where(known, limit, jnp.inf)[:, 0]

@@ -1,0 +1,12 @@
+"""Pictures of datasets: data and Axes in, Axes out; nothing global is touched.
+
+Each function pools all dimensions that it is not told about, such as the seeds. A
+picture is saved with ``ax.figure.savefig("name.png")``.
+"""
+
+from stabjax.plot.axes import panels
+from stabjax.plot.maps import heatmap
+from stabjax.plot.norms import gradient_norms
+from stabjax.plot.runs import learning_curves, stable_share
+
+__all__ = ["gradient_norms", "heatmap", "learning_curves", "panels", "stable_share"]

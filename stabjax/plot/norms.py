@@ -1,0 +1,80 @@
+"""The gradient norms of a training, and what a threshold does to them."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from stabjax.plot.axes import log_limits, logarithmic, panels, styles
+from stabjax.plot.data import Array
+
+_BINS = 41
+
+
+def gradient_norms(norms: Any, *, max_norm: Any = None, ax: Axes | None = None) -> Axes:
+    """The history of a norm, its distribution beside it, and a threshold across both.
+
+    Norms that are not finite are crosses at the upper edge.
+
+    Args:
+      norms: gradient norms before clipping, one for each step: an array, or a variable
+        such as ``runs.clip_grad_norm`` of one run, whose coordinate ``step`` is used.
+      max_norm: the threshold, or that of each step; the share of the steps above it is
+        in the legend, and they are marked. None draws none.
+      ax: where to draw the history; None makes a new figure. The distribution has Axes
+        of its own, to the right of it.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ValueError: if ``norms`` has more than one axis.
+
+    Example:
+      >>> import numpy as np
+      >>> import stabjax
+      >>> norms = np.exp(np.sin(np.arange(1000.0)) / 4)
+      >>> norms[::100] = 40.0
+      >>> threshold = stabjax.suggest_max_norm(norms).max_norm
+      >>> ax = stabjax.plot.gradient_norms(norms, max_norm=threshold)
+      >>> print(ax.get_legend().get_texts()[0].get_text())
+      max_norm 2.22 clips 1.00%
+    """
+    values = np.asarray(norms, float)
+    if values.ndim != 1:
+        raise ValueError(f"norms must have one axis, got shape {values.shape}")
+    known = isinstance(norms, xr.DataArray) and "step" in norms.coords
+    steps = norms["step"].to_numpy() if known else np.arange(len(values))
+    ax = ax or panels(1)[0]
+    side = ax.inset_axes((1.02, 0.0, 0.2, 1.0), sharey=ax)
+    side.set_axis_off()
+    norm, threshold = (style["color"] for style in itertools.islice(styles(), 2))
+    finite = np.isfinite(values)
+    ax.plot(steps, np.where(finite, values, np.nan), lw=0.8, color=norm)
+    if not finite.all():
+        lost = steps[~finite]
+        across = ax.get_xaxis_transform()
+        ax.plot(lost, np.full(len(lost), 0.98), "x", color=norm, transform=across)
+    limits = log_limits(values)
+    if limits:
+        logarithmic(ax, "y", limits[1] / limits[0])
+        ax.set_ylim(*limits)
+        bins = list(np.geomspace(*limits, _BINS))
+        side.hist(values[finite], bins, orientation="horizontal", color=norm)
+    if max_norm is not None:
+        bounds = np.broadcast_to(np.asarray(max_norm, float), values.shape)
+        above = finite & (values > bounds)
+        ax.plot(steps, bounds, "--", color=threshold, label=_share(max_norm, above))
+        ax.plot(steps[above], values[above], ".", color=threshold, ms=4)
+        side.axhline(bounds[-1], ls="--", color=threshold)
+        ax.legend(frameon=False, fontsize="small")
+    ax.set_xlabel("step")
+    ax.set_ylabel("gradient norm")
+    return ax
+
+
+def _share(max_norm: Any, above: Array) -> str:
+    value = f" {float(max_norm):.3g}" if np.ndim(max_norm) == 0 else ""
+    return f"max_norm{value} clips {above.mean():.2%}"
