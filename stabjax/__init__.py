@@ -91,36 +91,49 @@ from stabjax._schedules import (
 )
 
 if TYPE_CHECKING:
-    from stabjax import plot, problems, study
+    from stabjax import optuna, plot, problems, study
     from stabjax._sweep import (
+        best,
         grid,
         load,
         range_test,
+        rerun,
+        sample,
+        stable_fraction,
         static,
+        successive_halving,
         suggest_rate,
         sweep,
         train,
+        zipped,
     )
 
 __version__ = "0.1.0"
 
 # Loaded when first used: they need the packages of the extra `stabjax[sweep]`.
 _SWEEP_NAMES = (
+    "best",
     "grid",
     "load",
     "range_test",
+    "rerun",
+    "sample",
+    "stable_fraction",
     "static",
+    "successive_halving",
     "suggest_rate",
     "sweep",
     "train",
+    "zipped",
 )
-_MODULES = ("plot", "problems", "study")
+_MODULES = ("optuna", "plot", "problems", "study")
 
 __all__ = [
     "adagc",
     "adaptive_grad_clip",
     "adaptive_quantile_clip",
     "adopt_clip",
+    "best",
     "best_cooldown_fraction",
     "chebyshev_schedule",
     "check",
@@ -158,6 +171,7 @@ __all__ = [
     "noam_schedule",
     "normalize_by_tracked_norm",
     "normalize_by_update_norm",
+    "optuna",
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
     "piecewise_constant_schedule",
@@ -172,8 +186,10 @@ __all__ = [
     "reduce_on_plateau",
     "refine_schedule",
     "repeat_schedule",
+    "rerun",
     "reset_moments",
     "rex_schedule",
+    "sample",
     "scale_by_spam",
     "scale_by_stable_adam",
     "scale_by_stable_spam",
@@ -185,9 +201,11 @@ __all__ = [
     "skip_if_nonfinite",
     "skip_on_spike",
     "smooth_clip_by_global_norm",
+    "stable_fraction",
     "static",
     "strongly_convex_silver_schedule",
     "study",
+    "successive_halving",
     "suggest_max_norm",
     "suggest_rate",
     "sweep",
@@ -205,6 +223,7 @@ __all__ = [
     "with_warmup",
     "wsd_schedule",
     "zclip",
+    "zipped",
 ]
 
 
@@ -226,7 +245,9 @@ def _load(module: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("stabjax"):
             raise
+        extra = "optuna" if error.name == "optuna" else "sweep"
         raise ModuleNotFoundError(
-            f"{module} needs the package {error.name!r}: pip install 'stabjax[sweep]'",
+            f"{module} needs the package {error.name!r}: pip install "
+            f"'stabjax[{extra}]'",
             name=error.name,
         ) from error

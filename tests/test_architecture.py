@@ -23,16 +23,22 @@ ARROWS = {
     "problems": set(),
     "_sweep": {"_metrics"},
     "plot": {"_schedules"},
+    "optuna": {"_sweep"},
+    "_recipes": {"_clipping", "_metrics", "_schedules", "_sweep", "problems"},
 }
-HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm")
+HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm", "optuna")
 # Functions with more than six parameters that are not Optax's, argued for one by one:
-# `sweep` by the design; `supervised` names a module, its data, its loss and its batch;
-# the optimizers SPAM and Stable-SPAM, and `zclip`, have as many in their authors' code.
+# `sweep` by the design, and `train`, which says of one training what `sweep` says of
+# all; `successive_halving` is a sweep with a rule; `supervised` names a module, its
+# data, its loss and its batch; the optimizers SPAM and Stable-SPAM, and `zclip`, have
+# as many in their authors' code.
 MANY_PARAMETERS = {
     "scale_by_spam",
     "scale_by_stable_spam",
+    "successive_halving",
     "supervised",
     "sweep",
+    "train",
     "zclip",
 }
 

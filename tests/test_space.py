@@ -1,14 +1,16 @@
 """Spaces: what an axis may hold, what is static, how trials are counted."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
 import stabjax
-from stabjax._sweep.chunks import in_chunks, padded, points
+from stabjax._sweep.chunks import Group, chunked, padded, points, widths
 from stabjax._sweep.factories import route
 
 
@@ -137,7 +139,7 @@ def test_trials_are_counted_with_the_last_axis_fastest():
     space = stabjax.grid(a=[1.0, 2.0], kind=["x", "y", "z"], seed=[7, 5])
     assert len(space) == 12
     assert space.shape == (2, 3, 2)
-    assert repr(space) == "Space(a: 2, kind: 3, seed: 2; 12 trials)"
+    assert repr(space) == "Space(a: 2, kind: 3, seed: 2; 12 trials, 3 programs)"
     given = points(space)
     trial = np.ravel_multi_index((1, 2, 0), space.shape)
     assert given.at(np.array([trial]))["a"] == [2.0]
@@ -156,8 +158,125 @@ def test_numbers_get_the_types_of_the_device():
             points(stabjax.grid(a=values))
 
 
+def values(space, name):
+    return next(a for a in space.axes if a.name == name).values
+
+
+def test_zipped_lies_along_one_dimension():
+    space = stabjax.zipped(a=[1.0, 2.0, 2.0], kind=["x", "y", "x"], seed=[5, 5, 6])
+    assert repr(space) == "Space(trial: 3; 3 trials, 2 programs)"
+    assert [d.name for d in space.dimensions] == ["trial"]
+    np.testing.assert_array_equal(points(space).seeds, [5, 5, 6])
+    groups = [(statics["kind"], list(trials)) for statics, trials in space.groups()]
+    assert groups == [("x", [0, 2]), ("y", [1])]
+
+
+def test_products_keep_the_dimensions_of_grids_and_merge_the_others():
+    first = stabjax.zipped(a=[1.0, 2.0], kind=["x", "y"])
+    second = stabjax.zipped(b=[3, 4, 5])
+    space = stabjax.grid(c=[7.0]) * first * stabjax.grid(seed=range(2)) * second
+    assert repr(space) == "Space(c: 1, trial: 6, seed: 2; 12 trials, 2 programs)"
+    np.testing.assert_array_equal(values(space, "a"), [1, 1, 1, 2, 2, 2])
+    np.testing.assert_array_equal(values(space, "b"), [3, 4, 5, 3, 4, 5])
+    assert values(space, "kind") == ("x", "x", "x", "y", "y", "y")
+    trial = np.ravel_multi_index((0, 4, 1), space.shape)
+    found = points(space).at(np.array([trial]))
+    assert (found["a"], found["b"], found["c"]) == (2.0, 4, 7.0)
+    assert space.groups()[1][0] == {"kind": "y"}
+    coordinates = space.coordinates()
+    assert coordinates["a"][0] == coordinates["kind"][0] == "trial"
+    np.testing.assert_array_equal(coordinates["trial"][1], range(6))
+    assert coordinates["kind"][2] == {"static": "['x', 'y']"}
+
+
+def test_a_product_of_grids_is_a_grid():
+    space = stabjax.grid(a=[1.0]) * stabjax.grid(b=[1, 2])
+    assert repr(space) == repr(stabjax.grid(a=[1.0], b=[1, 2]))
+    with pytest.raises(TypeError, match="unsupported operand"):
+        space * 3
+
+
+@pytest.mark.parametrize("kind", ["random", "sobol", "halton"])
+def test_samples_follow_their_distributions(kind):
+    def draw(n, seed=3):
+        return stabjax.sample(
+            n,
+            seed,
+            kind,
+            rate=stats.loguniform(1e-3, 1e1),
+            layers=stats.randint(1, 5),
+            normal=stats.norm(2.0, 3.0),
+            width=[8, 16],
+            schedule=["cosine", "linear", None],
+        )
+
+    space = draw(1024)
+    exponents = np.log10(values(space, "rate"))
+    assert stats.kstest(exponents, stats.uniform(-3, 4).cdf).pvalue > 0.01
+    assert stats.kstest(values(space, "normal"), stats.norm(2, 3).cdf).pvalue > 0.01
+    assert values(space, "layers").dtype.kind == "i"
+    kinds, counts = np.unique(values(space, "layers"), return_counts=True)
+    np.testing.assert_array_equal(kinds, [1, 2, 3, 4])
+    assert counts.min() > 200  # 256 expected, standard deviation 14
+    assert {*values(space, "width").tolist()} == {8, 16}
+    choices = values(space, "schedule")
+    assert min(map(choices.count, ("cosine", "linear", None))) > 280
+    # The same seed, the same points; a larger sample begins with the smaller one.
+    np.testing.assert_array_equal(
+        values(draw(100), "rate"), values(space, "rate")[:100]
+    )
+    assert (values(draw(100, 4), "rate") != values(space, "rate")[:100]).all()
+
+
+def test_low_discrepancy_points_fill_the_square_more_evenly():
+    def discrepancy(kind):
+        space = stabjax.sample(256, 0, kind, a=stats.uniform(), b=stats.uniform())
+        return stats.qmc.discrepancy(np.stack([a.values for a in space.axes], axis=1))
+
+    assert discrepancy("sobol") < discrepancy("halton") < discrepancy("random") / 4
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: stabjax.zipped(), "zipped needs at least one axis"),
+        (lambda: stabjax.zipped(a=[1, 2], b=[1, 2, 3]), "one length, got a: 2, b: 3"),
+        (lambda: stabjax.zipped(a=[np.nan]), "'a' holds NaN"),
+        (lambda: stabjax.zipped(a=[]), "'a' is empty"),
+        (lambda: stabjax.zipped(a=[lambda: 1, lambda: 2]), "labelled '<lambda>'"),
+        (lambda: stabjax.grid(a=["x", "x"]), "axis 'a' holds 'x' twice"),
+        (lambda: stabjax.grid(a=[1]) * stabjax.zipped(a=[2]), "'a' is in both"),
+        (
+            lambda: stabjax.sample(8, a=[1]),
+            r"a seed .*sample\(8, 0, ...\), got None",
+        ),
+        (lambda: stabjax.sample(8, seed=0, a=[1]), "needs a seed"),
+        (lambda: stabjax.sample(8, -1, a=[1]), "needs a seed .* got -1"),
+        (lambda: stabjax.sample(0, 0, a=[1]), "positive number of trials, got 0"),
+        (lambda: stabjax.sample(2.0, 0, a=[1]), "positive number of trials, got 2.0"),
+        (lambda: stabjax.sample(8, 0), "sample needs at least one axis"),
+        (lambda: stabjax.sample(8, 0, "grid", a=[1]), "points must be one of random"),
+        (lambda: stabjax.sample(8, 0, a=stats.loguniform(-1, 1)), "'a' holds NaN"),
+        (lambda: stabjax.sample(8, 0, seed=stats.norm()), "'seed' must hold integers"),
+        (lambda: stabjax.sample(8, 0, step=[1]), "'step' has the name of a result"),
+    ],
+)
+def test_bad_spaces(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+class Chunks(NamedTuple):
+    width: int
+    shared_seed: bool
+    trials: list[Any]
+
+
 def chunks_of(space, chunk_size, auto):
-    return in_chunks(np.arange(len(space)), points(space), chunk_size, auto)
+    given = points(space)
+    found = widths(np.arange(len(space)), given, chunk_size, auto)
+    chunks = chunked(space, given.seeds, [space.shape], [Group({}, *found, {})])
+    return Chunks(*found, [chunk.trials for chunk in chunks])
 
 
 def check_chunks(chunks, size):

@@ -330,6 +330,31 @@ def test_an_axis_may_go_to_both():
     np.testing.assert_allclose(runs.final_loss, [25 / 16, 100 / 16], rtol=1e-5)
 
 
+def test_trials_that_are_no_grid_lie_along_trial():
+    pairs = stabjax.zipped(rate=[0.1, 0.3, 0.45], max_norm=[0.5, np.inf, 1.0])
+    runs = run(pairs * stabjax.grid(seed=[4, 2]), record_every=5)
+    assert runs.final_loss.dims == ("trial", "seed")
+    assert runs.loss.dims == ("trial", "seed", "step")
+    assert runs.rate.dims == runs.max_norm.dims == ("trial",)
+    np.testing.assert_array_equal(runs.trial, range(3))
+    alone = run(stabjax.grid(rate=[0.3], seed=[2])).squeeze()
+    np.testing.assert_allclose(runs.final_loss[1, 1], alone.final_loss, rtol=1e-5)
+    assert (runs.rate[1], runs.max_norm[1]) == (0.3, np.inf)
+
+
+def test_summaries_are_variables():
+    names = ["convergence_score", "mean_loss"]
+    space = stabjax.grid(rate=[0.1, 5.0])
+    runs = run(space, QUADRATIC, sgd, summaries=names, target_loss=1.0, evaluations=2)
+    assert list(runs.data_vars) == [
+        *("final_loss", "best_loss", "mean_loss", "status", "diverged_at"),
+        *("target_at", "convergence_score"),
+    ]
+    np.testing.assert_allclose(runs.mean_loss[0], 25 * np.mean(0.64 ** np.arange(10)))
+    np.testing.assert_array_equal(runs.target_at, [8, np.inf])
+    np.testing.assert_array_equal(runs.convergence_score > 0, runs.status)
+
+
 def test_a_space_of_seeds_alone():
     runs = run(stabjax.grid(seed=[3, 0]), SHARED, lambda: optax.sgd(0.1))
     alone = stabjax.train(SHARED, optax.sgd(0.1), jax.random.key(3), steps=10)

@@ -196,6 +196,64 @@ def test_evaluation_of_a_diverged_training_is_infinite_where_it_is_not_finite():
     assert np.isfinite(run.evaluation["share"]).all()  # as an accuracy would be
 
 
+def score_of(losses):
+    """The convergence score as the paper computes it from all losses."""
+    losses = np.where(np.isfinite(losses), losses, 1e6)
+    losses = np.minimum(losses / losses[0], 1e6)
+    return -losses.sum() if losses[-20:].mean() < 1 else (1 / losses).sum()
+
+
+def test_summaries_are_those_of_all_losses():
+    @jax.jit
+    @jax.vmap
+    def training(rate):
+        names = ("mean_loss", "convergence_score")
+        run = sgd(QUADRATIC, rate, 40, summaries=names, target_loss=1.0)
+        return run.summaries, run.status
+
+    rates = np.array([0.01, 0.1, 0.3, 0.99, 1.05, 30.0], np.float32)
+    summaries, status = training(rates)
+    steps = np.arange(41)
+    losses = 25 * (1 - 2 * np.float64(rates)[:, None]) ** (2 * steps)
+    losses = np.where(losses > np.finfo(np.float32).max, np.inf, losses)
+    reached = np.where((losses <= 1).any(1), (losses <= 1).argmax(1), np.inf)
+    lost = np.array([0, 0, 0, 0, 1, 1])  # the first of them by its 37th step
+    np.testing.assert_array_equal(status, lost)
+    np.testing.assert_array_equal(summaries["target_at"], reached)
+    assert (reached[0], reached[1], np.isinf(reached[3])) == (np.inf, 8, True)
+    expected = np.where(lost, np.inf, losses[:, :-1].mean(axis=1))
+    np.testing.assert_allclose(summaries["mean_loss"], expected, rtol=1e-4)
+    expected = [score_of(curve) for curve in losses[:, :-1]]
+    np.testing.assert_allclose(summaries["convergence_score"], expected, rtol=1e-4)
+
+
+def test_a_target_that_the_final_loss_alone_reaches():
+    def target_at(target):
+        return sgd(QUADRATIC, 0.25, 4, target_loss=target).summaries["target_at"]
+
+    targets = jnp.array([25 * 0.25**4, 25 * 0.25**3, 30.0, 0.01])
+    np.testing.assert_array_equal(jax.vmap(target_at)(targets), [4, 3, 0, np.inf])
+
+
+def test_summaries_leave_derivatives_alone():
+    def mean_loss(rate):
+        names = ("mean_loss", "convergence_score")
+        return sgd(QUADRATIC, rate, 3, summaries=names).summaries["mean_loss"]
+
+    # (25 + 25 a^2 + 25 a^4) / 3 with a = 1 - 2r; at r = 1/2 all later losses are zero.
+    slopes = jax.vmap(jax.grad(mean_loss))(jnp.array([0.25, 0.5]))
+    np.testing.assert_allclose(slopes, [-25 * (4 * 0.5 + 8 * 0.125) / 3, 0], rtol=1e-5)
+
+
+def test_evaluations_are_averaged_over_keys():
+    run = sgd(NOISY, 0.1, 3, evaluations=4)
+    keys = [jax.random.fold_in(jax.random.key(0), 2**31 - 1 - i) for i in range(4)]
+    draws = [jax.random.uniform(key) for key in keys]
+    np.testing.assert_allclose(run.evaluation["draw"], np.mean(draws), rtol=1e-6)
+    losses = [noisy(run.params, key) for key in keys]
+    np.testing.assert_allclose(run.final_loss, np.mean(losses), rtol=1e-6)
+
+
 def clipped(max_norm, rate=0.01):
     clip = stabjax.clip_by_global_norm(max_norm)
     return stabjax.train(
@@ -295,6 +353,10 @@ def test_problems_may_be_made_of_traced_numbers():
         ({"divergence_factor": 0.0}, ValueError, "divergence_factor must be a pos"),
         ({"divergence_factor": np.nan}, ValueError, "divergence_factor must be a pos"),
         ({"divergence_factor": "off"}, ValueError, "divergence_factor must be a pos"),
+        ({"summaries": "mean_loss"}, TypeError, "summaries must be a list of names"),
+        ({"summaries": ["auc"]}, ValueError, "summaries must be among mean_loss,"),
+        ({"target_loss": np.nan}, ValueError, "target_loss must be None or a number"),
+        ({"evaluations": 0}, ValueError, "evaluations must be a positive integer"),
         ({"key": 0}, TypeError, "key must be a key such as .* got int"),
     ],
 )

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stabjax._sweep.space import Axis, Space
+from stabjax._sweep.axes import Axis
+from stabjax._sweep.space import Space
 
 _Array = np.ndarray[Any, Any]
 

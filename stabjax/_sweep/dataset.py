@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from stabjax._sweep.space import RESULTS
+from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.spec import Spec
 
 NOT_RUN = -1  # the status of a trial that has no result yet
@@ -18,6 +18,9 @@ _DESCRIPTIONS = {
     "best_loss": {"long_name": "best loss"},
     "status": {"long_name": "status (0 held, 1 diverged, -1 not run)"},
     "diverged_at": {"long_name": "first diverged step", "units": "steps"},
+    "mean_loss": {"long_name": "mean loss of all steps"},
+    "target_at": {"long_name": "steps to the target", "units": "steps"},
+    "convergence_score": {"long_name": "convergence score"},
     "loss": {"long_name": "loss"},
 }
 
@@ -57,11 +60,7 @@ def labelled(
     """Names the dimensions of what the trials gave, in the user's order."""
     space, _, order = spec.layout
     dims = [dimension.name for dimension in space.dimensions]
-    coords: dict[str, Any] = {
-        axis.name: (dimension.name, axis.labels)
-        for dimension in space.dimensions
-        for axis in dimension.axes
-    }
+    coords: dict[str, Any] = {**space.coordinates()}
     if spec.settings.record_every is not None:
         steps = np.arange(0, spec.settings.steps, spec.settings.record_every)
         coords["step"] = steps
@@ -91,6 +90,7 @@ def _attributes(spec: Spec) -> dict[str, Any]:
         **{n: v for n, v in spec.about.items() if isinstance(v, str)},
         **settings,
         "chunk_size": widths[0] if len(widths) == 1 else ", ".join(map(str, widths)),
+        "shared_seed": int(all(group.shared_seed for group in spec.groups)),
         "trials": len(spec.layout.space),
         "programs": len(spec.groups),
         "platform": spec.numerics["platform"],

@@ -5,9 +5,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,23 +14,18 @@ import numpy as np
 import optax
 import xarray as xr
 
+from stabjax._sweep.arguments import positive_int
 from stabjax._sweep.chunks import Chunk
 from stabjax._sweep.dataset import NOT_RUN, labelled, unfilled
 from stabjax._sweep.devices import Batches, on_devices
 from stabjax._sweep.estimate import estimated
 from stabjax._sweep.executors import Tasks, by_executor
-from stabjax._sweep.job import Job, Place, place, prepare
-from stabjax._sweep.program import Settings
-from stabjax._sweep.progress import progress_bar, stop_requests
+from stabjax._sweep.job import Job, Place, failure, place, prepare
+from stabjax._sweep.program import settings_of
+from stabjax._sweep.progress import Clock, progress_bar, stop_requests
 from stabjax._sweep.space import Space
 from stabjax._sweep.store import fill, stored, write_chunk, write_spec
-from stabjax._sweep.trial import (
-    DIVERGENCE_FACTOR,
-    Problem,
-    check_divergence_factor,
-    check_lengths,
-    positive_int,
-)
+from stabjax._sweep.trial import DIVERGENCE_FACTOR, Problem
 
 _Array = np.ndarray[Any, Any]
 _Outcome = tuple[Chunk, dict[str, _Array] | Exception]
@@ -46,6 +40,9 @@ def sweep(
     record_every: int | None = None,
     chunk_size: int | str = "auto",
     divergence_factor: float = DIVERGENCE_FACTOR,
+    summaries: Collection[str] = (),
+    target_loss: float | None = None,
+    evaluations: int = 1,
     store: str | os.PathLike[str] | None = None,
     devices: Sequence[jax.Device] | None = None,
     executor: Executor | None = None,
@@ -91,6 +88,13 @@ def sweep(
       chunk_size: trainings at a time on each device; "auto" goes by the number of
         parameters, or takes what the store has.
       divergence_factor: a loss above this many times the initial one is a divergence.
+      summaries: of the losses of all steps, by name: "mean_loss", the area under the
+        curve divided by the steps, and "convergence_score", whose sign says whether a
+        training converged; see `train`.
+      target_loss: adds the variable `target_at`, the number of updates after which a
+        loss was at most this for the first time; +inf where none was.
+      evaluations: number of evaluation keys over which the final loss and
+        `problem.evaluate` are averaged.
       store: a folder that keeps what is finished, made if there is none.
       devices: those of this process that work, such as `jax.devices()[:2]`; None for
         all of them, or for the one that `jax.default_device` names.
@@ -112,12 +116,12 @@ def sweep(
     Returns:
       A dataset whose dimensions are those of the space, in its order. Variables:
       `final_loss`, `best_loss`, `status` (0 held, 1 diverged, -1 not run),
-      `diverged_at` (`steps` where it held), what `problem.evaluate` gives and, if
-      recorded, `loss` and all metrics along `step` (`clip/grad_norm` is called
-      `clip_grad_norm`). Losses of a diverged training are +inf, and so is an evaluation
-      that is not finite; NaN means that there is no value (metrics apart, which are
-      shown as they were). The attributes are the versions, the device, the sweep's
-      arguments and the time it took, compilation apart.
+      `diverged_at` (`steps` where it held), the summaries, what `problem.evaluate`
+      gives and, if recorded, `loss` and all metrics along `step` (`clip/grad_norm` is
+      called `clip_grad_norm`). Losses of a diverged training are +inf, and so is an
+      evaluation that is not finite; NaN means that there is no value (metrics apart,
+      which are shown as they were). The attributes are the versions, the device, the
+      sweep's arguments and the time it took, compilation apart.
 
     Raises:
       ValueError, TypeError: if an argument is not as above, an axis goes nowhere, a
@@ -141,14 +145,13 @@ def sweep(
             f"space must be a space such as grid(max_norm=[0.1, 1.0]), "
             f"got {type(space).__name__}."
         )
-    check_lengths(steps, record_every)
-    check_divergence_factor(divergence_factor)
+    settings = settings_of(
+        steps, record_every, divergence_factor, summaries, target_loss, evaluations
+    )
     if chunk_size != "auto" and not positive_int(chunk_size):
         raise ValueError(
             f'chunk_size must be "auto" or a positive integer, got {chunk_size!r}.'
         )
-    every = None if record_every is None else int(record_every)
-    settings = Settings(int(steps), every, float(divergence_factor))
     size = None if chunk_size == "auto" else int(chunk_size)
     where = place(store, devices, executor, part)
     job = prepare(problem, make_optimizer, space, settings, size, where)
@@ -156,23 +159,6 @@ def sweep(
         return estimated(job, where)
     results, cost = _run(job, where, progress)
     return labelled(job.spec, results, cost)
-
-
-@dataclass
-class _Clock:
-    """Where the time went."""
-
-    start: float
-    compiling: float = 0.0
-
-    def cost(self, traced: float, trials: int) -> dict[str, float]:
-        """What the dataset says of it, after so many trainings."""
-        running = time.perf_counter() - self.start - self.compiling
-        return {
-            "compile_seconds": round(traced + self.compiling, 3),
-            "seconds": round(running, 3),
-            "trainings_per_second": round(trials / running, 1),
-        }
 
 
 def _run(
@@ -187,7 +173,7 @@ def _run(
     pending = [chunk for chunk in mine if chunk.number in missing]
     if where.store and pending:
         write_spec(where.store, job.spec)
-    clock, total, left = _Clock(time.perf_counter()), _trials(mine), _trials(pending)
+    clock, total, left = Clock(time.perf_counter()), _trials(mine), _trials(pending)
     with (
         stop_requests(where.store is not None) as stop,
         progress_bar(total, total - left, progress) as bar,
@@ -229,7 +215,7 @@ def _kept(
     failures: list[str] = []
     for chunk, outcome in outcomes:
         if isinstance(outcome, Exception):
-            failures.append(_failure(job, chunk, outcome))
+            failures.append(failure(job, chunk, outcome))
             continue
         if where.store:
             write_chunk(where.store, job.spec, chunk, job.given.rows, outcome)
@@ -253,7 +239,7 @@ def _finished(
     where: Place,
     chunks: list[Chunk],
     stop: Callable[[], bool],
-    clock: _Clock,
+    clock: Clock,
     bar: Any,
 ) -> Iterator[_Outcome]:
     """What the chunks gave, in the order in which they finish."""
@@ -276,19 +262,6 @@ def _finished(
         clock.compiling += time.perf_counter() - before
         batches = Batches(program, len(devices), groups[number], job.given)
         yield from on_devices(batches, together, stop)
-
-
-def _failure(job: Job, chunk: Chunk, error: Exception) -> str:
-    """Which trials failed, and why: each axis with its values among them."""
-    where = []
-    for axis in job.spec.layout.space.axes:
-        values = np.unique(axis.labels[job.given.rows[axis.name][chunk.trials]])
-        shown = f"{values[0]}" if len(values) == 1 else f"{values[0]}...{values[-1]}"
-        where.append(f"{axis.name}={shown}")
-    text = f"{type(error).__name__}: {error}"
-    return (
-        f"chunk {chunk.number} ({len(chunk.trials)} trials: {' '.join(where)}): {text}"
-    )
 
 
 def _trials(chunks: Iterable[Chunk]) -> int:

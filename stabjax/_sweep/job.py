@@ -109,12 +109,28 @@ def prepare(
         groups,
         settings,
         _numerics(where.devices[0]),
-        _about(problem, make_optimizer, where),
+        {
+            **_about(problem, make_optimizer, where),
+            "optimizer_takes": ", ".join(factories.make_optimizer.takes),
+        },
     )
     if where.store and held:
         check_same(where.store, held, spec)
     chunks = chunked(layout.space, given.seeds, layout.sizes, groups)
     return Job(spec, programs, recipes, given, chunks, time.perf_counter() - start)
+
+
+def failure(job: Job, chunk: Chunk, error: Exception) -> str:
+    """Which trials failed, and why: each axis with its values among them."""
+    where = []
+    for axis in job.spec.layout.space.axes:
+        values = np.unique(axis.labels[job.given.rows[axis.name][chunk.trials]])
+        shown = f"{values[0]}" if len(values) == 1 else f"{values[0]}...{values[-1]}"
+        where.append(f"{axis.name}={shown}")
+    text = f"{type(error).__name__}: {error}"
+    return (
+        f"chunk {chunk.number} ({len(chunk.trials)} trials: {' '.join(where)}): {text}"
+    )
 
 
 def _group(

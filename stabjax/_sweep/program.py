@@ -2,7 +2,7 @@
 
 import hashlib
 import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,9 +11,15 @@ import jax.extend.core
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from stabjax._sweep.arguments import (
+    check_divergence_factor,
+    check_evaluations,
+    check_lengths,
+    check_summaries,
+)
+from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.chunks import Group
 from stabjax._sweep.factories import Factories, Factory
-from stabjax._sweep.space import RESULTS
 from stabjax._sweep.trial import TrainResult, train
 
 # Arrays of a parameter's size that a step keeps warm, and the memory they may take:
@@ -44,6 +50,32 @@ class Settings(NamedTuple):
     steps: int
     record_every: int | None
     divergence_factor: float
+    summaries: tuple[str, ...] = ()
+    target_loss: float | None = None
+    evaluations: int = 1
+
+
+def settings_of(
+    steps: int,
+    record_every: int | None,
+    divergence_factor: float,
+    summaries: Collection[str],
+    target_loss: float | None,
+    evaluations: int,
+) -> Settings:
+    """Checks what all trials have in common, and makes plain numbers of it."""
+    check_lengths(steps, record_every)
+    check_divergence_factor(divergence_factor)
+    check_summaries(summaries, target_loss)
+    check_evaluations(evaluations)
+    return Settings(
+        int(steps),
+        None if record_every is None else int(record_every),
+        float(divergence_factor),
+        tuple(summaries),
+        None if target_loss is None else float(target_loss),
+        int(evaluations),
+    )
 
 
 class Shapes(NamedTuple):
@@ -107,7 +139,9 @@ class Trials:
         def make() -> jax.stages.Compiled:
             if len(devices) == 1:
                 sharding = SingleDeviceSharding(devices[0])
-                return _compile(self._traced(width, shared_seed, sharding), devices[0])
+                return compiled_for(
+                    self._traced(width, shared_seed, sharding), devices[0]
+                )
             mesh = jax.sharding.Mesh(np.array(devices), ("chunk",))
             spec = jax.sharding.PartitionSpec("chunk")
             chunks = jax.shard_map(
@@ -122,7 +156,7 @@ class Trials:
                 len(devices) * width,
                 jax.sharding.NamedSharding(mesh, spec),
             )
-            return _compile(jax.jit(chunks).trace(*arguments), devices[0])
+            return compiled_for(jax.jit(chunks).trace(*arguments), devices[0])
 
         key = ("program", self._key, width, shared_seed, group.program, *devices)
         return _remember(self._owners, key, make)
@@ -201,7 +235,7 @@ def _trial(
 ) -> tuple[Any, dict[str, jax.Array]]:
     problem, optimizer = factories({**statics, **numbers})
     result = train(problem, optimizer, jax.random.key(seed), **settings._asdict())
-    return result.params, _variables(result)
+    return result.params, variables_of(result)
 
 
 def _as_function(traced: jax.stages.Traced, shared_seed: bool) -> Callable[..., Any]:
@@ -219,9 +253,10 @@ def _as_function(traced: jax.stages.Traced, shared_seed: bool) -> Callable[..., 
     return chunk
 
 
-def _variables(result: TrainResult) -> dict[str, jax.Array]:
+def variables_of(result: TrainResult) -> dict[str, jax.Array]:
     """The entries of the dataset, by name."""
-    found = [(name, getattr(result, name)) for name in RESULTS]
+    losses: dict[str, Any] = {**result._asdict(), **result.summaries}
+    found: list[tuple[str, Any]] = [(name, losses.get(name)) for name in RESULTS]
     found += result.evaluation.items()
     for name, values in result.metrics.items():
         if values.ndim != 1:  # one scalar for each recorded step
@@ -242,7 +277,8 @@ def _variables(result: TrainResult) -> dict[str, jax.Array]:
     return variables
 
 
-def _compile(traced: jax.stages.Traced, device: jax.Device) -> jax.stages.Compiled:
+def compiled_for(traced: jax.stages.Traced, device: jax.Device) -> jax.stages.Compiled:
+    """Compiles with the options that suit the program and the device."""
     lowered: jax.stages.Lowered = traced.lower()
     if device.platform == "cpu":
         try:

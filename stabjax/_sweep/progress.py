@@ -3,7 +3,9 @@
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -40,3 +42,20 @@ def stop_requests(wanted: bool) -> Iterator[Callable[[], bool]]:
         yield requested.is_set
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@dataclass
+class Clock:
+    """Where the time went."""
+
+    start: float
+    compiling: float = 0.0
+
+    def cost(self, traced: float, trials: int) -> dict[str, float]:
+        """What the dataset says of it, after so many trainings."""
+        running = time.perf_counter() - self.start - self.compiling
+        return {
+            "compile_seconds": round(traced + self.compiling, 3),
+            "seconds": round(running, 3),
+            "trainings_per_second": round(trials / running, 1),
+        }

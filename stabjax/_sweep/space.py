@@ -1,47 +1,17 @@
 """What varies in a sweep: dimensions of trials, each with one or more axes."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-RESULTS = ("final_loss", "best_loss", "status", "diverged_at", "loss")
-_RESERVED = ("step", "trial", *RESULTS)
-_LARGEST_SEED = 2**31 - 1
+from stabjax._sweep.axes import Axis, axis_of, check_distinct
+from stabjax._sweep.sampling import drawn_axis, unit_points
 
+_TRIAL = "trial"  # the dimension of what is no grid
 
-class Static(NamedTuple):
-    """Values that a factory must see as they are."""
-
-    values: tuple[Any, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Axis:
-    """One swept argument: an array of numbers, or a tuple of static Python values."""
-
-    name: str
-    values: np.ndarray[Any, Any] | tuple[Any, ...]
-
-    @property
-    def is_static(self) -> bool:
-        """Whether each value is a program of its own."""
-        return isinstance(self.values, tuple)
-
-    @property
-    def labels(self) -> np.ndarray[Any, Any]:
-        """The values as the dataset's coordinate shows them."""
-        if isinstance(self.values, np.ndarray):
-            return self.values
-        if all(isinstance(v, bool) for v in self.values) or all(
-            map(_number, self.values)
-        ):
-            return np.asarray(self.values)
-        return np.asarray([_label(value) for value in self.values])
+_Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +23,12 @@ class Dimension:
 
     def __len__(self) -> int:
         return len(self.axes[0].values)
+
+    @property
+    def programs(self) -> int:
+        """The number of its static combinations."""
+        codes = [axis.codes for axis in self.axes if axis.is_static]
+        return len(np.unique(np.stack(codes), axis=1).T) if codes else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +42,20 @@ class Space:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{d.name}: {len(d)}" for d in self.dimensions)
-        return f"Space({sizes}; {len(self)} trials)"
+        programs = math.prod(d.programs for d in self.dimensions)
+        compiled = f", {programs} programs" if programs > 1 else ""
+        return f"Space({sizes}; {len(self)} trials{compiled})"
+
+    def __mul__(self, other: "Space") -> "Space":
+        """Every trial of the one with every trial of the other."""
+        if not isinstance(other, Space):
+            return NotImplemented
+        twice = {a.name for a in self.axes} & {a.name for a in other.axes}
+        if twice:
+            raise ValueError(
+                f"axis {min(twice)!r} is in both spaces: each axis varies once."
+            )
+        return Space(_merged([*self.dimensions, *other.dimensions]))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,7 +67,7 @@ class Space:
         """All swept arguments, whatever dimension they lie along."""
         return tuple(axis for d in self.dimensions for axis in d.axes)
 
-    def rows(self) -> dict[str, np.ndarray[Any, Any]]:
+    def rows(self) -> dict[str, _Array]:
         """For each axis, the position of every trial's value in it."""
         positions = np.unravel_index(np.arange(len(self)), self.shape)
         return {
@@ -87,54 +76,35 @@ class Space:
             for axis in dimension.axes
         }
 
-    def groups(self) -> list[tuple[dict[str, Any], np.ndarray[Any, Any]]]:
+    def groups(self) -> list[tuple[dict[str, Any], _Array]]:
         """The static combinations, each with the trials that share it."""
         rows = self.rows()
         axes = [axis for axis in self.axes if axis.is_static]
         if not axes:
             return [({}, np.arange(len(self)))]
-        codes = np.stack([rows[axis.name] for axis in axes])
+        codes = np.stack([axis.codes[rows[axis.name]] for axis in axes])
         combinations, group = np.unique(codes, axis=1, return_inverse=True)
         return [
             (
                 {
-                    a.name: a.values[row]
-                    for a, row in zip(axes, combination, strict=True)
+                    a.name: a.values[code]
+                    for a, code in zip(axes, combination, strict=True)
                 },
                 np.flatnonzero(group.ravel() == number),
             )
             for number, combination in enumerate(combinations.T)
         ]
 
-
-def static(values: Iterable[Any]) -> Static:
-    """Marks an axis as static: the factory receives each value as it is given.
-
-    Numbers are traced, so that all of an axis is one program. A number that fixes a
-    shape or a structure (a width, a window, a choice of branch) cannot be traced: put
-    it in `static`. Strings, booleans, None and callables are static without it. Each
-    combination of static values is one compilation.
-
-    Args:
-      values: the values of the axis, of any kind.
-
-    Returns:
-      What `grid` takes for an axis.
-
-    Raises:
-      TypeError: if `values` is no sequence of values.
-
-    Example:
-      >>> import stabjax
-      >>> stabjax.grid(window=stabjax.static([8, 16]), seed=range(3))
-      Space(window: 2, seed: 3; 6 trials)
-    """
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(
-            f"static takes a sequence of values, such as static([8, 16]), "
-            f"got {values!r}."
-        )
-    return Static(tuple(np.asarray(values).tolist() if _array(values) else values))
+    def coordinates(self) -> dict[str, tuple[str, _Array, dict[str, str]]]:
+        """What the dataset says of its axes: dimension, labels, attributes."""
+        found: dict[str, tuple[str, _Array, dict[str, str]]] = {}
+        for dimension in self.dimensions:
+            if dimension.name == _TRIAL:
+                found[_TRIAL] = (_TRIAL, np.arange(len(dimension)), {})
+            for axis in dimension.axes:
+                about = {"static": axis.literal} if axis.is_static else {}
+                found[axis.name] = (dimension.name, axis.labels, about)
+        return found
 
 
 def grid(**axes: Any) -> Space:
@@ -156,7 +126,8 @@ def grid(**axes: Any) -> Space:
 
     Raises:
       ValueError: if there is no axis, or an axis is empty, is not one-dimensional,
-        holds NaN, has a reserved name, or is a `seed` that is no seed.
+        holds NaN or a static value twice, has a reserved name, or is a `seed` that is
+        no seed.
       TypeError: if an axis is no sequence, or mixes numbers with other values.
 
     Example:
@@ -166,107 +137,96 @@ def grid(**axes: Any) -> Space:
     """
     if not axes:
         raise ValueError("grid needs at least one axis, such as max_norm=[0.1, 1.0].")
-    return Space(tuple(Dimension(name, (_axis(name, v),)) for name, v in axes.items()))
+    found = [axis_of(name, values) for name, values in axes.items()]
+    for axis in found:
+        check_distinct(axis)
+    return Space(tuple(Dimension(axis.name, (axis,)) for axis in found))
 
 
-def _axis(name: str, values: Any) -> Axis:
-    if name in _RESERVED:
-        raise ValueError(
-            f"axis {name!r} has the name of a result or of a dimension of the "
-            f"dataset: rename it ({', '.join(_RESERVED)} are reserved)."
-        )
-    parsed = _static_values(name, values.values) if isinstance(values, Static) else None
-    axis = Axis(name, _values(name, values) if parsed is None else parsed)
-    if len(axis.values) == 0:
-        raise ValueError(f"axis {name!r} is empty: give it at least one value.")
-    if name == "seed":
-        _check_seeds(axis)
-    return axis
+def zipped(**axes: Any) -> Space:
+    """Its axes side by side: the first values of all, then the second ones, and so on.
+
+    Args:
+      **axes: the values of each axis, as `grid` takes them; all of one length. Values
+        and seeds may repeat.
+
+    Returns:
+      A space with the one dimension `trial`, along which all its axes lie. Its product
+      with a grid, `zipped(...) * grid(seed=range(8))`, has the grid's dimensions too.
+
+    Raises:
+      ValueError: if there is no axis, or the lengths differ; and as in `grid`.
+      TypeError: as in `grid`.
+
+    Example:
+      >>> import stabjax
+      >>> pairs = stabjax.zipped(max_norm=[0.1, 1.0], peak_value=[0.3, 0.1])
+      >>> pairs * stabjax.grid(seed=range(8))
+      Space(trial: 2, seed: 8; 16 trials)
+    """
+    if not axes:
+        raise ValueError("zipped needs at least one axis, such as rate=[0.1, 1.0].")
+    found = tuple(axis_of(name, values) for name, values in axes.items())
+    lengths = {axis.name: len(axis.values) for axis in found}
+    if len(set(lengths.values())) > 1:
+        sizes = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise ValueError(f"zipped needs axes of one length, got {sizes}.")
+    return Space((Dimension(_TRIAL, found),))
 
 
-def _values(name: str, values: Any) -> np.ndarray[Any, Any] | tuple[Any, ...]:
-    if _array(values):
-        return _array_values(name, values)
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise TypeError(
-            f"axis {name!r} must be a list, a tuple, a range or an array of values, "
-            f"got {values!r}: write {name}=[{values!r}] for one value."
-        )
-    items = [v.item() if _array(v) and np.ndim(v) == 0 else v for v in values]
-    if any(_array(v) or isinstance(v, (list, tuple, range)) for v in items):
-        raise ValueError(
-            f"axis {name!r} must be one-dimensional, got a sequence of sequences: "
-            f"put it in static(...) if each is one value."
-        )
-    if all(map(_number, items)):
-        return _numbers(name, np.asarray(items))
-    if all(isinstance(v, (str, bool)) or v is None or callable(v) for v in items):
-        return _static_values(name, tuple(items))
-    kinds = sorted({type(v).__name__ for v in items})
-    raise TypeError(
-        f"axis {name!r} must hold only numbers, or only strings, booleans, None and "
-        f"callables, got {', '.join(kinds)}: put it in static(...) to pass each value "
-        f"as it is (inf switches a threshold off and is a number)."
-    )
+def sample(
+    n: int, seed: int | None = None, points: str = "random", /, **axes: Any
+) -> Space:
+    """Draws every axis at random, or evenly by a low-discrepancy sequence.
+
+    The same seed draws the same trials, and `n` of them are the first ones of any
+    larger number. Of points in as many dimensions as there are axes, Sobol's and
+    Halton's (scrambled) fill the cube more evenly than random ones; Sobol's most evenly
+    where `n` is a power of two.
+
+    Args:
+      n: the number of trials.
+      seed: of the drawing; the trainings' seeds are an axis, such as in
+        `sample(64, 0, rate=loguniform(1e-3, 1.0)) * grid(seed=range(8))`.
+      points: "random", "sobol" or "halton".
+      **axes: a frozen distribution of `scipy.stats`, such as `loguniform(1e-3, 1.0)` or
+        `randint(1, 100)`, or choices that are equally likely: the values of an axis of
+        `grid`.
+
+    Returns:
+      A space with the one dimension `trial`, along which all its axes lie.
+
+    Raises:
+      ValueError: if `n` is not positive, there is no seed or no axis, or `points` is
+        unknown; and as in `grid`.
+      TypeError: as in `grid`.
+
+    Example:
+      >>> import stabjax
+      >>> from scipy.stats import loguniform
+      >>> stabjax.sample(64, 0, "sobol", rate=loguniform(1e-3, 1.0), decay=[0.0, 0.9])
+      Space(trial: 64; 64 trials)
+    """
+    if not axes:
+        raise ValueError("sample needs at least one axis, such as rate=[0.1, 1.0].")
+    unit = unit_points(n, len(axes), seed, points)
+    drawn = (drawn_axis(*axis, u) for axis, u in zip(axes.items(), unit, strict=True))
+    return Space((Dimension(_TRIAL, tuple(drawn)),))
 
 
-def _array_values(name: str, values: Any) -> np.ndarray[Any, Any] | tuple[Any, ...]:
-    if np.ndim(values) != 1:
-        raise ValueError(
-            f"axis {name!r} must be one-dimensional, got an array of shape "
-            f"{np.shape(values)}."
-        )
-    if jnp.issubdtype(values.dtype, jnp.bfloat16):
-        values = values.astype(np.float32)
-    array = np.asarray(values)
-    if array.dtype.kind in "iuf":
-        return _numbers(name, array)
-    return _values(name, array.tolist())
-
-
-def _numbers(name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if values.dtype == object:
-        raise ValueError(f"axis {name!r} holds an integer beyond 64 bits.")
-    if np.isnan(values).any():
-        raise ValueError(f"axis {name!r} holds NaN, which is no value to train with.")
-    values = values.copy()
-    values.flags.writeable = False
-    return values
-
-
-def _static_values(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
-    labels = [_label(value) for value in values]
-    repeated = [label for label in labels if labels.count(label) > 1]
-    if repeated:
-        raise ValueError(
-            f"axis {name!r} has two values labelled {repeated[0]!r}: no label could "
-            f"tell them apart (name a function with def instead of lambda)."
-        )
-    return values
-
-
-def _check_seeds(axis: Axis) -> None:
-    values = axis.values
-    whole = isinstance(values, np.ndarray) and values.dtype.kind in "iu"
-    if not whole or min(values) < 0 or max(values) > _LARGEST_SEED:
-        raise ValueError(
-            f"axis 'seed' must hold integers from 0 to 2**31 - 1, such as range(8), "
-            f"got {list(axis.labels[:5])}."
-        )
-    if len(set(values)) < len(values):
-        raise ValueError("axis 'seed' holds a seed twice: it would count twice.")
-
-
-def _label(value: Any) -> str:
-    named: Callable[..., Any] | Any = getattr(value, "func", value)
-    return str(getattr(named, "__name__", value))
-
-
-def _array(value: Any) -> bool:
-    return isinstance(value, (np.ndarray, np.generic, jax.Array)) or (
-        hasattr(value, "__array__") and hasattr(value, "dtype")
-    )
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _merged(dimensions: list[Dimension]) -> tuple[Dimension, ...]:
+    """One dimension `trial`, where the first of them stood: the product of all."""
+    merging = [d for d in dimensions if d.name == _TRIAL]
+    if len(merging) < 2:
+        return tuple(dimensions)
+    sizes = [len(dimension) for dimension in merging]
+    positions = np.unravel_index(np.arange(math.prod(sizes)), sizes)
+    axes = [
+        axis.take(rows)
+        for dimension, rows in zip(merging, positions, strict=True)
+        for axis in dimension.axes
+    ]
+    whole = Dimension(_TRIAL, tuple(axes))
+    first = dimensions.index(merging[0])
+    others = [d for d in dimensions if d.name != _TRIAL]
+    return (*others[:first], whole, *others[first:])

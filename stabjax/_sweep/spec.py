@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from stabjax._sweep.axes import Axis, axis_like
 from stabjax._sweep.chunks import Chunk, Group
 from stabjax._sweep.program import Settings
-from stabjax._sweep.space import Axis, Dimension, Space
+from stabjax._sweep.space import Dimension, Space
 
 FORMAT = 1  # of spec.json and of the files of chunks
 
@@ -56,7 +57,7 @@ def extended(space: Space, held: Layout) -> Layout:
     places = [_places(given[d.name], d) for d in held.space.dimensions]
     kept = Space(
         tuple(
-            Dimension(name, tuple(_taken(axis, place) for axis in given[name].axes))
+            Dimension(name, tuple(axis.take(place) for axis in given[name].axes))
             for name, place in zip(names, places, strict=True)
         )
     )
@@ -198,22 +199,16 @@ def _values(dimension: Dimension) -> list[tuple[Any, ...]]:
     return list(zip(*(axis.labels.tolist() for axis in dimension.axes), strict=True))
 
 
-def _taken(axis: Axis, places: _Array) -> Axis:
-    if isinstance(axis.values, np.ndarray):
-        return Axis(axis.name, axis.values[places])
-    return Axis(axis.name, tuple(axis.values[place] for place in places))
-
-
 def _axis_to_json(axis: Axis) -> dict[str, Any]:
     values = axis.labels.tolist()
     if isinstance(axis.values, np.ndarray):
         return {"name": axis.name, "dtype": axis.values.dtype.str, "values": values}
-    return {"name": axis.name, "static": values}
+    return {"name": axis.name, "static": values, "literal": axis.literal}
 
 
 def _axis_from_json(axis: dict[str, Any]) -> Axis:
     if "static" in axis:
-        return Axis(axis["name"], tuple(axis["static"]))
+        return axis_like(axis["name"], axis["static"], axis["literal"])
     dtype = np.dtype(axis["dtype"])
     values = np.array([dtype.type(value) for value in axis["values"]], dtype)
     return Axis(axis["name"], values)

@@ -1,7 +1,7 @@
 """One training as a pure function: a problem, an optimizer and a key in, arrays out."""
 
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -11,6 +11,13 @@ import optax
 from jax import lax
 
 from stabjax._metrics import metrics
+from stabjax._sweep.arguments import (
+    check_divergence_factor,
+    check_evaluations,
+    check_lengths,
+    check_summaries,
+)
+from stabjax._sweep.summaries import Summary, summaries_of, updated
 
 DIVERGENCE_FACTOR = 1e3
 _EVALUATION = 2**31 - 1  # no small number: those are what users fold and split by
@@ -36,6 +43,7 @@ class TrainResult(NamedTuple):
       diverged_at: the first step that diverged, or the number of steps (int32).
       params: the final parameters.
       evaluation: what the problem's `evaluate` says of them, or an empty dict.
+      summaries: what was asked of all losses, by name.
       loss: the loss of every recorded step, or None where nothing was recorded.
       metrics: the metrics of the optimizer after every recorded step.
     """
@@ -46,21 +54,41 @@ class TrainResult(NamedTuple):
     diverged_at: jax.Array
     params: Any
     evaluation: dict[str, jax.Array]
+    summaries: dict[str, jax.Array]
     loss: jax.Array | None
     metrics: dict[str, jax.Array]
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """What a training carries from step to step."""
+
     step: jax.Array  # shared by all trials under vmap, and so no part of their cost
     params: Any
     opt_state: Any
     best_loss: jax.Array
     good_steps: jax.Array  # how many steps held before the first that did not
     bound: jax.Array  # above it a loss is a divergence
+    summaries: dict[str, Any]
+
+
+class Training(NamedTuple):
+    """A training taken apart."""
+
+    start: State
+    step: Callable[[State], tuple[State, jax.Array]]  # gives the loss before it
+    result: Callable[[State, Any], TrainResult]  # of a state after so many steps
+
+
+class Rules(NamedTuple):
+    """What is watched while a training runs, and how it is judged."""
+
+    divergence_factor: float | jax.Array = DIVERGENCE_FACTOR
+    summaries: Mapping[str, Summary] = MappingProxyType({})
+    evaluations: int = 1
 
 
 _Loss = Callable[[Any, jax.Array], jax.Array]
-_Step = Callable[[_State], tuple[_State, jax.Array]]
+_Step = Callable[[State], tuple[State, jax.Array]]
 _Record = tuple[jax.Array, dict[str, jax.Array]]
 
 
@@ -72,6 +100,9 @@ def train(
     steps: int,
     record_every: int | None = None,
     divergence_factor: float | jax.Array = DIVERGENCE_FACTOR,
+    summaries: Collection[str] = (),
+    target_loss: float | jax.Array | None = None,
+    evaluations: int = 1,
 ) -> TrainResult:
     """Trains once, as a pure function that can be jitted, vmapped and differentiated.
 
@@ -100,12 +131,23 @@ def train(
         the metrics of the optimizer after them; static, and compiled fastest where it
         divides `steps`. None records nothing, and memory does not grow with `steps`.
       divergence_factor: in units of the initial loss; traceable; inf switches it off.
+      summaries: of the losses of all steps, as names: "mean_loss" (the area under the
+        curve divided by the steps; +inf where it diverged) and "convergence_score",
+        whose sign says whether the training converged: with the losses l_t in units of
+        the first one, and 10^6 where they are larger or not finite, -sum_t l_t if the
+        last 20 are below 1 on average, and sum_t 1 / l_t if not. Static.
+      target_loss: adds the summary "target_at": the number of updates after which a
+        loss was at most this for the first time; +inf where none was, or where it
+        diverged. Traceable.
+      evaluations: number of evaluation keys, from fold_in(key(0), 2**31 - 1) downwards,
+        over which the final loss and `evaluate` are averaged; static.
 
     Returns:
       A `TrainResult` of arrays: scalars, and one entry for each recorded step.
 
     Raises:
-      ValueError: if `steps`, `record_every` or `divergence_factor` is out of range.
+      ValueError: if `steps`, `record_every`, `divergence_factor`, `target_loss` or
+        `evaluations` is out of range, or a summary is unknown.
       TypeError: if `problem` gives anything but floating-point parameters, a
         floating-point scalar as loss and a dict of scalars as evaluation.
 
@@ -118,58 +160,53 @@ def train(
       ...     return run.final_loss
       >>> print(jax.vmap(final_loss)(jax.numpy.array([0.1, 0.9, 1.1])).round(3))
       [ 0.  0. inf]
+
+    Source: the convergence score is that of J. Sohl-Dickstein, "The boundary of neural
+    network trainability is fractal", 2024.
     """
     check_lengths(steps, record_every)
     check_divergence_factor(divergence_factor)
-    init_key, step_key = jax.random.split(_typed(key))
-    params = _checked_params(problem.init(init_key))
-    loss = jax.jit(problem.loss)  # traced once, wherever it stands in the program
-    dtype = _loss_dtype(jax.eval_shape(loss, params, step_key))
-    step = _stepper(loss, optimizer, step_key, divergence_factor)
-    unbounded, zero = jnp.asarray(jnp.inf, dtype), jnp.asarray(0, jnp.int32)
-    start = _State(zero, params, optimizer.init(params), unbounded, zero, unbounded)
+    check_summaries(summaries, target_loss)
+    check_evaluations(evaluations)
+    watched = summaries_of(summaries, target_loss, steps)
+    rules = Rules(divergence_factor, watched, evaluations)
+    start, step, result_of = training(problem, optimizer, key, rules)
     if record_every is None:
         state, _ = lax.scan(lambda s, _: (step(s)[0], None), start, length=steps)
-        return _result(problem, loss, state, steps)
+        return result_of(state, steps)
     state, (trace, seen) = _recorded(step, start, steps, record_every)
-    result = _result(problem, loss, state, steps)
+    result = result_of(state, steps)
     at = jnp.arange(0, steps, record_every, dtype=jnp.int32)
     trace = jnp.where(at >= result.diverged_at, jnp.inf, trace)
     return result._replace(loss=trace, metrics=seen)
 
 
-def check_lengths(steps: Any, record_every: Any) -> None:
-    """Raises unless these are numbers of steps that a training can have."""
-    if not positive_int(steps):
-        raise ValueError(f"steps must be a positive integer, got {steps!r}.")
-    if record_every is not None and not (
-        positive_int(record_every) and record_every <= steps
-    ):
-        raise ValueError(
-            f"record_every must be None or an integer from 1 to steps={steps}, "
-            f"got {record_every!r}."
-        )
-
-
-def positive_int(value: Any) -> bool:
-    """Whether this is a whole number above zero, and no boolean."""
-    if isinstance(value, (bool, np.bool_)):
-        return False
-    try:
-        return operator.index(value) > 0
-    except TypeError:
-        return False
-
-
-def check_divergence_factor(factor: Any) -> None:
-    """Raises unless the factor is traced or positive."""
-    if isinstance(factor, jax.core.Tracer):
-        return
-    if isinstance(factor, (str, bool)) or factor is None or not np.all(factor > 0):
-        raise ValueError(
-            f"divergence_factor must be a positive number (inf for none), "
-            f"got {factor!r}."
-        )
+def training(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    rules: Rules,
+) -> Training:
+    """Takes a training apart: its start, a step of it, and what is said of a state."""
+    init_key, step_key = jax.random.split(_typed(key))
+    params = _checked_params(problem.init(init_key))
+    loss = jax.jit(problem.loss)  # traced once, wherever it stands in the program
+    dtype = _loss_dtype(jax.eval_shape(loss, params, step_key))
+    unbounded, zero = jnp.asarray(jnp.inf, dtype), jnp.asarray(0, jnp.int32)
+    start = State(
+        step=zero,
+        params=params,
+        opt_state=optimizer.init(params),
+        best_loss=unbounded,
+        good_steps=zero,
+        bound=unbounded,
+        summaries={name: s.start(dtype) for name, s in rules.summaries.items()},
+    )
+    return Training(
+        start,
+        _stepper(loss, optimizer, step_key, rules),
+        lambda state, steps: _result(problem, loss, rules, state, steps),
+    )
 
 
 def _typed(key: jax.Array | np.ndarray[Any, Any]) -> jax.Array:
@@ -219,11 +256,11 @@ def _stepper(
     loss: _Loss,
     optimizer: optax.GradientTransformation,
     step_key: jax.Array,
-    divergence_factor: float | jax.Array,
+    rules: Rules,
 ) -> _Step:
     tx = optax.with_extra_args_support(optimizer)
 
-    def step(state: _State) -> tuple[_State, jax.Array]:
+    def step(state: State) -> tuple[State, jax.Array]:
         value, grads = jax.value_and_grad(loss)(
             state.params, jax.random.fold_in(step_key, state.step)
         )
@@ -232,16 +269,17 @@ def _stepper(
         )
         value = value.astype(state.best_loss.dtype)
         bound = jnp.where(
-            state.step == 0, _bound(value, divergence_factor), state.bound
+            state.step == 0, _bound(value, rules.divergence_factor), state.bound
         )
         held = _holds(value, bound) & (state.good_steps == state.step)
-        return _State(
+        return State(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
             best_loss=jnp.minimum(state.best_loss, value),
             good_steps=state.good_steps + held.astype(jnp.int32),
             bound=bound,
+            summaries=updated(rules.summaries, state.summaries, value, state.step),
         ), value
 
     return step
@@ -257,15 +295,15 @@ def _holds(loss: jax.Array, bound: jax.Array) -> jax.Array:
 
 
 def _recorded(
-    step: _Step, start: _State, steps: int, every: int
-) -> tuple[_State, _Record]:
+    step: _Step, start: State, steps: int, every: int
+) -> tuple[State, _Record]:
     """Runs blocks of `every` steps and a last, shorter one; records the first of each.
 
     That step stands before the loop over the others, which so do without the metrics:
     selecting the record within one loop made a small problem twice as slow.
     """
 
-    def block(state: _State, length: int) -> tuple[_State, _Record]:
+    def block(state: State, length: int) -> tuple[State, _Record]:
         state, loss = step(state)
         record = loss, metrics(state.opt_state)
         state, _ = lax.scan(lambda s, _: (step(s)[0], None), state, length=length - 1)
@@ -280,28 +318,60 @@ def _recorded(
     return state, records
 
 
-def _result(problem: Problem, loss: _Loss, state: _State, steps: int) -> TrainResult:
-    key = jax.random.fold_in(jax.random.key(0), _EVALUATION)
-    final = loss(state.params, key).astype(state.best_loss.dtype)
+def _result(
+    problem: Problem, loss: _Loss, rules: Rules, state: State, steps: Any
+) -> TrainResult:
+    final, evaluation = _final(problem, loss, state.params, rules.evaluations)
+    final = final.astype(state.best_loss.dtype)
     lost_last = (state.good_steps == steps) & ~_holds(final, state.bound)
     diverged_at = state.good_steps - lost_last.astype(jnp.int32)
     diverged = diverged_at < steps
-    evaluation = _evaluation(problem, state.params, key)
 
     def told(value: jax.Array) -> jax.Array:
         # An accuracy stays what it is, near chance: +inf would be the best of all.
         return jnp.where(diverged & ~jnp.isfinite(value), jnp.inf, value)
 
+    def loss_told(value: jax.Array) -> jax.Array:
+        return jnp.where(diverged, jnp.inf, value)
+
+    summaries = {
+        name: summary.result(state.summaries[name], final)
+        for name, summary in rules.summaries.items()
+    }
     return TrainResult(
-        final_loss=jnp.where(diverged, jnp.inf, final),
-        best_loss=jnp.where(diverged, jnp.inf, jnp.minimum(state.best_loss, final)),
+        final_loss=loss_told(final),
+        best_loss=loss_told(jnp.minimum(state.best_loss, final)),
         status=diverged.astype(jnp.int8),
         diverged_at=diverged_at,
         params=state.params,
         evaluation={name: told(value) for name, value in evaluation.items()},
+        summaries={
+            name: loss_told(value) if rules.summaries[name].is_loss else value
+            for name, value in summaries.items()
+        },
         loss=None,
         metrics={},
     )
+
+
+def _final(
+    problem: Problem, loss: _Loss, params: Any, evaluations: int
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss and evaluation, averaged over the evaluation keys."""
+
+    def at(key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return loss(params, key), _evaluation(problem, params, key)
+
+    first = jax.random.key(0)
+    if evaluations == 1:
+        return at(jax.random.fold_in(first, _EVALUATION))
+    found = lax.map(
+        lambda number: at(jax.random.fold_in(first, number)),
+        _EVALUATION - jnp.arange(evaluations, dtype=jnp.int32),
+    )
+    mean: tuple[jax.Array, dict[str, jax.Array]]
+    mean = jax.tree.map(lambda values: values.mean(axis=0), found)
+    return mean
 
 
 def _evaluation(problem: Problem, params: Any, key: jax.Array) -> dict[str, jax.Array]:

@@ -1,0 +1,234 @@
+"""What one swept argument may be: numbers, which are traced, or static values."""
+
+import ast
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+RESULTS = (
+    "final_loss",
+    "best_loss",
+    "mean_loss",
+    "status",
+    "diverged_at",
+    "target_at",
+    "convergence_score",
+    "loss",
+)
+_RESERVED = ("step", "trial", "rung", "rung_loss", "trained_steps", *RESULTS)
+_LARGEST_SEED = 2**31 - 1
+
+_Array = np.ndarray[Any, Any]
+
+
+class Static(NamedTuple):
+    """Values that a factory must see as they are."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One swept argument: an array of numbers, or a tuple of static Python values."""
+
+    name: str
+    values: _Array | tuple[Any, ...]
+
+    @property
+    def is_static(self) -> bool:
+        """Whether each value is a program of its own."""
+        return isinstance(self.values, tuple)
+
+    @property
+    def labels(self) -> _Array:
+        """The values as the dataset's coordinate shows them."""
+        if isinstance(self.values, np.ndarray):
+            return self.values
+        if all(isinstance(v, bool) for v in self.values) or all(
+            map(_number, self.values)
+        ):
+            return np.asarray(self.values)
+        return np.asarray([_label(value) for value in self.values])
+
+    @property
+    def codes(self) -> _Array:
+        """For each value the position of the first one like it."""
+        labels = self.labels.tolist()
+        first = dict(zip(labels[::-1], range(len(labels))[::-1], strict=True))
+        return np.array([first[label] for label in labels])
+
+    @property
+    def literal(self) -> str:
+        """The distinct values as Python writes them; empty if it cannot read them."""
+        distinct = [self.values[code] for code in dict.fromkeys(self.codes.tolist())]
+        try:
+            return repr(ast.literal_eval(repr(distinct)))
+        except (ValueError, SyntaxError):  # functions and other objects
+            return ""
+
+    def take(self, rows: _Array) -> "Axis":
+        """The axis with these of its values, in this order."""
+        if isinstance(self.values, np.ndarray):
+            return replace(self, values=_frozen(self.values[rows]))
+        return replace(self, values=tuple(self.values[row] for row in rows.tolist()))
+
+
+def static(values: Iterable[Any]) -> Static:
+    """Marks an axis as static: the factory receives each value as it is given.
+
+    Numbers are traced, so that all of an axis is one program. A number that fixes a
+    shape or a structure (a width, a window, a choice of branch) cannot be traced: put
+    it in `static`. Strings, booleans, None and callables are static without it. Each
+    combination of static values is one compilation.
+
+    Args:
+      values: the values of the axis, of any kind.
+
+    Returns:
+      What `grid` takes for an axis.
+
+    Raises:
+      TypeError: if `values` is no sequence of values.
+
+    Example:
+      >>> import stabjax
+      >>> stabjax.grid(window=stabjax.static([8, 16]), seed=range(3))
+      Space(window: 2, seed: 3; 6 trials, 2 programs)
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(
+            f"static takes a sequence of values, such as static([8, 16]), "
+            f"got {values!r}."
+        )
+    return Static(tuple(np.asarray(values).tolist() if _array(values) else values))
+
+
+def axis_like(name: str, labels: Sequence[Any], literal: str) -> Axis:
+    """The static axis with these labels, as far as text can tell its values."""
+    if literal:
+        distinct = Axis(name, tuple(ast.literal_eval(literal)))
+        known = dict(zip(distinct.labels.tolist(), distinct.values, strict=True))
+    else:
+        known = {label: SimpleNamespace(__name__=label) for label in labels}
+    return Axis(name, tuple(known[label] for label in labels))
+
+
+def axis_of(name: str, values: Any) -> Axis:
+    """Parses and checks the values that were given for an axis."""
+    if name in _RESERVED:
+        raise ValueError(
+            f"axis {name!r} has the name of a result or of a dimension of the "
+            f"dataset: rename it ({', '.join(_RESERVED)} are reserved)."
+        )
+    given = values.values if isinstance(values, Static) else _values(name, values)
+    axis = Axis(name, given)
+    if len(axis.values) == 0:
+        raise ValueError(f"axis {name!r} is empty: give it at least one value.")
+    if axis.is_static:
+        _check_labels(axis)
+    if name == "seed":
+        _check_seeds(axis)
+    return axis
+
+
+def check_distinct(axis: Axis) -> None:
+    """Raises where a value would be trained twice."""
+    if axis.name == "seed" and len(np.unique(axis.labels)) < len(axis.labels):
+        raise ValueError("axis 'seed' holds a seed twice: it would count twice.")
+    if axis.is_static and len(set(axis.codes)) < len(axis.values):
+        twice = axis.labels[np.argmax(np.bincount(axis.codes) > 1)]
+        raise ValueError(f"axis {axis.name!r} holds {str(twice)!r} twice.")
+
+
+def _values(name: str, values: Any) -> _Array | tuple[Any, ...]:
+    if _array(values):
+        return _array_values(name, values)
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TypeError(
+            f"axis {name!r} must be a list, a tuple, a range or an array of values, "
+            f"got {values!r}: write {name}=[{values!r}] for one value."
+        )
+    items = [v.item() if _array(v) and np.ndim(v) == 0 else v for v in values]
+    if any(_array(v) or isinstance(v, (list, tuple, range)) for v in items):
+        raise ValueError(
+            f"axis {name!r} must be one-dimensional, got a sequence of sequences: "
+            f"put it in static(...) if each is one value."
+        )
+    if all(map(_number, items)):
+        return _numbers(name, np.asarray(items))
+    if all(isinstance(v, (str, bool)) or v is None or callable(v) for v in items):
+        return tuple(items)
+    kinds = sorted({type(v).__name__ for v in items})
+    raise TypeError(
+        f"axis {name!r} must hold only numbers, or only strings, booleans, None and "
+        f"callables, got {', '.join(kinds)}: put it in static(...) to pass each value "
+        f"as it is (inf switches a threshold off and is a number)."
+    )
+
+
+def _array_values(name: str, values: Any) -> _Array | tuple[Any, ...]:
+    if np.ndim(values) != 1:
+        raise ValueError(
+            f"axis {name!r} must be one-dimensional, got an array of shape "
+            f"{np.shape(values)}."
+        )
+    if jnp.issubdtype(values.dtype, jnp.bfloat16):
+        values = values.astype(np.float32)
+    array = np.asarray(values)
+    if array.dtype.kind in "iuf":
+        return _numbers(name, array)
+    return _values(name, array.tolist())
+
+
+def _numbers(name: str, values: _Array) -> _Array:
+    if values.dtype == object:
+        raise ValueError(f"axis {name!r} holds an integer beyond 64 bits.")
+    if np.isnan(values).any():
+        raise ValueError(f"axis {name!r} holds NaN, which is no value to train with.")
+    return _frozen(values.copy())
+
+
+def _frozen(values: _Array) -> _Array:
+    values.flags.writeable = False
+    return values
+
+
+def _check_labels(axis: Axis) -> None:
+    """Raises where two values differ and their labels do not."""
+    for value, label, code in zip(axis.values, axis.labels, axis.codes, strict=True):
+        first = axis.values[code]
+        if (type(value), repr(value)) != (type(first), repr(first)):
+            raise ValueError(
+                f"axis {axis.name!r} has two values labelled {str(label)!r}: no label "
+                f"could tell them apart (name a function with def instead of lambda)."
+            )
+
+
+def _check_seeds(axis: Axis) -> None:
+    seeds = np.asarray(axis.values)
+    whole = seeds.dtype.kind in "iu" and not axis.is_static
+    if not whole or seeds.min() < 0 or seeds.max() > _LARGEST_SEED:
+        raise ValueError(
+            f"axis 'seed' must hold integers from 0 to 2**31 - 1, such as range(8), "
+            f"got {list(axis.labels[:5])}."
+        )
+
+
+def _label(value: Any) -> str:
+    named: Callable[..., Any] | Any = getattr(value, "func", value)
+    return str(getattr(named, "__name__", value))
+
+
+def _array(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, np.generic, jax.Array)) or (
+        hasattr(value, "__array__") and hasattr(value, "dtype")
+    )
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,56 @@
+"""Points drawn in the unit cube, and the values of an axis that they stand for."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from stabjax._sweep.axes import Axis, axis_of
+
+POINTS = ("random", "sobol", "halton")
+_MARGIN = 2.0**-32  # from 0 and 1, where a distribution may have its infinities
+
+_Array = np.ndarray[Any, Any]
+
+
+def unit_points(n: Any, dimensions: int, seed: Any, points: str) -> _Array:
+    """Points in the open unit cube: one row for each dimension."""
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise ValueError(f"sample needs a positive number of trials, got {n!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(
+            f"sample needs a seed after the number of trials, a non-negative integer "
+            f"such as in sample({n}, 0, ...), got {seed!r}."
+        )
+    if points not in POINTS:
+        raise ValueError(f"points must be one of {', '.join(POINTS)}, got {points!r}.")
+    cube = _cube(int(n), dimensions, int(seed), points)
+    return np.clip(cube, _MARGIN, 1 - _MARGIN).T
+
+
+def drawn_axis(name: str, values: Any, unit: _Array) -> Axis:
+    """The axis of a distribution, or of choices, at points of the unit interval."""
+    if not hasattr(values, "ppf"):
+        choices = axis_of(name, values)
+        return choices.take((unit * len(choices.values)).astype(np.int64))
+    from scipy import stats
+
+    drawn = values.ppf(unit)
+    whole = (
+        isinstance(getattr(values, "dist", values), stats.rv_discrete)
+        and np.isfinite(drawn).all()
+    )
+    return axis_of(name, drawn.astype(np.int64) if whole else drawn)
+
+
+def _cube(n: int, dimensions: int, seed: int, points: str) -> _Array:
+    generator = np.random.default_rng(seed)
+    if points == "random":
+        return generator.random((n, dimensions))
+    from scipy.stats import qmc
+
+    make = {"sobol": qmc.Sobol, "halton": qmc.Halton}[points]
+    with warnings.catch_warnings():  # that some n fill the cube less evenly
+        warnings.simplefilter("ignore", UserWarning)
+        found: _Array = make(dimensions, seed=generator).random(n)
+    return found

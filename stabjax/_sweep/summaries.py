@@ -1,0 +1,109 @@
+"""What is said of all losses of a training, found while it runs, in a few scalars."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+SUMMARIES = ("mean_loss", "convergence_score")
+_CAP = 1e6  # of a loss in units of the first one, for the convergence score
+_TAIL = 20  # steps at the end whose mean decides whether it converged
+
+
+class Summary(NamedTuple):
+    """A reduction over the losses of all steps, one after the other."""
+
+    start: Callable[[Any], Any]  # dtype of the loss -> what is carried
+    update: Callable[[Any, jax.Array, jax.Array], Any]  # carried, loss, step
+    result: Callable[[Any, jax.Array], jax.Array]  # carried, final loss
+    is_loss: bool  # then it is +inf for what diverged
+
+
+def summaries_of(
+    names: Collection[str], target_loss: Any, steps: int
+) -> dict[str, Summary]:
+    """The summaries that were asked for, by their names in the dataset."""
+    known = dict(zip(SUMMARIES, (_mean_loss, _convergence_score), strict=True))
+    found = {name: known[name](steps) for name in SUMMARIES if name in names}
+    if target_loss is not None:
+        found["target_at"] = _target_at(target_loss, steps)
+    return found
+
+
+def updated(
+    summaries: Mapping[str, Summary],
+    carried: Mapping[str, Any],
+    loss: jax.Array,
+    step: jax.Array,
+) -> dict[str, Any]:
+    """What all of them carry after one more step."""
+    return {
+        name: summary.update(carried[name], loss, step)
+        for name, summary in summaries.items()
+    }
+
+
+def _mean_loss(steps: int) -> Summary:
+    """The area under the curve, divided by the steps; as a running mean."""
+    del steps
+    return Summary(
+        start=lambda dtype: jnp.zeros((), dtype),
+        update=lambda mean, loss, t: mean + (loss - mean) / (t + 1).astype(mean.dtype),
+        result=lambda mean, final: mean,
+        is_loss=True,
+    )
+
+
+def _target_at(target: Any, steps: int) -> Summary:
+    """The number of updates after which a loss first was at the target or below."""
+
+    def earlier(first: jax.Array, loss: jax.Array, step: Any) -> jax.Array:
+        at = jnp.asarray(step, first.dtype)
+        reached = loss <= jnp.asarray(target, loss.dtype)
+        return jnp.minimum(first, jnp.where(reached, at, jnp.inf))
+
+    return Summary(
+        start=lambda dtype: jnp.full((), jnp.inf, jnp.float32),
+        update=earlier,
+        result=lambda first, final: earlier(first, final, steps),
+        is_loss=True,
+    )
+
+
+class _Score(NamedTuple):
+    first: jax.Array  # loss
+    losses: jax.Array  # sum, in units of the first, which are capped
+    inverses: jax.Array  # sum of 1 / the same
+    tail: jax.Array  # sum over the last steps
+
+
+def _convergence_score(steps: int) -> Summary:
+    """Minus the sum of the losses where it converged, else the sum of their inverses.
+
+    Losses are in units of the first one, and at most 1e6; converged means that the
+    last 20 are below 1 on average. (Sohl-Dickstein, 2024.)
+    """
+    tail = min(_TAIL, steps)
+
+    def update(score: _Score, loss: jax.Array, step: jax.Array) -> _Score:
+        # A derivative by 1 / loss would be NaN at a loss of zero, wanted or not.
+        loss = jax.lax.stop_gradient(loss)
+        finite = jnp.where(jnp.isfinite(loss), loss, jnp.asarray(_CAP, loss.dtype))
+        first = jnp.where(step == 0, finite, score.first)
+        loss = jnp.minimum(finite / first, jnp.asarray(_CAP, loss.dtype))
+        return _Score(
+            first,
+            score.losses + loss,
+            score.inverses + 1 / loss,
+            score.tail + jnp.where(step >= steps - tail, loss, jnp.zeros_like(loss)),
+        )
+
+    return Summary(
+        start=lambda dtype: _Score(*(jnp.zeros((), dtype) for _ in _Score._fields)),
+        update=update,
+        result=lambda score, final: jnp.where(
+            score.tail < tail, -score.losses, score.inverses
+        ),
+        is_loss=False,
+    )

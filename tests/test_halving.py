@@ -1,0 +1,127 @@
+"""Successive halving: who survives, what it costs, what is told of the dropped."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import stabjax
+
+
+def make_optimizer(rate, kind="sgd"):
+    return optax.sgd(rate, momentum=0.5 if kind == "heavy" else None)
+
+
+def evaluate(w, key):
+    del key
+    return {"size": jnp.sum(jnp.abs(w))}
+
+
+PROBLEM = stabjax.problems.Problem(
+    lambda key: jnp.array([3.0, -4.0]) * jax.random.uniform(key, (2,), minval=0.5),
+    lambda w, key: jnp.sum((w - 0.01 * jax.random.normal(key, (2,))) ** 2),
+    evaluate,
+)
+RATES = np.logspace(-3, 1, 18)
+SPACE = stabjax.grid(rate=RATES, kind=["sgd", "heavy"], seed=range(3))
+
+
+@pytest.fixture(scope="module")
+def both():
+    with jax.numpy_dtype_promotion("strict"):
+        full = stabjax.sweep(PROBLEM, make_optimizer, SPACE, steps=36)
+        halved = stabjax.successive_halving(
+            PROBLEM, make_optimizer, SPACE, steps=36, rungs=3, eta=3
+        )
+    return full, halved
+
+
+def test_rungs_and_budget(both):
+    _, halved = both
+    assert halved.rung.values.tolist() == [4, 12, 36]
+    assert halved.trained_steps.dims == ("rate", "kind", "seed")
+    steps, counts = np.unique(halved.trained_steps.isel(seed=0), return_counts=True)
+    assert steps.tolist() == [4, 12, 36]
+    assert counts.tolist() == [24, 8, 4]  # of 36 points 12 go on, and 4 of them
+    expected = (24 * 4 + 8 * 12 + 4 * 36) / (36 * 36)
+    np.testing.assert_allclose(halved.attrs["share_of_steps"], expected, atol=1e-4)
+    # All seeds of a point go together.
+    assert (halved.trained_steps == halved.trained_steps.isel(seed=0)).all()
+
+
+def test_survivors_are_the_trainings_of_the_sweep(both):
+    full, halved = both
+    kept = halved.trained_steps == 36
+    for name in ("final_loss", "best_loss", "status", "diverged_at", "size"):
+        expected, found = full[name].values[kept], halved[name].values[kept]
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert stabjax.best(halved) == stabjax.best(full.where(kept))
+
+
+def test_each_rung_keeps_the_best_means(both):
+    _, halved = both
+    losses = halved.rung_loss.mean("seed", skipna=False).stack(point=("rate", "kind"))
+    steps = halved.trained_steps.isel(seed=0).stack(point=("rate", "kind"))
+    for rung in (4, 12):
+        at = losses.sel(rung=rung)
+        kept, dropped = at[steps > rung], at[steps == rung]
+        assert kept.max() <= dropped.min()
+        assert losses.sel(rung=36)[steps < 36].isnull().all()
+
+
+def test_what_is_told_of_the_dropped(both):
+    _, halved = both
+    dropped = halved.trained_steps < 36
+    diverged = halved.status == 1
+    assert diverged.any()
+    assert dropped.where(diverged, True).all()
+    assert (halved.final_loss.where(diverged, np.inf) == np.inf).all()
+    assert halved.final_loss.where(dropped & ~diverged).isnull().all()
+    assert halved.final_loss.where(~dropped, 0).notnull().all()
+    assert halved.best_loss.notnull().all()
+
+
+def test_all_may_diverge():
+    space = stabjax.grid(rate=[30.0, 40.0, 50.0, 60.0])
+    runs = stabjax.successive_halving(PROBLEM, make_optimizer, space, steps=40)
+    assert (runs.status == 1).all()
+    assert (runs.final_loss == np.inf).all()
+    assert (runs.trained_steps == 5).all()  # nobody goes on
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"rungs": 0}, ValueError, "rungs must be a positive integer, got 0"),
+        ({"eta": 1}, ValueError, "eta must be a number above 1, got 1"),
+        ({"steps": 0}, ValueError, "steps must be a positive integer"),
+        ({"space": {"rate": [1]}}, TypeError, "space must be a space"),
+        ({"variable": "nope"}, ValueError, "one of final_loss, size, got 'nope'"),
+        ({"space": stabjax.grid(r=[1])}, ValueError, "'rate' without a default"),
+    ],
+)
+def test_bad_input(arguments, error, message):
+    arguments = {"space": stabjax.grid(rate=[0.1]), "steps": 2, **arguments}
+    with pytest.raises(error, match=message):
+        stabjax.successive_halving(PROBLEM, make_optimizer, **arguments)
+
+
+@pytest.mark.slow
+def test_it_finds_as_good_a_digits_network_at_a_third_of_the_cost():
+    def make(max_norm, peak_value):
+        schedule = stabjax.warmup_cosine_decay_schedule(0.0, peak_value, 5, 200)
+        clip = stabjax.clip_by_global_norm(max_norm)
+        return optax.chain(clip, optax.sgd(schedule, momentum=0.9))
+
+    space = stabjax.grid(
+        max_norm=[0.3, 3.0], peak_value=np.logspace(-3, 1, 12), seed=range(4)
+    )
+    given = stabjax.problems.digits_mlp(), make, space
+    full = stabjax.sweep(*given, steps=200)
+    halved = stabjax.successive_halving(*given, steps=200, variable="test_loss")
+    assert halved.attrs["share_of_steps"] <= 1 / 3
+    chosen = full.test_loss.sel(stabjax.best(halved, "test_loss"))
+    best = full.test_loss.sel(stabjax.best(full, "test_loss"))
+    noise = (chosen - best).std("seed", ddof=1) / 2  # of a mean of four seeds
+    assert (chosen - best).mean() <= 2 * noise
