@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 # Deviations are at least this share of the largest magnitude: what was constant may
@@ -51,7 +52,10 @@ def limits_of(history: History, sigma: ArrayLike, least: ArrayLike) -> jax.Array
         return jnp.sum(jnp.where(held, terms, 0), axis=1, keepdims=True)
 
     largest = jnp.max(jnp.abs(values), axis=1, keepdims=True)
-    relative = values / jnp.where(largest > 0, largest, 1)
+    # 1 / M may be subnormal, which devices flush to zero: to its middle range first.
+    half = 2.0 ** (np.finfo(dtype).maxexp // 2)
+    k = jnp.where(largest > 1, 1 / half, half)
+    relative = (values * k) / (jnp.where(largest > 0, largest, 1) * k)
     mean = total(relative) / jnp.maximum(number, 1)
     squares = total((relative - mean) ** 2) / jnp.maximum(number - 1, 1)
     deviation = jnp.maximum(jnp.sqrt(squares), _LEAST_DEVIATION)
