@@ -94,7 +94,9 @@ def tied_product(
 
     A plateau where :math:`|w| < 1`, a wall where it is above: the gradient
     :math:`D w^{D-1} (w^D - t)` is :math:`10^7` at :math:`w = 2` and 0.02 at 0.5, for
-    :math:`D = 10` and :math:`t = 1`.
+    :math:`D = 10` and :math:`t = 1`. At the optimum the curvature is
+    :math:`D^2 t^{2-2/D}`; with :math:`p` the larger of :math:`t` and the first product,
+    about :math:`D^2 p^{2-2/D}` is the largest on the way there.
 
     Args:
       init_scale: :math:`s > 0`, the first weight; may be traced.
@@ -133,13 +135,14 @@ def tied_product(
     def loss(w: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(w**depth - like(w, target))) / 2
 
-    product = _larger(init_scale**depth, target)
-    sharpness = depth**2 * target ** (2 - 2 / depth)  # at the optimum
-    facts = ranges(2 / sharpness, depth * product**2 / init_scale) | {
+    product = _larger((init_scale * (1 + init_spread)) ** depth, target)
+    stable_rate = 2 / (depth**2 * product ** (2 - 2 / depth))
+    norm = depth * _larger(init_scale**depth, target) ** 2 / init_scale
+    facts = ranges(stable_rate, norm) | {
         "name": "tied_product",
         "optimum": 0.0,
         "minimizer": jnp.full((1,), target ** (1 / depth)),
-        "steps": 200,
+        "steps": 1000,
         "target_loss": 1e-3 * target**2,
     }
     return Problem(init, with_gradient_noise(loss, noise), facts=facts)
