@@ -1,8 +1,8 @@
 """The border between trainings that converge and trainings that diverge: a fractal.
 
 Each pixel is one training of the network of Sohl-Dickstein (2024) by full gradient
-descent, coloured by his convergence score: blue where it converged, the brighter the
-slower, and red where it diverged, the brighter the later. Three pictures:
+descent, coloured by his convergence score: green to blue where it converged, the darker
+the slower, and orange to red where it diverged, the darker the later. Three pictures:
 
   rates      learning rate of the first layer x that of the second, without clipping
   clipped    the same two rates, each step clipped at --max-norm
@@ -41,8 +41,10 @@ NAMES = {
 
 def layers_sgd(input_rate, output_rate):
     """Gradient descent with a rate for each layer."""
-    rates = {"input": optax.sgd(input_rate), "output": optax.sgd(output_rate)}
-    return optax.multi_transform(rates, {name: name for name in rates})
+    return optax.multi_transform(
+        {"input": optax.sgd(input_rate), "output": optax.sgd(output_rate)},
+        lambda params: jax.tree.map_with_path(lambda path, _: path[0].key, params),
+    )
 
 
 def optimizer_of(picture, max_norm):
@@ -82,22 +84,21 @@ def scores(picture, options):
 def dimension(converged):
     """Box-counting dimension of the border, from boxes of one pixel to an eighth.
 
-    A box of s x s pixels holds the border if it holds both kinds; their number grows as
-    s to the power of minus the dimension, here by least squares in the logarithms.
+    The border is where a block of 2 x 2 pixels holds both kinds. The number of boxes of
+    s x s pixels that hold some of it grows as s to the power of minus the dimension,
+    found by least squares in the logarithms.
     """
-    sizes, counts = [], []
-    size = 2
-    while size <= len(converged) // 8:
-        side = len(converged) // size
-        boxes = converged[: side * size, : side * size]
-        boxes = boxes.reshape(side, size, side, size)
-        counts.append(np.sum(boxes.any(axis=(1, 3)) & ~boxes.all(axis=(1, 3))))
-        sizes.append(size)
-        size *= 2
-    found = np.array(counts)
-    if len(found) < 2 or np.any(found == 0):
-        return np.nan  # no border, or too few pixels
-    return -np.polyfit(np.log(sizes), np.log(found), 1)[0]
+    blocks = np.lib.stride_tricks.sliding_window_view(converged, (2, 2))
+    border = blocks.any(axis=(2, 3)) & ~blocks.all(axis=(2, 3))
+    sizes = 2 ** np.arange(max(0, int(np.log2(len(converged))) - 2))
+    counts = []
+    for size in sizes:
+        side = len(border) // size
+        boxes = border[: side * size, : side * size].reshape(side, size, side, size)
+        counts.append(boxes.any(axis=(1, 3)).sum())
+    if len(sizes) < 2 or not all(counts):
+        return np.nan  # too few pixels, or no border
+    return -np.polyfit(np.log(sizes), np.log(counts), 1)[0]
 
 
 def colours(score):

@@ -46,12 +46,6 @@ def descend(problem, rate, steps, *, max_norm=math.inf, decay=False, seed=0):
     return jax.lax.scan(step, problem.init(key), jnp.arange(steps))[1]
 
 
-def compiled(function):
-    """Its result; compiled as one program, and as fast as can be."""
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(function, compiler_options=options)()
-
-
 def is_problem(value):
     return isinstance(value, Problem)
 
@@ -185,7 +179,7 @@ def at_the_minimizers():
         return flat(w.ravel()), jax.grad(flat)(w.ravel()), jax.hessian(flat)(w.ravel())
 
     quiet = {name: make(noise=0.0) for name, make in ANALYTIC.items()}
-    return compiled(lambda: jax.tree.map(of, quiet, is_leaf=is_problem))
+    return jax.jit(lambda: jax.tree.map(of, quiet, is_leaf=is_problem))()
 
 
 @pytest.mark.parametrize("name", ANALYTIC)
@@ -225,7 +219,7 @@ def test_stable_rate_is_two_over_the_largest_curvature():
         loss = jax.hessian(lambda v: problem.loss(v.reshape(w.shape), KEY))
         return loss(w.ravel())
 
-    hessians = compiled(lambda: jax.tree.map(of, STABLE, is_leaf=is_problem))
+    hessians = jax.jit(lambda: jax.tree.map(of, STABLE, is_leaf=is_problem))()
     for name, hessian in hessians.items():
         expected = 2 / np.linalg.eigvalsh(hessian)[-1]
         rate = STABLE[name].facts["stable_rate"]
@@ -273,7 +267,7 @@ def descents():
 
         return jax.vmap(run)(jnp.arange(8))
 
-    return compiled(lambda: {name: of(name) for name in FRACTIONS})
+    return jax.jit(lambda: {name: of(name) for name in FRACTIONS})()
 
 
 @pytest.mark.parametrize("name", FRACTIONS)
@@ -293,7 +287,7 @@ def first_norms():
         return jax.vmap(norm)(jax.random.split(KEY, 16))
 
     made = {name: make() for name, make in ANALYTIC.items()}
-    return compiled(lambda: jax.tree.map(of, made, is_leaf=is_problem))
+    return jax.jit(lambda: jax.tree.map(of, made, is_leaf=is_problem))()
 
 
 @pytest.mark.parametrize("name", ANALYTIC)

@@ -182,7 +182,7 @@ class _CNN(nnx.Module):
 
 
 def _neighbourhoods(x: jax.Array) -> jax.Array:
-    """The 3 x 3 pixels around each, side by side in the last axis; 0 beyond the edge."""
+    """The 3 x 3 pixels around each, along the last axis; 0 beyond the edge."""
     _, height, width, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return jnp.concatenate(

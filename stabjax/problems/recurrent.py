@@ -154,7 +154,7 @@ def adding(
         "name": "adding",
         "baseline": 1 / 6,
         "steps": 1000,
-        "target_loss": 0.15,
+        "target_loss": 0.16,
         "optimizer": optax.sgd,
         "peak_value": (0.001, 10.0),
         "max_norm": (0.01, 100.0),
@@ -167,7 +167,7 @@ def adding(
 def temporal_order(
     recurrent_scale: ArrayLike = 1.0,
     *,
-    length: int = 50,
+    length: int = 20,
     hidden: int = 50,
     batch_size: int = 32,
 ) -> Problem:
