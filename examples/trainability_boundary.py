@@ -27,9 +27,9 @@ import stabjax
 
 # log10 of the corners of each picture.
 WINDOWS = {
-    "rates": ((-1.0, 3.0), (-1.0, 3.0)),
-    "clipped": ((-1.0, 3.0), (-1.0, 3.0)),
-    "threshold": ((-4.0, 1.0), (-1.0, 3.0)),
+    "rates": ((1.0, 5.0), (0.5, 3.5)),
+    "clipped": ((1.0, 5.0), (0.5, 3.5)),
+    "threshold": ((-4.0, 0.5), (0.5, 5.0)),
 }
 NAMES = {
     "input_rate": "learning rate of the first layer",
@@ -93,8 +93,9 @@ def dimension(converged):
     sizes = 2 ** np.arange(max(0, int(np.log2(len(converged))) - 2))
     counts = []
     for size in sizes:
-        side = len(border) // size
-        boxes = border[: side * size, : side * size].reshape(side, size, side, size)
+        padded = np.pad(border, (0, -len(border) % size))
+        side = len(padded) // size
+        boxes = padded.reshape(side, size, side, size)
         counts.append(boxes.any(axis=(1, 3)).sum())
     if len(sizes) < 2 or not all(counts):
         return np.nan  # too few pixels, or no border

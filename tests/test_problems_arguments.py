@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 from stabjax import problems
 
 KEY = jax.random.key(0)
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
 # Every number of every problem, each with two values.
 NUMBERS = {
     "quadratic": {
@@ -168,3 +170,15 @@ def test_traced_arguments_out_of_range_become_nan():
     np.testing.assert_array_equal(losses, [np.nan, np.nan, 2.0])
     spreads = jax.vmap(lambda r: problems.rosenbrock(init_spread=r).init(KEY))(values)
     np.testing.assert_array_equal(np.isnan(spreads[:, 0]), [True, False, False])
+
+
+def test_every_problem_is_in_the_catalogue_with_a_picture():
+    page = (DOCS / "problems.md").read_text()
+    texts = {"bracket_text", "copy_text", "markov_text"}
+    for name in set(problems.__all__) - {"Problem"}:
+        assert f"`{name}`" in page or f"stabjax.problems.{name}`" in page
+        if name not in texts | {"supervised"}:
+            assert f"(problems/{name}.png)" in page
+            assert (DOCS / "problems" / f"{name}.png").exists()
+    pictures = [path.stat().st_size for path in DOCS.rglob("*.png")]
+    assert sum(pictures) < 2**20

@@ -41,14 +41,15 @@ def test_single_unit_is_the_recursion_and_has_a_wall():
     )
 
     grid = jnp.stack(
-        jnp.meshgrid(jnp.linspace(0, 10, 201), jnp.linspace(-6, 2, 201)), -1
+        jnp.meshgrid(jnp.linspace(0, 10, 401), jnp.linspace(-6, 2, 401)), -1
     )
     slopes = jax.jit(jax.vmap(jax.grad(problem.loss), (0, None)))(
         grid.reshape(-1, 2), KEY
     )
     norms = np.linalg.norm(slopes, axis=1)
     assert np.median(norms) < 0.02
-    assert norms.max() > 100
+    assert norms.max() == pytest.approx(229, rel=0.01)
+    assert grid.reshape(-1, 2)[norms.argmax()] == pytest.approx([4.625, -2.38])
 
 
 def test_recurrent_scale_is_that_of_the_recurrent_matrix_alone():
@@ -112,13 +113,14 @@ def test_temporal_order_is_answered_by_a_network_that_guesses_and_can_be_learnt(
 
 
 def test_markov_text_depends_on_two_letters_and_not_on_more():
-    text = problems.markov_text(100_000, letters=4)
-    assert set(text) == set("abcd")
+    text = problems.markov_text(100_000)
+    assert set(text) == set("abcdefgh")
     alone, last, two, three = (entropy(text, given=k) for k in range(4))
-    assert alone > last + 0.1 > two + 0.2
+    assert alone > last + 0.3
+    assert last > two + 0.5
     assert two - three < 0.01
-    assert text[:1000] == problems.markov_text(1000, letters=4)
-    assert text[:1000] != problems.markov_text(1000, letters=4, seed=1)
+    assert text[:1000] == problems.markov_text(1000)
+    assert text[:1000] != problems.markov_text(1000, seed=1)
 
 
 def test_brackets_are_closed_in_order_and_no_deeper_than_told():
@@ -231,7 +233,10 @@ def test_cnn_is_a_convolution_of_three_by_three():
         x = jax.lax.conv_general_dilated(
             jnp.asarray(x), kernel, (1, 1), "SAME", dimension_numbers=dimensions
         )
-        x = nnx.avg_pool(jnp.maximum(x, 0), (2, 2), (2, 2))
+        pairs = np.maximum(x, 0).reshape(
+            len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1
+        )
+        x = pairs.mean((2, 4))
     logits = np.asarray(x).reshape(len(x), -1) @ w["output"]["kernel"]
     expected = softmax_cross_entropy(logits, labels).mean()
     np.testing.assert_allclose(problem.loss(params, KEY), expected, rtol=1e-5)

@@ -79,7 +79,7 @@ def bracket_text(length: int = 20_000, *, depth: int = 6, seed: int = 0) -> str:
     Example:
       >>> import stabjax
       >>> stabjax.problems.bracket_text(24)
-      ''
+      '([[()]])()[[][]()][[[[]]'
 
     Source: the Dyck language of two kinds, of bounded depth, as in Hewitt et al., RNNs
     can generate bounded hierarchical languages with optimal memory, 2020.

@@ -69,7 +69,7 @@ def char_transformer(
       >>> problem = stabjax.problems.char_transformer()
       >>> facts = problem.facts
       >>> [round(facts[name], 2) for name in ("baseline", "target_loss")]
-      []
+      [1.97, 1.58]
 
     Source: Vaswani et al., Attention is all you need, 2017, with the norm before each
     part as in Xiong et al., On layer normalization in the transformer architecture,

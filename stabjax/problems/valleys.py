@@ -92,7 +92,7 @@ def beale(noise: ArrayLike = 0.0, init_spread: ArrayLike = 0.1) -> Problem:
       >>> import stabjax
       >>> problem = stabjax.problems.beale()
       >>> round(float(problem.loss(jnp.array([1.0, 1.5]), jax.random.key(0))), 2)
-      41.37
+      41.25
 
     Source: Beale, On an iterative method for finding a local minimum of a function of
     more than one variable, 1958.
