@@ -67,7 +67,7 @@ PICTURES = {
     "digits_mlp": Curves(0.1, 3.0, 0.3, 4),
     "digits_cnn": Curves(0.1, 2.5, 0.2, 4),
     "char_transformer": Curves(0.001, 0.03, 0.1, 4),
-    "boundary_mlp": Curves(1.0, 100.0, 0.03, 4),
+    "boundary_mlp": Curves(1.0, 300.0, 0.01, 4),
 }
 
 
@@ -149,7 +149,8 @@ def draw_curves(ax, name, picture):
             ax.axhline(facts[fact], color="black", linewidth=0.7, linestyle=style)
     start = float(runs.loss.isel(step=0).median())
     low = min(float(finite.min()), facts["target_loss"])
-    ax.set_ylim(max(low, 1e-6 * start) / 2, 20 * start)
+    high = min(1.5 * float(finite.max()), 20 * start)
+    ax.set_ylim(max(low, 1e-6 * start) / 2, high)
     ax.set(xlabel="step", ylabel="loss")
 
 

@@ -67,10 +67,12 @@ def test_hypergradient_learns_both_numbers(tmp_path, standard_promotion):
 def test_float16_transformer_trains_where_optax_stands_still_and_resumes(
     tmp_path, standard_promotion
 ):
-    pytest.importorskip("orbax.checkpoint")
+    for needed in ("orbax.checkpoint", "tensorboardX"):
+        pytest.importorskip(needed)
     main = main_of("flax_nnx_transformer_float16")
     options = ["--steps", "60", "--checkpoint", str(tmp_path / "half-way")]
-    found = main(options)
+    found = main([*options, "--logdir", str(tmp_path / "log")])
+    assert any((tmp_path / "log").iterdir())
     optax_losses, losses = found["optax"], found["stabjax"]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
     assert abs(np.mean(optax_losses[-10:]) - np.mean(optax_losses[:10])) < 0.1

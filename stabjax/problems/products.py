@@ -1,6 +1,7 @@
 """Products of weights: plateaus, cliffs and saddles."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -196,10 +197,11 @@ def deep_linear(
     modes = np.arange(dim, 0, -1, dtype=np.float32)
 
     def init(key: jax.Array) -> jax.Array:
-        return init_scale / dim**0.5 * jax.random.normal(key, (depth, dim, dim))
+        normal = jax.random.normal(key, (depth, dim, dim))
+        return init_scale * normal / math.sqrt(dim)
 
     def loss(w: jax.Array) -> jax.Array:
-        product = functools.reduce(lambda below, layer: layer @ below, w)
+        product: Any = functools.reduce(lambda below, layer: layer @ below, w)
         return jnp.sum(jnp.square(product - like(w, np.diag(modes)))) / 2
 
     layer = np.diag(modes ** (1 / depth))
@@ -216,4 +218,5 @@ def deep_linear(
 def _larger(a: Number, b: Number) -> Number:
     """The larger of two numbers, either of which may be traced."""
     gap: Any = abs(a - b)
-    return (a + b + gap) / 2
+    larger: Number = (a + b + gap) / 2
+    return larger

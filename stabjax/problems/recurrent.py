@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -240,7 +240,7 @@ def _sequences(
     module: Callable[[nnx.Rngs], nnx.Module],
     recurrent_scale: ArrayLike,
     draw: Callable[[jax.Array, int], tuple[jax.Array, jax.Array]],
-    metrics: dict[str, Measure],
+    metrics: Mapping[str, Measure],
     batch_size: int,
     facts: dict[str, Any],
 ) -> Problem:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,7 @@ def boundary_mlp(
 
     problem = supervised(module, inputs, targets, optax.squared_error)
 
-    def init(key: jax.Array) -> nnx.State:
+    def init(key: jax.Array) -> Any:
         params = problem.init(key)
         first = params["input"]["kernel"]
         first[...] = first[...] + offset
