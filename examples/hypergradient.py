@@ -112,7 +112,7 @@ def draw(known, paths, values, path):
     right.set(
         xlabel="mean of log10(final loss)",
         ylabel="share of the starts at or below",
-        title=f"{len(values):,} starts in one program; the rest diverges",
+        title=f"{len(values):,} starts at once; the others diverge",
     )
     right.legend()
     fig.savefig(path, dpi=140)

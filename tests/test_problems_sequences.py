@@ -268,3 +268,11 @@ def test_network_of_the_boundary_equals_its_formula(activation):
 def test_unknown_activations_are_named():
     with pytest.raises(ValueError, match="one of tanh, relu, identity, got 'gelu'"):
         problems.boundary_mlp(activation="gelu")
+
+
+def test_network_of_the_boundary_follows_x64():
+    with jax.enable_x64(True):
+        problem = problems.boundary_mlp(0.5, width=2)
+        shapes = jax.eval_shape(problem.init, KEY)
+        assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.float64}
+        assert jax.eval_shape(problem.loss, shapes, KEY).dtype == jnp.float64

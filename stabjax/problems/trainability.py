@@ -1,5 +1,6 @@
 """The network whose border between trainings that hold and diverge is a fractal."""
 
+import functools
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
@@ -37,7 +38,8 @@ def boundary_mlp(
     :math:`m = n (n + 1)`, of :math:`n` inputs each; inputs, targets and the weights of
     the start are all :math:`N(0, 1)`. Data are the same in every call. With a learning
     rate for each of the two layers, ``params["input"]`` and ``params["output"]``, the
-    border between the trainings that converge and those that diverge is a fractal.
+    border between the trainings that converge and those that diverge is a fractal. All
+    is float32, or float64 if ``jax_enable_x64`` is on, which deep zooms need.
 
     Args:
       weight_offset: added to the weights of the first layer at the start; may be
@@ -70,13 +72,14 @@ def boundary_mlp(
             f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}"
         )
     rng = np.random.default_rng(0)
+    dtype = jnp.result_type(float)
     inputs, targets = (
-        rng.normal(size=(width * (width + 1), columns)).astype(np.float32)
+        rng.normal(size=(width * (width + 1), columns)).astype(dtype)
         for columns in (width, 1)
     )
 
     def module(rngs: nnx.Rngs) -> nnx.Module:
-        return _BoundaryMLP(width, _ACTIVATIONS[activation], rngs)
+        return _BoundaryMLP(width, dtype, _ACTIVATIONS[activation], rngs)
 
     problem = supervised(module, inputs, targets, optax.squared_error)
 
@@ -102,16 +105,21 @@ class _BoundaryMLP(nnx.Module):
     """Two matrices, whose products are divided by powers of their inputs."""
 
     def __init__(
-        self, width: int, activation: Callable[[jax.Array], jax.Array], rngs: nnx.Rngs
+        self,
+        width: int,
+        dtype: Any,
+        activation: Callable[[jax.Array], jax.Array],
+        rngs: nnx.Rngs,
     ) -> None:
         """Makes the two layers."""
-        normal = nnx.initializers.normal(1.0)
-        self.input = nnx.Linear(
-            width, width, use_bias=False, kernel_init=normal, rngs=rngs
+        linear = functools.partial(
+            nnx.Linear,
+            use_bias=False,
+            kernel_init=nnx.initializers.normal(1.0),
+            param_dtype=dtype,
+            rngs=rngs,
         )
-        self.output = nnx.Linear(
-            width, 1, use_bias=False, kernel_init=normal, rngs=rngs
-        )
+        self.input, self.output = linear(width, width), linear(width, 1)
         self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
