@@ -125,4 +125,8 @@ class _BoundaryMLP(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """From (examples, width) to (examples, 1)."""
         width = x.shape[-1]
-        return self.output(self.activation(self.input(x) / width**0.5)) / width
+        # Examples last: so a batch of trials is one product of matrices with x, three
+        # times as fast on CPU as the layers called one by one.
+        z = jnp.einsum("io,ei->oe", self.input.kernel[...], x)
+        hidden = self.activation(z / width**0.5)
+        return jnp.einsum("ok,oe->ek", self.output.kernel[...], hidden) / width
