@@ -131,7 +131,7 @@ def draw(score, title, path):
     for axis, name in ((ax.xaxis, score.dims[1]), (ax.yaxis, score.dims[0])):
         axis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
         axis.set_label_text(NAMES[name])
-    ax.set_title(title)
+    ax.set_title(title, fontsize=10)
     fig.savefig(path, dpi=140)
     plt.close(fig)
 
@@ -159,9 +159,17 @@ def main(arguments=None):
         score = scores(picture, options)
         converged = (score < 0).to_numpy()
         found[picture] = dimension(converged)
-        title = f"{picture}: border of dimension {found[picture]:.2f}"
-        draw(score, title, options.out / f"trainability_{picture}.png")
-        print(f"{title}, {converged.mean():.0%} of {converged.size:,} converged")
+        title = {
+            "rates": "Without clipping",
+            "clipped": f"Gradients clipped at {options.max_norm:g}",
+            "threshold": "Clipping threshold and learning rate",
+        }[picture]
+        about = (
+            f"{converged.mean():.0%} of {converged.size:,} trainings converge (green to"
+            f" blue), border of dimension {found[picture]:.2f}"
+        )
+        draw(score, f"{title}\n{about}", options.out / f"trainability_{picture}.png")
+        print(f"{title}: {about}")
     return found
 
 
