@@ -92,7 +92,7 @@ def cosh(
     :math:`2 w_0 L_1 / (L_0 \sinh(L_1 w_0))` to make progress, whereas :math:`2 / L_0`
     is the limit at the minimum: the number of steps that a constant rate costs above a
     clipped one grows exponentially with :math:`L_1 w_0`. It depends on the start; given
-    the steps, a small constant rate arrives too. Where :math:`L_1 |w|` is above 89,
+    the steps, a small constant rate arrives too. Where :math:`L_1 |w|` is above 89.4,
     float32 overflows: the loss is infinite and so is the gradient.
 
     Args:
