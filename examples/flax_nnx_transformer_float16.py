@@ -77,11 +77,14 @@ def make_optimizer(clip, steps):
     schedule = stabjax.warmup_cosine_decay_schedule(
         0.0, 3e-3, warmup_steps=steps // 10, decay_steps=steps
     )
-    # The threshold is in the units of the scaled gradients.
-    return optax.chain(
-        stabjax.with_metrics(clip(1.0 * LOSS_SCALE), name="clip"),
-        unscaled(LOSS_SCALE),
-        optax.adamw(schedule, weight_decay=0.0),
+    # The threshold is in the units of the scaled gradients. Should one of them overflow
+    # by itself, the whole step is skipped: neither weights nor moments change.
+    return stabjax.skip_if_nonfinite(
+        optax.chain(
+            stabjax.with_metrics(clip(1.0 * LOSS_SCALE), name="clip"),
+            unscaled(LOSS_SCALE),
+            optax.adamw(schedule, weight_decay=0.0),
+        )
     )
 
 
