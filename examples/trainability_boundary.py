@@ -16,6 +16,7 @@ What is done stays in --store, so that a run that was stopped goes on where it w
 """
 
 import argparse
+import os
 import pathlib
 
 import jax
@@ -174,4 +175,5 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())  # one for each core
     main()
