@@ -27,7 +27,7 @@ class Surface(NamedTuple):
     rate: float
     max_norm: float
     steps: int = 200
-    arguments: dict = {}  # noqa: RUF012
+    arguments: dict = {}
 
 
 class Slope(NamedTuple):
@@ -43,7 +43,7 @@ class Curves(NamedTuple):
     large: float
     max_norm: float
     seeds: int = 8
-    arguments: dict = {}  # noqa: RUF012
+    arguments: dict = {}
 
 
 PICTURES = {

@@ -78,7 +78,7 @@ def scores(picture, options):
         summaries=["convergence_score"],
         store=options.store and options.store / picture,
     )
-    print(f"{picture}: {runs.trainings_per_second:,.0f} trainings a second")
+    print(f"{picture}: {runs.trials:,} trainings, {runs.seconds:.0f} s")
     return runs.convergence_score
 
 
