@@ -9,10 +9,11 @@ the slower, and orange to red where it diverged, the darker the later. Three pic
   threshold  clipping threshold x one learning rate for both layers
 
     python examples/trainability_boundary.py                      # all three
-    python examples/trainability_boundary.py --picture rates --x -0.5 0.5 --y 1 2
+    python examples/trainability_boundary.py --picture rates --x 3 4 --y 1 1.6
     python examples/trainability_boundary.py --width 16 --steps 1000   # as in the paper
 
-What is done stays in --store, so that a run that was stopped goes on where it was.
+What is done stays in --store, so that the same call goes on where it was stopped; other
+options need another folder.
 """
 
 import argparse
