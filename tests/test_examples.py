@@ -3,6 +3,7 @@
 import pathlib
 import runpy
 
+import numpy as np
 import pytest
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
@@ -20,3 +21,59 @@ def test_digits_examples_reach_95_percent_and_log_metrics(
     assert accuracy > 0.95
     assert "test accuracy" in printed
     assert "clip/grad_norm" in printed
+
+
+def main_of(name):
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_trainability_boundary_draws_its_pictures_and_resumes(
+    tmp_path, standard_promotion, capsys
+):
+    main = main_of("trainability_boundary")
+    options = "--resolution 24 --steps 40 --width 4 --picture threshold"
+    folders = ["--out", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
+    found = main([*options.split(), *folders])
+    assert 0.5 < found["threshold"] < 2
+    assert (tmp_path / "out" / "trainability_threshold.png").stat().st_size > 5000
+    assert "of 576 trainings converge" in capsys.readouterr().out
+    assert main([*options.split(), *folders]) == found
+
+
+def test_box_counting_knows_lines_and_areas():
+    module = runpy.run_path(str(EXAMPLES / "trainability_boundary.py"))
+    above = np.tri(128, dtype=bool)
+    assert module["dimension"](above) == pytest.approx(1, abs=0.1)
+    noise = np.random.default_rng(0).uniform(size=(128, 128)) < 0.5
+    assert module["dimension"](noise) == pytest.approx(2, abs=0.1)
+    assert np.isnan(module["dimension"](np.ones((128, 128), bool)))
+    shades = module["colours"](np.array([-3.0, -2.0, -1.0, 1.0, 2.0, 3.0]))
+    np.testing.assert_allclose(shades, [1, 0.625, 0.25, -0.25, -0.625, -1])
+
+
+@pytest.mark.slow
+def test_hypergradient_learns_both_numbers(tmp_path, standard_promotion):
+    main = main_of("hypergradient")
+    options = "--starts 16 --rounds 30 --resolution 8"
+    found = main([*options.split(), "--out", str(tmp_path)])
+    assert found["learnt"]["median"] < found["at the start"]["median"] - 0.5
+    assert (tmp_path / "hypergradient.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Orbax's own
+def test_float16_transformer_trains_where_optax_stands_still_and_resumes(
+    tmp_path, standard_promotion
+):
+    for needed in ("orbax.checkpoint", "tensorboardX"):
+        pytest.importorskip(needed)
+    main = main_of("flax_nnx_transformer_float16")
+    options = ["--steps", "60", "--checkpoint", str(tmp_path / "half-way")]
+    found = main([*options, "--logdir", str(tmp_path / "log")])
+    assert any((tmp_path / "log").iterdir())
+    optax_losses, losses = found["optax"], found["stabjax"]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
+    assert abs(np.mean(optax_losses[-10:]) - np.mean(optax_losses[:10])) < 0.1
+    assert main(options)["stabjax"] == losses[30:]  # the same bits

@@ -39,14 +39,16 @@ def number(
     return known
 
 
-def size(name: str, value: int, *, largest: int | None = None) -> int:
-    """The value as an int that is at least 1: it fixes a shape, so it is static."""
+def size(name: str, value: int, *, least: int = 1, largest: int | None = None) -> int:
+    """The value as an int, checked: it fixes a shape, so it is static."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(
             f"{name} fixes the shape of an array and must be a Python int"
             f" (stabjax.static(...) in a sweep), got {value!r}"
         )
-    if value < 1 or (largest is not None and value > largest):
-        allowed = "at least 1" if largest is None else f"from 1 to {largest}"
+    if value < least or (largest is not None and value > largest):
+        allowed = (
+            f"at least {least}" if largest is None else f"from {least} to {largest}"
+        )
         raise ValueError(f"{name} must be {allowed}, got {value}")
     return int(value)

@@ -1,18 +1,16 @@
-"""Problems made of a Flax module and data."""
+"""Problems made of a Flax module and data, and what makes such problems."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen, nnx
 from flax.errors import InvalidRngError
 from jax.typing import ArrayLike
 
-from stabjax.problems.arguments import number, size
+from stabjax.problems.arguments import size
 from stabjax.problems.problem import Init, Problem
 
 Apply = Callable[[Any, jax.Array], Any]
@@ -88,7 +86,7 @@ def supervised(
         if not callable(measure):
             raise TypeError(f"{name} must be a function, got {measure!r}")
     x, y = sets["train"]
-    init, apply = _init_and_apply(module, x)
+    init, apply = init_and_apply(module, x)
     if batch_size is not None:
         batch_size = size("batch_size", batch_size, largest=len(x))
 
@@ -113,119 +111,31 @@ def supervised(
     return Problem(init, batch_loss, evaluate)
 
 
-def digits_mlp(
-    init_scale: ArrayLike = 1.0,
-    *,
-    hidden: int = 32,
-    batch_size: int | None = 64,
-) -> Problem:
-    r"""Handwritten digits, 8 x 8 pixels, read by a network with one hidden layer.
-
-    .. math:: f(x) = W_2 \tanh(W_1 x + b_1) + b_2
-
-    with the cross-entropy of its softmax as the loss. Biases start at 0, weights as
-    :math:`(W_l)_{ij} \sim s\, N(0, 1/n_l)` with :math:`n_l` inputs of the layer. The
-    1,797 images are those of scikit-learn, pixels divided by 16; every fourth (those
-    whose number leaves the remainder 3) is kept for the test: 1,348 to train on and
-    449 to test.
-
-    Args:
-      init_scale: :math:`s > 0`; may be traced.
-      hidden: number of hidden units; static.
-      batch_size: images in each step, or None for all; static.
-
-    Returns:
-      A :class:`stabjax.problems.Problem` whose ``evaluate`` returns ``train_loss``,
-      ``train_accuracy``, ``test_loss`` and ``test_accuracy`` over all images.
-
-    Raises:
-      TypeError: if an argument is of another type.
-      ValueError: if an argument is outside its range; a traced one becomes NaN.
-
-    Example:
-      >>> import jax
-      >>> import stabjax
-      >>> problem = stabjax.problems.digits_mlp()
-      >>> params = jax.jit(problem.init)(jax.random.key(0))
-      >>> results = jax.jit(problem.evaluate)(params, jax.random.key(1))
-      >>> bool(results["test_accuracy"] < 0.4)  # not trained yet
-      True
-
-    Source: Alpaydin and Kaynak, Optical recognition of handwritten digits, UCI Machine
-    Learning Repository, 1998, as packaged by scikit-learn.
-    """
-    init_scale = number("init_scale", init_scale, above=0)
-    hidden = size("hidden", hidden)
-    images, labels = _digits()
-    kept = np.arange(len(images)) % 4 == 3
-
-    problem = supervised(
-        functools.partial(_MLP, images.shape[1], hidden, 10),
-        images[~kept],
-        labels[~kept],
-        optax.softmax_cross_entropy_with_integer_labels,
-        batch_size=batch_size,
-        test=(images[kept], labels[kept]),
-        metrics={"accuracy": _correct},
-    )
-    # Measured at the defaults with 8 seeds: 300 steps of SGD at 1.4 end with a training
-    # loss near 0.04, at 2 most seeds have gone; the first gradients' norms are near 1.
-    facts = {
-        "name": "digits_mlp",
-        "steps": 300,
-        "target_loss": 0.15,
-        "stable_rate": 1.5,
-        "peak_value": (0.015, 150.0),
-        "max_norm": (0.01, 10.0),
-    }
-    init = _scaled_normal(problem.init, init_scale)
-    return Problem(init, problem.loss, problem.evaluate, facts)
-
-
-class _MLP(nnx.Module):
-    """One hidden layer with tanh."""
-
-    def __init__(self, inputs: int, hidden: int, outputs: int, rngs: nnx.Rngs) -> None:
-        """Makes the two layers."""
-        self.hidden = nnx.Linear(inputs, hidden, rngs=rngs)
-        self.output = nnx.Linear(hidden, outputs, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Logits, of shape (batch, outputs)."""
-        return self.output(jnp.tanh(self.hidden(x)))
-
-
-@functools.cache
-def _digits() -> tuple[Any, Any]:
-    """Images in [0, 1] and their labels; NumPy, as it may be called in a trace."""
-    from sklearn.datasets import load_digits  # takes a second to import
-
-    images, labels = load_digits(return_X_y=True)
-    return (images / 16).astype(np.float32), labels.astype(np.int32)
-
-
-def _correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether the largest logit is that of the label."""
     return jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
 
 
-def _scaled_normal(init: Init, scale: ArrayLike) -> Init:
+def scaled_normal(init: Init, scale_of: Callable[[str], ArrayLike]) -> Init:
     """An init with normal matrices, divided by the root of their inputs, and zeros.
 
-    It draws all matrices at once, because compiling one draw per matrix takes several
+    ``scale_of`` gets the path of a matrix and returns what to multiply it by. All
+    matrices are drawn at once, because compiling one draw per matrix takes several
     times as long as compiling the training.
     """
 
     def scaled_init(key: jax.Array) -> Any:
-        leaves, tree = jax.tree.flatten(jax.eval_shape(init, key))
-        matrices = [leaf for leaf in leaves if leaf.ndim == 2]
+        leaves, tree = jax.tree.flatten_with_path(jax.eval_shape(init, key))
+        matrices = [leaf for _, leaf in leaves if leaf.ndim > 1]
         ends = np.cumsum([matrix.size for matrix in matrices])
-        draw = scale * jax.random.normal(key, (ends[-1],))
-        pieces = iter(jnp.split(draw, ends[:-1]))
+        pieces = iter(jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1]))
         values = [
-            next(pieces).reshape(leaf.shape) / np.sqrt(leaf.shape[0])
-            if leaf.ndim == 2
+            scale_of(jax.tree_util.keystr(path))
+            * next(pieces).reshape(leaf.shape)
+            / np.sqrt(leaf.size / leaf.shape[-1])
+            if leaf.ndim > 1
             else jnp.zeros(leaf.shape)
-            for leaf in leaves
+            for path, leaf in leaves
         ]
         return jax.tree.unflatten(tree, values)
 
@@ -244,7 +154,7 @@ def _examples(which: str, inputs: ArrayLike, targets: ArrayLike) -> tuple[Any, A
     return x, y
 
 
-def _init_and_apply(module: Any, inputs: Any) -> tuple[Init, Apply]:
+def init_and_apply(module: Any, inputs: Any) -> tuple[Init, Apply]:
     """A Flax module as key -> params and (params, inputs) -> outputs."""
     if isinstance(module, linen.Module):
         return _linen(module, inputs)

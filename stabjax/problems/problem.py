@@ -5,6 +5,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import optax
+
+from stabjax.problems.arguments import Number
 
 Init = Callable[[jax.Array], Any]
 Loss = Callable[[Any, jax.Array], jax.Array]
@@ -35,10 +38,13 @@ class Problem(_Fields):
     ``"minimizer"``         parameters at which the loss is ``"optimum"``
     ``"steps"``             a sensible number of steps for one training
     ``"target_loss"``       a loss that a good training has reached by then
+    ``"baseline"``          the loss of the best constant answer
+    ``"optimizer"``         the usual one, as a function of the learning rate
     ``"stable_rate"``       the constant learning rate up to which plain gradient
                             descent, without clipping, is stable
-    ``"peak_value"``        (low, high), learning rates of SGD worth a sweep: two
-                            decades on each side of ``"stable_rate"``
+    ``"peak_value"``        (low, high), learning rates of that optimizer worth a
+                            sweep: from two decades below ``"stable_rate"``, where
+                            that is known, to two above it or more
     ``"max_norm"``          (low, high), clipping thresholds worth a sweep: from far
                             below the norms of the first gradients to above them
     ======================  =====================================================
@@ -102,3 +108,13 @@ class Problem(_Fields):
     def __ne__(self, other: object) -> bool:
         """Whether a function differs."""
         return not self == other
+
+
+def ranges(stable_rate: Number, norm: Number) -> dict[str, Any]:
+    """The ranges worth a sweep, around a rate of SGD and below a gradient's norm."""
+    return {
+        "optimizer": optax.sgd,
+        "stable_rate": stable_rate,
+        "peak_value": (0.01 * stable_rate, 100 * stable_rate),
+        "max_norm": (0.001 * norm, 10 * norm),
+    }

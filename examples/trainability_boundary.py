@@ -1,0 +1,180 @@
+"""The border between trainings that converge and trainings that diverge: a fractal.
+
+Each pixel is one training of the network of Sohl-Dickstein (2024) by full gradient
+descent, coloured by his convergence score: green to blue where it converged, the darker
+the slower, and orange to red where it diverged, the darker the later. Three pictures:
+
+  rates      learning rate of the first layer x that of the second, without clipping
+  clipped    the same two rates, each step clipped at --max-norm
+  threshold  clipping threshold x one learning rate for both layers
+
+    python examples/trainability_boundary.py                      # all three
+    python examples/trainability_boundary.py --picture rates --x 3 4 --y 1 1.6
+    python examples/trainability_boundary.py --width 16 --steps 1000   # as in the paper
+
+What is done stays in --store, so that the same call goes on where it was stopped; other
+options need another folder.
+"""
+
+import argparse
+import os
+import pathlib
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+
+import stabjax
+
+# log10 of the corners of each picture.
+WINDOWS = {
+    "rates": ((1.0, 5.0), (0.5, 3.5)),
+    "clipped": ((1.0, 5.0), (0.5, 3.5)),
+    "threshold": ((-4.0, 0.5), (0.5, 5.0)),
+}
+NAMES = {
+    "input_rate": "learning rate of the first layer",
+    "output_rate": "learning rate of the second layer",
+    "max_norm": "clipping threshold",
+    "rate": "learning rate of both layers",
+}
+
+
+def layers_sgd(input_rate, output_rate):
+    """Gradient descent with a rate for each layer."""
+    return optax.multi_transform(
+        {"input": optax.sgd(input_rate), "output": optax.sgd(output_rate)},
+        lambda params: jax.tree.map_with_path(lambda path, _: path[0].key, params),
+    )
+
+
+def optimizer_of(picture, max_norm):
+    """What makes the optimizer of a picture's pixel out of its x and its y."""
+    if picture == "rates":
+        return layers_sgd
+
+    def clipped(input_rate, output_rate):
+        clip = stabjax.clip_by_global_norm(max_norm)
+        return optax.chain(clip, layers_sgd(input_rate, output_rate))
+
+    def threshold(max_norm, rate):
+        return optax.chain(stabjax.clip_by_global_norm(max_norm), optax.sgd(rate))
+
+    return {"clipped": clipped, "threshold": threshold}[picture]
+
+
+def scores(picture, options):
+    """The convergence score of each pixel, with y along the first axis."""
+    x_window, y_window = WINDOWS[picture]
+    x = np.logspace(*(options.x or x_window), options.resolution)
+    y = np.logspace(*(options.y or y_window), options.resolution)
+    names = ("max_norm", "rate") if picture == "threshold" else (*NAMES,)[:2]
+    runs = stabjax.sweep(
+        stabjax.problems.boundary_mlp(width=options.width),
+        optimizer_of(picture, options.max_norm),
+        stabjax.grid(**{names[1]: y, names[0]: x}),
+        steps=options.steps,
+        divergence_factor=np.inf,  # the score says it
+        summaries=["convergence_score"],
+        store=options.store and options.store / picture,
+    )
+    print(f"{picture}: {runs.trials:,} trainings, {runs.seconds:.0f} s")
+    return runs.convergence_score
+
+
+def dimension(converged):
+    """Box-counting dimension of the border, from boxes of one pixel to an eighth.
+
+    The border is where a block of 2 x 2 pixels holds both kinds. The number of boxes of
+    s x s pixels that hold some of it grows as s to the power of minus the dimension,
+    found by least squares in the logarithms.
+    """
+    blocks = np.lib.stride_tricks.sliding_window_view(converged, (2, 2))
+    border = blocks.any(axis=(2, 3)) & ~blocks.all(axis=(2, 3))
+    sizes = 2 ** np.arange(max(0, int(np.log2(len(converged))) - 2))
+    counts = []
+    for size in sizes:
+        padded = np.pad(border, (0, -len(border) % size))
+        side = len(padded) // size
+        boxes = padded.reshape(side, size, side, size)
+        counts.append(boxes.any(axis=(1, 3)).sum())
+    if len(sizes) < 2 or not all(counts):
+        return np.nan  # too few pixels, or no border
+    return -np.polyfit(np.log(sizes), np.log(counts), 1)[0]
+
+
+def colours(score):
+    """Ranks instead of scores, for each kind apart: all shades are used equally."""
+    ranks = np.zeros(score.shape)
+    for kind, low, high in ((score < 0, -1.0, -0.25), (score >= 0, 0.25, 1.0)):
+        _, order = np.unique(score[kind], return_inverse=True)
+        ranks[kind] = low + (high - low) * order / max(1, order.max(initial=0))
+    return -ranks
+
+
+def draw(score, title, path):
+    """The picture as a PNG, one pixel for each training and more for the labels."""
+    y, x = (score[name].to_numpy() for name in score.dims)
+    fig, ax = plt.subplots(figsize=(7.2, 6.9), layout="constrained")
+    edges = (np.log10([v[0], v[-1]]) for v in (x, y))
+    extent = np.concatenate([*edges])
+    shades = colours(score.to_numpy())
+    ax.imshow(
+        shades,
+        extent=extent,
+        origin="lower",
+        cmap="Spectral",
+        vmin=-1,
+        vmax=1,
+        aspect="auto",
+        interpolation="nearest",
+    )
+    for axis, name in ((ax.xaxis, score.dims[1]), (ax.yaxis, score.dims[0])):
+        axis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
+        axis.set_label_text(NAMES[name])
+    ax.set_title(title, fontsize=10)
+    fig.savefig(path, dpi=140)
+    plt.close(fig)
+
+
+def main(arguments=None):
+    """Draws the pictures, and returns the dimension of each border."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--picture", choices=[*WINDOWS], help="one of them alone")
+    parser.add_argument("--resolution", type=int, default=512, help="pixels each way")
+    parser.add_argument("--width", type=int, default=8, help="of the network")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--max-norm", type=float, default=0.01)
+    parser.add_argument("--x", type=float, nargs=2, help="log10 of left and right")
+    parser.add_argument("--y", type=float, nargs=2, help="log10 of bottom and top")
+    parser.add_argument("--x64", action="store_true", help="float64, for deep zooms")
+    parser.add_argument("--store", type=pathlib.Path, help="folder to resume from")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("pictures"))
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.x64:
+        jax.config.update("jax_enable_x64", True)
+
+    found = {}
+    for picture in [options.picture] if options.picture else WINDOWS:
+        score = scores(picture, options)
+        converged = (score < 0).to_numpy()
+        found[picture] = dimension(converged)
+        title = {
+            "rates": "Without clipping",
+            "clipped": f"Gradients clipped at {options.max_norm:g}",
+            "threshold": "Clipping threshold and learning rate",
+        }[picture]
+        about = (
+            f"{converged.mean():.0%} of {converged.size:,} trainings converge (green to"
+            f" blue), border of dimension {found[picture]:.2f}"
+        )
+        draw(score, f"{title}\n{about}", options.out / f"trainability_{picture}.png")
+        print(f"{title}: {about}")
+    return found
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())  # one for each core
+    main()
