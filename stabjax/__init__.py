@@ -91,7 +91,7 @@ from stabjax._schedules import (
 )
 
 if TYPE_CHECKING:
-    from stabjax import plot, problems, study
+    from stabjax import compat, plot, problems, study
     from stabjax._sweep import (
         grid,
         load,
@@ -114,7 +114,7 @@ _SWEEP_NAMES = (
     "sweep",
     "train",
 )
-_MODULES = ("plot", "problems", "study")
+_MODULES = ("compat", "plot", "problems", "study")
 
 __all__ = [
     "adagc",
@@ -135,6 +135,7 @@ __all__ = [
     "clip_by_tracked_max",
     "clip_schedule",
     "clip_update_norm",
+    "compat",
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
