@@ -4,12 +4,9 @@ import json
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import pytest
 from test_schedules import curve
 
-import stabjax
 from stabjax.compat import torch as compat
 
 VECTORS = json.loads(
@@ -86,7 +83,9 @@ def from_vectors():
 
 
 def test_vectors():
-    counts = {name: np.array(vector["t"], np.float64) for name, vector in VECTORS.items()}
+    counts = {
+        name: np.array(vector["t"], np.float64) for name, vector in VECTORS.items()
+    }
 
     @jax.jit
     def all_of_them(counts):

@@ -16,13 +16,15 @@ pytestmark = pytest.mark.slow
 
 
 def optimizer_of(rate):
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], rate, momentum=0.9)
+    optimizer = torch.optim.SGD(
+        [torch.nn.Parameter(torch.zeros(1))], rate, momentum=0.9
+    )
     optimizer.step()  # before its scheduler's, as PyTorch insists
     return optimizer
 
 
 def observed(make, field="lr"):
-    """The values of a scheduler, made from its optimizer; what follows an error is the last."""
+    """The values of a scheduler, made from its optimizer; after an error, the last."""
 
     def values(base_lr=0.1, **numbers):
         optimizer = optimizer_of(base_lr)
@@ -60,7 +62,9 @@ STEPS = [-1, 0, 1, 2, 5, 7, 13, 28, 41]
 
 def milestones(rng):
     steps = tuple(rng.choice([0, 3, 7, 7, 12, 30, -2]) for _ in range(4))
-    return dict(base_lr=rng.uniform(*RATE), milestones=steps, gamma=rng.uniform(-0.5, 2))
+    return dict(
+        base_lr=rng.uniform(*RATE), milestones=steps, gamma=rng.uniform(-0.5, 2)
+    )
 
 
 def cyclic(mode):
@@ -213,7 +217,9 @@ CASES = [
         observed(theirs.StepLR),
         drawing(base_lr=RATE, step_size=(1, 30), gamma=[0.0, -0.5, 0.1, 0.7, 1.0, 1.1]),
     ),
-    Case("multi_step_lr", compat.multi_step_lr, observed(theirs.MultiStepLR), milestones),
+    Case(
+        "multi_step_lr", compat.multi_step_lr, observed(theirs.MultiStepLR), milestones
+    ),
     Case(
         "constant_lr",
         compat.constant_lr,
@@ -255,8 +261,17 @@ CASES = [
         observed(theirs.CosineAnnealingWarmRestarts),
         drawing(base_lr=RATE, T_0=(1, 20), T_mult=[1, 1, 2, 3, 4], eta_min=(0.0, 0.5)),
     ),
-    *(case for mode in ("triangular", "triangular2", "exp_range") for case in cyclic(mode)),
-    *(case for s in ("cos", "linear") for three in (False, True) for case in one_cycle(s, three)),
+    *(
+        case
+        for mode in ("triangular", "triangular2", "exp_range")
+        for case in cyclic(mode)
+    ),
+    *(
+        case
+        for s in ("cos", "linear")
+        for three in (False, True)
+        for case in one_cycle(s, three)
+    ),
     Case(
         "lambda_lr",
         lambda base_lr, slope: compat.lambda_lr(base_lr, lambda e: 1 / (1 + slope * e)),
@@ -265,7 +280,9 @@ CASES = [
     ),
     Case(
         "multiplicative_lr",
-        lambda base_lr, x: compat.multiplicative_lr(base_lr, lambda e: x**0.5 + 0.01 * e),
+        lambda base_lr, x: compat.multiplicative_lr(
+            base_lr, lambda e: x**0.5 + 0.01 * e
+        ),
         observed(lambda o, x: theirs.MultiplicativeLR(o, lambda e: x**0.5 + 0.01 * e)),
         drawing(base_lr=RATE, x=(0.1, 0.9)),
         eager_sets=2,

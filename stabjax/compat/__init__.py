@@ -3,6 +3,6 @@
 The modules import none of the libraries that they are named after.
 """
 
-from stabjax.compat import torch
+from stabjax.compat import huggingface, timm, torch
 
-__all__ = ["torch"]
+__all__ = ["huggingface", "timm", "torch"]

@@ -16,8 +16,6 @@ from stabjax.compat.torch.cycles import (
     cosine_annealing_warm_restarts,
     cyclic_lr,
     cyclic_momentum,
-    one_cycle_lr,
-    one_cycle_momentum,
 )
 from stabjax.compat.torch.decays import (
     constant_lr,
@@ -28,6 +26,7 @@ from stabjax.compat.torch.decays import (
     polynomial_lr,
     step_lr,
 )
+from stabjax.compat.torch.one_cycle import one_cycle_lr, one_cycle_momentum
 
 __all__ = [
     "chained_scheduler",
