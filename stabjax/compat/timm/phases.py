@@ -16,7 +16,7 @@ from stabjax._schedules.arguments import (
 )
 from stabjax._schedules.core import constant_schedule
 from stabjax._schedules.decays import inverse_sqrt_schedule
-from stabjax._schedules.shapes import between, share, share_left
+from stabjax._schedules.shapes import between, share, share_ahead
 from stabjax.compat.timm.cycles import power_of_share
 from stabjax.compat.timm.warmup import warmed_up
 
@@ -92,7 +92,7 @@ def wsd_lr_scheduler(
     def schedule(count: ArrayLike) -> ArrayLike:
         high = jnp.maximum(stable(count), lr_min)
         q = share(count, t_initial - decay_t, decay_t)
-        left = share_left(count, t_initial, decay_t)
+        left = share_ahead(count, t_initial - decay_t, decay_t)
         return nan_unless(good, lr_min + (high - lr_min) * decay(q, left))
 
     return warmed_up(schedule, base_lr, warmup_t, warmup_lr_init, warmup_prefix=True)

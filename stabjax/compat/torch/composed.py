@@ -1,5 +1,6 @@
 """PyTorch's schedulers of functions, and of other schedulers."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -195,20 +196,19 @@ def chained_scheduler(
         last = len(steps) - 1 - steps[::-1].index(None)
         return _from(base_lr, members[last:])
     if any(map(is_marked, members)):
-        start = _all_of(base_lr, members)(0)
+        start = _product(base_lr, _factor(base_lr, members)(0))
         return iterated(lambda count, rate: _one_step(steps, count, rate), start)
-    return _all_of(base_lr, members)
+    factor = _factor(base_lr, members)
+    return lambda count: _product(base_lr, factor(count))
 
 
-def _all_of(base_lr: ArrayLike, members: Sequence[optax.Schedule]) -> optax.Schedule:
-    """The rate times what each member makes of it."""
+def _factor(base_lr: ArrayLike, members: Sequence[optax.Schedule]) -> optax.Schedule:
+    """What members that multiply make of the rate: the product of their shares of it."""
 
     @standard_promotion
     def product(values: Sequence[ArrayLike]) -> ArrayLike:
-        result, divisor = base_lr, jnp.where(jnp.equal(base_lr, 0), 1, base_lr)
-        for value in values:
-            result = result * (value / divisor)
-        return result
+        whole = jnp.where(jnp.equal(base_lr, 0), 1, base_lr)
+        return math.prod(value / whole for value in values)
 
     return lambda count: product([member(count) for member in members])
 
@@ -220,7 +220,7 @@ def _from(base_lr: ArrayLike, members: Sequence[optax.Schedule]) -> optax.Schedu
         return first
     steps = [chain_step(member) for member in rest]
     where = standard_promotion(jnp.where)
-    factor = _product(_all_of(base_lr, rest)(0), 1 / base_lr)
+    factor = _factor(base_lr, rest)(0)
 
     def schedule(count: ArrayLike) -> ArrayLike:
         rate, begun = first(count), jnp.greater(count, 0)
