@@ -88,3 +88,81 @@ def test_vectors():
         np.testing.assert_allclose(
             found[name], vector["v"], rtol=1e-12, atol=1e-16, err_msg=name
         )
+
+
+def of(name, *steps, **kwargs):
+    return lambda: named(name, *steps, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (of("cosin", 4, 14), "name must be one of 'linear', .*, got 'cosin'"),
+        (of("linear"), "num_warmup_steps must be given for 'linear', got None"),
+        (of("linear", 4), "num_training_steps must be given for 'linear', got None"),
+        (of("inverse_sqrt"), "num_warmup_steps must be given for 'inverse_sqrt'"),
+        (of("inverse_sqrt", 4, timescale=0), "timescale must be positive, got 0"),
+        (of("cosine_with_min_lr", 4, 14), "min_lr or min_lr_rate must be given"),
+        (
+            of("cosine_warmup_with_min_lr", 4, 14, min_lr=0.1, min_lr_rate=0.1),
+            "min_lr and min_lr_rate must not both be given, got min_lr=0.1 and",
+        ),
+        (
+            of("polynomial", 4, 14, lr_end=0.5),
+            "lr_end must be less than the learning rate 0.5, got 0.5",
+        ),
+        (
+            of("warmup_stable_decay", 4, num_decay_steps=5),
+            "num_training_steps or num_stable_steps must be given",
+        ),
+        (
+            of("warmup_stable_decay", 4, 14, num_decay_steps=5, decay_type="square"),
+            "decay_type must be 'linear', 'cosine' or '1-sqrt', got 'square'",
+        ),
+        (lambda: timm.cosine_lr_scheduler(0.1, 0), "t_initial must be positive, got 0"),
+        (
+            lambda: timm.poly_lr_scheduler(0.1, 5, lr_min=-1),
+            "lr_min must be zero or gr",
+        ),
+        (lambda: timm.tanh_lr_scheduler(0.1, 5, 3.0), "lb must be less than ub, which"),
+        (lambda: timm.step_lr_scheduler(0.1, 0), "decay_t must be positive, got 0"),
+        (lambda: timm.wsd_lr_scheduler(0.1, 5, 9), "decay_t must be at most t_initial"),
+        (lambda: timm.wsd_lr_scheduler(0.1, 5, 0), "decay_t must be positive, got 0"),
+        (
+            lambda: timm.wsd_lr_scheduler(0.1, 5, 2, stable_fn="rsqrt"),
+            "stable_timescale must be positive, got 0",
+        ),
+        (
+            lambda: timm.wsd_lr_scheduler(0.1, 5, 2, stable_fn="square"),
+            "stable_fn must be 'constant', 'rsqrt' or 'power', got 'square'",
+        ),
+        (
+            lambda: timm.wsd_lr_scheduler(0.1, 5, 2, decay_fn="square"),
+            "decay_fn must be 'linear', .*, got 'square'",
+        ),
+        (
+            lambda: timm.wsd_lr_scheduler(0.1, 5, 2, decay_ratio=1.0),
+            "decay_ratio must be between 0 and 1, got 1.0",
+        ),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_an_argument_of_another_schedule_is_refused():
+    message = "scheduler_specific_kwargs do not fit 'cosine': .*'power'"
+    with pytest.raises(TypeError, match=message):
+        named("cosine", 4, 14, power=2)
+    with pytest.raises(TypeError, match="'warmup_stable_decay': .*'num_decay_steps'"):
+        named("warmup_stable_decay", 4, 14)
+
+
+def test_a_constant_looks_at_no_arguments_as_in_transformers():
+    assert named("constant", 4, 14, power=2)(3) == 0.5
+
+
+def test_a_decay_of_ones_own():
+    schedule = timm.wsd_lr_scheduler(0.8, 8, 4, decay_fn=lambda q: 1 - q**2)
+    np.testing.assert_allclose([schedule(c) for c in (4, 6, 8)], [0.8, 0.6, 0.0], 1e-6)

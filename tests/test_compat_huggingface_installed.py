@@ -10,33 +10,29 @@ transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.slow
 
-# By name: the steps it takes, numbers of its own, and what is static.
 WAVES = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
 WSD = "warmup_stable_decay"
-PHASES = ("linear", "cosine", "1-sqrt")
+BOTH = ("W", "T")
+CYCLES = {"num_cycles": [0.5, 0.75, 1.5]}
+DECAY = {"num_decay_steps": [0, 1, 5, 12], "min_lr_ratio": [0.0, 0.1]}
+# By name: the steps it takes, numbers of its own, and what is static.
 NAMES = [
     ("constant", (), {}, {}),
     ("constant_with_warmup", ("W",), {}, {}),
-    ("linear", ("W", "T"), {}, {}),
-    ("cosine", ("W", "T"), {"num_cycles": [0.5, 0.75, 1.0, 2.5]}, {}),
-    ("cosine_with_restarts", ("W", "T"), {"num_cycles": [1, 2, 3, 4, 7]}, {}),
-    ("polynomial", ("W", "T"), {"power": [0.5, 1.0, 2.0, 3.3], "lr_end": [1e-7, 5e-3]}, {}),
+    ("linear", BOTH, {}, {}),
+    ("cosine", BOTH, CYCLES, {}),
+    ("cosine_with_restarts", BOTH, {"num_cycles": [1, 2, 3, 4, 7]}, {}),
+    ("polynomial", BOTH, {"power": [0.5, 1.0, 2.0, 3.3], "lr_end": [1e-7, 5e-3]}, {}),
     ("inverse_sqrt", ("W",), {}, {}),
     ("inverse_sqrt", ("W",), {"timescale": [1, 7, 40, 1000]}, {}),
-    *((name, ("W", "T"), {"min_lr": [0.0, 5e-3]}, {}) for name in WAVES),
-    *((name, ("W", "T"), {"min_lr_rate": [0.1, 0.7], "num_cycles": [0.5, 1.5]}, {}) for name in WAVES),
-    (WAVES[1], ("W", "T"), {"min_lr_rate": [0.1], "warmup_lr_rate": [0.0, 0.3]}, {}),
-    *(
-        (
-            WSD,
-            ("W", "T"),
-            {"num_decay_steps": [0, 1, 5, 12], "min_lr_ratio": [0.0, 0.1], "num_cycles": [0.5, 1.5]},
-            {"warmup_type": warmup, "decay_type": decay},
-        )
-        for warmup, decay in zip(PHASES, ("cosine", "1-sqrt", "linear"), strict=True)
-    ),
+    *((name, BOTH, {"min_lr": [0.0, 5e-3]}, {}) for name in WAVES),
+    *((name, BOTH, {"min_lr_rate": [0.1, 0.7]} | CYCLES, {}) for name in WAVES),
+    (WAVES[1], BOTH, {"min_lr_rate": [0.1], "warmup_lr_rate": [0.0, 0.3]}, {}),
+    (WSD, BOTH, DECAY | CYCLES, {"warmup_type": "linear", "decay_type": "cosine"}),
+    (WSD, BOTH, DECAY, {"warmup_type": "cosine", "decay_type": "1-sqrt"}),
+    (WSD, BOTH, DECAY, {"warmup_type": "1-sqrt", "decay_type": "linear"}),
     (WSD, ("W",), {"num_decay_steps": [1, 8], "num_stable_steps": [0, 7]}, {}),
-]  # fmt: skip
+]
 STEPS = {"W": "num_warmup_steps", "T": "num_training_steps"}
 
 

@@ -10,6 +10,9 @@ import pytest
 from battery import SCHEDULES as CORE
 from battery_compat import SCHEDULES as COMPAT
 
+import stabjax
+from stabjax.compat import huggingface
+
 SCHEDULES = [*CORE, *COMPAT]
 all_rows = pytest.mark.parametrize("row", SCHEDULES, ids=str)
 # Spellings of what has rows of its own: one check by default, the others in CI.
@@ -17,6 +20,16 @@ slow_rows = [pytest.param(row, marks=pytest.mark.slow) for row in COMPAT]
 rows = pytest.mark.parametrize("row", [*CORE, *slow_rows], ids=str)
 # Before, at and after every boundary of every row.
 COUNTS = np.arange(20, dtype=np.int32)
+
+
+def test_every_name_of_compat_has_a_row():
+    names = {
+        f"compat.{library}.{name}"
+        for library in stabjax.compat.__all__
+        for name in getattr(stabjax.compat, library).__all__
+    }
+    assert {row.name for row in COMPAT} == names
+    assert {row.variant for row in COMPAT} - {""} == set(huggingface._BUILDERS)
 
 
 def numbers_of(row):

@@ -15,7 +15,7 @@ def warmed_up(
     warmup_lr_init: ArrayLike,
     warmup_prefix: bool,
 ) -> optax.Schedule:
-    """A straight line up to a rate; then the schedule, from its start or as it would be."""
+    """A straight line to a rate; then the schedule, from its start or in its midst."""
     warmup = linear_schedule(warmup_lr_init, target, warmup_t)
     rest = schedule if warmup_prefix else shift_schedule(schedule, warmup_t)
     return join_schedules([warmup, rest], [warmup_t])

@@ -2,8 +2,7 @@
 
 A scheduler becomes a function of the count: the number of times that `step()` would
 have been called, so the first update has the value at 0. There is nothing to step and
-nothing to save; `last_epoch` is the count from which one goes on
-(:func:`stabjax.shift_schedule`).
+nothing to save; what `last_epoch=n` is there is `stabjax.shift_schedule(..., n + 1)`.
 """
 
 from stabjax.compat.torch.composed import (

@@ -23,8 +23,8 @@ def chained_by(step: Step | None, schedule: optax.Schedule) -> optax.Schedule:
     return schedule
 
 
-def chain_step(schedule: optax.Schedule) -> Step | None:
-    """The mark of a schedule, or the step of one that has none."""
+def chain_step(schedule: optax.Schedule) -> Step:
+    """What a schedule does in a chain."""
 
     @standard_promotion
     def by_ratio(count: ArrayLike, rate: ArrayLike) -> ArrayLike:
@@ -33,13 +33,20 @@ def chain_step(schedule: optax.Schedule) -> Step | None:
         ratio = schedule(count) / jnp.where(before == 0, 1, before)
         return rate * jnp.where(before == 0, 1, ratio)
 
-    step: Step | None = getattr(schedule, "chain_step", by_ratio)
+    if sets_rate(schedule):
+        return lambda count, rate: schedule(count)
+    step: Step = getattr(schedule, "chain_step", by_ratio)
     return step
 
 
 def is_marked(schedule: optax.Schedule) -> bool:
     """Whether a schedule does something else in a chain than to multiply."""
     return hasattr(schedule, "chain_step")
+
+
+def sets_rate(schedule: optax.Schedule) -> bool:
+    """Whether the rate that a schedule finds in a chain does not matter."""
+    return is_marked(schedule) and vars(schedule)["chain_step"] is None
 
 
 def iterated(step: Step, start: ArrayLike) -> optax.Schedule:

@@ -16,6 +16,7 @@ from stabjax.compat.torch.chains import (
     chained_by,
     is_marked,
     iterated,
+    sets_rate,
 )
 
 
@@ -43,7 +44,7 @@ def lambda_lr(base_lr: ArrayLike, lr_lambda: optax.Schedule) -> optax.Schedule:
 
     Source: PyTorch's `LambdaLR`.
     """
-    _check_functions("lr_lambda", [lr_lambda])
+    _check_function(lr_lambda)
     product = multiply_schedules([constant_schedule(base_lr), lr_lambda])
     return chained_by(None, product)
 
@@ -77,7 +78,7 @@ def multiplicative_lr(base_lr: ArrayLike, lr_lambda: optax.Schedule) -> optax.Sc
 
     Source: PyTorch's `MultiplicativeLR`.
     """
-    _check_functions("lr_lambda", [lr_lambda])
+    _check_function(lr_lambda)
 
     def step(count: ArrayLike, rate: ArrayLike) -> ArrayLike:
         return rate * lr_lambda(count)
@@ -100,8 +101,8 @@ def sequential_lr(
     and multiplies it by its :math:`\lambda(0)` at its milestone.
 
     Args:
-      base_lr: the learning rate of the optimizer, which only a :func:`multiplicative_lr`
-        whose milestone is 0 asks for: each scheduler has its own. Traceable.
+      base_lr: the learning rate of the optimizer. Each scheduler has its own, and only
+        a :func:`multiplicative_lr` whose milestone is 0 asks for it. Traceable.
       schedulers: schedules of this module or any others.
       milestones: :math:`b_i` in steps, in ascending order, one fewer than schedulers: a
         sequence or an array. How many is static, the steps are traceable.
@@ -182,28 +183,27 @@ def chained_scheduler(
         is none).
 
     Example:
-      >>> from stabjax.compat.torch import chained_scheduler, constant_lr, exponential_lr
-      >>> members = [constant_lr(0.8, 0.25, 2), exponential_lr(0.8, 0.5)]
-      >>> schedule = chained_scheduler(0.8, members)
+      >>> from stabjax.compat import torch
+      >>> members = [torch.constant_lr(0.8, 0.25, 2), torch.exponential_lr(0.8, 0.5)]
+      >>> schedule = torch.chained_scheduler(0.8, members)
       >>> [round(float(schedule(count)), 4) for count in (0, 1, 2, 3)]
       [0.2, 0.1, 0.2, 0.1]
 
     Source: PyTorch's `ChainedScheduler`.
     """
     members = _members(schedulers)
-    steps = [chain_step(member) for member in members]
-    if None in steps:
-        last = len(steps) - 1 - steps[::-1].index(None)
-        return _from(base_lr, members[last:])
+    setters = [index for index, member in enumerate(members) if sets_rate(member)]
+    if setters:
+        return _from(base_lr, members[setters[-1] :])
     if any(map(is_marked, members)):
         start = _product(base_lr, _factor(base_lr, members)(0))
-        return iterated(lambda count, rate: _one_step(steps, count, rate), start)
+        return iterated(_in_turn(members), start)
     factor = _factor(base_lr, members)
     return lambda count: _product(base_lr, factor(count))
 
 
 def _factor(base_lr: ArrayLike, members: Sequence[optax.Schedule]) -> optax.Schedule:
-    """What members that multiply make of the rate: the product of their shares of it."""
+    """The product of what members that multiply make of the rate."""
 
     @standard_promotion
     def product(values: Sequence[ArrayLike]) -> ArrayLike:
@@ -214,29 +214,32 @@ def _factor(base_lr: ArrayLike, members: Sequence[optax.Schedule]) -> optax.Sche
 
 
 def _from(base_lr: ArrayLike, members: Sequence[optax.Schedule]) -> optax.Schedule:
-    """The first member sets the rate, and each of the rest takes one step from there."""
+    """The first member sets the rate, and the others take one step from there."""
     first, *rest = members
     if not rest:
         return first
-    steps = [chain_step(member) for member in rest]
+    step = _in_turn(rest)
     where = standard_promotion(jnp.where)
     factor = _factor(base_lr, rest)(0)
 
     def schedule(count: ArrayLike) -> ArrayLike:
         rate, begun = first(count), jnp.greater(count, 0)
-        later = _one_step(steps, where(begun, count, 1), rate)
+        later = step(where(begun, count, 1), rate)
         return where(begun, later, _product(rate, factor))
 
     return schedule
 
 
-def _one_step(
-    steps: Sequence[Step | None], count: ArrayLike, rate: ArrayLike
-) -> ArrayLike:
-    for step in steps:
-        assert step
-        rate = step(count, rate)
-    return rate
+def _in_turn(members: Sequence[optax.Schedule]) -> Step:
+    """One step of each member after the other."""
+    steps = [chain_step(member) for member in members]
+
+    def in_turn(count: ArrayLike, rate: ArrayLike) -> ArrayLike:
+        for step in steps:
+            rate = step(count, rate)
+        return rate
+
+    return in_turn
 
 
 @standard_promotion
@@ -248,14 +251,18 @@ def _members(schedulers: Sequence[optax.Schedule]) -> tuple[optax.Schedule, ...]
     members = tuple(schedulers)
     if not members:
         raise ValueError("schedulers must hold at least one scheduler, got none.")
-    _check_functions("schedulers", members)
+    for member in members:
+        if not callable(member):
+            raise TypeError(
+                "schedulers must be functions of the count, got a "
+                f"{type(member).__name__}."
+            )
     return members
 
 
-def _check_functions(name: str, functions: Sequence[optax.Schedule]) -> None:
-    for function in functions:
-        if not callable(function):
-            raise TypeError(
-                f"{name} must be a function of the count, got "
-                f"{type(function).__name__}."
-            )
+def _check_function(lr_lambda: optax.Schedule) -> None:
+    if not callable(lr_lambda):
+        raise TypeError(
+            "lr_lambda must be a function of the count, got "
+            f"{type(lr_lambda).__name__}."
+        )
