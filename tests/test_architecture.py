@@ -24,7 +24,7 @@ ARROWS = {
     "problems": set(),
     "_sweep": {"_metrics"},
     "plot": {"_schedules"},
-    "compat": {"_schedules"},
+    "compat": {"_guards", "_norms", "_schedules"},
 }
 HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm")
 HEAVY += ("torch", "transformers", "timm")

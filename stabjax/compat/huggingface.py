@@ -25,6 +25,8 @@ from stabjax._schedules.core import (
 from stabjax._schedules.decays import inverse_sqrt_schedule
 from stabjax._schedules.shapes import half_wave
 from stabjax._schedules.wrappers import with_cooldown, with_warmup
+from stabjax.compat.greedy import greedy
+from stabjax.compat.torch import reduce_lr_on_plateau
 
 __all__ = ["get_scheduler"]
 
@@ -35,7 +37,7 @@ def get_scheduler(
     num_warmup_steps: ArrayLike | None = None,
     num_training_steps: ArrayLike | None = None,
     scheduler_specific_kwargs: Mapping[str, Any] | None = None,
-) -> optax.Schedule:
+) -> Any:
     r"""Any schedule of transformers, from its name.
 
     With L the `learning_rate`, W the warm-up steps, T the training steps, warm-up
@@ -65,6 +67,20 @@ def get_scheduler(
       `"linear"`, `"cosine"` (the default; `num_cycles` c = 1/2) or `"1-sqrt"`, and so
       is `warmup_type`, of a warm-up from m to 1.
 
+    Two look at a metric, and take no steps. They are transformations, to be chained
+    behind an optimizer of this `learning_rate`, whose updates they scale by the share
+    of it that is left; each update is one step, its `value` the metric.
+
+    - `"reduce_lr_on_plateau"`: :func:`stabjax.compat.torch.reduce_lr_on_plateau`.
+    - `"greedy"`: the rate is divided by `factor` = 0.95 (up to `max_lr` = 1) after more
+      than `patience` = 10 improvements in a row, and multiplied by it (down to `min_lr`
+      = 1e-3) after more than as many metrics without one; then `warmup` = 0 or
+      `cooldown` = 0 metrics do not count. An improvement is one by `threshold` = 1e-6,
+      `threshold_mode` `"abs"` or `"rel"`, `mode` `"min"` or `"max"`, of the metric or,
+      with `smooth`, of the mean of its last `window_size` = 50 values. Changes up to
+      `eps` = 1e-8 are left out, and after `reset_start` = 500 reductions at the least
+      rate all begins anew. The modes, `smooth` and the size of its window are static.
+
     Args:
       name: one of the above. Static.
       learning_rate: L, the learning rate of the optimizer. Traceable.
@@ -75,7 +91,8 @@ def get_scheduler(
 
     Returns:
       A function of the count, of any shape, that returns the learning rate, and NaN if
-      a number was traced and is not allowed.
+      a number was traced and is not allowed; for the two that look at a metric, a
+      transformation whose `update` takes the extra argument `value`.
 
     Raises:
       ValueError: an unknown name or type; a number that is needed and not given, or
@@ -333,7 +350,7 @@ def _once(
 
 _W, _T = "num_warmup_steps", "num_training_steps"
 # Each with the numbers of steps that it needs.
-_BUILDERS: Mapping[str, tuple[Callable[..., optax.Schedule], tuple[str, ...]]] = {
+_BUILDERS: Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "linear": (_linear, (_W, _T)),
     "cosine": (_cosine, (_W, _T)),
     "cosine_with_restarts": (_cosine_with_restarts, (_W, _T)),
@@ -344,4 +361,6 @@ _BUILDERS: Mapping[str, tuple[Callable[..., optax.Schedule], tuple[str, ...]]] =
     "cosine_with_min_lr": (_cosine_with_min_lr, (_W, _T)),
     "cosine_warmup_with_min_lr": (_cosine_warmup_with_min_lr, (_W, _T)),
     "warmup_stable_decay": (_warmup_stable_decay, (_W,)),
+    "reduce_lr_on_plateau": (reduce_lr_on_plateau, ()),
+    "greedy": (greedy, ()),
 }

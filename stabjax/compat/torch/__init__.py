@@ -26,6 +26,7 @@ from stabjax.compat.torch.decays import (
     step_lr,
 )
 from stabjax.compat.torch.one_cycle import one_cycle_lr, one_cycle_momentum
+from stabjax.compat.torch.plateau import reduce_lr_on_plateau
 
 __all__ = [
     "chained_scheduler",
@@ -42,6 +43,7 @@ __all__ = [
     "one_cycle_lr",
     "one_cycle_momentum",
     "polynomial_lr",
+    "reduce_lr_on_plateau",
     "sequential_lr",
     "step_lr",
 ]
