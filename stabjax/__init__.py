@@ -91,7 +91,7 @@ from stabjax._schedules import (
 )
 
 if TYPE_CHECKING:
-    from stabjax import optuna, plot, problems, study
+    from stabjax import compat, optuna, plot, problems, study
     from stabjax._sweep import (
         best,
         grid,
@@ -126,7 +126,7 @@ _SWEEP_NAMES = (
     "train",
     "zipped",
 )
-_MODULES = ("optuna", "plot", "problems", "study")
+_MODULES = ("compat", "optuna", "plot", "problems", "study")
 
 __all__ = [
     "adagc",
@@ -148,6 +148,7 @@ __all__ = [
     "clip_by_tracked_max",
     "clip_schedule",
     "clip_update_norm",
+    "compat",
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",

@@ -1,6 +1,7 @@
 """The house: who may import whom, what stays light, what every public name has."""
 
 import ast
+import operator
 import pathlib
 import subprocess
 import sys
@@ -25,8 +26,10 @@ ARROWS = {
     "plot": {"_schedules"},
     "optuna": {"_sweep"},
     "_recipes": {"_clipping", "_metrics", "_schedules", "_sweep", "problems"},
+    "compat": {"_guards", "_norms", "_schedules"},
 }
 HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm", "optuna")
+HEAVY += ("torch", "transformers", "timm")
 # Functions with more than six parameters that are not Optax's, argued for one by one:
 # `sweep` by the design, and `train`, which says of one training what `sweep` says of
 # all; `successive_halving` is a sweep with a rule; `supervised` names a module, its
@@ -104,13 +107,16 @@ def test_functions_are_short_and_take_few_parameters(path):
         assert code_lines(function, path) <= 40, function.name
         arguments = function.args
         number = len(arguments.posonlyargs + arguments.args + arguments.kwonlyargs)
+        if part_of(path) == "compat":  # signatures of PyTorch and others
+            continue
         if number > 6 and function.name not in MANY_PARAMETERS:
             known = optax, optax.contrib
             assert any(hasattr(m, function.name) for m in known), function.name
 
 
 def test_the_core_imports_nothing_heavy():
-    code = f"import sys, stabjax; print([m for m in {HEAVY} if m in sys.modules])"
+    code = "import sys, stabjax, stabjax.compat; "
+    code += f"print([m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
@@ -130,9 +136,16 @@ def test_public_names_are_sorted_and_exist():
         stabjax.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("name", stabjax.__all__)
+OF_COMPAT = [
+    f"compat.{library}.{name}"
+    for library in stabjax.compat.__all__
+    for name in getattr(stabjax.compat, library).__all__
+]
+
+
+@pytest.mark.parametrize("name", [*stabjax.__all__, *OF_COMPAT])
 def test_public_names_are_documented(name):
-    documented = getattr(stabjax, name)
+    documented = operator.attrgetter(name)(stabjax)
     assert documented.__doc__
     if callable(documented):
         for section in ("Args:", "Returns:", "Example:"):

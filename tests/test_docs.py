@@ -3,7 +3,11 @@
 import pathlib
 import re
 
+import numpy as np
+import optax
 import pytest
+
+import stabjax
 
 PAGES = sorted((pathlib.Path(__file__).parents[1] / "docs").glob("**/*.md"))
 
@@ -14,3 +18,19 @@ def test_blocks_run(page, standard_promotion):
     namespace = {}
     for block in blocks:
         exec(compile(block, str(page), "exec"), namespace)
+
+
+def test_each_line_on_the_right_works(standard_promotion):
+    """The right column of the tables of `coming-from.md`, of every row."""
+    (page,) = (page for page in PAGES if page.name == "coming-from.md")
+    rows = re.findall(r"^\| .* \| `(.*?)`.* \|$", page.read_text(), flags=re.MULTILINE)
+    names = {"stabjax": stabjax, **vars(stabjax.compat), "f": lambda count: 0.9}
+    names |= {"schedule": optax.constant_schedule(0.1)}
+    names["opt_state"] = optax.inject_hyperparams(optax.sgd)(0.1).init(0.0)
+    assert len(rows) > 35
+    for row in rows:
+        made = eval(row, names)
+        if callable(made):
+            assert 0 <= float(made(7)) < 1
+        else:
+            assert hasattr(made, "update") or made == np.float32(0.1)

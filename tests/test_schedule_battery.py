@@ -7,11 +7,32 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from battery import SCHEDULES
+from battery import SCHEDULES as CORE
+from battery_compat import SCHEDULES as COMPAT
 
-rows = pytest.mark.parametrize("row", SCHEDULES, ids=str)
+import stabjax
+from stabjax.compat import huggingface
+
+SCHEDULES = [*CORE, *COMPAT]
+all_rows = pytest.mark.parametrize("row", SCHEDULES, ids=str)
+# Spellings of what has rows of its own: one check by default, the others in CI.
+slow_rows = [pytest.param(row, marks=pytest.mark.slow) for row in COMPAT]
+rows = pytest.mark.parametrize("row", [*CORE, *slow_rows], ids=str)
 # Before, at and after every boundary of every row.
 COUNTS = np.arange(20, dtype=np.int32)
+
+
+def test_every_name_of_compat_has_a_row():
+    names = {
+        f"compat.{library}.{name}"
+        for library in stabjax.compat.__all__
+        for name in getattr(stabjax.compat, library).__all__
+    }
+    # These two look at a metric: tests/test_compat_plateau.py.
+    names -= {"compat.torch.reduce_lr_on_plateau"}
+    of_transformers = set(huggingface._BUILDERS) - {"reduce_lr_on_plateau", "greedy"}
+    assert {row.name for row in COMPAT} == names
+    assert {row.variant for row in COMPAT} - {""} == of_transformers
 
 
 def numbers_of(row):
@@ -75,7 +96,7 @@ def test_jit_equals_eager(row):
     np.testing.assert_allclose(jitted, at_once, rtol=3e-6, atol=1e-7)
 
 
-@rows
+@all_rows
 def test_vmap_over_each_number_equals_the_loop(row):
     program, _ = compiled(str(row))
     sets = batched(row)
@@ -102,6 +123,7 @@ def steps_of(row):
     """What must stay positive while all else is zero."""
     keep = ("steps", "boundar", "factor", "first", "second", "power", "exponent", "pct")
     keep += ("period", "timescale", "size", "b2", "convex", "smooth", "norms")
+    keep += ("iters", "T_", "_t", "t_", "cycle_", "ratio", "lb", "ub", "learning_rate")
     return {k: v for k, v in numbers_of(row).items() if any(s in k for s in keep)}
 
 

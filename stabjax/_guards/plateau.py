@@ -157,7 +157,7 @@ def reduce_on_plateau(
             raise ValueError(f"value must be a scalar, got shape {value.shape}")
         dtype = state.scale.dtype
         state = _seen(state, value.reshape(()).astype(dtype), rule.astype(dtype), sign)
-        return _scaled(updates, state.scale), state
+        return scaled_updates(updates, state.scale), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -209,7 +209,7 @@ def _decided(
     )
 
 
-def _scaled(updates: optax.Updates, scale: jax.Array) -> optax.Updates:
+def scaled_updates(updates: optax.Updates, scale: jax.Array) -> optax.Updates:
     """All leaves times a scalar, in its dtype or wider, cast back to their own."""
 
     def scaled(g: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,11 @@ def standard_promotion(function: Callable[P, T]) -> Callable[P, T]:
 def builder(build: Callable[P, optax.Schedule]) -> Callable[P, optax.Schedule]:
     """Let a builder, and the schedule it returns, mix dtypes; refuse text."""
     parameters = inspect.signature(build).parameters
-    texts = {name for name, p in parameters.items() if p.annotation is str}
+    texts = {
+        name
+        for name, p in parameters.items()
+        if str in (p.annotation, *get_args(p.annotation))
+    }
     promoting = standard_promotion(build)
 
     @functools.wraps(build)

@@ -72,13 +72,13 @@ def cyclic_schedule(
         height = jnp.where(
             position <= up, position / up, -since(position, up + down) / down
         )
-        height *= _power(cycle_factor, cycle) * _power(decay_rate, count)
+        height *= power(cycle_factor, cycle) * power(decay_rate, count)
         return nan_unless(good, init_value + (peak_value - init_value) * height)
 
     return schedule
 
 
-def _power(base: ArrayLike, exponent: ArrayLike) -> ArrayLike:
+def power(base: ArrayLike, exponent: ArrayLike) -> ArrayLike:
     """The power of a float, 1 for the exponent 0 and without infinite derivatives."""
     exponent = jnp.asarray(exponent, jnp.result_type(exponent, float))
     nothing = exponent <= 0
@@ -131,7 +131,7 @@ def cosine_restarts_schedule(
 
     def schedule(count: ArrayLike) -> ArrayLike:
         cycle, position = cycle_of(count, select(good, period, 1), period_factor)
-        peak = peak_value * _power(peak_factor, cycle)
+        peak = peak_value * power(peak_factor, cycle)
         return nan_unless(good, end_value + (peak - end_value) * wave(position))
 
     return schedule

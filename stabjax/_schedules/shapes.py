@@ -23,8 +23,13 @@ def _one_minus_sqrt(q: ArrayLike, left: ArrayLike) -> ArrayLike:
     return left / (1 + jnp.where(begun, jnp.sqrt(jnp.where(begun, q, 1)), 0))
 
 
-def _cosine(q: ArrayLike, left: ArrayLike) -> ArrayLike:
+def half_wave(left: ArrayLike) -> ArrayLike:
+    """From 1 to 0 along the cosine as the share that is left goes from 1 to 0."""
     return jnp.square(jnp.sin(jnp.pi / 2 * left))
+
+
+def _cosine(q: ArrayLike, left: ArrayLike) -> ArrayLike:
+    return half_wave(left)
 
 
 def _square(q: ArrayLike, left: ArrayLike) -> ArrayLike:
