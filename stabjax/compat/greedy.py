@@ -172,7 +172,10 @@ def _decided(
     # transformers then still sets the pause of the reduction that led here.
     anew = first._replace(pause_count=after.pause_count)
     begins = at_min & (after.patience_at_min <= 0)
-    return jax.tree.map(lambda x, y: jnp.where(begins, x, y), anew, after)
+    chosen: GreedyState = jax.tree.map(
+        lambda x, y: jnp.where(begins, x, y), anew, after
+    )
+    return chosen
 
 
 def _published(state: GreedyState) -> dict[str, jax.Array]:
