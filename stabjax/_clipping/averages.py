@@ -25,11 +25,12 @@ class Weight(NamedTuple):
 
     new: jax.Array
     first: jax.Array  # whether nothing was averaged before
+    valid: jax.Array  # whether it is to be taken in at all
 
 
-def weight(decay: jax.Array, count: jax.Array) -> Weight:
+def weight(decay: jax.Array, count: jax.Array, valid: jax.Array) -> Weight:
     """The weight of the value number `count`, from 1 on."""
-    return Weight((1 - decay) / mass(decay, count), count == 1)
+    return Weight((1 - decay) / mass(decay, count), count == 1, valid)
 
 
 def mass(decay: jax.Array, count: jax.Array) -> jax.Array:
@@ -41,18 +42,18 @@ def mass(decay: jax.Array, count: jax.Array) -> jax.Array:
 def moved_mean(mean: jax.Array, x: jax.Array, by: Weight) -> jax.Array:
     """(1 - a) mean + a x; a value that stays is not touched, however small it is."""
     a = by.new.astype(mean.dtype)
-    mean = jnp.where(by.first, x, mean)
-    return mean + (a * x - a * mean)
+    old = jnp.where(by.first, x, mean)
+    return jnp.where(by.valid, old + (a * x - a * old), mean)
 
 
 def moved_root(root: jax.Array, x: jax.Array, by: Weight) -> jax.Array:
     """sqrt((1 - a) root^2 + a x^2), without squares that leave the range."""
     a, size = by.new.astype(root.dtype), x * jnp.sign(x)
-    root = jnp.where(by.first, size, root)
-    largest = lax.stop_gradient(jnp.maximum(root, size))
+    before = jnp.where(by.first, size, root)
+    largest = lax.stop_gradient(jnp.maximum(before, size))
     unit = jnp.where(largest > 0, largest, 1)
-    old, new = (root / unit) ** 2, (size / unit) ** 2
-    return unit * safe_root(old + (a * new - a * old))
+    old, new = (before / unit) ** 2, (size / unit) ** 2
+    return jnp.where(by.valid, unit * safe_root(old + (a * new - a * old)), root)
 
 
 def quotient(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -103,12 +104,13 @@ def check_decay(argument: str, value: ArrayLike) -> ArrayLike:
 
 
 class Step(NamedTuple):
-    """What a step of a method with averages sees, and what it returns."""
+    """What a step of a method with averages sees."""
 
     updates: optax.Updates
     averages: tuple[Any, ...]
     params: optax.Params | None
     number: jax.Array  # int32: finite updates so far, this one included
+    finite: jax.Array  # whether this one is; if not, averages are to stay
     dtype: Any  # of the statistics
 
 
@@ -139,24 +141,26 @@ def averaging(
         updates: optax.Updates, state: Any, params: optax.Params | None = None
     ) -> tuple[optax.Updates, Any]:
         norm = scaled_norm(updates)
-        finite, dtype = jnp.isfinite(norm.value), norm.value.dtype
+        finite = jnp.isfinite(norm.value)
         before, clips, *averages, seen = state
-        count = optax.safe_increment(before)
-        new, moved, clipped = move(Step(updates, tuple(averages), params, count, dtype))
-        step, clips, fraction = count_clip(before, clips, clipped)
-        kept = _chosen(finite, (step, clips, *moved), state[:-1])
+        step = Step(
+            updates,
+            tuple(averages),
+            params,
+            optax.safe_increment(before),
+            finite,
+            norm.value.dtype,
+        )
+        updates, averages, clipped = move(step)
+        clipped = finite & clipped
+        count, new_clips, fraction = count_clip(before, clips, clipped)
+        counts = jnp.where(finite, count, before), jnp.where(finite, new_clips, clips)
         grad_norm = norm.product.astype(seen[f"{name}/grad_norm"].dtype)
         fraction = jnp.where(finite, fraction, seen[f"{name}/clip_fraction"])
-        seen = _metrics(name, grad_norm, finite & clipped, fraction)
-        return _spoiled(new, ~finite), state_type(*kept, seen)
+        seen = _metrics(name, grad_norm, clipped, fraction)
+        return _spoiled(updates, ~finite), state_type(*counts, *averages, seen)
 
     return optax.GradientTransformation(init_fn, update_fn)
-
-
-def _chosen(condition: jax.Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(
-        lambda n, o: jnp.where(condition, n.astype(o.dtype), o), new, tuple(old)
-    )
 
 
 def _spoiled(updates: optax.Updates, bad: jax.Array) -> optax.Updates:

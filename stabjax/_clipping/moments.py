@@ -1,6 +1,5 @@
 """The two moments of every entry, as Adam and its kin keep them; and their resets."""
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,7 +29,7 @@ from stabjax._clipping.threshold import (
     shrinkage,
     shrunk,
 )
-from stabjax._norms import norm_dtype, scaled_norm, widened
+from stabjax._norms import ScaledNorm, norm_dtype, safe_root, widened
 
 
 class MomentStep(NamedTuple):
@@ -48,12 +47,13 @@ def moment_step(
     eps: jax.Array,
     age: jax.Array,
     debias_count: jax.Array,
+    valid: jax.Array,
 ) -> MomentStep:
     """For moments of `age` updates, debiased as if they were of `debias_count`."""
     b1, b2 = decays
     return MomentStep(
-        mean=weight(b1, age),
-        root=weight(b2, age),
+        mean=weight(b1, age, valid),
+        root=weight(b2, age, valid),
         mean_factor=mass(b1, age) / mass(b1, debias_count),
         root_factor=jnp.sqrt(mass(b2, age) / mass(b2, debias_count)),
         eps=eps,
@@ -256,7 +256,7 @@ def scale_by_stable_adam(
     def move(step: Step) -> tuple[optax.Updates, tuple[Any, ...], jax.Array]:
         decays = scalar("b1", b1, step.dtype), scalar("b2", b2, step.dtype)
         eps_ = scalar("eps", eps, step.dtype)
-        by = moment_step(decays, eps_, step.number, step.number)
+        by = moment_step(decays, eps_, step.number, step.number, step.finite)
         limit = scalar("threshold", threshold, step.dtype)
         decayed, rate = _decayed(step.params, weight_decay, step.dtype)
         tuples = jax.tree.map(
@@ -305,9 +305,10 @@ def _bounded_step(
     direction, mean, root = move_moments(x, *averages, by)
     for w in decayed:
         direction = direction + rate.astype(dtype) * widened(w, dtype)
-    norm = scaled_norm(quotient(x, jnp.maximum(root, by.eps.astype(dtype))))
-    of_ones = math.sqrt(max(x.size, 1))
-    shrink = shrinkage(norm, limit.astype(dtype) * of_ones)
+    # Quotients of at most 1 / sqrt(1 - b2): their squares need no care.
+    squares = quotient(x, jnp.maximum(root, by.eps.astype(dtype))) ** 2
+    rms = safe_root(jnp.sum(squares) / max(x.size, 1))
+    shrink = shrinkage(ScaledNorm(rms, jnp.ones_like(rms)), limit.astype(dtype))
     bounded = cast_back(shrunk(direction, shrink), jnp.asarray(g).dtype)
     return bounded, mean, root, shrink.exceeded
 

@@ -103,7 +103,7 @@ def clip_by_second_moment(
         limit = scalar("threshold", threshold, step.dtype)
         late = (step.number >= first) & (step.number > 1)
         bound = _bound(limit, b, step.number, late)
-        by = weight(b, step.number)
+        by = weight(b, step.number, step.finite)
         triples = jax.tree.map(
             lambda g, root: _clip_entries(g, root, bound, by),
             step.updates,
@@ -203,7 +203,7 @@ def scale_by_spam(
         bound = _bound(limit, decays[1], age, late)
         debias_count = step.number if reference else age
         eps_ = scalar("eps", eps, step.dtype) / jnp.sqrt(mass(decays[1], debias_count))
-        by = moment_step(decays, eps_, age, debias_count)
+        by = moment_step(decays, eps_, age, debias_count, step.finite)
         steps = scalar("warmup_steps", warmup_steps, step.dtype)
         scale = cosine_warmup(was_reset, age, steps)
         tuples = jax.tree.map(

@@ -38,7 +38,14 @@ from stabjax._clipping.threshold import (
     shrinkage,
     shrunk,
 )
-from stabjax._norms import as_scaled, global_norm, scaled_norm, widened
+from stabjax._norms import (
+    ScaledNorm,
+    as_scaled,
+    global_norm,
+    safe_root,
+    scaled_norm,
+    widened,
+)
 
 
 class TrackedMaxState(NamedTuple):
@@ -114,13 +121,13 @@ def clip_by_tracked_max(decay: ArrayLike = 0.999) -> optax.GradientTransformatio
 
     def move(step: Step) -> tuple[optax.Updates, tuple[Any, ...], jax.Array]:
         b = scalar("decay", decay, step.dtype)
-        by, bias = weight(b, step.number), jnp.ones((), step.dtype)
-        triples = jax.tree.map(
+        by, bias = weight(b, step.number, step.finite), jnp.ones((), step.dtype)
+        tuples = jax.tree.map(
             lambda g, largest: _clip_largest(g, largest, by, bias),
             step.updates,
             *step.averages,
         )
-        updates, largest, exceeded = unzipped(step.updates, triples, 3)
+        updates, largest, exceeded, _ = unzipped(step.updates, tuples, 4)
         return updates, (largest,), any_leaf(exceeded)
 
     return averaging(
@@ -177,11 +184,10 @@ def normalize_by_tracked_norm(
 
     def move(step: Step) -> tuple[optax.Updates, tuple[Any, ...], jax.Array]:
         decays = scalar("b1", b1, step.dtype), scalar("b2", b2, step.dtype)
-        by = moment_step(
-            decays, scalar("eps", eps, step.dtype), step.number, step.number
-        )
+        eps_ = scalar("eps", eps, step.dtype)
+        by = moment_step(decays, eps_, step.number, step.number, step.finite)
         tuples = jax.tree.map(
-            lambda g, mean, root: _normalize(g, mean, root, by),
+            lambda g, *averages: _normalize(g, scaled_norm(g), averages, by),
             step.updates,
             *step.averages,
         )
@@ -278,10 +284,10 @@ def scale_by_stable_spam(
             norm_count = since_reset(step.number - 1, every)[1] + 1
             content = _content(step.number, every)
         numbers = _Numbers(
-            weight(gamma3_, step.number),
+            weight(gamma3_, step.number, step.finite),
             mass(gamma3_, step.number) / mass(gamma3_, norm_count),
-            moment_step(gammas, eps_, step.number, norm_count),
-            moment_step(decays, eps_, content, age),
+            moment_step(gammas, eps_, step.number, norm_count, step.finite),
+            moment_step(decays, eps_, content, age, step.finite),
         )
         tuples = jax.tree.map(
             lambda g, *averages: _stable_spam_leaf(g, averages, numbers),
@@ -313,24 +319,26 @@ def _content(count: jax.Array, every: jax.Array) -> jax.Array:
 @partial(jax.jit, inline=True)
 def _clip_largest(
     g: ArrayLike, average: jax.Array, by: Weight, bias: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The bounded leaf, the average, whether it bounded, and the largest entry now."""
     x = widened(g, average.dtype)
     largest = global_norm(x, math.inf)
     average = moved_mean(average, largest, by)
     limit = average * bias.astype(average.dtype)
     shrink = shrinkage(as_scaled(largest), limit)
     bounded = jnp.where(abs(x) > limit, shrunk(x, shrink), x)
-    return cast_back(bounded, jnp.asarray(g).dtype), average, shrink.exceeded
+    bounded = cast_back(bounded, jnp.asarray(g).dtype)
+    return bounded, average, shrink.exceeded, jnp.minimum(largest, limit)
 
 
 @partial(jax.jit, inline=True)
 def _normalize(
-    g: ArrayLike, mean: jax.Array, root: jax.Array, by: MomentStep
+    g: ArrayLike, norm: ScaledNorm, averages: tuple[jax.Array, ...], by: MomentStep
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    mean, root = averages
     x = widened(g, mean.dtype)
-    norm = scaled_norm(x)
     # A norm may exceed the largest number, where its average would stay infinite.
-    value = jnp.minimum(norm.product, np.finfo(mean.dtype).max)
+    value = jnp.minimum(norm.product, np.finfo(mean.dtype).max).astype(mean.dtype)
     target, mean, root = move_moments(value, mean, root, by)
     smaller = target < value
     # The unit first: the quotient may be as small as its inverse is large.
@@ -344,8 +352,11 @@ def _stable_spam_leaf(
 ) -> tuple[jax.Array, ...]:
     largest, norm_mean, norm_root, mean, root = averages
     x = widened(g, mean.dtype)
-    x, largest, exceeded = _clip_largest(x, largest, by.largest, by.bias)
-    x, norm_mean, norm_root, _ = _normalize(x, norm_mean, norm_root, by.norms)
+    x, largest, exceeded, top = _clip_largest(x, largest, by.largest, by.bias)
+    # The largest entry is known: one sum will do, and nothing else reads the clipped.
+    unit = as_scaled(top).unit
+    norm = ScaledNorm(safe_root(jnp.sum((x * (1 / unit)) ** 2)), unit)
+    x, norm_mean, norm_root, _ = _normalize(x, norm, (norm_mean, norm_root), by.norms)
     direction, mean, root = move_moments(x, mean, root, by.moments)
     direction = cast_back(direction, jnp.asarray(g).dtype)
     return direction, largest, norm_mean, norm_root, mean, root, exceeded

@@ -193,15 +193,13 @@ def _bounded(
 ) -> tuple[jax.Array, jax.Array]:
     """Seen as a norm, max |u| / allowed, which is to be at most 1."""
     u = jnp.asarray(u)
-    wide = widened(u, norm_dtype([u]))
-    dtype = wide.real.dtype
+    dtype = norm_dtype([u])
     limits = np.finfo(dtype)
-    allowed = relative.astype(dtype) * magnitudes(widened(w, dtype))
-    allowed = jnp.maximum(allowed + absolute.astype(dtype), limits.tiny)
-    size = magnitudes(wide)
 
     def largest(k: jax.Array) -> jax.Array:
-        return jnp.max(size * k / allowed, initial=0)
+        allowed = relative.astype(dtype) * magnitudes(widened(w, dtype))
+        allowed = jnp.maximum(allowed + absolute.astype(dtype), limits.tiny)
+        return jnp.max(magnitudes(widened(u, dtype)) * k / allowed, initial=0)
 
     # Taken again, rescaled, where a quotient exceeds the largest number.
     plain = largest(jnp.ones((), dtype))
