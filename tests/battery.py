@@ -344,6 +344,7 @@ TRANSFORMATIONS = [
 
 # Public functions that are no transformations: of norms, of gradients, of states.
 FUNCTIONS = {
+    "best_cooldown_fraction",
     "check",
     "global_norm",
     "leaf_norms",
@@ -351,7 +352,9 @@ FUNCTIONS = {
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
     "qk_clip",
+    "schedule_bound",
     "suggest_max_norm",
+    "transfer_to_horizon",
     "unitwise_clip",
     "unitwise_norm",
 }
@@ -387,6 +390,62 @@ def joined(peak, rate, boundary):
     return stabjax.join_schedules([up, down], [boundary])
 
 
+SHAPES = ("linear", "1-sqrt", "cosine", "square", "mirror-cosine", "exponential")
+
+
+def of_all_shapes(make):
+    """The mean over the shapes: one program for all of them."""
+
+    def averaged(**numbers):
+        schedules = [make(**numbers, shape=shape) for shape in SHAPES]
+        return lambda count: sum(s(count) for s in schedules) / len(SHAPES)
+
+    return averaged
+
+
+def repeated(init_value, period):
+    decay = stabjax.linear_schedule(init_value, 0.1, 5)
+    return stabjax.repeat_schedule(decay, period, period_factor=1.5)
+
+
+def warmed_up(peak_value, warmup_steps, init_value, shape):
+    decay = stabjax.inverse_sqrt_schedule(peak_value, 5)
+    return stabjax.with_warmup(decay, warmup_steps, shape, init_value)
+
+
+def cooled_down(init_value, start, steps, end_value):
+    decay = stabjax.inverse_sqrt_schedule(init_value, 5)
+    return stabjax.with_cooldown(decay, start, steps, "1-sqrt", end_value)
+
+
+def multiplied(init_value, rate):
+    wave = stabjax.cosine_decay_schedule(init_value, 12)
+    return stabjax.multiply_schedules([wave, stabjax.exponential_decay(1.0, 6, rate)])
+
+
+def refined(first_norms, **numbers):
+    """Of all norms only the first is an argument: scaling all changes nothing."""
+    norms = jnp.array([0.0, 1.0, 2.0, 4.0, 1.5, 2.5, 3.5, 2.2]).at[0].set(first_norms)
+    return stabjax.refine_schedule(norms, **numbers, smoothing=0.4)
+
+
+def shifted(init_value, steps):
+    decay = stabjax.inverse_sqrt_schedule(init_value, 5)
+    return stabjax.shift_schedule(decay, steps)
+
+
+def clipped(min_value, max_value):
+    return stabjax.clip_schedule(
+        stabjax.linear_schedule(1.0, 0.0, 10), min_value, max_value
+    )
+
+
+INFINITE = {
+    "peak_value": 0.8,
+    "constant_value": 0.2,
+    "warmup_steps": 4.0,
+    "cooldown_steps": 6.0,
+}
 WARM = {"init_value": 0.1, "peak_value": 0.9, "warmup_steps": 4.0}
 DECAY = {"transition_steps": 5.0, "decay_rate": 0.5, "transition_begin": 2.0}
 KNOTS = {"init_value": 0.8, "boundaries": (4.0, 9.0), "scales": (0.5, 2.0)}
@@ -487,4 +546,117 @@ SCHEDULES = [
         {"first": (0.1, 1.0, 2.0, 6.0, 0.05), "second": (0.05, 0.5, 3.0, 8.0, 0.01)},
     ),
     Schedule("join_schedules", joined, {"peak": 0.7, "rate": 0.5, "boundary": 6.0}),
+    Schedule(
+        "inverse_sqrt_schedule",
+        stabjax.inverse_sqrt_schedule,
+        {"init_value": 0.5, "timescale": 4.0, "transition_begin": 3.0},
+    ),
+    Schedule(
+        "noam_schedule",
+        stabjax.noam_schedule,
+        {"model_size": 64.0, "warmup_steps": 6.0, "factor": 2.0},
+    ),
+    Schedule(
+        "rex_schedule",
+        stabjax.rex_schedule,
+        {"init_value": 0.8, "transition_steps": 9.0, "end_value": 0.1, "beta": 0.5},
+    ),
+    Schedule(
+        "power_schedule",
+        stabjax.power_schedule,
+        {"max_value": 0.4, "scale": 1.0, "power": -0.5, "warmup_steps": 4.0},
+    ),
+    Schedule(
+        "wsd_schedule",
+        of_all_shapes(stabjax.wsd_schedule),
+        {
+            "peak_value": 0.8,
+            "warmup_steps": 4.0,
+            "stable_steps": 6.0,
+            "decay_steps": 7.0,
+            "end_value": 0.05,
+        },
+    ),
+    Schedule(
+        "infinite_schedule",
+        stabjax.infinite_schedule,
+        INFINITE,
+        variant="cosine",
+    ),
+    Schedule(
+        "infinite_schedule",
+        stabjax.infinite_schedule,
+        INFINITE | {"timescale": 10.0},
+        variant="inverse-sqrt",
+    ),
+    Schedule(
+        "cyclic_schedule",
+        stabjax.cyclic_schedule,
+        {
+            "init_value": 0.1,
+            "peak_value": 1.0,
+            "up_steps": 3.0,
+            "down_steps": 4.0,
+            "cycle_factor": 0.5,
+            "decay_rate": 0.97,
+        },
+    ),
+    Schedule(
+        "cosine_restarts_schedule",
+        stabjax.cosine_restarts_schedule,
+        {
+            "peak_value": 0.9,
+            "period": 3.0,
+            "period_factor": 2.0,
+            "peak_factor": 0.5,
+            "end_value": 0.05,
+        },
+    ),
+    Schedule("repeat_schedule", repeated, {"init_value": 0.7, "period": 7.0}),
+    Schedule(
+        "with_warmup",
+        of_all_shapes(warmed_up),
+        {"peak_value": 0.8, "warmup_steps": 6.0, "init_value": 0.1},
+    ),
+    Schedule(
+        "with_cooldown",
+        cooled_down,
+        {"init_value": 0.8, "start": 4.0, "steps": 6.0, "end_value": 0.1},
+    ),
+    Schedule(
+        "exponential_warmup_schedule",
+        stabjax.exponential_warmup_schedule,
+        {"peak_value": 0.8, "timescale": 4.0},
+    ),
+    Schedule(
+        "untuned_linear_warmup_schedule",
+        # 2 / (1 - b2) is 8, in float64 and in float32.
+        stabjax.untuned_linear_warmup_schedule,
+        {"b2": 0.75},
+    ),
+    Schedule(
+        "untuned_exponential_warmup_schedule",
+        stabjax.untuned_exponential_warmup_schedule,
+        {"b2": 0.75},
+    ),
+    Schedule("radam_warmup_schedule", stabjax.radam_warmup_schedule, {"b2": 0.7}),
+    Schedule(
+        "chebyshev_schedule",
+        lambda **numbers: stabjax.chebyshev_schedule(**numbers, steps=8),
+        {"strong_convexity": 0.1, "smoothness": 1.0},
+    ),
+    Schedule("silver_schedule", stabjax.silver_schedule, {"smoothness": 2.0}),
+    Schedule(
+        "strongly_convex_silver_schedule",
+        lambda **numbers: stabjax.strongly_convex_silver_schedule(**numbers, steps=8),
+        {"strong_convexity": 0.1, "smoothness": 1.0},
+    ),
+    Schedule(
+        "refine_schedule",
+        refined,
+        {"first_norms": 3.0, "peak_value": 0.5, "power": 2.0, "steps": 15.0},
+    ),
+    Schedule("multiply_schedules", multiplied, {"init_value": 0.8, "rate": 0.5}),
+    Schedule("shift_schedule", shifted, {"init_value": 0.8, "steps": 3.0}),
+    Schedule("clip_schedule", clipped, {"min_value": 0.3, "max_value": 0.7}),
 ]

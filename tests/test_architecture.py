@@ -22,7 +22,7 @@ ARROWS = {
     "_schedules": set(),
     "problems": set(),
     "_sweep": {"_metrics"},
-    "plot": set(),
+    "plot": {"_schedules"},
     "optuna": {"_sweep"},
     "_recipes": {"_clipping", "_metrics", "_schedules", "_sweep", "problems"},
 }

@@ -74,6 +74,41 @@ def test_study(tmp_path, capsys):
     assert f"stabjax {' '.join(arguments)}\n" in report
 
 
+def test_schedule_is_drawn_and_written(tmp_path, capsys):
+    out = tmp_path / "wsd.png"
+    numbers = ["peak_value=0.5", "warmup_steps=4", "stable_steps=8", "decay_steps=8"]
+    arguments = ["schedule", "wsd_schedule", *numbers, "shape=1-sqrt"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "0.5 |" in printed and "20\n" in printed
+    schedule = stabjax.wsd_schedule(0.5, 4, 8, 8, shape="1-sqrt")
+    bound = stabjax.schedule_bound(schedule, 20).best_value * 20**0.5
+    assert f"by DG / sqrt(T): {bound:.3g}" in printed
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["nope"], "unknown schedule 'nope'; known are chebyshev_schedule, "),
+        (["clip_schedule"], "unknown schedule 'clip_schedule'"),
+        (["wsd_schedule", "1"], "an argument must be NAME=VALUE, got '1'"),
+        (["cosine_decay_schedule"], "missing 2 required positional arguments"),
+        (
+            ["cosine_decay_schedule", "init_value=1", "decay_steps=-5"],
+            "decay_steps must be positive, got -5",
+        ),
+        (["linear_schedule", "init_value=x"], "init_value must be a number, got 'x'"),
+        (
+            ["constant_schedule", "value=1", "--steps", "-3"],
+            "steps must be positive, got -3",
+        ),
+    ],
+)
+def test_a_schedule_that_is_none(arguments, message, capsys):
+    assert message in refused(["schedule", *arguments], capsys)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -162,6 +162,30 @@ def test_metrics_of_the_states_that_flax_nnx_hands_out(standard_promotion):
         assert metrics["clip/grad_norm"] == found[0]["clip/grad_norm"] > 0
 
 
+def test_scheduled_numbers_show_the_values_that_were_used(standard_promotion):
+    rate = stabjax.wsd_schedule(0.1, 2, 2, 4)
+    momentum = stabjax.linear_schedule(0.5, 0.9, 4)
+    threshold = stabjax.cosine_decay_schedule(2.0, 6)
+    tx = optax.chain(
+        stabjax.clip_by_global_norm(threshold),
+        optax.inject_hyperparams(optax.adamw)(rate, b1=momentum, weight_decay=0.01),
+    )
+
+    def step(state, _):
+        _, state = tx.update(GRADS, state, PARAMS)
+        return state, stabjax.metrics(state)
+
+    _, seen = jax.jit(lambda: jax.lax.scan(step, tx.init(PARAMS), length=8))()
+    counts = jnp.arange(8)
+    for name, schedule in {
+        "learning_rate": rate,
+        "b1": momentum,
+        "clip_by_global_norm/max_norm": threshold,
+    }.items():
+        np.testing.assert_allclose(seen[name], schedule(counts), 1e-6, 1e-7)
+    np.testing.assert_allclose(seen["weight_decay"], 0.01)
+
+
 def test_inside_jit_scan_and_vmap():
     tx = watched()
 

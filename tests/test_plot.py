@@ -12,6 +12,7 @@ from matplotlib.collections import (  # noqa: TID251
     QuadMesh,
 )
 
+import stabjax
 from stabjax import plot
 
 INF, NAN = np.inf, np.nan
@@ -270,3 +271,37 @@ def test_draws_into_the_axes_given():
 def test_pyplot_knows_nothing_of_the_figures():
     plot.stable_share(TestStableShare.dataset, x="rate").figure.savefig(io.BytesIO())
     assert pyplot.get_fignums() == []
+
+
+class TestSchedules:
+    def test_curves_are_the_values_with_their_bounds(self):
+        named = {
+            "linear": stabjax.linear_schedule(1.0, 0.0, 50),
+            "wsd": stabjax.wsd_schedule(0.5, 10, 30, 10),
+        }
+        ax = plot.schedules(named, 50)
+        for line, (name, schedule) in zip(ax.get_lines(), named.items(), strict=True):
+            assert line.get_xdata().tolist() == list(range(50))
+            expected = [schedule(count) for count in range(50)]
+            np.testing.assert_allclose(line.get_ydata(), expected, 1e-6, 1e-7)
+            bound = stabjax.schedule_bound(schedule, 50).best_value * 50**0.5
+            assert line.get_label() == f"{name}: {bound:.3g}"
+        plain = plot.schedules(named, 50, bound=False)
+        assert [line.get_label() for line in plain.get_lines()] == list(named)
+
+    def test_a_long_schedule_is_drawn_with_fewer_points(self):
+        constant = {"constant": stabjax.constant_schedule(0.1)}
+        (line,) = plot.schedules(constant, 100_000, bound=False).get_lines()
+        x = line.get_xdata()
+        assert len(x) == 2000 and x[0] == 0 and x[-1] == 99_999
+
+    def test_text(self):
+        ramp = stabjax.linear_schedule(1.0, 0.0, 16)
+        text = plot.schedule_text(ramp, 16, width=8, height=2).splitlines()
+        # Means of two steps each, 31/32, 27/32 ... of 16 eighths, to the even one.
+        assert text[0].split("|")[1].strip() == "█▆▄▂"
+        assert text[1].split("|")[1].strip() == "█████▆▄▂"
+        assert text[0].split("|")[0].strip() == "1"
+        assert text[-1].split() == ["0", "16"]
+        flat = plot.schedule_text(stabjax.constant_schedule(0.0), 5)
+        assert "█" not in flat

@@ -101,7 +101,30 @@ def test_derivatives_are_finite_at_every_count(row):
 def steps_of(row):
     """What must stay positive while all else is zero."""
     keep = ("steps", "boundar", "factor", "first", "second", "power", "exponent", "pct")
+    keep += ("period", "timescale", "size", "b2", "convex", "smooth", "norms")
     return {k: v for k, v in numbers_of(row).items() if any(s in k for s in keep)}
+
+
+@pytest.mark.slow
+@rows
+def test_derivatives_by_the_count_are_finite(row):
+    def slopes(numbers, counts):
+        schedule = row.make(**numbers)
+        return jax.vmap(jax.grad(lambda t: jnp.asarray(schedule(t), float)))(counts)
+
+    counts = jnp.array([*range(-2, 20), 0.5, 3.7, 1e6], float)
+    assert np.isfinite(jax.jit(slopes)(numbers_of(row), counts)).all()
+
+
+@pytest.mark.slow
+@rows
+def test_float32_is_close_to_float64(row):
+    got = np.asarray(compiled(str(row))[0](numbers_of(row)))
+    with jax.enable_x64(True):
+        exact = {k: np.asarray(v, np.float64) for k, v in numbers_of(row).items()}
+        expected = jax.jit(functools.partial(curve, row.make))(exact)
+        assert expected.dtype == np.float64
+    np.testing.assert_allclose(got, expected, 0, 2e-5 * np.abs(expected).max())
 
 
 @rows

@@ -13,6 +13,7 @@ from stabjax._schedules.arguments import (
     known,
     nan_unless,
     select,
+    since,
     standard_promotion,
 )
 from stabjax._schedules.core import (
@@ -38,6 +39,7 @@ def join_schedules(
         harms neither the value nor a derivative.
       boundaries: steps at which the second, third ... schedule begins, in ascending
         order: a sequence or an array. How many is static, the steps are traceable.
+        Counts beyond 2**24 are subtracted exactly if they have no fraction.
 
     Returns:
       A function of the count, of any shape, that returns the value. As in Optax,
@@ -77,8 +79,8 @@ def _own_counts(
     """Which schedule is the current one, and the count that each is to see."""
     current: ArrayLike = 0
     for index, start in enumerate(starts, 1):
-        current = select(count < start, current, index)
-    own_counts = [count, *(count - start for start in starts)]
+        current = select(since(count, start) < 0, current, index)
+    own_counts = [count, *(since(count, start) for start in starts)]
     # Not 0: there roots and logarithms have no derivative.
     return current, [
         select(current == index, own, 1) for index, own in enumerate(own_counts)

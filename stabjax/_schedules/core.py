@@ -202,7 +202,10 @@ def cosine_decay_schedule(
     Returns:
       A function of the count, of any shape, that returns the value, and NaN if
       `decay_steps` was traced and is not positive. Where the cosine is -1 the
-      derivative of the power is taken to be 0 (for p < 1/2 it is infinite).
+      derivative of the power is taken to be 0 (for p < 1/2 it is infinite). If
+      `decay_steps` is an array the wave is computed as the square of a sine, and stays
+      accurate to the last digits near its end; for a Python number it is Optax's
+      :math:`1 + \cos`, to the last bit, which is rounded at 6e-8 of the peak.
 
     Raises:
       ValueError: a concrete `decay_steps` is not positive.
@@ -223,8 +226,11 @@ def cosine_decay_schedule(
         count, steps = (
             float(x) if isinstance(x, int) else x for x in (count, decay_steps)
         )
-        angle = jnp.pi * jnp.minimum(count, steps) / steps
-        wave = 0.5 * (1 + jnp.cos(angle))
+        elapsed = jnp.minimum(count, steps)
+        if isinstance(steps, int | float):
+            wave = 0.5 * (1 + jnp.cos(jnp.pi * elapsed / steps))  # Optax's very bits
+        else:
+            wave = jnp.square(jnp.sin(jnp.pi / 2 * ((steps - elapsed) / steps)))
         shape = _power(wave, exponent, wave <= 0)
         return init_value * ((1 - alpha) * shape + alpha)
 

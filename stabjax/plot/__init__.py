@@ -8,5 +8,14 @@ from stabjax.plot.axes import panels
 from stabjax.plot.maps import heatmap
 from stabjax.plot.norms import gradient_norms
 from stabjax.plot.runs import learning_curves, stable_share
+from stabjax.plot.schedules import schedule_text, schedules
 
-__all__ = ["gradient_norms", "heatmap", "learning_curves", "panels", "stable_share"]
+__all__ = [
+    "gradient_norms",
+    "heatmap",
+    "learning_curves",
+    "panels",
+    "schedule_text",
+    "schedules",
+    "stable_share",
+]

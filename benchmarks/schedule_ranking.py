@@ -1,0 +1,101 @@
+"""Does a convex problem rank schedules as the bound of theory does?
+
+python benchmarks/schedule_ranking.py [--seeds 128]
+
+400 steps of SGD, each schedule at 25 base rates and many seeds, on two problems that
+are convex and not smooth: regression with absolute errors, E |a . x - n|, Gaussian a
+in 20 dimensions and noise n, one example a step; and the greatest of |a_i . x| for 100
+fixed unit vectors in 100 dimensions. All schedules have the same starts and examples.
+What counts is how far the mean loss ends above its minimum, at the base rate where that
+is least.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import stabjax
+
+STEPS = 400
+SCHEDULES = {
+    "linear": stabjax.linear_schedule(1.0, 0.0, STEPS),
+    "cosine": stabjax.cosine_decay_schedule(1.0, STEPS),
+    "wsd 0.4": stabjax.wsd_schedule(1.0, 0, 240, 160),
+    "wsd 0.2": stabjax.wsd_schedule(1.0, 0, 320, 80),
+    "1/sqrt": stabjax.inverse_sqrt_schedule(1.0, 1),
+    "constant": stabjax.constant_schedule(1.0),
+}
+
+
+def absolute_regression(entries=20):
+    def init(key):
+        return jax.random.normal(key, (entries,))
+
+    def loss(x, key):
+        for_a, for_n = jax.random.split(key)
+        error = jax.random.normal(for_a, (entries,)) @ x
+        return jnp.abs(error - jax.random.normal(for_n))
+
+    def evaluate(x, key):
+        # E |N(0, s^2)| = s sqrt(2 / pi), and the least there is is that of the noise.
+        spread = jnp.sqrt(jnp.sum(jnp.square(x)) + 1)
+        return {"gap": jnp.sqrt(2 / jnp.pi) * (spread - 1)}
+
+    return stabjax.problems.Problem(init, loss, evaluate)
+
+
+def greatest_of_many(entries=100):
+    slopes = jax.random.normal(jax.random.key(0), (entries, entries))
+    slopes /= jnp.linalg.norm(slopes, axis=1, keepdims=True)
+
+    def init(key):
+        x = jax.random.normal(key, (entries,))
+        return x / jnp.linalg.norm(x)
+
+    def loss(x, key):
+        return jnp.max(jnp.abs(slopes @ x))
+
+    def evaluate(x, key):
+        return {"gap": loss(x, key)}
+
+    return stabjax.problems.Problem(init, loss, evaluate)
+
+
+def make_optimizer(schedule, rate):
+    shape = SCHEDULES[schedule]
+    return optax.sgd(lambda count: rate * shape(count))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=128)
+    seeds = parser.parse_args().seeds
+
+    bounds = {
+        name: float(stabjax.schedule_bound(schedule, STEPS).best_value)
+        for name, schedule in SCHEDULES.items()
+    }
+    space = stabjax.grid(
+        schedule=list(SCHEDULES), rate=jnp.geomspace(1e-3, 1.0, 25), seed=range(seeds)
+    )
+    for problem in (absolute_regression(), greatest_of_many()):
+        runs = stabjax.sweep(problem, make_optimizer, space, steps=STEPS)
+        report(runs, bounds)
+
+
+def report(runs, bounds):
+    print(f"\n{'schedule':10s} {'bound':>8s} {'measured gap':>20s} {'rate':>8s}")
+    mean = runs.gap.mean("seed")
+    for name in sorted(SCHEDULES, key=bounds.get):
+        best = int(mean.sel(schedule=name).values.argmin())
+        gap = runs.gap.sel(schedule=name).isel(rate=best)
+        error = float(gap.std("seed", ddof=1)) / gap.sizes["seed"] ** 0.5
+        measured = f"{float(gap.mean()):.4f} +- {error:.4f}"
+        rate = float(runs.rate[best])
+        print(f"{name:10s} {bounds[name]:8.4f} {measured:>20s} {rate:8.3g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Schedules over each other, with what theory says of them; and one as text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.axes import Axes
+
+from stabjax._schedules import schedule_bound
+from stabjax.plot.axes import panels, styles
+
+_POINTS = 2000  # of a curve: more than a picture can show
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def schedules(
+    named: Mapping[str, optax.Schedule],
+    steps: int,
+    *,
+    bound: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""Schedules over each other, from the first update to the last.
+
+    Beside each name stands the bound of :func:`stabjax.schedule_bound` at the best
+    rate, in units of :math:`DG / \sqrt{T}`: the best schedule there is has 2 or a
+    little less, whatever the number of steps. It does not depend on the height of the
+    curves, only on their shape.
+
+    Args:
+      named: from names to functions of the count.
+      steps: number of updates.
+      bound: whether to show the bound.
+      ax: where to draw; None makes a new figure.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ValueError: if `steps` is not positive.
+
+    Example:
+      >>> import stabjax
+      >>> named = {
+      ...     "linear": stabjax.linear_schedule(1.0, 0.0, 400),
+      ...     "constant": stabjax.constant_schedule(1.0),
+      ... }
+      >>> ax = stabjax.plot.schedules(named, 400)
+      >>> [line.get_label() for line in ax.get_lines()]
+      ['linear: 2.01', 'constant: 2.75']
+    """
+    ax = ax or panels(1)[0]
+    counts = _counts(steps)
+    for (name, schedule), style in zip(named.items(), styles(), strict=False):
+        label = name
+        if bound:
+            best = schedule_bound(schedule, steps).best_value * steps**0.5
+            label = f"{name}: {best:.3g}"
+        ax.plot(counts, _values(schedule, counts), label=label, **style)
+    ax.set_xlabel("step")
+    ax.set_ylabel("value")
+    title = r"bound at the best rate, by $DG/\sqrt{T}$" if bound else None
+    ax.legend(
+        title=title,
+        title_fontsize="small",
+        ncols=2,
+        frameon=False,
+        fontsize="small",
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.16),
+    )
+    return ax
+
+
+def schedule_text(
+    schedule: optax.Schedule, steps: int, *, width: int = 64, height: int = 10
+) -> str:
+    """A schedule drawn with letters, for the terminal.
+
+    Args:
+      schedule: any function of the count.
+      steps: number of updates.
+      width: columns of the curve.
+      height: rows of the curve.
+
+    Returns:
+      Lines of text: the curve between its least value (or 0) and its greatest, each
+      column the mean of its steps, and the steps below.
+
+    Raises:
+      ValueError: if `steps` is not positive.
+
+    Example:
+      >>> import stabjax
+      >>> ramp = stabjax.linear_schedule(0.0, 1.0, 8)
+      >>> print(stabjax.plot.schedule_text(ramp, 9, width=9, height=2))
+             1 |      ▂▄▆█
+             0 | ▂▄▆█████
+               0         9
+    """
+    values = _values(schedule, _counts(steps))
+    columns = np.array(
+        [part.mean() for part in np.array_split(values, width) if part.size]
+    )
+    low, high = min(0.0, float(values.min())), float(values.max())
+    span = high - low if high > low else 1.0
+    eighths = np.round((columns - low) / span * 8 * height).astype(int)
+    lines = []
+    for row in reversed(range(height)):
+        filled = np.clip(eighths - 8 * row, 0, 8)
+        label = f"{high:.4g}" if row == height - 1 else f"{low:.4g}" if row == 0 else ""
+        bars = "".join(_BARS[eighth] for eighth in filled)
+        lines.append(f"{label:>12} |{bars}".rstrip())
+    ends = f"0{steps:>{len(columns)}}"
+    return "\n".join([*lines, " " * 13 + " " + ends])
+
+
+def _counts(steps: int) -> np.ndarray[Any, Any]:
+    if steps < 1:
+        raise ValueError(f"steps must be positive, got {steps}.")
+    even = np.linspace(0, steps - 1, min(steps, _POINTS))
+    return np.unique(np.round(even).astype(np.int32))
+
+
+def _values(
+    schedule: optax.Schedule, counts: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    curve: Any = jax.vmap(lambda count: jnp.asarray(schedule(count), jnp.float32))
+    return np.asarray(curve(jnp.asarray(counts)))
