@@ -75,6 +75,17 @@ def test_the_best_is_given_as_the_factory_takes_it(runs):
     make_optimizer(**{**one, "kind": stabjax.clip_by_global_norm})
 
 
+def test_a_store_says_as_much(tmp_path):
+    space = stabjax.grid(rate=[0.3], clip=stabjax.static([None, 0.5]))
+    space = space * stabjax.grid(kind=[stabjax.clip_by_global_norm])
+    runs = stabjax.sweep(PROBLEM, make_optimizer, space, steps=2, store=tmp_path)
+    loaded = stabjax.load(tmp_path)
+    assert stabjax.best(loaded) == stabjax.best(runs)
+    assert stabjax.best(loaded.sel(clip="None"))["clip"] is None
+    with pytest.raises(ValueError, match="'kind' has the label"):
+        stabjax.rerun(PROBLEM, make_optimizer, loaded.isel(rate=0, clip=0, kind=0))
+
+
 def test_a_mean_with_a_diverged_seed_is_never_the_best():
     assert stabjax.best(of([[1.0, 1.0], [0.0, np.inf], [3.0, 0.0]])) == {"rate": 0.1}
     mixed = of([[4.0, 1.0], [0.0, np.inf], [3.0, 0.0]])

@@ -54,10 +54,10 @@ def successive_halving(
     With R rungs, the points are compared after steps / eta^(R - 1), ..., steps / eta
     and `steps` updates, by a variable that is small for good ones, averaged over the
     seeds; the best 1 / eta of them train on from where they stood, and those with a
-    diverged training never do. The defaults cost about 0.31 of training all to
-    the end. A schedule spans all the steps from the start, so the survivors are those
-    that `sweep` would have trained; beware of rates that are slow at first and win
-    late.
+    diverged training never do. The defaults cost about 0.31 of the steps
+    of training all to the end. A schedule spans all the steps from the start, so the
+    survivors are those that `sweep` would have trained; beware of rates that are slow
+    at first and win late.
 
     Args:
       problem: as in `sweep`.
