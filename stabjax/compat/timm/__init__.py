@@ -11,11 +11,13 @@ from stabjax.compat.timm.cycles import (
     tanh_lr_scheduler,
 )
 from stabjax.compat.timm.phases import wsd_lr_scheduler
+from stabjax.compat.timm.plateau import plateau_lr_scheduler
 from stabjax.compat.timm.steps import multi_step_lr_scheduler, step_lr_scheduler
 
 __all__ = [
     "cosine_lr_scheduler",
     "multi_step_lr_scheduler",
+    "plateau_lr_scheduler",
     "poly_lr_scheduler",
     "step_lr_scheduler",
     "tanh_lr_scheduler",
