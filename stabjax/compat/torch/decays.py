@@ -248,9 +248,8 @@ def cosine_annealing_lr(
 
     .. math:: f(t) = E + (L - E)\,\frac{1 + \cos(\pi t / T)}{2}
 
-    As in PyTorch the rate rises again after step T. It stays at the end with
-    :func:`stabjax.cosine_decay_schedule`, or behind `stabjax.clip_schedule`'s like:
-    `lambda count: schedule(jnp.minimum(count, T))`.
+    As in PyTorch the rate rises again after step T. What stays at its end is
+    :func:`stabjax.cosine_decay_schedule`, or `lambda t: schedule(jnp.minimum(t, T))`.
 
     Args:
       base_lr: :math:`L`, the learning rate of the optimizer. Traceable.
