@@ -26,7 +26,8 @@ _NUMBER = r"[^:,]+"
 
 def problem_named(name: str) -> Callable[..., problems.Problem]:
     """The function of `stabjax.problems` that makes this problem."""
-    known = [n for n in problems.__all__ if n not in ("Problem", "supervised")]
+    others = ("Problem", "supervised", "bracket_text", "copy_text", "markov_text")
+    known = [n for n in problems.__all__ if n not in others]
     if name not in known:
         raise ValueError(f"unknown problem {name!r}; known are {', '.join(known)}")
     make: Callable[..., problems.Problem] = getattr(problems, name)
