@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test slow numerics lint types format clean
+.PHONY: study test compare slow numerics lint types format clean
 .DEFAULT_GOAL := study
 
 # A stamp for each extra: installing again only when pyproject.toml changed.
@@ -19,11 +19,21 @@ $(VENV)/.dev: $(VENV)/.venv pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+# PyTorch first and alone, so that a small build for CPUs is taken where there is one.
+$(VENV)/.compare: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[compare]'
+	touch $@
+
 study: $(VENV)/.sweep  ## the founding experiment, measured; ARGS="--quick" passes options
 	$(BIN)/stabjax study $(ARGS)
 
 test: $(VENV)/.dev  ## the default tests; ARGS="-k clip" passes options
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+compare: $(VENV)/.compare  ## schedules against PyTorch and transformers
+	$(BIN)/python -m pytest -n 2 -m 'slow or not slow' $(ARGS) \
+	  tests/test_compat_torch_installed.py tests/test_compat_huggingface_installed.py
 
 slow: $(VENV)/.dev  ## what takes longer
 	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)

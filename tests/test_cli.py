@@ -201,7 +201,7 @@ def test_a_dry_run_and_a_recorded_sweep(own_jax, tmp_path, capsys, standard_prom
     [
         (
             ["quadratics", "a=1"],
-            "unknown problem 'quadratics'; known are adding, beale, boundary_mlp, branin,",
+            "unknown problem 'quadratics'; known are adding, ",
         ),
         (["quadratic", "a"], "an axis must be NAME=VALUES, got 'a'"),
         (["quadratic", "a=1", "a=2"], "axis 'a' is given twice"),
