@@ -152,6 +152,7 @@ def variants(case):
     }
 
 
+@pytest.mark.slow  # the battery asks the same of each number by itself
 @each_case
 def test_vmap_over_each_argument_equals_the_loop(case):
     """The loop over arrays, which is one trace, and that over Python numbers."""
