@@ -167,5 +167,5 @@ def test_a_second_process_compiles_nothing_that_is_in_the_cache(tmp_path):
         )
         for _ in range(2)
     ]
-    assert seconds[1] < 1.0
-    assert seconds[1] < seconds[0] / 2
+    # Alone on the machine it takes a fraction of a second; here others compute, too.
+    assert seconds[1] < seconds[0] / 3
