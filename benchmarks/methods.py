@@ -2,11 +2,11 @@
 
 python benchmarks/methods.py [--quick] [--out docs]
 
-Every method before the same optimizer, at the same rates and seeds, with a threshold of
-1 and otherwise its defaults, on problems that need clipping: one sweep for each problem,
-with the method as a static axis. Writes `methods.png` and prints a table: the percentage
-of trainings, over all rates and seeds, that reached the target, and the percentage that
-diverged.
+Every method before the same optimizer, at the same rates and seeds, with a threshold
+of 1 and otherwise mostly its defaults, on problems that need clipping: one sweep for
+each problem, the method a static axis. Writes `methods.png` and prints a table: the
+percentage of trainings, over all rates and seeds, that ended at the target, and the
+percentage that diverged.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import time
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
+import matplotlib.pyplot as plt  # noqa: TID251
 import numpy as np
 import optax
 
