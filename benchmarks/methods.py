@@ -5,8 +5,8 @@ python benchmarks/methods.py [--quick] [--out docs]
 Every method before the same optimizer, at the same rates and seeds, with a threshold
 of 1 and otherwise mostly its defaults, on problems that need clipping: one sweep for
 each problem, the method a static axis. Writes `methods.png` and prints a table: the
-percentage of trainings, over all rates and seeds, that ended at the target, and the
-percentage that diverged.
+percentage of trainings, over all rates and seeds, that ended at the target, the
+percentage that diverged, and the median steps to the target of those that ended there.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def main(arguments=None):
         chosen = {name: PROBLEMS[name] for name in ("heavy tails", "cosh")}
     rates = [0.001, 0.01, 0.1, 1.0, 10.0]
     space = stabjax.grid(method=methods, rate=rates, seed=seeds)
-    reached, diverged = {}, {}
+    reached, diverged, took = {}, {}, {}
     for name, (problem, target, steps) in chosen.items():
         start = time.perf_counter()
         runs = stabjax.sweep(
@@ -117,16 +117,22 @@ def main(arguments=None):
         held = (runs.status == 0) & (runs.final_loss <= target)
         reached[name] = 100 * held.mean(("rate", "seed")).values
         diverged[name] = 100 * (runs.status == 1).mean(("rate", "seed")).values
+        steps_taken = runs.target_at.where(held).stack(run=("rate", "seed"))
+        took[name] = steps_taken.median("run").values
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-    print(table(methods, reached, diverged))
+    print(table(methods, reached, diverged, took))
     draw(methods, reached, options.out / "methods.png")
     return reached
 
 
-def table(methods, reached, diverged):
+def table(methods, reached, diverged, took):
     rows = [f"| method | {' | '.join(reached)} |", "|---" * (len(reached) + 1) + "|"]
     for i, method in enumerate(methods):
-        cells = (f"{reached[n][i]:.0f} / {diverged[n][i]:.0f}" for n in reached)
+        cells = (
+            f"{reached[n][i]:.0f} / {diverged[n][i]:.0f} / "
+            + (f"{took[n][i]:.0f}" if np.isfinite(took[n][i]) else "-")
+            for n in reached
+        )
         rows.append(f"| `{method}` | {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -134,7 +140,7 @@ def table(methods, reached, diverged):
 def draw(methods, reached, path):
     figure, axes = plt.subplots(figsize=(7, 1 + 0.25 * len(methods)))
     image = axes.imshow(np.array(list(reached.values())).T, aspect="auto", vmin=0)
-    axes.set_xticks(range(len(reached)), reached)
+    axes.set_xticks(range(len(reached)), reached, rotation=20)
     axes.set_yticks(range(len(methods)), methods)
     figure.colorbar(image, label="% of trainings that end at the target")
     figure.savefig(path, dpi=90, bbox_inches="tight")
