@@ -1,6 +1,6 @@
 """What clipping adds to a clip + AdamW step, in units of one norm pass.
 
-python benchmarks/clip_overhead.py [--rounds 15]
+python benchmarks/clip_overhead.py [--rounds 15] [--all]
 
 About 31 M float32 parameters in 148 arrays, shaped like a small transformer. Update and
 apply in one jit, parameters and state donated, three warm steps, the variants
@@ -84,7 +84,9 @@ def seconds(call):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--all", action="store_true", help="every method, not just one")
+    options = parser.parse_args()
+    rounds = options.rounds
 
     keys = jax.random.split(jax.random.key(0), 148)
     shapes = transformer_shapes()
@@ -100,8 +102,9 @@ def main():
             optax.adamw(1e-3),
         ),
     }
-    variants |= spike_variants()
-    variants |= history_variants()
+    if options.all:
+        variants |= spike_variants()
+        variants |= history_variants()
     steps = {name: make_step(tx) for name, tx in variants.items()}
     held = {}
     for name, tx in variants.items():
