@@ -34,6 +34,15 @@ def problem_named(name: str) -> Callable[..., problems.Problem]:
     return make
 
 
+def optax_optimizer(name: str) -> Callable[..., optax.GradientTransformation]:
+    """The function of Optax that makes this optimizer of a learning rate."""
+    make: Any = getattr(optax, name, None)
+    own = inspect.signature(make).parameters if callable(make) else {}
+    if "learning_rate" not in own:
+        raise ValueError(f"unknown optimizer {name!r}: it must be one of Optax's")
+    return make  # type: ignore[no-any-return]
+
+
 def optimizer_named(
     name: str, steps: int, *, watched: bool
 ) -> Callable[..., optax.GradientTransformation]:
@@ -42,10 +51,8 @@ def optimizer_named(
     Its parameters are `max_norm`, `peak_value`, `schedule` (constant, linear or
     cosine, after a warm-up of `warmup_steps`), and those of the optimizer itself.
     """
-    make = getattr(optax, name, None)
-    own = inspect.signature(make).parameters if callable(make) else {}
-    if make is None or "learning_rate" not in own:
-        raise ValueError(f"unknown optimizer {name!r}: it must be one of Optax's")
+    make = optax_optimizer(name)
+    own = inspect.signature(make).parameters
 
     def make_optimizer(
         peak_value: Any,

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import inspect
+import itertools
 import os
 import shlex
 import sys
@@ -42,31 +43,49 @@ def _parser() -> argparse.ArgumentParser:
     version = f"stabjax {stabjax.__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_study(commands)
+    _add_sweep(commands)
+    _add_plot(commands)
+    _add_schedule(commands)
+    return parser
+
+
+def _add_study(commands: Any) -> None:
     study = commands.add_parser(
         "study",
         help="measure clipping and schedules on small problems, and write a report",
         description="Trains small problems with clipping, a schedule, both or neither,"
-        " over learning rates, thresholds and seeds; writes report, pictures and data.",
+        " over learning rates, thresholds and seeds; writes report, pictures and data."
+        " What was stopped goes on when it is called again.",
     )
     study.set_defaults(call=_study)
     study.add_argument(
         "--problems",
         metavar="NAME,NAME",
-        help="which problems (default: all)",
+        help="which problems, or all (default: seven, in about a minute)",
     )
+    for what, default, text in (
+        ("clipping", "clip_by_global_norm", "of ours (default: %(default)s)"),
+        ("schedule", "warmup_cosine_decay_schedule", "of ours (default: %(default)s)"),
+        ("optimizer", "", "of Optax (default: the usual one of each problem)"),
+    ):
+        study.add_argument(f"--{what}", default=default, metavar="NAME,NAME", help=text)
+    for numbers in ("threshold", "rate"):
+        study.add_argument(
+            f"--{numbers}-range",
+            type=_range,
+            metavar="LOW:HIGH",
+            help=f"{numbers}s (default: what suits problem and method)",
+        )
     study.add_argument("--quick", action="store_true", help="less of it, in seconds")
     study.add_argument("--out", default="study", metavar="DIR", help="default: study")
     for size, text in {
-        "rates": "learning rates, over four decades",
-        "thresholds": "clipping thresholds, over four decades",
+        "rates": "learning rates",
+        "thresholds": "clipping thresholds, beside none",
         "seeds": "seeds for each pair of them",
         "steps": "steps of each training",
     }.items():
         study.add_argument(f"--{size}", type=int, metavar="N", help=text)
-    _add_sweep(commands)
-    _add_plot(commands)
-    _add_schedule(commands)
-    return parser
 
 
 def _add_sweep(commands: Any) -> None:
@@ -311,17 +330,45 @@ def _study(
     options: argparse.Namespace, parser: argparse.ArgumentParser, command: str
 ) -> None:
     try:
+        _prepare_jax(None)
         study = stabjax.study
         sizes = study.Sizes(
             options.rates, options.thresholds, options.seeds, options.steps
         )
         names = options.problems and options.problems.split(",")
-        plans = study.plans(names, sizes, quick=options.quick)
+        plans = study.plans(names, sizes, _methods(options), quick=options.quick)
         Path(options.out).mkdir(parents=True, exist_ok=True)
+        done = study.run(plans, folder=options.out, command=command, say=_say)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         parser.error(str(error))
-    done = study.run(plans, folder=options.out, command=command, say=_say)
+    except KeyboardInterrupt as error:
+        parser.exit(130, f"{error or 'stopped'}\nthe same command goes on from here\n")
     print(f"\n{done.summary}\n\nMore, with pictures: {done.report}")
+
+
+def _methods(options: argparse.Namespace) -> list[Any]:
+    """Every combination of the names that are given."""
+    names = (
+        text.split(",")
+        for text in (options.clipping, options.schedule, options.optimizer)
+    )
+    return [
+        stabjax.study.Methods(
+            clipping,
+            schedule,
+            optimizer or None,
+            options.threshold_range,
+            options.rate_range,
+        )
+        for clipping, schedule, optimizer in itertools.product(*names)
+    ]
+
+
+def _range(text: str) -> tuple[float, float]:
+    low, separator, high = text.partition(":")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"must be LOW:HIGH, got {text!r}")
+    return float(low), float(high)
 
 
 def _say(line: str) -> None:

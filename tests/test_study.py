@@ -10,8 +10,9 @@ import xarray as xr
 
 import stabjax
 from stabjax import study
-from stabjax.study.experiment import FOUR, REMEDIES, observe, optimizer_of, steps_to
+from stabjax.study.experiment import FOUR, REMEDIES, observe, steps_to
 from stabjax.study.measure import measure
+from stabjax.study.methods import chosen, optimizer_of
 from stabjax.study.tables import between_the_tables, both_tables
 from stabjax.study.text import as_loss
 
@@ -47,13 +48,13 @@ class TestExperiment:
 
     def test_axes(self, runs):
         np.testing.assert_allclose(runs.peak_value, [0.01, 0.1, 1.0, 10.0, 100.0])
-        np.testing.assert_allclose(runs.max_norm, [0.01, 1.0, 100.0, INF])
-        assert runs.attrs["max_norm"] == pytest.approx(1.0)
+        np.testing.assert_allclose(runs.threshold, [0.01, 1.0, 100.0, INF])
+        assert runs.attrs["threshold"] == pytest.approx(1.0)
         assert runs.attrs["programs"] == 1
         assert runs.attrs["trials"] == 5 * 4 * 2 * 8
 
     def test_plain_descent_diverges_above_its_largest_rate(self, runs):
-        plain = runs.sel(max_norm=INF, scheduled=0.0)
+        plain = runs.sel(threshold=INF, scheduled=0.0)
         assert (plain.status.sum("seed") == [0, 0, 0, 8, 8]).all()
         assert np.isinf(plain.final_loss.isel(peak_value=[3, 4])).all()
 
@@ -83,7 +84,7 @@ class TestExperiment:
         for remedy in REMEDIES:
             curve = runs.sel(remedy=remedy, rate="tuned")
             swept = runs.steps_to_target.sel(
-                max_norm=float(curve.chosen_max_norm),
+                threshold=float(curve.chosen_threshold),
                 scheduled=float(curve.chosen_scheduled),
                 peak_value=float(curve.chosen_rate),
             )
@@ -102,11 +103,12 @@ class TestExperiment:
             clip = optax.clip_by_global_norm(max_norm)
             optimizer = optax.chain(clip, optimizer)
         problem = stabjax.problems.quadratic()
+        make = optimizer_of(chosen(study.Methods(), problem), steps)
         losses = [
             stabjax.train(
                 problem, o, jax.random.key(0), steps=steps, record_every=1
             ).loss
-            for o in (optimizer_of(steps)(max_norm, scheduled, rate), optimizer)
+            for o in (make(max_norm, scheduled, rate), optimizer)
         ]
         np.testing.assert_allclose(*losses, rtol=1e-4, atol=1e-12)
 
@@ -122,7 +124,7 @@ class TestExperiment:
 
 class TestReport:
     def test_table_rows_are_the_datasets_numbers(self, done, runs):
-        plain = runs.sel(max_norm=INF, scheduled=0.0)
+        plain = runs.sel(threshold=INF, scheduled=0.0)
         held = float((plain.status == 0).mean())
         target = runs.attrs["target_loss"]
         reached = float((plain.final_loss <= target).mean())
@@ -169,33 +171,6 @@ class TestReport:
         )
         assert said[1].startswith("[1/1] quadratic: 320 trainings of 200 steps, about")
         assert re.fullmatch(r"\d+ s in all", said[-1])
-
-
-class TestPlans:
-    def test_sizes_given_are_kept_and_others_filled_in(self):
-        [plan] = study.plans(["cliff"], study.Sizes(seeds=3))
-        assert plan.sizes == (33, 13, 3, 200)
-        assert plan.sizes.trainings == 33 * 14 * 2 * 3
-
-    def test_all_problems_or_a_quick_few(self):
-        assert [plan.name for plan in study.plans()] == list(study.PROBLEMS)
-        quick = study.plans(quick=True)
-        assert 1 < len(quick) < len(study.PROBLEMS)
-        assert sum(p.seconds for p in quick) < 15
-
-    def test_network_costs_more(self):
-        digits, cliff = study.plans(["digits_mlp", "cliff"])
-        assert digits.sizes.trainings < cliff.sizes.trainings
-        assert digits.seconds > cliff.seconds
-
-    def test_unknown_problem(self):
-        with pytest.raises(ValueError, match="unknown problem 'nope'; known are quadr"):
-            study.plans(["nope"])
-
-    @pytest.mark.parametrize("sizes", [{"seeds": 0}, {"rates": -1}, {"steps": 9}])
-    def test_sizes_too_small(self, sizes):
-        with pytest.raises(ValueError, match=f"{next(iter(sizes))} must be at least"):
-            study.plans(["cliff"], study.Sizes(**sizes))
 
 
 def test_the_four_methods_are_the_documents():

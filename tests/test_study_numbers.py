@@ -9,8 +9,8 @@ import xarray as xr
 from stabjax.study.claims import CLAIMS, Claim, judge
 from stabjax.study.experiment import RATES, REMEDIES, choose, steps_to
 from stabjax.study.findings import answer, contradictions
-from stabjax.study.measure import compare, measure, share, share_of_seeds
-from stabjax.study.tables import between_the_tables
+from stabjax.study.measure import compare, measure, ratio, share, share_of_seeds
+from stabjax.study.tables import between_the_tables, both_tables
 from stabjax.study.text import as_loss, as_steps, listed, table
 
 INF = np.inf
@@ -26,7 +26,7 @@ class TestChoice:
     def swept(self, losses, steps):
         """Runs of two thresholds and none, both schedules, three rates, one seed."""
         coords = {
-            "max_norm": [1.0, 10.0, INF],
+            "threshold": [1.0, 10.0, INF],
             "scheduled": [0.0, 1.0],
             "peak_value": [0.1, 1.0, 10.0],
             "seed": [0],
@@ -36,7 +36,7 @@ class TestChoice:
             "final_loss": (list(coords), np.reshape(losses, shape)),
             "steps_to_target": (list(coords), np.reshape(steps, shape)),
         }
-        return xr.Dataset(variables, coords, {"target_loss": 1.0, "max_norm": 1.0})
+        return xr.Dataset(variables, coords, {"target_loss": 1.0, "threshold": 1.0})
 
     def test_smallest_loss_then_fewest_steps(self):
         losses = np.full((3, 2, 3), INF)
@@ -51,7 +51,7 @@ class TestChoice:
         picked = dict(zip(tuned.remedy.values, tuned.chosen_rate.values, strict=True))
         assert (picked["neither"], picked["clipping"]) == (1.0, 1.0)
         assert picked["clipping, tuned"] == 0.1
-        thresholds = chosen.chosen_max_norm.sel(
+        thresholds = chosen.chosen_threshold.sel(
             {"remedy": ["clipping", "clipping, tuned"]}
         )
         assert thresholds.values.tolist() == [1.0, 10.0]
@@ -64,6 +64,16 @@ class TestChoice:
         assert (chosen.sel(rate="untuned") == 10.0).all()
 
 
+NAMES = {
+    "problem": "quadratic",
+    "label": "quadratic",
+    "methods": "the usual optimizer, clip_by_global_norm, warmup_cosine_decay_schedule",
+    "optimizer": "sgd",
+    "clipping": "clip_by_global_norm",
+    "schedule": "warmup_cosine_decay_schedule",
+}
+
+
 def observed(curves, **changes):
     """What `observe` gives of a problem with two rates, 1 and 10, and known numbers.
 
@@ -72,7 +82,7 @@ def observed(curves, **changes):
     """
     seeds = len(next(iter(curves.values())))
     coords = {
-        "max_norm": [2.0, INF],
+        "threshold": [2.0, INF],
         "scheduled": [0.0, 1.0],
         "peak_value": [1.0, 10.0],
         "seed": np.arange(seeds),
@@ -91,7 +101,7 @@ def observed(curves, **changes):
         "final_loss": (dims, final),
         "status": (dims, np.isinf(final).astype(np.int8)),
         "steps_to_target": (dims, np.where(final <= 1, 4.0, INF)),
-        "chosen_max_norm": ("remedy", [c for c, _ in remedies]),
+        "chosen_threshold": ("remedy", [c for c, _ in remedies]),
         "chosen_scheduled": ("remedy", [s for _, s in remedies]),
         "chosen_rate": (["remedy", "rate"], [[1.0, 1.0, 10.0]] * len(REMEDIES)),
         "loss": (along, loss),
@@ -99,7 +109,7 @@ def observed(curves, **changes):
     }
     coords |= {"remedy": list(REMEDIES), "rate": list(RATES)}
     coords["step"] = np.arange(loss.shape[-1])
-    attrs = {"problem": "quadratic", "target_loss": 1.0, "max_norm": 2.0, "trials": 16}
+    attrs = {"target_loss": 1.0, "threshold": 2.0, "trials": 16, **NAMES}
     return xr.Dataset(variables, coords, attrs).assign(changes)
 
 
@@ -179,7 +189,7 @@ def seeds(*values):
 class TestStatistics:
     def test_share_is_the_mean_of_the_seeds(self):
         found = share(seeds(0.2, 0.4, 0.6, 0.8))
-        assert found.share == pytest.approx(0.5)
+        assert found.value == pytest.approx(0.5)
         assert 0.2 <= found.low < 0.5 < found.high <= 0.8
 
     def test_interval_is_that_of_the_mean(self):
@@ -190,6 +200,17 @@ class TestStatistics:
 
     def test_seeds_that_agree_leave_no_interval(self):
         assert share(seeds(0.5, 0.5, 0.5)) == (0.5, 0.5, 0.5)
+
+    def test_ratio_is_the_median_of_the_pairs(self):
+        found = ratio(seeds(2, 4, 6, 8, 10), seeds(1, 4, 2, 2, 0))  # 0 counts as 1
+        assert found.value == 3.0
+        assert 1.0 <= found.low < 3.0 < found.high <= 10.0
+        assert ratio(seeds(2, 4, 6), seeds(1, 2, 3)) == (2.0, 2.0, 2.0)
+
+    def test_ratio_where_something_never_arrives(self):
+        assert ratio(seeds(1, 2), seeds(INF, INF)) is None
+        assert ratio(seeds(1, 2, 3), seeds(INF, 1, INF)) == (2.0, 2.0, 2.0)
+        assert ratio(seeds(INF, INF, 3), seeds(1, 1, 1)).value == INF
 
     def test_share_of_seeds_has_wilsons_interval(self):
         none, half = share_of_seeds(seeds(*[0] * 32)), share_of_seeds(seeds(0, 1))
@@ -262,6 +283,50 @@ class TestFindings:
     def test_norms_are_held_against_the_documents_numbers(self):
         text = contradictions([measure(observed({"neither": SMOOTH}))])
         assert "starts at\n  2 and is above 10 for 0 % of the starts" in text
+
+
+class TestSeveralMethods:
+    """Two methods on one problem, the second of which trains at every rate."""
+
+    def measured(self):
+        runs = observed({"neither": SMOOTH})
+        better = runs.assign(
+            final_loss=xr.full_like(runs.final_loss, 0.5),
+            status=xr.zeros_like(runs.status),
+        )
+        better.attrs |= {
+            "label": "quadratic, adam, zclip",
+            "methods": "adam, zclip, warmup_cosine_decay_schedule",
+            "optimizer": "adam",
+            "clipping": "zclip",
+        }
+        return [measure(runs), measure(better)]
+
+    def test_they_stand_side_by_side(self):
+        text = answer(self.measured())
+        assert "on 1 problem: stochastic gradient descent and `adam` with" in text
+        assert "(`clip_by_global_norm` and `zclip`)" in text
+        first = "| the usual optimizer, clip_by_global_norm | 50 %, 1.0 |"
+        assert first in text
+        assert "| adam, zclip | 100 %, 2.0 | 100 %, 2.0 | 100 %, 2.0 |" in text
+        assert "clipping (adam, zclip)" in text
+        assert "    - adam, zclip: on 1 problem: clipping 1.0; schedule 1.0;" in text
+
+    def test_claims_have_a_column_for_each_or_counts_alone(self):
+        two = self.measured()
+        text = contradictions(two)
+        assert "| yes | no | = | quadratic | quadratic, adam, zclip |" in text
+        stable = "| clipping: more stable than neither | "
+        assert f"{stable}1 | 0 | 1 | yes | = |" in text
+        many = contradictions(5 * two)
+        assert f"{stable}5 | 0 | 5 |\n" in many
+        assert "of large models and Transformers." in many
+
+    def test_pairs(self):
+        table = both_tables(self.measured()[0])
+        assert (
+            "| clipping | +50 [+50, +50] | +0 [+0, +0] | +0.0 | 1.00 | 1.00 |" in table
+        )
 
 
 def test_numbers_as_they_are_printed():

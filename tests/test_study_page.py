@@ -17,7 +17,11 @@ DRIVER = shutil.which("chromedriver")
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     sizes = study.Sizes(rates=5, thresholds=3, seeds=4, steps=40)
-    plans = study.plans(["quadratic", "cliff"], sizes)
+    zclip = study.Methods("zclip", "linear_schedule")
+    plans = [
+        *study.plans(["quadratic"], sizes),
+        *study.plans(["cliff"], sizes, [zclip]),
+    ]
     return study.run(plans, folder=tmp_path_factory.mktemp("page"))
 
 
@@ -73,7 +77,7 @@ def told(browser):
 def test_cells_are_the_medians_of_the_runs(done):
     runs = done.runs["quadratic"]
     shown = explored(runs)
-    some = runs.sel(scheduled=1.0, max_norm=1.0).isel(peak_value=2)
+    some = runs.sel(scheduled=1.0, threshold=1.0).isel(peak_value=2)
     steps = np.median(some.steps_to_target)
     told = {name: np.array(v, float)[1, 1, 2] for name, v in shown["maps"].items()}
     np.testing.assert_allclose(told["final_loss"], np.median(some.final_loss), 6e-3)
@@ -88,7 +92,7 @@ def test_curves_of_all_cells_agree_with_those_of_the_chosen_runs(done):
     runs = done.runs["quadratic"]
     chosen = runs.sel(remedy="both", rate="tuned")
     curve = runs.median_loss.sel(
-        max_norm=float(chosen.chosen_max_norm),
+        threshold=float(chosen.chosen_threshold),
         scheduled=float(chosen.chosen_scheduled),
         peak_value=float(chosen.chosen_rate),
     )
@@ -153,13 +157,14 @@ def test_problem_method_measure_and_cell_can_be_chosen(browser):
     choose(browser, "rate", "0.1")
     choose(browser, "threshold", "∞")
     assert "4 of 4 seeds end at the target" in told(browser)
-    choose(browser, "method", "warm-up and cosine")
-    assert "warm-up and cosine" in told(browser)
+    choose(browser, "method", "schedule")
+    assert "schedule" in told(browser)
     choose(browser, "metric", "share of seeds that do not diverge")
     title = browser.find_element("css selector", "#map .gtitle").text
     assert title == "share of seeds that do not diverge"
-    choose(browser, "problem", "cliff")
-    assert told(browser).startswith("cliff, ")
+    choose(browser, "problem", "cliff, zclip, linear_schedule")
+    assert told(browser).startswith("cliff, zclip, linear_schedule, schedule, ")
+    choose(browser, "threshold", "0.3")
     assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
 
 

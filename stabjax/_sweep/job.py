@@ -1,5 +1,6 @@
 """What a sweep has to do, and where: checked and traced, but not yet compiled."""
 
+import hashlib
 import inspect
 import operator
 import os
@@ -19,10 +20,17 @@ from stabjax._sweep.chunks import Chunk, Group, Points, chunked, points, widths
 from stabjax._sweep.devices import local_devices
 from stabjax._sweep.executors import Recipe, packed
 from stabjax._sweep.factories import is_problem, name_of, route
-from stabjax._sweep.program import Settings, Trials, auto_width, jax_config
+from stabjax._sweep.program import (
+    Settings,
+    Trials,
+    auto_width,
+    jax_config,
+    settings_of,
+)
 from stabjax._sweep.space import Space
-from stabjax._sweep.spec import Spec, group_like
+from stabjax._sweep.spec import Spec, group_like, to_text
 from stabjax._sweep.store import check_same, layout_in, read_spec, refused
+from stabjax._sweep.trial import DIVERGENCE_FACTOR
 
 _Array = np.ndarray[Any, Any]
 
@@ -118,6 +126,27 @@ def prepare(
         check_same(where.store, held, spec)
     chunks = chunked(layout.space, given.seeds, layout.sizes, groups)
     return Job(spec, programs, recipes, given, chunks, time.perf_counter() - start)
+
+
+def fingerprint(
+    problem: Any,
+    make_optimizer: Callable[..., optax.GradientTransformation],
+    space: Space,
+    *,
+    steps: int,
+    record_every: int | None = None,
+) -> str:
+    """The SHA-256 of all that a sweep's results depend on; nothing is trained."""
+    settings = settings_of(steps, record_every, DIVERGENCE_FACTOR, (), None, 1)
+    here = place(None, None, None, (0, 1))
+    job = prepare(problem, make_optimizer, space, settings, None, here)
+    pairs = zip(job.programs, job.spec.groups, strict=True)
+    groups = [
+        group._replace(program=program.fingerprint(group.width, group.shared_seed))
+        for program, group in pairs
+    ]
+    text = to_text(job.spec._replace(groups=groups, about={}))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def failure(job: Job, chunk: Chunk, error: Exception) -> str:

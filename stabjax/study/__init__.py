@@ -1,6 +1,7 @@
 """The founding experiment: neither, clipping, a schedule, both; measured, reported."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,20 +10,33 @@ from typing import NamedTuple
 
 import xarray as xr
 
-from stabjax.study.experiment import PROBLEMS, QUICK, Plan, Sizes, observe, plan
+from stabjax.study.experiment import UNFINISHED, observe
 from stabjax.study.measure import measure
+from stabjax.study.methods import CLIPPINGS, SCHEDULES, Methods
 from stabjax.study.page import page
 from stabjax.study.pictures import draw
+from stabjax.study.plan import FOUNDING, PROBLEMS, Plan, Sizes, plans
 from stabjax.study.report import Chapter, report, summary
 
-__all__ = ["PROBLEMS", "Plan", "Sizes", "Study", "plans", "run"]
+__all__ = [
+    "CLIPPINGS",
+    "FOUNDING",
+    "PROBLEMS",
+    "SCHEDULES",
+    "Methods",
+    "Plan",
+    "Sizes",
+    "Study",
+    "plans",
+    "run",
+]
 
 
 class Study(NamedTuple):
     """What a study leaves behind.
 
     Attributes:
-      runs: the dataset of each problem, as it was saved.
+      runs: the dataset of each plan, by its label, as it was saved.
       summary: the answer and the document's two tables, in Markdown.
       report: the file with everything, to be opened in a browser; `report.md` beside
         it says the same, with pictures.
@@ -31,37 +45,6 @@ class Study(NamedTuple):
     runs: dict[str, xr.Dataset]
     summary: str
     report: Path
-
-
-def plans(
-    names: Sequence[str] | None = None,
-    sizes: Sizes = Sizes(),  # noqa: B008 - immutable
-    *,
-    quick: bool = False,
-) -> list[Plan]:
-    """What a study is to train.
-
-    Args:
-      names: of the problems, out of `PROBLEMS`; None takes all of them, or a few if
-        `quick`.
-      sizes: how many rates, thresholds and seeds, and how many steps; what is None is
-        chosen for the problem.
-      quick: fewer problems and trainings: for a look, in seconds.
-
-    Returns:
-      For each problem a plan, for `run`.
-
-    Raises:
-      ValueError: if a problem is unknown or a size is too small.
-
-    Example:
-      >>> import stabjax
-      >>> [plan] = stabjax.study.plans(["cliff"], stabjax.study.Sizes(seeds=4))
-      >>> plan.sizes
-      Sizes(rates=33, thresholds=13, seeds=4, steps=200)
-    """
-    chosen = names or (QUICK if quick else tuple(PROBLEMS))
-    return [plan(name, sizes, quick=quick) for name in dict.fromkeys(chosen)]
 
 
 def run(
@@ -73,10 +56,14 @@ def run(
 ) -> Study:
     r"""Trains problems with neither remedy, each, and both; writes what came out.
 
-    SGD takes :math:`w` to :math:`w - \eta_t\, g \min(1, c / \|g\|)`. The remedies are
-    numbers of one program: :math:`c = \infty` switches clipping off, and a cosine
-    schedule without warm-up that ends at its peak is a constant rate. So each problem
-    is one sweep with one compilation, over learning rates, thresholds and seeds.
+    By default SGD takes :math:`w` to :math:`w - \eta_t\, g \min(1, c / \|g\|)`. The
+    remedies are numbers of one program: :math:`c = \infty` switches clipping off, and
+    another number the schedule. So each problem is one sweep with one compilation, over
+    learning rates, thresholds and seeds.
+
+    A call that was stopped, by Ctrl-C or by a crash, goes on where it was when it is
+    called again: problems that are done are read from the folder, as long as they would
+    come out the same, and those that are not lose no more than the chunks in hand.
 
     Args:
       plans: what to train, from `plans`.
@@ -90,6 +77,7 @@ def run(
 
     Raises:
       OSError: if the folder cannot be written.
+      KeyboardInterrupt: if it is stopped; the same call goes on.
 
     Example:
       >>> import tempfile, stabjax
@@ -114,12 +102,12 @@ def run(
     with ThreadPoolExecutor(1) as artist:  # draws while the next problem compiles
         for number, one in enumerate(plans, start=1):
             say(
-                f"[{number}/{len(plans)}] {one.name}: {one.sizes.trainings:,} trainings"
-                f" of {one.sizes.steps} steps, about {one.seconds:.0f} s"
+                f"[{number}/{len(plans)}] {one.label}: {one.sizes.trainings:,} "
+                f"trainings of {one.sizes.steps} steps, about {one.seconds:.0f} s"
             )
-            runs = observe(one)
-            runs.to_netcdf(folder / f"{one.name}.nc", engine="scipy")
+            runs = observe(one, folder, say)
             observed.append((runs, artist.submit(draw, runs, folder)))
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     chapters = [
         Chapter(runs, measure(runs), pictures.result()) for runs, pictures in observed
     ]
@@ -129,4 +117,4 @@ def run(
     path = folder / "report.html"
     path.write_text(page(chapters, folder, command, seconds), encoding="utf-8")
     say(f"{seconds:.0f} s in all")
-    return Study({c.name: c.runs for c in chapters}, summary(chapters), path)
+    return Study({c.label: c.runs for c in chapters}, summary(chapters), path)

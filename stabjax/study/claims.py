@@ -86,7 +86,7 @@ CLAIMS = (
 
 def judge(claim: Claim, measures: xr.Dataset) -> Verdict:
     """Compares two remedies, seed by seed and in the whole; both must agree."""
-    problem = str(measures.attrs["problem"])
+    problem = str(measures.attrs["label"])
     if claim.quantity not in measures:
         return Verdict(claim, problem, "-", np.nan, np.nan)
     values = measures[claim.quantity]

@@ -1,7 +1,7 @@
 """What follows from the measurements: sentences that the numbers choose."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,38 +23,47 @@ from stabjax.study.text import (
 )
 
 _ORDER = "neither < clipping < schedule < both"
+_WORDS = {"sgd": "stochastic gradient descent"}
+_COLUMNS = 8  # of problems that fit into a table
 _SAME_SHARE = 0.01  # shares closer than this have the same rank
 
 _ANSWER = """\
-{trainings:,} trainings on {problems}: stochastic gradient descent with neither remedy,
-with the gradient clipped, with a learning-rate schedule, and with both; at the same
-learning rates, from the same starts and with the same noise. Means over the problems:
+{trainings:,} trainings on {problems}: {optimizers} with neither remedy, with the
+gradient clipped ({clippings}), with a learning-rate schedule ({schedules}), and with
+both; at the same learning rates, from the same starts and with the same noise.
 
 {table}
 
-- {widest}
-- The document ranks stability **{order}**. Ranked by the runs that do not diverge, it
-  is measured as **{held}**: {held_agrees}. Not to diverge is not to train, though;
-  ranked by the runs that end at the target: **{reached}**: {reached_agrees}.
-- {costs}
+{sentences}
 - Of {tested} comparisons with the document, {yes} came out as it says, {no} the other
   way round, and {same} showed no difference.{worst}"""
 
+_AVERAGES = """\
+Means over the problems:
+
+{table}"""
+
+_SIDE_BY_SIDE = """\
+Runs that end at the target, and decades of rates that train; means over the problems:
+
+{table}"""
+
+_RANKING = """\
+- The document ranks stability **{order}**. Ranked by the runs that do not diverge, it
+  is measured as **{held}**: {held_agrees}. Not to diverge is not to train, though;
+  ranked by the runs that end at the target: **{reached}**: {reached_agrees}."""
+
 _CONTRADICTIONS = """\
-**no**: measured the other way round; =: no difference, either below 5 % or no more
-than chance by a sign test over the seeds (at 5 %, so a few in a hundred may be wrong);
-empty: does not apply.
+On how many problems it is as the document says (yes), the other way round (no), or no
+different (=): by less than 5 %, or by no more than chance by a sign test over the seeds
+(at 5 %, so a few in a hundred may be wrong). Empty: does not apply.
 
 {table}
 {sentences}"""
 
-_COSTS = """\
-The price of a remedy where a good rate is known, the best one for neither, in times as
-  many steps to the target, on {problems}: {costs}."""
-
-_UNTESTED = """\
-Not tested here: what the document says of large models and Transformers, and of
-optimizers other than SGD."""
+_PRICE = """\
+- The price of a remedy where it is not needed: at the best rate for neither, in times
+  as many steps to the target{prices}"""
 
 _UNANIMOUS = {
     frozenset({"yes"}): "As the document says, wherever it applies",
@@ -70,23 +79,18 @@ _NORM_CLAIMS = """\
 
 def answer(measured: Sequence[xr.Dataset]) -> str:
     """What came out, before anything else."""
-    held = _ranking({r: mean_of(measured, "hold", r) for r in FOUR})
-    reached = _ranking({r: mean_of(measured, "reach", r) for r in FOUR})
     verdicts = [judge(claim, m) for claim in CLAIMS for m in measured]
     count = Counter(verdict.answer for verdict in verdicts)
-    header = ["", "runs that do not diverge", "runs that end at the target"]
-    header += ["decades of rates that train", "untuned run ends at the target"]
+    groups = by_methods(measured)
+    rankings = [_rankings(measured)] if len(groups) == 1 else []
     return _ANSWER.format(
         trainings=sum(int(m.attrs["trials"]) for m in measured),
-        problems=count_of(len(measured), "problem"),
-        table=table(header, [_overall(remedy, measured) for remedy in FOUR]),
-        widest=_widest(measured),
-        held=held,
-        order=_ORDER,
-        held_agrees=_agreement(held),
-        reached=reached,
-        reached_agrees=_agreement(reached),
-        costs=_costs(measured),
+        problems=count_of(len({m.attrs["problem"] for m in measured}), "problem"),
+        optimizers=_named(measured, "optimizer"),
+        clippings=_named(measured, "clipping"),
+        schedules=_named(measured, "schedule"),
+        table=_averages(groups),
+        sentences="\n".join([_widest(groups), *rankings, _prices(groups)]),
         tested=count["yes"] + count["no"] + count["same"],
         yes=count["yes"],
         no=count["no"],
@@ -95,23 +99,92 @@ def answer(measured: Sequence[xr.Dataset]) -> str:
     )
 
 
+def by_methods(measured: Sequence[xr.Dataset]) -> dict[str, list[xr.Dataset]]:
+    """The problems of each of the methods, by what not all of the methods have."""
+    parts = [str(one.attrs["methods"]).split(", ") for one in measured]
+    common = set.intersection(*map(set, parts))
+    groups: dict[str, list[xr.Dataset]] = {}
+    for one, methods in zip(measured, parts, strict=True):
+        name = ", ".join(part for part in methods if part not in common)
+        groups.setdefault(name, []).append(one)
+    return groups
+
+
 def contradictions(measured: Sequence[xr.Dataset]) -> str:
     """Every claim against every problem, and those that fail, with their numbers."""
-    names = [str(m.attrs["problem"]) for m in measured]
     verdicts = [[judge(claim, m) for m in measured] for claim in CLAIMS]
-    signs = {"yes": "yes", "no": "**no**", "same": "=", "-": ""}
-    rows = [[row[0].claim.text, *(signs[v.answer] for v in row)] for row in verdicts]
-    sentences = [_norm_claims(m) for m in measured if m.attrs["problem"] == "quadratic"]
+    sentences = [_norm_claims(m) for m in measured if m.attrs["label"] == "quadratic"]
     sentences += [f"- {text}" for row in verdicts if (text := _contradiction(row))]
     sentences += [""]
     for answers, text in _UNANIMOUS.items():
         claims = [row[0].claim.text for row in verdicts if _answers(row) == answers]
         sentences += [f"{text}: {'; '.join(claims)}.", ""] if claims else []
-    sentences += [_UNTESTED]
+    sentences += [_untested(measured)]
     return _CONTRADICTIONS.format(
-        table=table(["the document's claim", *names], rows),
-        sentences="\n".join(["", *sentences]),
+        table=_claim_table(verdicts), sentences="\n".join(["", *sentences])
     )
+
+
+def _claim_table(verdicts: list[list[Verdict]]) -> str:
+    """How often each claim holds, and on what problems where they fit beside it."""
+    names = [verdict.problem for verdict in verdicts[0]]
+    shown = names if len(names) <= _COLUMNS else []
+    signs = {"yes": "yes", "no": "**no**", "same": "=", "-": ""}
+    rows = []
+    for row in verdicts:
+        count = Counter(verdict.answer for verdict in row)
+        counts = [count["yes"], count["no"], count["same"]]
+        rows.append([row[0].claim.text, *counts])
+        rows[-1] += [signs[verdict.answer] for verdict in row if shown]
+    return table(["the document's claim", "yes", "no", "=", *shown], rows)
+
+
+def _rankings(measured: Sequence[xr.Dataset]) -> str:
+    """The document's order of the remedies beside the measured ones."""
+    held = _ranking({r: mean_of(measured, "hold", r) for r in FOUR})
+    reached = _ranking({r: mean_of(measured, "reach", r) for r in FOUR})
+    return _RANKING.format(
+        order=_ORDER,
+        held=held,
+        held_agrees=_agreement(held),
+        reached=reached,
+        reached_agrees=_agreement(reached),
+    )
+
+
+def _untested(measured: Sequence[xr.Dataset]) -> str:
+    """What the document speaks of and no problem here is."""
+    said = ["large models"]
+    if "char_transformer" not in {m.attrs["problem"] for m in measured}:
+        said.append("Transformers")
+    if {m.attrs["optimizer"] for m in measured} == {"sgd"}:
+        said.append("optimizers other than SGD")
+    return f"Not tested here: what the document says of {listed(said)}."
+
+
+def _named(measured: Sequence[xr.Dataset], what: str) -> str:
+    """The names of the methods, each once."""
+    names = dict.fromkeys(str(m.attrs[what]) for m in measured)
+    return listed(_WORDS.get(name, f"`{name}`") for name in names)
+
+
+def _averages(groups: Mapping[str, Sequence[xr.Dataset]]) -> str:
+    """What the remedies do on average; one row for each of the methods if several."""
+    if len(groups) > 1:
+        rows = [[name, *_pairs(group)] for name, group in groups.items()]
+        return _SIDE_BY_SIDE.format(table=table(["", *FOUR], rows))
+    [measured] = groups.values()
+    header = ["", "runs that do not diverge", "runs that end at the target"]
+    header += ["decades of rates that train", "untuned run ends at the target"]
+    rows = [_overall(remedy, measured) for remedy in FOUR]
+    return _AVERAGES.format(table=table(header, rows))
+
+
+def _pairs(measured: Sequence[xr.Dataset]) -> list[str]:
+    return [
+        f"{as_percent(mean_of(measured, 'reach', r))}, {_width(measured, r):.1f}"
+        for r in FOUR
+    ]
 
 
 def _overall(remedy: str, measured: Sequence[xr.Dataset]) -> list[str]:
@@ -128,17 +201,22 @@ def _overall(remedy: str, measured: Sequence[xr.Dataset]) -> list[str]:
     ]
 
 
-def _widest(measured: Sequence[xr.Dataset]) -> str:
+def _widest(groups: Mapping[str, Sequence[xr.Dataset]]) -> str:
     """Which remedy leaves most room for a learning rate."""
-    widths = {remedy: _width(measured, remedy) for remedy in FOUR}
+    several = len(groups) > 1
+    widths = {
+        f"{remedy} ({name})" if several else remedy: _width(group, remedy)
+        for name, group in groups.items()
+        for remedy in FOUR
+    }
     most = max(widths.values())
     best = [remedy for remedy, width in widths.items() if width == most]
     if most == 0:
-        return "At none of the learning rates does any of the four train."
+        return "- At none of the learning rates does any of the four train."
     others = [f"{w:.1f} for {r}" for r, w in widths.items() if r not in best]
-    against = f", against {listed(others)}" if others else ""
+    against = f", against {listed(others)}" if others and not several else ""
     return (
-        f"Most learning rates train with **{listed(best)}**: {most:.1f} decades on"
+        f"- Most learning rates train with **{listed(best)}**: {most:.1f} decades on"
         f" average{against}."
     )
 
@@ -147,20 +225,27 @@ def _width(measured: Sequence[xr.Dataset], remedy: str) -> float:
     return float(np.mean([value_of(m, "width", remedy) for m in measured]))
 
 
-def _costs(measured: Sequence[xr.Dataset]) -> str:
-    """What a remedy costs where plain SGD has its best rate already."""
+def _prices(groups: Mapping[str, Sequence[xr.Dataset]]) -> str:
+    """What a remedy costs where the optimizer has its best rate already."""
+    prices = [_price(group) for group in groups.values()]
+    if len(groups) == 1:
+        return _PRICE.format(prices=f", {prices[0]}")
+    rows = [f"\n    - {name}: {p}" for name, p in zip(groups, prices, strict=True)]
+    return _PRICE.format(prices=":" + "".join(rows))
+
+
+def _price(measured: Sequence[xr.Dataset]) -> str:
     base = np.array([median_of(m, "common_steps", "neither") for m in measured])
     trained = np.isfinite(base)
     if not trained.any():
-        return "At no rate does neither train here, so that no remedy has a price."
+        return "unknown, as neither trains at any rate."
     costs = []
     for remedy in ("clipping", "schedule", "both"):
         steps = np.array([median_of(m, "common_steps", remedy) for m in measured])
         ratios = np.maximum(steps[trained], 1) / np.maximum(base[trained], 1)
         costs.append(f"{remedy} {_span(ratios)}")
-    return _COSTS.format(
-        problems=count_of(int(trained.sum()), "problem"), costs="; ".join(costs)
-    )
+    problems = count_of(int(trained.sum()), "problem")
+    return f"on {problems}: {'; '.join(costs)}."
 
 
 def _span(ratios: np.ndarray[Any, Any]) -> str:
@@ -178,7 +263,7 @@ def _most_contradicted(verdicts: Sequence[Verdict]) -> str:
     if not failed:
         return ""
     text, times = failed.most_common(1)[0]
-    return f" Most often contradicted: *{text}*, on {count_of(times, 'problem')}."
+    return f" Most often contradicted: *{text}*, {count_of(times, 'time')}."
 
 
 def _norm_claims(measures: xr.Dataset) -> str:
@@ -187,7 +272,7 @@ def _norm_claims(measures: xr.Dataset) -> str:
     return _NORM_CLAIMS.format(
         first=as_loss(float(first.median())),
         above=as_percent(float((first > 10).mean())),
-        threshold=measures.attrs["max_norm"],
+        threshold=measures.attrs["threshold"],
         at=as_percent(median_of(measures, "at_threshold", "clipping")),
     )
 

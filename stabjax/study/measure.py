@@ -1,5 +1,6 @@
 """What the runs of a problem say about each remedy: numbers for every seed."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +18,9 @@ _Array = np.ndarray[Any, Any]
 
 
 class Interval(NamedTuple):
-    """A share with its 95 % interval."""
+    """A number with its 95 % interval."""
 
-    share: float
+    value: float
     low: float
     high: float
 
@@ -51,7 +52,7 @@ def measure(runs: xr.Dataset) -> xr.Dataset:
         late, and `wobble`, the same over their mean; of the norm that the optimizer got
         `first_norm`, `median_norm`, `largest_norm` and `at_threshold`, the share of
         steps in which it is the threshold, all before the target is reached.
-      - `chosen_max_norm` and `chosen_rate`, which runs these are.
+      - `chosen_threshold` and `chosen_rate`, which runs these are.
     """
     target = runs.attrs["target_loss"]
     every = _of_remedies(runs[["final_loss", "status"]], runs)
@@ -69,17 +70,17 @@ def measure(runs: xr.Dataset) -> xr.Dataset:
     found["common_steps"] = common.steps_to_target
     found["untuned"] = untuned.final_loss
     found["untuned_held"] = untuned.status == 0
-    if "test_loss" in runs:
+    if {"train_loss", "test_loss", "test_accuracy"} <= set(runs.data_vars):
         held = tuned.status == 0
         found["gap"] = (tuned.test_loss - tuned.train_loss).where(held, np.inf)
         found["accuracy"] = tuned.test_accuracy.where(held, 0.0)
     curve = runs.sel(rate="common")
     before = curve.step < np.maximum(found.common_steps, 1)
-    norms = _norms(curve.update_norm.where(before), runs.chosen_max_norm)
+    norms = _norms(curve.update_norm.where(before), runs.chosen_threshold)
     found = found.merge(_shape(curve.loss, target)).merge(norms)
     found["untuned_norm"] = runs.update_norm.sel(rate="untuned").max("step")
     found = found.drop_vars("rate", errors="ignore")
-    chosen = runs[["chosen_max_norm", "chosen_rate"]]
+    chosen = runs[["chosen_threshold", "chosen_rate"]]
     return found.merge(chosen).assign_attrs(runs.attrs)
 
 
@@ -88,11 +89,26 @@ def share(per_seed: xr.DataArray) -> Interval:
 
     Runs of one seed at many rates are not independent, so the seeds are what is drawn.
     """
-    values = per_seed.to_numpy().astype(float)
+    return _interval(per_seed.to_numpy().astype(float), np.mean)
+
+
+def ratio(first: xr.DataArray, second: xr.DataArray) -> Interval | None:
+    """The median over the seeds of first / second; None where all seconds are inf."""
+    pairs = [np.maximum(v.to_numpy().astype(float), 1.0) for v in (first, second)]
+    finite = np.isfinite(pairs[1])
+    if not finite.any():
+        return None
+    return _interval(pairs[0][finite] / pairs[1][finite], np.median)
+
+
+def _interval(values: _Array, middle: Callable[..., Any]) -> Interval:
     draws = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
     tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(values[draws].mean(axis=1), [tail, 1 - tail])
-    return Interval(float(values.mean()), float(low), float(high))
+    # No value between two: one of them may be infinite.
+    ends = np.quantile(
+        middle(values[draws], axis=1), [tail, 1 - tail], method="nearest"
+    )
+    return Interval(float(middle(values)), float(ends[0]), float(ends[1]))
 
 
 def share_of_seeds(yes: xr.DataArray) -> Interval:
@@ -125,8 +141,8 @@ def compare_numbers(first: float, second: float, floor: float = 0.0) -> int:
 def _of_remedies(values: xr.Dataset, runs: xr.Dataset) -> xr.Dataset:
     """The runs of each remedy, at all rates."""
     return values.sel(
-        max_norm=runs.chosen_max_norm, scheduled=runs.chosen_scheduled
-    ).drop_vars(["max_norm", "scheduled"])
+        threshold=runs.chosen_threshold, scheduled=runs.chosen_scheduled
+    ).drop_vars(["threshold", "scheduled"])
 
 
 def _at_rate(runs: xr.Dataset, rate: str) -> xr.Dataset:
@@ -166,9 +182,9 @@ def _shape(loss: xr.DataArray, target: float) -> xr.Dataset:
     return found.where(held, np.inf)
 
 
-def _norms(norms: xr.DataArray, max_norm: xr.DataArray) -> xr.Dataset:
+def _norms(norms: xr.DataArray, threshold: xr.DataArray) -> xr.Dataset:
     """The norms of each run, and the share of them that is the threshold."""
-    at = abs(norms / max_norm - 1) <= _AT_THRESHOLD
+    at = abs(norms / threshold - 1) <= _AT_THRESHOLD
     return xr.Dataset(
         {
             "first_norm": norms.isel(step=0, drop=True),

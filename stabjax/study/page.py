@@ -15,6 +15,7 @@ import xarray as xr
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from stabjax.study.plan import slug
 from stabjax.study.report import Chapter, Sections, sections
 
 _METRICS = {
@@ -23,7 +24,7 @@ _METRICS = {
     "reached": "share of seeds that end at the target",
     "steps_to_target": "steps to the target, median of the seeds",
 }
-_METHODS = {0.0: "constant rate", 1.0: "warm-up and cosine"}
+_METHODS = {0.0: "constant rate", 1.0: "schedule"}
 
 
 def page(
@@ -40,13 +41,14 @@ def page(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     environment.filters["markdown"] = _html
+    environment.filters["slug"] = slug
     return environment.from_string(source).render(
         text=text,
         chapters=[
-            {"name": c.name, "text": t, "pictures": _embedded(c, folder)}
+            {"name": c.label, "text": t, "pictures": _embedded(c, folder)}
             for c, t in zip(chapters, text.chapters, strict=True)
         ],
-        data=_script_safe({c.name: explored(c.runs) for c in chapters}),
+        data=_script_safe({c.label: explored(c.runs) for c in chapters}),
         metrics=_METRICS,
         methods={str(int(key)): name for key, name in _METHODS.items()},
         plotly=Markup(get_plotlyjs()),  # noqa: S704 - a library's, not input
@@ -59,7 +61,7 @@ def explored(runs: xr.Dataset) -> dict[str, Any]:
     Nested lists over [scheduled][threshold][rate]; None is infinity: diverged, or
     never reached.
     """
-    runs = runs.transpose("scheduled", "max_norm", "peak_value", "seed", ...)
+    runs = runs.transpose("scheduled", "threshold", "peak_value", "seed", ...)
     target = float(runs.attrs["target_loss"])
     maps = {
         "final_loss": runs.final_loss.reduce(np.median, "seed"),
@@ -68,11 +70,11 @@ def explored(runs: xr.Dataset) -> dict[str, Any]:
         "steps_to_target": runs.steps_to_target.reduce(np.median, "seed"),
     }
     curves = runs.median_loss.transpose(
-        "scheduled", "max_norm", "peak_value", "shown_step"
+        "scheduled", "threshold", "peak_value", "shown_step"
     )
     return {
         "rates": _rounded(runs.peak_value),
-        "thresholds": _rounded(runs.max_norm),
+        "thresholds": _rounded(runs.threshold),
         "seeds": runs.sizes["seed"],
         "steps": curves.shown_step.to_numpy().tolist(),
         "target": target,

@@ -23,7 +23,7 @@ def draw(runs: xr.Dataset, folder: Path) -> dict[str, str]:
     for name, (picture, caption) in _PICTURES.items():
         file = f"{runs.attrs['problem']}-{name}.png"
         figure = picture(runs)
-        figure.suptitle(runs.attrs["problem"])
+        figure.suptitle(runs.attrs["label"])
         figure.savefig(folder / file)
         captions[file] = caption
     return captions
@@ -49,8 +49,8 @@ def _map(runs: xr.Dataset) -> Any:
     limits = (floor, _SHOWN_ABOVE * start)
     for ax, scheduled in ((left, 0.0), (right, 1.0)):
         one = shown.sel(scheduled=scheduled)
-        plot.heatmap(one, x="peak_value", y="max_norm", limits=limits, ax=ax)
-        ax.axhline(runs.attrs["max_norm"], color="white", lw=1, ls=":")
+        plot.heatmap(one, x="peak_value", y="threshold", limits=limits, ax=ax)
+        ax.axhline(runs.attrs["threshold"], color="white", lw=1, ls=":")
         ax.set_title("schedule" if scheduled else "constant rate")
     return left.figure
 
@@ -59,7 +59,7 @@ def _stability(runs: xr.Dataset) -> Any:
     left, right = plot.panels(2)
     four = runs.sel(remedy=list(FOUR))
     runs_of_four = runs[["status", "final_loss"]].sel(
-        max_norm=four.chosen_max_norm, scheduled=four.chosen_scheduled
+        threshold=four.chosen_threshold, scheduled=four.chosen_scheduled
     )
     target = runs.attrs["target_loss"]
     plot.stable_share(runs_of_four, x="peak_value", hue="remedy", ax=left)
@@ -76,7 +76,8 @@ def _norms(runs: xr.Dataset) -> Any:
         plot.learning_curves(
             two.sel(rate=rate), variable="update_norm", hue="remedy", ax=ax
         )
-        ax.axhline(runs.attrs["max_norm"], color="black", lw=1, ls=":")
+        if runs.attrs["threshold_is_norm"]:
+            ax.axhline(runs.attrs["threshold"], color="black", lw=1, ls=":")
         ax.set_title(_at(runs, rate))
     return left.figure
 
@@ -107,6 +108,6 @@ _PICTURES: dict[str, tuple[Callable[[xr.Dataset], Any], str]] = {
     "norms": (
         _norms,
         "Norm of what the optimizer got, with and without clipping, at a constant rate;"
-        " dotted: the threshold.",
+        " dotted: the threshold, where it is one for norms.",
     ),
 }

@@ -1,15 +1,15 @@
 """The report of a study, in Markdown: runs and measurements in, text out."""
 
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from stabjax.study.experiment import PROBLEMS, WARMUP_SHARE
 from stabjax.study.findings import answer, contradictions
+from stabjax.study.methods import WARMUP_SHARE
+from stabjax.study.plan import definition
 from stabjax.study.tables import DEFINITIONS, between_the_tables, both_tables
 from stabjax.study.text import table
 
@@ -62,14 +62,15 @@ Again, with the same numbers:
 """
 
 _WHAT_WAS_RUN = """\
-Plain stochastic gradient descent. Clipping is by the global norm; the schedule is a
-linear warm-up over {warmup:.0f} % of the steps, then half a cosine down to zero. For
-each problem one program trains every learning rate with every threshold (and with
-none), constant and scheduled, on every seed.
+The remedies are a clipping of the gradient and a schedule of the learning rate, which
+warms up, where it does, over {warmup:.0f} % of the steps. For each problem one program
+trains every learning rate with every threshold (and with none), constant and scheduled,
+on every seed.
 
 {table}
 
-{seconds:.0f} s in all, with pictures; {versions}; {device}.
+{trained:.0f} s to compile and to train, {seconds:.0f} s for the last call, with
+pictures; {versions}; {device}.
 {again}
 Beside this file are the pictures and, for each problem, its runs, NAME.nc, for
 `xarray.open_dataset("NAME.nc", engine="scipy")`."""
@@ -83,9 +84,9 @@ class Chapter(NamedTuple):
     pictures: Mapping[str, str]  # file -> caption
 
     @property
-    def name(self) -> str:
-        """The name of the problem."""
-        return str(self.runs.attrs["problem"])
+    def label(self) -> str:
+        """The name of the problem, and of methods that are not the default."""
+        return str(self.runs.attrs["label"])
 
 
 class Sections(NamedTuple):
@@ -105,7 +106,8 @@ def sections(
     """What the report says, part by part."""
     measured = [chapter.measures for chapter in chapters]
     tables = [
-        f"{_definition(c.name)}\n\n{both_tables(c.measures, graded=c is chapters[0])}"
+        f"{definition(c.runs.attrs['problem'])}\n\n"
+        + both_tables(c.measures, graded=c is chapters[0])
         for c in chapters
     ]
     return Sections(
@@ -123,7 +125,7 @@ def summary(chapters: Sequence[Chapter]) -> str:
     measured = [chapter.measures for chapter in chapters]
     return _SUMMARY.format(
         answer=answer(measured),
-        first=chapters[0].name,
+        first=chapters[0].label,
         tables=both_tables(chapters[0].measures, graded=True),
     )
 
@@ -143,7 +145,7 @@ def report(chapters: Sequence[Chapter], command: str | None, seconds: float) -> 
 
 
 def _chapter(chapter: Chapter, text: str) -> str:
-    return _CHAPTER.format(name=chapter.name, text=text, pictures=_pictures(chapter))
+    return _CHAPTER.format(name=chapter.label, text=text, pictures=_pictures(chapter))
 
 
 def _pictures(chapter: Chapter) -> str:
@@ -155,12 +157,14 @@ def _what_was_run(
     chapters: Sequence[Chapter], command: str | None, seconds: float
 ) -> str:
     about = chapters[0].runs.attrs
-    header = ["problem", "definition", "learning rates", "thresholds", "seeds", "steps"]
-    header += ["target", "trainings", "compiling, s", "training, s"]
+    header = ["problem", "definition", "optimizer", "clipping", "schedule"]
+    header += ["learning rates", "thresholds", "seeds", "steps", "target", "trainings"]
+    header += ["compiling, s", "training, s"]
     versions = [f"{name} {about[name]}" for name in ("stabjax", "jax", "optax")]
     return _WHAT_WAS_RUN.format(
         warmup=100 * WARMUP_SHARE,
         table=table(header, [_row(chapter) for chapter in chapters]),
+        trained=sum(seconds_of(chapter.runs) for chapter in chapters),
         seconds=seconds,
         versions=", ".join([*versions, f"Python {platform.python_version()}"]),
         device=about["device"],
@@ -168,17 +172,23 @@ def _what_was_run(
     )
 
 
+def seconds_of(runs: xr.Dataset) -> float:
+    """How long a problem took, whenever that was."""
+    return float(runs.attrs["compile_seconds"]) + float(runs.attrs["seconds"])
+
+
 def _row(chapter: Chapter) -> list[str]:
     runs = chapter.runs
-    thresholds = runs.max_norm.to_numpy()[np.isfinite(runs.max_norm)]
+    thresholds = runs.threshold.to_numpy()[np.isfinite(runs.threshold)]
     spans = [
         f"{len(v)} from {v[0]:.2g} to {v[-1]:.2g}" if len(v) > 1 else f"{v[0]:.2g}"
         for v in (runs.peak_value.to_numpy(), thresholds)
     ]
     counts = [runs.sizes["seed"], runs.attrs["steps"]]
     return [
-        chapter.name,
-        _definition(chapter.name),
+        chapter.label,
+        definition(runs.attrs["problem"]),
+        *(f"`{runs.attrs[name]}`" for name in ("optimizer", "clipping", "schedule")),
         *spans,
         *map(str, counts),
         f"{runs.attrs['target_loss']:.2g}",
@@ -186,14 +196,3 @@ def _row(chapter: Chapter) -> list[str]:
         f"{runs.attrs['compile_seconds']:.1f}",
         f"{runs.attrs['seconds']:.1f}",
     ]
-
-
-def _definition(name: str) -> str:
-    """The first line of the problem's documentation, and how it departs from that."""
-    make = PROBLEMS[name]
-    changed = getattr(make, "keywords", {})
-    line = (getattr(make, "func", make).__doc__ or "").strip().splitlines()[0]
-    line = re.sub(r":math:`([^`]*)`", r"$\1$", line)
-    if changed:
-        line += f" With {', '.join(f'{k}={v}' for k, v in changed.items())}."
-    return line

@@ -39,7 +39,21 @@ def as_percent(share: float, digits: int = 0) -> str:
 def as_interval(found: Interval) -> str:
     """A share and its interval."""
     low, high = (f"{100 * end:.0f}" for end in (found.low, found.high))
-    return f"{as_percent(found.share)} [{low}, {high}]"
+    return f"{as_percent(found.value)} [{low}, {high}]"
+
+
+def as_points(found: Interval) -> str:
+    """A difference of shares in percentage points, and its interval."""
+    value, low, high = (f"{100 * number:+.0f}" for number in found)
+    return f"{value} [{low}, {high}]"
+
+
+def as_times(found: Interval | None) -> str:
+    """A ratio of steps and its interval; infinite is never, and None no ratio."""
+    if found is None:
+        return ""
+    value, low, high = (f"{r:.2f}" if np.isfinite(r) else "never" for r in found)
+    return value if value == low == high else f"{value} [{low}, {high}]"
 
 
 def as_loss(loss: float) -> str:
