@@ -45,8 +45,10 @@ def _map(runs: xr.Dataset) -> Any:
     floor = SOLVED * runs.attrs["target_loss"]
     shown = runs.assign(final_loss=np.maximum(runs.final_loss, floor))
     shown.final_loss.attrs = runs.final_loss.attrs
-    start = float(runs.loss.isel(step=0).median())
-    limits = (floor, _SHOWN_ABOVE * start)
+    losses = shown.final_loss.reduce(np.median, "seed")
+    finite = losses.to_numpy()[np.isfinite(losses)]
+    most = _SHOWN_ABOVE * float(runs.loss.isel(step=0).median())
+    limits = (finite.min(), min(finite.max(), most)) if finite.size else None
     for ax, scheduled in ((left, 0.0), (right, 1.0)):
         one = shown.sel(scheduled=scheduled)
         plot.heatmap(one, x="peak_value", y="threshold", limits=limits, ax=ax)
