@@ -249,7 +249,7 @@ class TestResuming:
             "--out",
             str(tmp_path),
         ]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        process = subprocess.Popen(command)
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("unfinished/adding-*/chunks/*.npz")):
             assert process.poll() is None, "it ended before it was killed"
