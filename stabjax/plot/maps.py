@@ -10,9 +10,9 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from stabjax.plot.axes import DECADES, panels, scale
+from stabjax.plot.axes import DECADES, STAR, legend_below, panels, scale
 from stabjax.plot.cells import Cells, border_of, cells_of, with_gaps
-from stabjax.plot.data import Array, label_of, pooled, variable_of
+from stabjax.plot.data import Array, label_of, pooled, smallest_of, variable_of
 
 _DIVERGED = "0.78"
 
@@ -30,8 +30,9 @@ def heatmap(
 
     Axes are logarithmic where the values are evenly spaced so, and an infinite value (a
     threshold that is switched off) has a strip of its own. Cells whose median run
-    diverged are grey, with a line along their border; cells not run are white; a star
-    marks the smallest value, in the middle of its equals.
+    diverged are grey, with a line along their border; cells not run, or not all of
+    whose runs are done, are white; a star marks the smallest value, in the middle of
+    its equals.
 
     Args:
       dataset: what `sweep` returns.
@@ -75,45 +76,34 @@ def heatmap(
     ax.pcolormesh(
         across.edges, up.edges, grey, cmap=ListedColormap([_DIVERGED]), rasterized=True
     )
-    border = list(border_of(with_gaps(diverged.astype(float), across, up), across, up))
+    flags = with_gaps(np.where(np.isnan(median), np.nan, diverged), across, up)
+    border = list(border_of(flags, across, up))
     ax.add_collection(LineCollection(border, colors="black", linewidths=1.5))
-    _mark(ax, median, across, up)
-    bar: dict[str, Any] = {"label": label_of(data), "extend": _extend(median, colors)}
-    ax.figure.colorbar(colors, ax=ax, **bar).minorticks_off()
+    if np.isfinite(median).any():
+        bar = {"label": label_of(data), "extend": _extend(median, colors)}
+        ax.figure.colorbar(colors, ax=ax, **bar).minorticks_off()
     scale(ax, "x", across)
     scale(ax, "y", up)
     ax.set_xlabel(label_of(dataset[x]))
     ax.set_ylabel(label_of(dataset[y]))
+    _mark(ax, median, across, up)
     return ax
 
 
 def _mark(ax: Axes, median: Array, across: Cells, up: Cells) -> None:
     """A star on the smallest value, and a legend of what the colour bar lacks."""
     handles: list[Any] = []
-    if np.isinf(median).any():
-        handles.append(Patch(facecolor=_DIVERGED, edgecolor="black", label="diverged"))
-    finite = np.where(np.isfinite(median), median, np.inf)
-    if np.isfinite(finite).any():
-        equals = np.argwhere(finite <= finite.min())
-        distance = np.abs(equals - equals.mean(axis=0)).sum(axis=1)
-        row, column = equals[np.argmin(distance)]
-        style: dict[str, Any] = {
-            "marker": "*",
-            "ms": 13,
-            "mfc": "white",
-            "mec": "black",
-            "ls": "none",
-        }
-        ax.plot(across.at[column], up.at[row], **style)
-        handles.append(Line2D([], [], label="smallest", **style))
-    ax.legend(
-        handles=handles,
-        ncols=2,
-        frameon=False,
-        fontsize="small",
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.19),
-    )
+    for some, color, label in (
+        (np.isinf(median), _DIVERGED, "diverged"),
+        (np.isnan(median), "white", "not run"),
+    ):
+        if some.any():
+            handles.append(Patch(facecolor=color, edgecolor="black", label=label))
+    if (smallest := smallest_of(median)) is not None:
+        row, column = smallest
+        ax.plot(across.at[column], up.at[row], **STAR)
+        handles.append(Line2D([], [], label="smallest", **STAR))
+    legend_below(ax, handles=handles, ncols=3)
 
 
 def _norm(values: Array, limits: tuple[float, float] | None) -> Normalize:
