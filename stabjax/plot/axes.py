@@ -112,7 +112,7 @@ def styles() -> Iterator[dict[str, Any]]:
 
 def shades(number: int) -> Iterator[dict[str, Any]]:
     """Colours for many numbers in their order, from dark to light."""
-    for color in colormaps["viridis"](np.linspace(0.0, 0.92, number)):
+    for color in colormaps["viridis"](np.linspace(0.0, 0.87, number)):
         yield {"color": to_hex(color), "linestyle": "-", "linewidth": 1.2}
 
 
@@ -123,6 +123,7 @@ def legend_below(ax: Axes, **options: Any) -> None:
     ax.legend(
         frameon=False,
         fontsize="small",
+        columnspacing=1.2,
         loc="upper center",
         bbox_to_anchor=(0.5, 0.0),
         bbox_transform=ax.transAxes + points,

@@ -69,7 +69,7 @@ def with_gaps(values: _Array, across: Cells, up: Cells) -> _Array:
 
 
 def border_of(diverged: Any, across: Cells, up: Cells) -> Iterator[Any]:
-    """The edges between cells that diverged and cells that did not, if both were run."""
+    """The edges between cells that diverged and cells that held."""
     flags = diverged.filled(np.nan)
     x, y = across.edges, up.edges
     for row, column in np.argwhere(np.abs(np.diff(flags, axis=1)) == 1):

@@ -60,10 +60,11 @@ def rate_ranges(
       ValueError: if the dataset lacks a variable or a dimension, or `x` are no rates.
 
     Example:
+      >>> import numpy as np
       >>> import optax, stabjax
       >>> def make_optimizer(rate, max_norm):
       ...     return optax.chain(stabjax.clip_by_global_norm(max_norm), optax.sgd(rate))
-      >>> space = stabjax.grid(rate=[0.01, 0.1, 1.0, 10.0], max_norm=[0.1, float("inf")])
+      >>> space = stabjax.grid(rate=[0.01, 0.1, 1.0, 10.0], max_norm=[0.1, np.inf])
       >>> runs = stabjax.sweep(
       ...     stabjax.problems.quadratic(), make_optimizer, space, steps=100
       ... )
@@ -152,4 +153,4 @@ def _explain(ax: Axes, words: str) -> None:
         Patch(color=_PALE, label="fewer"),
         Line2D([], [], label="smallest loss", **_STAR),
     ]
-    legend_below(ax, handles=handles, ncols=3, columnspacing=1.2, handlelength=1.2)
+    legend_below(ax, handles=handles, ncols=3, handlelength=1.2)

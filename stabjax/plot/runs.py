@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from stabjax._intervals import wilson
 from stabjax.plot.axes import (
     MANY,
+    legend_below,
     log_limits,
     logarithmic,
     panels,
@@ -30,6 +31,7 @@ from stabjax.plot.data import (
 
 _BAND = (10, 50, 90)  # percent of the runs
 _LARGEST = float(np.finfo(np.float32).max)
+_FAR = 1e3  # times its first value: what diverges is not followed any higher
 
 
 def learning_curves(
@@ -71,10 +73,10 @@ def learning_curves(
     ax = ax or panels(1)[0]
     steps = dataset["step"].to_numpy()
     curves = [
-        (label, [percentile(runs, percent) for percent in _BAND], style)
+        (label, [percentile(_lost(runs), percent) for percent in _BAND], style)
         for label, runs, style in _styled(data, "step", hue)
     ]
-    limits = log_limits(np.array([band for _, band, _ in curves]))
+    limits = log_limits(np.array([_near(v) for _, band, _ in curves for v in band]))
     if limits:
         logarithmic(ax, "y", limits[1] / limits[0])
         ax.set_ylim(*limits)
@@ -151,10 +153,10 @@ def stable_share(
             ax.fill_between(cells.at, low, high, color=style["color"], alpha=0.13, lw=0)
     scale(ax, "x", cells)
     ax.set_xlabel(label_of(dataset[x]))
-    ax.set_ylabel(f"share of runs that {words}")
+    ax.set_ylabel(f"share of runs that\n{words}")
     ax.set_ylim(-0.03, 1.03)
     if hue is not None:
-        ax.legend(frameon=False, fontsize="small")
+        legend_below(ax, ncols=3)
     return ax
 
 
@@ -175,11 +177,27 @@ def _styled(
         yield label if position in shown else f"_{label}", runs, style
 
 
+def _lost(runs: Array) -> Array:
+    """Infinity for the metrics of a run that are no numbers any more: it diverged."""
+    runs = runs.astype(float)
+    known = ~np.isnan(runs)
+    later = np.logical_or.accumulate(known[::-1])[::-1]
+    return np.where(known.any(axis=0) & ~later, np.inf, runs)
+
+
+def _near(curve: Array) -> Array:
+    """What a picture has room for: all of it, or of one that diverges its beginning."""
+    if np.isfinite(curve).all():
+        return curve
+    return np.where(curve <= _FAR * curve[0], curve, np.nan)
+
+
 def _cross(ax: Axes, steps: Array, median: Array, color: Any) -> None:
     """Where a curve diverges: at its end, or above the first step if it has none."""
     style = {"color": color, "ms": 8, "mew": 2}
     if len(steps):
-        ax.plot(steps[-1], median[-1], "x", **style)
+        at = min(median[-1], ax.get_ylim()[1])
+        ax.plot(steps[-1], at, "x", clip_on=False, **style)
     else:
         ax.plot(0.02, 0.96, "x", transform=ax.transAxes, **style)
 
