@@ -1,32 +1,16 @@
 """Which rates train, as rows; and maps of the border of trainability."""
 
-import io
-
 import numpy as np
 import pytest
 import xarray as xr
 from matplotlib import colormaps  # noqa: TID251
-from matplotlib.collections import QuadMesh  # noqa: TID251
 from matplotlib.patches import StepPatch  # noqa: TID251
+from pictures import assert_drawn, meshes, runs
 
 from stabjax import plot
 
 INF, NAN = np.inf, np.nan
 RATES = np.logspace(-2, 2, 5)
-
-
-def runs(final_loss, **coords):
-    final_loss = np.asarray(final_loss, float)
-    status = np.where(np.isnan(final_loss), -1, np.isinf(final_loss))
-    variables = {"final_loss": final_loss, "status": status}
-    return xr.Dataset({name: ([*coords], v) for name, v in variables.items()}, coords)
-
-
-def assert_drawn(ax):
-    """It can be written as a picture; warnings are errors."""
-    file = io.BytesIO()
-    ax.figure.savefig(file)
-    assert file.getvalue().startswith(b"\x89PNG")
 
 
 class TestRateRanges:
@@ -145,7 +129,7 @@ class TestTrainabilityMap:
     def mesh(self, dataset=None, **options):
         dataset = self.dataset if dataset is None else dataset
         ax = plot.trainability_map(dataset, x="x", y="y", **options)
-        (mesh,) = [c for c in ax.collections if isinstance(c, QuadMesh)]
+        (mesh,) = meshes(ax)
         return ax, mesh
 
     def test_ranks_from_fast_to_slow_and_from_late_to_early(self):

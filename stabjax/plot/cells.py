@@ -55,8 +55,11 @@ def _even_in_log(values: _Array) -> bool:
         return False
     if len(values) == 2:
         return bool(values[1] >= 10 * values[0])
-    ratios, differences = values[1:] / values[:-1], np.diff(values)
-    return bool(ratios.max() / ratios.min() < differences.max() / differences.min())
+    places = [
+        (np.median(at) - at[0]) / (at[-1] - at[0]) for at in (values, np.log(values))
+    ]
+    linear, logarithmic = np.abs(np.array(places) - 0.5)
+    return bool(logarithmic < linear)
 
 
 def with_gaps(values: _Array, across: Cells, up: Cells) -> _Array:
