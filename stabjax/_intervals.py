@@ -32,4 +32,5 @@ def decades(rates: Any) -> np.ndarray[Any, Any]:
     """
     if len(rates) < 2:
         return np.zeros(len(rates))
-    return np.gradient(np.log10(np.asarray(rates, float)))
+    found: np.ndarray[Any, Any] = np.gradient(np.log10(np.asarray(rates, float)))
+    return found

@@ -1,4 +1,4 @@
-"""Maps over two hyperparameters."""
+"""Maps over two hyperparameters, of cells or of points."""
 
 from typing import Any
 
@@ -129,11 +129,12 @@ def _points(
         scale(ax, which, cells)
     held, diverged = np.isfinite(median), np.isinf(median)
     size = float(np.clip(8000 / len(median), 9, 64))
-    for some, style in (
+    styles: list[tuple[Array, dict[str, Any]]] = [
         (held, {"c": median[held], "norm": _norm(median, limits), "cmap": "viridis"}),
         (diverged, {"c": _DIVERGED, "edgecolors": "black", "linewidths": 0.5}),
-    ):
-        ax.scatter(*(at[some] for at in places), size, **style)
+    ]
+    for some, style in styles:
+        ax.scatter(places[0][some], places[1][some], size, **style)
     smallest = smallest_of(median)
     if smallest is None:
         return median, None

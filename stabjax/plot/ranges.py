@@ -118,8 +118,9 @@ def _edges(rates: xr.DataArray) -> Array:
 
 
 def _axes_of(rows: int) -> Axes:
-    ax = panels(1, width=5.2)[0]
-    ax.figure.set_size_inches(5.2, 1.2 + 0.38 * rows)
+    ax = panels(1)[0]
+    figure: Any = ax.figure
+    figure.set_size_inches(5.2, 1.2 + 0.38 * rows)
     return ax
 
 
@@ -143,7 +144,7 @@ def _width(trains: Array, rates: xr.DataArray) -> str:
 
 def _write(ax: Axes, height: int, text: str) -> None:
     """To the right of a row."""
-    where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    where: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
     ax.annotate(text, (1.0, height), (6, 0), va="center", fontsize="small", **where)
 
 
