@@ -100,6 +100,11 @@ class TestLearningCurves:
         _, _, cross = ax.get_lines()
         assert cross.get_ydata() == [high]  # where it leaves the picture
 
+    def test_a_metric_that_is_not_known_at_first(self):
+        ax = self.draw([[NAN, NAN, 2.0, 3.0]], seed=[0])
+        (line,) = ax.get_lines()
+        assert line.get_xydata().tolist() == [[2, 2], [3, 3]]
+
     def test_at_once(self):
         ax = self.draw([[INF, INF]], seed=[0])
         _, cross = ax.get_lines()

@@ -43,9 +43,10 @@ def learning_curves(
 ) -> Axes:
     """Median of a variable along `step`, with a band from the 10th to the 90th percent.
 
-    The vertical axis is logarithmic and shows nine decades at most. A cross marks
-    where the median run diverges; what was not run is left out. More than seven numbers
-    are drawn in shades without bands, and the legend names some of them.
+    The vertical axis is logarithmic and shows nine decades at most, and of what
+    diverges three above its beginning. A cross marks where the median run does. What
+    was not run is left out. More than seven numbers are drawn in shades without bands,
+    and the legend names some of them.
 
     Args:
       dataset: what `sweep` returns if it records.
@@ -83,15 +84,15 @@ def learning_curves(
     floor = limits[0] / 10 if limits else -np.inf  # below it a zero leaves the picture
     for label, band, style in curves:
         lower, median, upper = (np.clip(v, floor, _LARGEST) for v in band)
-        lasts = int(np.isfinite(band[1]).sum())  # what diverged once stays so
-        marker = "." if lasts == 1 else ""
-        ax.plot(steps[:lasts], median[:lasts], label=label, marker=marker, **style)
+        held = np.isfinite(band[1])
+        marker = "." if held.sum() == 1 else ""
+        ax.plot(steps[held], median[held], label=label, marker=marker, **style)
         color = style["color"]
         if len(curves) <= MANY:
-            edges = lower[:lasts], upper[:lasts]
-            ax.fill_between(steps[:lasts], *edges, color=color, alpha=0.18, lw=0)
+            edges = lower[held], upper[held]
+            ax.fill_between(steps[held], *edges, color=color, alpha=0.18, lw=0)
         if np.isinf(band[1]).any():
-            _cross(ax, steps[:lasts], median[:lasts], color)
+            _cross(ax, steps[held], median[held], color)
     if len(steps) > 1:
         ax.set_xlim(_margins(steps))
     ax.set_xlabel("step")
@@ -156,7 +157,7 @@ def stable_share(
     ax.set_ylabel(f"share of runs that\n{words}")
     ax.set_ylim(-0.03, 1.03)
     if hue is not None:
-        legend_below(ax, ncols=3)
+        legend_below(ax, ncols=2 if dataset.sizes[hue] == 4 else 3)
     return ax
 
 
@@ -187,9 +188,10 @@ def _lost(runs: Array) -> Array:
 
 def _near(curve: Array) -> Array:
     """What a picture has room for: all of it, or of one that diverges its beginning."""
-    if np.isfinite(curve).all():
+    positive = curve[np.isfinite(curve) & (curve > 0)]
+    if not np.isinf(curve).any() or not positive.size:
         return curve
-    return np.where(curve <= _FAR * curve[0], curve, np.nan)
+    return np.where(curve <= _FAR * positive[0], curve, np.nan)
 
 
 def _cross(ax: Axes, steps: Array, median: Array, color: Any) -> None:
