@@ -21,7 +21,6 @@ import os
 import pathlib
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
@@ -64,7 +63,7 @@ def optimizer_of(picture, max_norm):
     return {"clipped": clipped, "threshold": threshold}[picture]
 
 
-def scores(picture, options):
+def trainings(picture, options):
     """The convergence score of each pixel, with y along the first axis."""
     x_window, y_window = WINDOWS[picture]
     x = np.logspace(*(options.x or x_window), options.resolution)
@@ -80,7 +79,9 @@ def scores(picture, options):
         store=options.store and options.store / picture,
     )
     print(f"{picture}: {runs.trials:,} trainings, {runs.seconds:.0f} s")
-    return runs.convergence_score
+    for name in names:
+        runs[name].attrs["long_name"] = NAMES[name]
+    return runs
 
 
 def dimension(converged):
@@ -104,38 +105,14 @@ def dimension(converged):
     return -np.polyfit(np.log(sizes), np.log(counts), 1)[0]
 
 
-def colours(score):
-    """Ranks instead of scores, for each kind apart: all shades are used equally."""
-    ranks = np.zeros(score.shape)
-    for kind, low, high in ((score < 0, -1.0, -0.25), (score >= 0, 0.25, 1.0)):
-        _, order = np.unique(score[kind], return_inverse=True)
-        ranks[kind] = low + (high - low) * order / max(1, order.max(initial=0))
-    return -ranks
-
-
-def draw(score, title, path):
+def draw(runs, title, path):
     """The picture as a PNG, one pixel for each training and more for the labels."""
-    y, x = (score[name].to_numpy() for name in score.dims)
-    fig, ax = plt.subplots(figsize=(7.2, 6.9), layout="constrained")
-    edges = (np.log10([v[0], v[-1]]) for v in (x, y))
-    extent = np.concatenate([*edges])
-    shades = colours(score.to_numpy())
-    ax.imshow(
-        shades,
-        extent=extent,
-        origin="lower",
-        cmap="Spectral",
-        vmin=-1,
-        vmax=1,
-        aspect="auto",
-        interpolation="nearest",
-    )
-    for axis, name in ((ax.xaxis, score.dims[1]), (ax.yaxis, score.dims[0])):
-        axis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
-        axis.set_label_text(NAMES[name])
+    (ax,) = stabjax.plot.panels(1)
+    ax.figure.set_size_inches(7.6, 6.9)
+    y, x = runs.convergence_score.dims
+    stabjax.plot.trainability_map(runs, x=x, y=y, ax=ax)
     ax.set_title(title, fontsize=10)
-    fig.savefig(path, dpi=140)
-    plt.close(fig)
+    ax.figure.savefig(path, dpi=140)
 
 
 def main(arguments=None):
@@ -158,8 +135,8 @@ def main(arguments=None):
 
     found = {}
     for picture in [options.picture] if options.picture else WINDOWS:
-        score = scores(picture, options)
-        converged = (score < 0).to_numpy()
+        runs = trainings(picture, options)
+        converged = (runs.convergence_score < 0).to_numpy()
         found[picture] = dimension(converged)
         title = {
             "rates": "Without clipping",
@@ -170,7 +147,7 @@ def main(arguments=None):
             f"{converged.mean():.0%} of {converged.size:,} trainings converge (green to"
             f" blue), border of dimension {found[picture]:.2f}"
         )
-        draw(score, f"{title}\n{about}", options.out / f"trainability_{picture}.png")
+        draw(runs, f"{title}\n{about}", options.out / f"trainability_{picture}.png")
         print(f"{title}: {about}")
     return found
 

@@ -16,14 +16,15 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part may import of the others.
 ARROWS = {
+    "_intervals": set(),
     "_norms": set(),
     "_metrics": {"_norms"},
     "_clipping": {"_norms", "_metrics"},
     "_guards": {"_norms", "_metrics", "_schedules"},
     "_schedules": set(),
     "problems": set(),
-    "_sweep": {"_metrics"},
-    "plot": {"_schedules"},
+    "_sweep": {"_intervals", "_metrics"},
+    "plot": {"_intervals", "_schedules"},
     "optuna": {"_sweep"},
     "_recipes": {"_clipping", "_metrics", "_schedules", "_sweep", "problems"},
     "compat": {"_guards", "_norms", "_schedules"},

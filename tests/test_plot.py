@@ -6,42 +6,13 @@ import numpy as np
 import pytest
 import xarray as xr
 from matplotlib import pyplot  # noqa: TID251
-from matplotlib.collections import (  # noqa: TID251
-    LineCollection,
-    PolyCollection,
-    QuadMesh,
-)
+from matplotlib.collections import LineCollection, PolyCollection  # noqa: TID251
+from pictures import assert_drawn, curves, meshes, runs
 
 import stabjax
 from stabjax import plot
 
 INF, NAN = np.inf, np.nan
-
-
-def runs(final_loss, **coords):
-    """A dataset as `sweep` returns it, of one final loss for each run."""
-    final_loss = np.asarray(final_loss, float)
-    dims = list(coords)
-    variables = {
-        "final_loss": (dims, final_loss, {"long_name": "final loss"}),
-        "status": (dims, np.isinf(final_loss).astype(np.int8)),
-    }
-    return xr.Dataset(variables, coords)
-
-
-def curves(loss, **coords):
-    return xr.Dataset({"loss": ([*coords, "step"], np.asarray(loss, float))}, coords)
-
-
-def meshes(ax):
-    return [c for c in ax.collections if isinstance(c, QuadMesh)]
-
-
-def assert_drawn(ax):
-    """It can be written as a picture; warnings are errors."""
-    file = io.BytesIO()
-    ax.figure.savefig(file)
-    assert file.getvalue().startswith(b"\x89PNG")
 
 
 class TestHeatmap:

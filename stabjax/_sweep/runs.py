@@ -1,12 +1,12 @@
 """What a dataset of trainings says: the best point, and how many of its runs held."""
 
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from stabjax._intervals import wilson
 from stabjax._sweep.axes import axis_like
 
 NO_HYPERPARAMETERS = ("seed", "step", "trial", "rung")
@@ -110,12 +110,9 @@ def stable_fraction(
     dims = _dimensions(status, over)
     held = (status == 0).sum(dims)
     size = ((status == 0) | (status == 1)).sum(dims)
-    n = size.where(size > 0).astype(float)
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    centre, spread = held + z**2 / 2, z * np.sqrt(held * (n - held) / n + z**2 / 4)
-    low, high = (centre - spread) / (n + z**2), (centre + spread) / (n + z**2)
+    low, high = wilson(held, size, confidence)
     return xr.Dataset(
-        {"fraction": held / n, "low": low.clip(0, 1), "high": high.clip(0, 1)},
+        {"fraction": held / size.where(size > 0), "low": low, "high": high},
         attrs={"confidence": confidence},
     )
 

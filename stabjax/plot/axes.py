@@ -1,20 +1,42 @@
 """Axes, their scales, and the styles of what is drawn in them."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.text import Text
+from matplotlib.ticker import (
+    AutoLocator,
+    FixedFormatter,
+    FixedLocator,
+    LogLocator,
+    NullLocator,
+    StrMethodFormatter,
+)
+from matplotlib.transforms import ScaledTranslation
 
 from stabjax.plot.cells import Cells
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and lines for print.
 _COLORS = ("#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", (0, (5, 1)), ":", (0, (1, 1)), (0, (3, 1, 1, 1)))
+_LETTER = 6.0  # width of one, in points
+_LINE = 14.0  # height of a line of text, in points
 DECADES = 9  # of losses that a picture shows below the largest
+MANY = len(_COLORS)  # curves; more of them are drawn in shades
+STAR: dict[str, Any] = {
+    "marker": "*",
+    "ms": 13,
+    "mfc": "white",
+    "mec": "black",
+    "ls": "none",
+}
 
 
 def panels(columns: int, rows: int = 1, *, width: float = 4.4) -> list[Axes]:
@@ -47,6 +69,10 @@ def scale(ax: Axes, which: str, cells: Cells) -> None:
     if cells.labels is not None:
         axis.set_major_locator(FixedLocator(list(cells.at)))
         axis.set_major_formatter(FixedFormatter(cells.labels))
+        if which == "x" and len("  ".join(cells.labels)) > 40:
+            ax.tick_params("x", labelrotation=25)
+            for text in ax.get_xticklabels():
+                text.set(ha="right", rotation_mode="anchor")
     if cells.gap is not None:
         low, high = cells.edges[0], cells.edges[cells.gap]
         found = axis.get_major_locator().tick_values(low, high)
@@ -59,10 +85,14 @@ def scale(ax: Axes, which: str, cells: Cells) -> None:
 
 
 def logarithmic(ax: Axes, which: str, ratio: float) -> None:
-    """A logarithmic axis; over some decades, ticks between them take long to draw."""
+    """A logarithmic axis with few ticks: those between decades take long to draw."""
     ax.set(**{f"{which}scale": "log"})
-    if ratio > 1e2:
-        getattr(ax, f"{which}axis").set_minor_locator(NullLocator())
+    axis = getattr(ax, f"{which}axis")
+    axis.set_minor_locator(NullLocator())
+    if ratio <= 1e2:
+        few = AutoLocator() if ratio < 10 else LogLocator(subs=(1, 2, 5))
+        axis.set_major_locator(few)
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def _number(value: float) -> str:
@@ -73,9 +103,38 @@ def _number(value: float) -> str:
 
 
 def styles() -> Iterator[dict[str, Any]]:
-    """Colours and lines, again and again."""
-    for color, line in itertools.cycle(zip(_COLORS, _LINES, strict=True)):
+    """Colours and lines; from the eighth on the same colours with other lines."""
+    for number in itertools.count():
+        color = _COLORS[number % MANY]
+        line = _LINES[(number + number // MANY) % MANY]
         yield {"color": color, "linestyle": line, "linewidth": 1.5}
+
+
+def shades(number: int) -> Iterator[dict[str, Any]]:
+    """Colours for many numbers in their order, from dark to light."""
+    for color in colormaps["viridis"](np.linspace(0.0, 0.87, number)):
+        yield {"color": to_hex(color), "linestyle": "-", "linewidth": 1.2}
+
+
+def legend_below(ax: Axes, **options: Any) -> None:
+    """A legend under the label of the horizontal axis."""
+    drop = max((_height(text) for text in ax.get_xticklabels()), default=_LINE)
+    points = ScaledTranslation(0.0, -(drop + _LINE + 4) / 72, ax.figure.dpi_scale_trans)
+    ax.legend(
+        frameon=False,
+        fontsize="small",
+        columnspacing=1.2,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        bbox_transform=ax.transAxes + points,
+        **options,
+    )
+
+
+def _height(text: Text) -> float:
+    """Of a label of an axis, which may be inclined, in points."""
+    slope = math.sin(math.radians(text.get_rotation()))
+    return _LINE + slope * _LETTER * len(text.get_text())
 
 
 def log_limits(values: np.ndarray[Any, Any]) -> tuple[float, float] | None:

@@ -22,19 +22,16 @@ class Cells(NamedTuple):
 def cells_of(coordinate: xr.DataArray) -> Cells:
     """Cells around the values: even, or even in the logarithm, or just side by side."""
     values = coordinate.to_numpy()
-    if values.dtype.kind not in "iuf" or np.any(np.diff(values) <= 0):
+    if not is_scale(values):
         at = np.arange(len(values), dtype=float)
-        return Cells(
-            at, np.arange(len(at) + 1) - 0.5, None, False, list(map(_text, values))
-        )
+        edges = np.arange(len(at) + 1) - 0.5
+        return Cells(at, edges, None, False, list(map(text_of, values)))
     values = values.astype(float)
     finite = values[np.isfinite(values)]
-    log = len(finite) > 1 and _even_in_log(finite)
+    log = _even_in_log(finite)
     at = np.log10(finite) if log else finite
-    half = np.median(np.diff(at)) / 2 if len(at) > 1 else 0.5
-    middles = (at[1:] + at[:-1]) / 2
-    ends = (at[:1] - half, at[-1:] + half) if len(at) else ([-half], [half])
-    edges = np.concatenate([ends[0], middles, ends[1]])
+    half = np.median(np.diff(at)) / 2
+    edges = np.concatenate([at[:1] - half, (at[1:] + at[:-1]) / 2, at[-1:] + half])
     gap = None
     if len(finite) < len(values):  # the infinite one, last as values grow
         gap = len(finite)
@@ -45,14 +42,24 @@ def cells_of(coordinate: xr.DataArray) -> Cells:
     return Cells(at, edges, gap, log, None)
 
 
+def is_scale(values: _Array) -> bool:
+    """Whether these are numbers that grow, at least two of them finite."""
+    if values.dtype.kind not in "iuf" or not np.all(np.diff(values) > 0):
+        return False
+    return bool(np.isfinite(values).sum() > 1)
+
+
 def _even_in_log(values: _Array) -> bool:
     """Whether positive values grow by a factor rather than by a difference."""
     if values[0] <= 0:
         return False
     if len(values) == 2:
         return bool(values[1] >= 10 * values[0])
-    ratios, differences = values[1:] / values[:-1], np.diff(values)
-    return bool(ratios.max() / ratios.min() < differences.max() / differences.min())
+    places = [
+        (np.median(at) - at[0]) / (at[-1] - at[0]) for at in (values, np.log(values))
+    ]
+    linear, logarithmic = np.abs(np.array(places) - 0.5)
+    return bool(logarithmic < linear)
 
 
 def with_gaps(values: _Array, across: Cells, up: Cells) -> _Array:
@@ -65,7 +72,7 @@ def with_gaps(values: _Array, across: Cells, up: Cells) -> _Array:
 
 
 def border_of(diverged: Any, across: Cells, up: Cells) -> Iterator[Any]:
-    """The edges between cells that diverged and cells that did not."""
+    """The edges between cells that diverged and cells that held."""
     flags = diverged.filled(np.nan)
     x, y = across.edges, up.edges
     for row, column in np.argwhere(np.abs(np.diff(flags, axis=1)) == 1):
@@ -74,5 +81,10 @@ def border_of(diverged: Any, across: Cells, up: Cells) -> Iterator[Any]:
         yield [(x[column], y[row + 1]), (x[column + 1], y[row + 1])]
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}"
+def text_of(value: Any) -> str:
+    """A value as a label: a number in three digits, anything else as it is."""
+    if isinstance(value, bool | np.bool_) or not isinstance(
+        value, int | float | np.number
+    ):
+        return str(value)
+    return "∞" if value == np.inf else f"{value:.3g}"

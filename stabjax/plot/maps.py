@@ -1,4 +1,4 @@
-"""Maps over two hyperparameters."""
+"""Maps over two hyperparameters, of cells or of points."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from stabjax.plot.axes import DECADES, panels, scale
-from stabjax.plot.cells import Cells, border_of, cells_of, with_gaps
-from stabjax.plot.data import Array, label_of, pooled, variable_of
+from stabjax.plot.axes import DECADES, STAR, legend_below, panels, scale
+from stabjax.plot.cells import border_of, cells_of, with_gaps
+from stabjax.plot.data import Array, label_of, pooled, smallest_of, variable_of
 
 _DIVERGED = "0.78"
 
@@ -30,13 +30,14 @@ def heatmap(
 
     Axes are logarithmic where the values are evenly spaced so, and an infinite value (a
     threshold that is switched off) has a strip of its own. Cells whose median run
-    diverged are grey, with a line along their border; cells not run are white; a star
-    marks the smallest value, in the middle of its equals.
+    diverged are grey, with a line along their border; cells not run, or not all of
+    whose runs are done, are white; a star marks the smallest value, in the middle of
+    its equals. A space that is no grid is drawn as points.
 
     Args:
       dataset: what `sweep` returns.
-      x: the dimension of the horizontal axis.
-      y: the dimension of the vertical axis.
+      x: the dimension of the horizontal axis, or a coordinate along `trial`.
+      y: the dimension of the vertical axis, or such a coordinate.
       variable: what the colours show, on a logarithmic scale if it is positive.
       limits: values of the first and the last colour; None takes them from the data,
         nine decades at most.
@@ -58,62 +59,101 @@ def heatmap(
       >>> stabjax.plot.heatmap(runs, x="rate", y="decay").get_xscale()
       'log'
     """
-    data = variable_of(dataset, variable, x, y)
+    data = variable_of(dataset, variable)
     ax = ax or panels(1)[0]
-    median = np.median(pooled(data, y, x).astype(float), axis=-1)
-    across, up = cells_of(dataset[x]), cells_of(dataset[y])
-    colors = ax.pcolormesh(
-        across.edges,
-        up.edges,
-        with_gaps(np.where(np.isfinite(median), median, np.nan), across, up),
-        norm=_norm(median, limits),
-        cmap="viridis",
-        rasterized=True,
-    )
-    diverged = np.isinf(median)
-    grey = with_gaps(np.where(diverged, 1.0, np.nan), across, up)
-    ax.pcolormesh(
-        across.edges, up.edges, grey, cmap=ListedColormap([_DIVERGED]), rasterized=True
-    )
-    border = list(border_of(with_gaps(diverged.astype(float), across, up), across, up))
-    ax.add_collection(LineCollection(border, colors="black", linewidths=1.5))
-    _mark(ax, median, across, up)
-    bar: dict[str, Any] = {"label": label_of(data), "extend": _extend(median, colors)}
-    ax.figure.colorbar(colors, ax=ax, **bar).minorticks_off()
-    scale(ax, "x", across)
-    scale(ax, "y", up)
+    if _are_points(data, x, y):
+        median, star = _points(ax, data, x, y, limits)
+    else:
+        data = variable_of(dataset, variable, x, y)
+        median, star = _cells(ax, data, x, y, limits)
+    colors = ax.collections[0]
+    if np.isfinite(median).any():
+        bar: dict[str, Any] = {
+            "label": label_of(data),
+            "extend": _extend(median, colors),
+        }
+        ax.figure.colorbar(colors, ax=ax, **bar).minorticks_off()
     ax.set_xlabel(label_of(dataset[x]))
     ax.set_ylabel(label_of(dataset[y]))
+    _mark(ax, median, star)
     return ax
 
 
-def _mark(ax: Axes, median: Array, across: Cells, up: Cells) -> None:
+_Star = tuple[float, float] | None  # where the smallest value is
+
+
+def _cells(
+    ax: Axes, data: xr.DataArray, x: str, y: str, limits: tuple[float, float] | None
+) -> tuple[Array, _Star]:
+    """The cells of a grid, their medians, and the smallest."""
+    median = np.median(pooled(data, y, x).astype(float), axis=-1)
+    across, up = cells_of(data[x]), cells_of(data[y])
+    diverged = np.isinf(median)
+    finite = with_gaps(np.where(diverged, np.nan, median), across, up)
+    grey = with_gaps(np.where(diverged, 1.0, np.nan), across, up)
+    flags = with_gaps(np.where(np.isnan(median), np.nan, diverged), across, up)
+    for values, style in (
+        (finite, {"norm": _norm(median, limits), "cmap": "viridis"}),
+        (grey, {"cmap": ListedColormap([_DIVERGED])}),
+    ):
+        ax.pcolormesh(across.edges, up.edges, values, rasterized=True, **style)
+    border = list(border_of(flags, across, up))
+    ax.add_collection(LineCollection(border, colors="black", linewidths=1.5))
+    scale(ax, "x", across)
+    scale(ax, "y", up)
+    smallest = smallest_of(median)
+    if smallest is None:
+        return median, None
+    row, column = smallest
+    return median, (across.at[column], up.at[row])
+
+
+def _are_points(data: xr.DataArray, *names: str) -> bool:
+    """Whether these are values along one other dimension, such as `trial`."""
+    return all(
+        name not in data.dims and name in data.coords and data[name].dims == ("trial",)
+        for name in names
+    )
+
+
+def _points(
+    ax: Axes, data: xr.DataArray, x: str, y: str, limits: tuple[float, float] | None
+) -> tuple[Array, _Star]:
+    """The points of a space that is no grid, their medians, and the smallest."""
+    median = np.median(pooled(data, "trial").astype(float), axis=-1)
+    places = []
+    for which, name in (("x", x), ("y", y)):
+        values, position = np.unique(data[name].to_numpy(), return_inverse=True)
+        cells = cells_of(xr.DataArray(values, dims=name))
+        places.append(cells.at[position])
+        scale(ax, which, cells)
+    held, diverged = np.isfinite(median), np.isinf(median)
+    size = float(np.clip(8000 / len(median), 9, 64))
+    styles: list[tuple[Array, dict[str, Any]]] = [
+        (held, {"c": median[held], "norm": _norm(median, limits), "cmap": "viridis"}),
+        (diverged, {"c": _DIVERGED, "edgecolors": "black", "linewidths": 0.5}),
+    ]
+    for some, style in styles:
+        ax.scatter(places[0][some], places[1][some], size, **style)
+    smallest = smallest_of(median)
+    if smallest is None:
+        return median, None
+    return median, (places[0][smallest], places[1][smallest])
+
+
+def _mark(ax: Axes, median: Array, star: _Star) -> None:
     """A star on the smallest value, and a legend of what the colour bar lacks."""
     handles: list[Any] = []
-    if np.isinf(median).any():
-        handles.append(Patch(facecolor=_DIVERGED, edgecolor="black", label="diverged"))
-    finite = np.where(np.isfinite(median), median, np.inf)
-    if np.isfinite(finite).any():
-        equals = np.argwhere(finite <= finite.min())
-        distance = np.abs(equals - equals.mean(axis=0)).sum(axis=1)
-        row, column = equals[np.argmin(distance)]
-        style: dict[str, Any] = {
-            "marker": "*",
-            "ms": 13,
-            "mfc": "white",
-            "mec": "black",
-            "ls": "none",
-        }
-        ax.plot(across.at[column], up.at[row], **style)
-        handles.append(Line2D([], [], label="smallest", **style))
-    ax.legend(
-        handles=handles,
-        ncols=2,
-        frameon=False,
-        fontsize="small",
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.19),
-    )
+    for some, color, label in (
+        (np.isinf(median), _DIVERGED, "diverged"),
+        (np.isnan(median), "white", "not run"),
+    ):
+        if some.any():
+            handles.append(Patch(facecolor=color, edgecolor="black", label=label))
+    if star is not None:
+        ax.plot(*star, **STAR)
+        handles.append(Line2D([], [], label="smallest", **STAR))
+    legend_below(ax, handles=handles, ncols=3)
 
 
 def _norm(values: Array, limits: tuple[float, float] | None) -> Normalize:

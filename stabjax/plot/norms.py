@@ -7,10 +7,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from stabjax.plot.axes import log_limits, logarithmic, panels, styles
+from stabjax.plot.axes import legend_below, log_limits, logarithmic, panels, styles
 from stabjax.plot.data import Array
 
 _BINS = 41
+_FAR = 100.0  # times the largest norm: a threshold above that is not worth the room
 
 
 def gradient_norms(norms: Any, *, max_norm: Any = None, ax: Axes | None = None) -> Axes:
@@ -52,26 +53,31 @@ def gradient_norms(norms: Any, *, max_norm: Any = None, ax: Axes | None = None) 
     side.set_axis_off()
     norm, threshold = (style["color"] for style in itertools.islice(styles(), 2))
     finite = np.isfinite(values)
-    ax.plot(steps, np.where(finite, values, np.nan), lw=0.8, color=norm)
+    marker = "." if len(values) == 1 else ""
+    ax.plot(steps, np.where(finite, values, np.nan), lw=0.8, color=norm, marker=marker)
     if not finite.all():
         lost = steps[~finite]
         across = ax.get_xaxis_transform()
         ax.plot(lost, np.full(len(lost), 0.98), "x", color=norm, transform=across)
-    limits = log_limits(values)
+    bounds = np.broadcast_to(
+        np.asarray(np.nan if max_norm is None else max_norm, float), values.shape
+    )
+    near = bounds[bounds <= _FAR * values[finite].max(initial=0.0)]
+    limits = log_limits(np.concatenate([values, near]))
     if limits:
         logarithmic(ax, "y", limits[1] / limits[0])
         ax.set_ylim(*limits)
         bins = list(np.geomspace(*limits, _BINS))
         side.hist(values[finite], bins, orientation="horizontal", color=norm)
     if max_norm is not None:
-        bounds = np.broadcast_to(np.asarray(max_norm, float), values.shape)
         above = finite & (values > bounds)
         ax.plot(steps, bounds, "--", color=threshold, label=_share(max_norm, above))
         ax.plot(steps[above], values[above], ".", color=threshold, ms=4)
         side.axhline(bounds[-1], ls="--", color=threshold)
-        ax.legend(frameon=False, fontsize="small")
     ax.set_xlabel("step")
     ax.set_ylabel("gradient norm")
+    if max_norm is not None:
+        legend_below(ax)
     return ax
 
 

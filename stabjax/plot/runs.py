@@ -1,18 +1,37 @@
 """Curves along the steps, and shares of runs along a hyperparameter."""
 
-import functools
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from scipy import stats
 
-from stabjax.plot.axes import log_limits, logarithmic, panels, scale, styles
-from stabjax.plot.cells import cells_of
-from stabjax.plot.data import Array, curves_of, label_of, variable_of
+from stabjax._intervals import wilson
+from stabjax.plot.axes import (
+    MANY,
+    legend_below,
+    log_limits,
+    logarithmic,
+    panels,
+    scale,
+    shades,
+    styles,
+)
+from stabjax.plot.cells import cells_of, is_scale
+from stabjax.plot.data import (
+    Array,
+    counts,
+    curves_of,
+    label_of,
+    percentile,
+    trained,
+    variable_of,
+)
 
 _BAND = (10, 50, 90)  # percent of the runs
 _LARGEST = float(np.finfo(np.float32).max)
+_FAR = 1e3  # times its first value: what diverges is not followed any higher
 
 
 def learning_curves(
@@ -24,8 +43,10 @@ def learning_curves(
 ) -> Axes:
     """Median of a variable along `step`, with a band from the 10th to the 90th percent.
 
-    The vertical axis is logarithmic and shows nine decades at most. A cross marks
-    where the median run diverges.
+    The vertical axis is logarithmic and shows nine decades at most, and of what
+    diverges three above its beginning. A cross marks where the median run does. What
+    was not run is left out. More than seven numbers are drawn in shades without bands,
+    and the legend names some of them.
 
     Args:
       dataset: what `sweep` returns if it records.
@@ -52,25 +73,28 @@ def learning_curves(
     data = variable_of(dataset, variable, "step", hue)
     ax = ax or panels(1)[0]
     steps = dataset["step"].to_numpy()
-    curves = {
-        label: [_percentile(runs, percent) for percent in _BAND]
-        for label, runs in curves_of(data, "step", hue)
-    }
-    limits = log_limits(np.array(list(curves.values())))
+    curves = [
+        (label, [percentile(_lost(runs), percent) for percent in _BAND], style)
+        for label, runs, style in _styled(data, "step", hue)
+    ]
+    limits = log_limits(np.array([_near(v) for _, band, _ in curves for v in band]))
     if limits:
         logarithmic(ax, "y", limits[1] / limits[0])
         ax.set_ylim(*limits)
     floor = limits[0] / 10 if limits else -np.inf  # below it a zero leaves the picture
-    for (label, band), style in zip(curves.items(), styles(), strict=False):
+    for label, band, style in curves:
         lower, median, upper = (np.clip(v, floor, _LARGEST) for v in band)
-        lasts = int(np.isfinite(band[1]).sum())  # what diverged once stays so
-        ax.plot(steps[:lasts], median[:lasts], label=label, **style)
+        held = np.isfinite(band[1])
+        marker = "." if held.sum() == 1 else ""
+        ax.plot(steps[held], median[held], label=label, marker=marker, **style)
         color = style["color"]
-        ax.fill_between(
-            steps[:lasts], lower[:lasts], upper[:lasts], color=color, alpha=0.18, lw=0
-        )
-        if 0 < lasts < len(steps):
-            ax.plot(steps[lasts - 1], median[lasts - 1], "x", color=color, ms=8, mew=2)
+        if len(curves) <= MANY:
+            edges = lower[held], upper[held]
+            ax.fill_between(steps[held], *edges, color=color, alpha=0.18, lw=0)
+        if np.isinf(band[1]).any():
+            _cross(ax, steps[held], median[held], color)
+    if len(steps) > 1:
+        ax.set_xlim(_margins(steps))
     ax.set_xlabel("step")
     ax.set_ylabel(label_of(data))
     if hue is not None:
@@ -89,7 +113,8 @@ def stable_share(
     """Share of the runs that hold, or end at a target, against a hyperparameter.
 
     The band is Wilson's 95 % interval for runs drawn independently, as the runs of
-    different seeds at one point are.
+    different seeds at one point are. What was not run counts for nothing. More than
+    seven numbers are drawn in shades without bands, and the legend names some of them.
 
     Args:
       dataset: what `sweep` returns.
@@ -116,33 +141,69 @@ def stable_share(
       [1. 0.]
     """
     ax = ax or panels(1)[0]
-    if target_loss is None:
-        held = variable_of(dataset, "status", x, hue) == 0
-    else:
-        held = variable_of(dataset, "final_loss", x, hue) <= target_loss
+    held, words = trained(dataset, target_loss, x, hue)
     cells = cells_of(dataset[x])
-    for (label, runs), style in zip(curves_of(held, x, hue), styles(), strict=False):
-        count, size = runs.sum(axis=-1), runs.shape[-1]
-        low, high = np.array([_wilson(int(k), size) for k in count]).T
-        ax.plot(cells.at, count / size, label=label, **style)
-        ax.fill_between(cells.at, low, high, color=style["color"], alpha=0.13, lw=0)
+    many = hue is not None and dataset.sizes[hue] > MANY
+    marker = "" if cells.labels is None else "o"
+    for label, runs, style in _styled(held, x, hue):
+        count, size = counts(runs)
+        share = count / np.where(size > 0, size, np.nan)
+        ax.plot(cells.at, share, label=label, marker=marker, ms=4, **style)
+        if not many:
+            low, high = wilson(count, size)
+            ax.fill_between(cells.at, low, high, color=style["color"], alpha=0.13, lw=0)
     scale(ax, "x", cells)
     ax.set_xlabel(label_of(dataset[x]))
-    target = "" if target_loss is None else f" that end at {target_loss:.2g} or below"
-    ax.set_ylabel(f"share of runs{target or ' that do not diverge'}")
+    ax.set_ylabel(f"share of runs that\n{words}")
     ax.set_ylim(-0.03, 1.03)
     if hue is not None:
-        ax.legend(frameon=False, fontsize="small")
+        legend_below(ax, ncols=2 if dataset.sizes[hue] == 4 else 3)
     return ax
 
 
-def _percentile(curves: Array, percent: float) -> Array:
-    """A run's own value, not one between two: one of them may be infinite."""
-    ordered: Array = np.sort(curves, axis=-1)
-    return ordered[..., round((curves.shape[-1] - 1) * percent / 100)]
+def _styled(
+    data: xr.DataArray, x: str, hue: str | None
+) -> Iterator[tuple[str | None, Array, dict[str, Any]]]:
+    """The curves with their styles; of many numbers only some have a shown label."""
+    curves = curves_of(data, x, hue)
+    number = data.sizes[hue] if hue else 1
+    if number <= MANY or not is_scale(data[hue].to_numpy()):
+        for (label, runs), style in zip(curves, styles(), strict=False):
+            yield label, runs, style
+        return
+    shown = set(np.linspace(0, number - 1, 5).round().astype(int))
+    for position, ((label, runs), style) in enumerate(
+        zip(curves, shades(number), strict=True)
+    ):
+        yield label if position in shown else f"_{label}", runs, style
 
 
-@functools.cache
-def _wilson(count: int, size: int) -> tuple[float, float]:
-    interval = stats.binomtest(count, size).proportion_ci(method="wilson")
-    return interval.low, interval.high
+def _lost(runs: Array) -> Array:
+    """Infinity for the metrics of a run that are no numbers any more: it diverged."""
+    runs = runs.astype(float)
+    known = ~np.isnan(runs)
+    later = np.logical_or.accumulate(known[::-1])[::-1]
+    return np.where(known.any(axis=0) & ~later, np.inf, runs)
+
+
+def _near(curve: Array) -> Array:
+    """What a picture has room for: all of it, or of one that diverges its beginning."""
+    positive = curve[np.isfinite(curve) & (curve > 0)]
+    if not np.isinf(curve).any() or not positive.size:
+        return curve
+    return np.where(curve <= _FAR * positive[0], curve, np.nan)
+
+
+def _cross(ax: Axes, steps: Array, median: Array, color: Any) -> None:
+    """Where a curve diverges: at its end, or above the first step if it has none."""
+    style = {"color": color, "ms": 8, "mew": 2}
+    if len(steps):
+        at = min(median[-1], ax.get_ylim()[1])
+        ax.plot(steps[-1], at, "x", clip_on=False, **style)
+    else:
+        ax.plot(0.02, 0.96, "x", transform=ax.transAxes, **style)
+
+
+def _margins(steps: Array) -> tuple[float, float]:
+    margin = 0.05 * (steps[-1] - steps[0])
+    return steps[0] - margin, steps[-1] + margin

@@ -10,7 +10,7 @@ import optax
 from matplotlib.axes import Axes
 
 from stabjax._schedules import schedule_bound
-from stabjax.plot.axes import panels, styles
+from stabjax.plot.axes import legend_below, panels, styles
 
 _POINTS = 2000  # of a curve: more than a picture can show
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -59,19 +59,15 @@ def schedules(
         if bound:
             best = schedule_bound(schedule, steps).best_value * steps**0.5
             label = f"{name}: {best:.3g}"
-        ax.plot(counts, _values(schedule, counts), label=label, **style)
+        marker = "." if steps == 1 else ""
+        ax.plot(counts, _values(schedule, counts), label=label, marker=marker, **style)
+    low, high = ax.dataLim.intervaly
+    if 0 <= low < high or low == high > 0:
+        ax.set_ylim(-0.04 * high, 1.04 * high)  # a height is read against zero
     ax.set_xlabel("step")
     ax.set_ylabel("value")
     title = r"bound at the best rate, by $DG/\sqrt{T}$" if bound else None
-    ax.legend(
-        title=title,
-        title_fontsize="small",
-        ncols=2,
-        frameon=False,
-        fontsize="small",
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.16),
-    )
+    legend_below(ax, title=title, title_fontsize="small", ncols=2)
     return ax
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
+from stabjax._intervals import LEAST_SHARE, decades, wilson
+
 LATE_SHARE = 0.1  # of the steps: what counts as late
-TRAINS = 0.5  # of the seeds must reach the target at a rate that is said to train
 
 _ALIKE = 0.05  # a relative difference that counts as none
 _AT_THRESHOLD = 0.01  # a relative difference from it
@@ -114,8 +115,8 @@ def _interval(values: _Array, middle: Callable[..., Any]) -> Interval:
 def share_of_seeds(yes: xr.DataArray) -> Interval:
     """The share of seeds for which something is so, with Wilson's interval."""
     count, size = int(yes.sum()), yes.size
-    found = stats.binomtest(count, size).proportion_ci(_CONFIDENCE, method="wilson")
-    return Interval(count / size, float(found.low), float(found.high))
+    low, high = wilson(count, size, _CONFIDENCE)
+    return Interval(count / size, float(low), float(high))
 
 
 def compare(
@@ -154,10 +155,11 @@ def _at_rate(runs: xr.Dataset, rate: str) -> xr.Dataset:
 
 
 def _width(reached: xr.DataArray) -> xr.DataArray:
-    """Decades of rates that train: their number times their distance."""
-    rates = np.log10(reached.peak_value.to_numpy())
-    distance = (rates[-1] - rates[0]) / max(len(rates) - 1, 1)
-    width: xr.DataArray = (reached.mean("seed") >= TRAINS).sum("peak_value") * distance
+    """Decades of rates that train."""
+    parts = xr.DataArray(decades(reached.peak_value), dims="peak_value")
+    width: xr.DataArray = ((reached.mean("seed") >= LEAST_SHARE) * parts).sum(
+        "peak_value"
+    )
     return width
 
 

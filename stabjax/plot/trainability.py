@@ -1,0 +1,107 @@
+"""Maps of the border of trainability: how fast trainings converge or diverge."""
+
+import numpy as np
+import xarray as xr
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+
+from stabjax.plot.axes import panels, scale
+from stabjax.plot.cells import cells_of, with_gaps
+from stabjax.plot.data import Array, label_of, percentile, pooled, variable_of
+
+_SHADES = 256  # of what converged, and as many of what diverged
+_PALEST = 0.625  # where the half of `Spectral` begins that is green to blue
+
+
+def trainability_map(
+    dataset: xr.Dataset,
+    *,
+    x: str,
+    y: str,
+    variable: str = "convergence_score",
+    ax: Axes | None = None,
+) -> Axes:
+    """Map of a convergence score: green to blue converged, red to yellow diverged.
+
+    A colour is the rank of a training among those that converged, or among those that
+    diverged, whichever it did: so all shades are used equally, the darkest for what
+    took longest to do either. Equal scores have one colour. Of other dimensions, such
+    as the seeds, the median run is shown; what was not run is white.
+
+    Args:
+      dataset: what `sweep` returns with ``summaries=["convergence_score"]``.
+      x: the dimension of the horizontal axis; logarithmic if its values are.
+      y: the dimension of the vertical axis, likewise.
+      variable: a score that is negative where a training converged, the lower the
+        slower, and positive or 0 where it diverged, the higher the later.
+      ax: where to draw; None makes a new figure.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ValueError: if the dataset lacks the variable or a dimension.
+
+    Example:
+      >>> import optax, stabjax
+      >>> runs = stabjax.sweep(
+      ...     stabjax.problems.quadratic(),
+      ...     lambda rate, decay: optax.sgd(rate, momentum=decay),
+      ...     stabjax.grid(rate=[0.1, 1.0, 10.0], decay=[0.0, 0.9]),
+      ...     steps=40, summaries=["convergence_score"],
+      ... )
+      >>> ax = stabjax.plot.trainability_map(runs, x="rate", y="decay")
+      >>> print(ax.get_xscale(), ax.get_yscale())
+      log linear
+
+    Source: J. Sohl-Dickstein, "The boundary of neural network trainability is fractal",
+    2024, whose score, ranks and colours these are.
+    """
+    data = variable_of(dataset, variable, x, y)
+    ax = ax or panels(1, width=5.4)[0]
+    across, up = cells_of(dataset[x]), cells_of(dataset[y])
+    scores = percentile(pooled(data, y, x).astype(float), 50)
+    colors = ax.pcolormesh(
+        across.edges,
+        up.edges,
+        with_gaps(_ranks(scores), across, up),
+        norm=Normalize(0, 2),
+        cmap=_colormap(),
+        rasterized=True,
+    )
+    scale(ax, "x", across)
+    scale(ax, "y", up)
+    ax.set_xlabel(label_of(dataset[x]))
+    ax.set_ylabel(label_of(dataset[y]))
+    _explain(ax, colors)
+    return ax
+
+
+def _ranks(scores: Array) -> Array:
+    """From 0, converged first, below 1; from 1, diverged last, to 2; NaN stays."""
+    ranks = np.full(scores.shape, np.nan)
+    for kind, start in ((scores < 0, 0.0), (scores >= 0, 1.0)):
+        _, order = np.unique(-scores[kind], return_inverse=True)
+        last = max(1, order.max(initial=0))
+        ranks[kind] = start + (_SHADES - 1) / _SHADES * order / last
+    return ranks
+
+
+def _colormap() -> ListedColormap:
+    """Both ends of `Spectral`, put together where the slow meets the late."""
+    shades = np.linspace(_PALEST, 1.0, _SHADES)
+    spectral = colormaps["Spectral"]
+    both = np.concatenate([spectral(shades), spectral(shades - _PALEST)])
+    return ListedColormap(both)
+
+
+def _explain(ax: Axes, colors: ScalarMappable) -> None:
+    """The colour bar: from converged fast to diverged early."""
+    bar = ax.figure.colorbar(colors, ax=ax, aspect=30, pad=0.02)
+    words = {0.0: "fast", 0.5: "converged", 0.95: "slow"}
+    words |= {1.05: "late", 1.5: "diverged", 2.0: "early"}
+    bar.set_ticks(list(words), labels=list(words.values()))
+    bar.ax.tick_params(length=0, labelsize="small")
+    bar.ax.axhline(1.0, color="white", lw=1.5)
