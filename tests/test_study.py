@@ -156,7 +156,7 @@ class TestReport:
         text = (folder / "report.md").read_text(encoding="utf-8")
         shown = set(re.findall(r"\]\(([\w-]+\.png)\)", text))
         assert shown == {path.name for path in folder.glob("*.png")}
-        assert len(shown) == 4
+        assert len(shown) == 5
 
     def test_dataset_is_read_back_as_it_was(self, runs, folder):
         saved = xr.open_dataset(folder / "quadratic.nc", engine="scipy").load()

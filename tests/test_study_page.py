@@ -106,7 +106,7 @@ def test_the_page_says_what_the_report_says(done, text):
     beside = (done.report.parent / "report.md").read_text(encoding="utf-8")
     first_number = re.search(r"[\d,]+ trainings on 2 problems", beside)[0]
     assert first_number in text
-    assert text.count("<figure>") == beside.count("![") == 8
+    assert text.count("<figure>") == beside.count("![") == 9
     assert "](" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
 
 

@@ -14,9 +14,9 @@ from stabjax.study.experiment import UNFINISHED, observe
 from stabjax.study.measure import measure
 from stabjax.study.methods import CLIPPINGS, SCHEDULES, Methods
 from stabjax.study.page import page
-from stabjax.study.pictures import draw
+from stabjax.study.pictures import draw, draw_overview
 from stabjax.study.plan import FOUNDING, PROBLEMS, Plan, Sizes, plans
-from stabjax.study.report import Chapter, report, summary
+from stabjax.study.report import About, Chapter, report, summary
 
 __all__ = [
     "CLIPPINGS",
@@ -111,10 +111,10 @@ def run(
     chapters = [
         Chapter(runs, measure(runs), pictures.result()) for runs, pictures in observed
     ]
-    seconds = time.perf_counter() - started
-    text = report(chapters, command, seconds)
-    (folder / "report.md").write_text(text, encoding="utf-8")
+    overview = draw_overview([chapter.measures for chapter in chapters], folder)
+    about = About(overview, command, time.perf_counter() - started)
+    (folder / "report.md").write_text(report(chapters, about), encoding="utf-8")
     path = folder / "report.html"
-    path.write_text(page(chapters, folder, command, seconds), encoding="utf-8")
-    say(f"{seconds:.0f} s in all")
+    path.write_text(page(chapters, folder, about), encoding="utf-8")
+    say(f"{about.seconds:.0f} s in all")
     return Study({c.label: c.runs for c in chapters}, summary(chapters), path)

@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from stabjax.study.plan import slug
-from stabjax.study.report import Chapter, Sections, sections
+from stabjax.study.report import About, Chapter, Sections, sections
 
 _METRICS = {
     "final_loss": "final loss, median of the seeds",
@@ -27,15 +27,13 @@ _METRICS = {
 _METHODS = {0.0: "constant rate", 1.0: "schedule"}
 
 
-def page(
-    chapters: Sequence[Chapter], folder: Path, command: str | None, seconds: float
-) -> str:
+def page(chapters: Sequence[Chapter], folder: Path, about: About) -> str:
     """The report as HTML: the answer, an explorer of all runs, tables, pictures.
 
     Everything stands in the file: figures, the pictures of `folder`, the script that
     draws (Plotly's). A content security policy keeps it from asking for more.
     """
-    text: Sections = sections(chapters, command, seconds)
+    text: Sections = sections(chapters, about)
     source = files("stabjax.study").joinpath("page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -45,9 +43,10 @@ def page(
     return environment.from_string(source).render(
         text=text,
         chapters=[
-            {"name": c.label, "text": t, "pictures": _embedded(c, folder)}
+            {"name": c.label, "text": t, "pictures": _embedded(c.pictures, folder)}
             for c, t in zip(chapters, text.chapters, strict=True)
         ],
+        overview=_embedded(about.overview, folder),
         data=_script_safe({c.label: explored(c.runs) for c in chapters}),
         metrics=_METRICS,
         methods={str(int(key)): name for key, name in _METHODS.items()},
@@ -103,11 +102,11 @@ def _html(text: str) -> Markup:
     return Markup(html.replace("<th>", '<th scope="col">'))  # noqa: S704 - our own text
 
 
-def _embedded(chapter: Chapter, folder: Path) -> list[tuple[str, str]]:
+def _embedded(pictures: Mapping[str, str], folder: Path) -> list[tuple[str, str]]:
     """The pictures as data, each with its caption."""
     return [
         (base64.b64encode((folder / file).read_bytes()).decode("ascii"), caption)
-        for file, caption in chapter.pictures.items()
+        for file, caption in pictures.items()
     ]
 
 

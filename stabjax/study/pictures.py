@@ -1,6 +1,6 @@
 """The pictures of a problem: dataset in, PNG files out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,13 @@ import xarray as xr
 from stabjax import plot
 from stabjax.study.experiment import FOUR, SOLVED
 
+_OVERVIEW = "overview.png"
+_OVERVIEW_CAPTION = (
+    "How wide the range of learning rates is that train, on each problem: at which half"
+    " of the seeds end at the target."
+)
+# Okabe and Ito's colours, as in the other pictures.
+_MARKS = (("o", "#D55E00"), ("s", "#0072B2"), ("^", "#E69F00"), ("D", "#009E73"))
 _SHOWN_ABOVE = 100.0  # times the first loss: what lies above has one colour
 
 
@@ -27,6 +34,26 @@ def draw(runs: xr.Dataset, folder: Path) -> dict[str, str]:
         figure.savefig(folder / file)
         captions[file] = caption
     return captions
+
+
+def draw_overview(measured: Sequence[xr.Dataset], folder: Path) -> dict[str, str]:
+    """Draws how many decades of rates train on each problem, with each remedy."""
+    [ax] = plot.panels(1)
+    figure: Any = ax.figure
+    figure.set_size_inches(7.2, 1.2 + 0.3 * len(measured))
+    rows = np.arange(len(measured))[::-1]
+    widths = [[float(m.width.sel({"remedy": r})) for m in measured] for r in FOUR]
+    ax.hlines(rows, np.min(widths, 0), np.max(widths, 0), color="0.8", zorder=0)
+    for number, (name, width) in enumerate(zip(FOUR, widths, strict=True)):
+        mark, color = _MARKS[number]
+        style: dict[str, Any] = {"marker": mark, "color": color, "ls": "none"}
+        ax.plot(width, rows + 0.2 - 0.13 * number, label=name, ms=6, **style)
+    ax.set_yticks(rows, [str(m.attrs["label"]) for m in measured])
+    ax.set_xlabel("decades of learning rates that train")
+    ax.set_xlim(left=-0.1)
+    ax.legend(ncols=4, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure.savefig(folder / _OVERVIEW)
+    return {_OVERVIEW: _OVERVIEW_CAPTION}
 
 
 def _curves(runs: xr.Dataset) -> Any:
@@ -63,10 +90,11 @@ def _stability(runs: xr.Dataset) -> Any:
     runs_of_four = runs[["status", "final_loss"]].sel(
         threshold=four.chosen_threshold, scheduled=four.chosen_scheduled
     )
+    runs_of_four["remedy"].attrs["long_name"] = " "  # its values say what they are
     target = runs.attrs["target_loss"]
     plot.stable_share(runs_of_four, x="peak_value", hue="remedy", ax=left)
-    plot.stable_share(
-        runs_of_four, x="peak_value", hue="remedy", target_loss=target, ax=right
+    plot.rate_ranges(
+        runs_of_four, x="peak_value", y="remedy", target_loss=target, ax=right
     )
     return left.figure
 
@@ -104,8 +132,9 @@ _PICTURES: dict[str, tuple[Callable[[xr.Dataset], Any], str]] = {
     ),
     "stability": (
         _stability,
-        "Share of the seeds whose run holds, and that ends at the target, at each"
-        " learning rate, with Wilson's 95 % intervals.",
+        "Left: share of the seeds whose run does not diverge, at each learning rate,"
+        " with Wilson's 95 % intervals. Right: the rates that train, at which half of"
+        " the seeds or more end at the target; the height is their share.",
     ),
     "norms": (
         _norms,

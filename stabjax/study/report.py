@@ -89,6 +89,14 @@ class Chapter(NamedTuple):
         return str(self.runs.attrs["label"])
 
 
+class About(NamedTuple):
+    """What is said of the whole."""
+
+    overview: Mapping[str, str]  # a picture of all problems: file -> caption
+    command: str | None  # that did it
+    seconds: float  # that it took
+
+
 class Sections(NamedTuple):
     """The parts of the report, each in Markdown."""
 
@@ -100,9 +108,7 @@ class Sections(NamedTuple):
     run: str
 
 
-def sections(
-    chapters: Sequence[Chapter], command: str | None, seconds: float
-) -> Sections:
+def sections(chapters: Sequence[Chapter], about: About) -> Sections:
     """What the report says, part by part."""
     measured = [chapter.measures for chapter in chapters]
     tables = [
@@ -116,7 +122,7 @@ def sections(
         contradictions=contradictions(measured),
         chapters=tables,
         definitions=DEFINITIONS,
-        run=_what_was_run(chapters, command, seconds),
+        run=_what_was_run(chapters, about),
     )
 
 
@@ -130,12 +136,12 @@ def summary(chapters: Sequence[Chapter]) -> str:
     )
 
 
-def report(chapters: Sequence[Chapter], command: str | None, seconds: float) -> str:
+def report(chapters: Sequence[Chapter], about: About) -> str:
     """Everything: the answer first, then tables, pictures, and what was run."""
-    text = sections(chapters, command, seconds)
+    text = sections(chapters, about)
     return _REPORT.format(
         summary=summary(chapters),
-        pictures=_pictures(chapters[0]),
+        pictures=_pictures({**about.overview, **chapters[0].pictures}),
         between=text.between,
         contradictions=text.contradictions,
         others="".join(map(_chapter, chapters[1:], text.chapters[1:])),
@@ -145,30 +151,30 @@ def report(chapters: Sequence[Chapter], command: str | None, seconds: float) -> 
 
 
 def _chapter(chapter: Chapter, text: str) -> str:
-    return _CHAPTER.format(name=chapter.label, text=text, pictures=_pictures(chapter))
+    return _CHAPTER.format(
+        name=chapter.label, text=text, pictures=_pictures(chapter.pictures)
+    )
 
 
-def _pictures(chapter: Chapter) -> str:
-    pictures = chapter.pictures.items()
-    return "\n\n".join(f"![{file[:-4]}]({file})\n\n*{text}*" for file, text in pictures)
+def _pictures(pictures: Mapping[str, str]) -> str:
+    shown = (f"![{file[:-4]}]({file})\n\n*{text}*" for file, text in pictures.items())
+    return "\n\n".join(shown)
 
 
-def _what_was_run(
-    chapters: Sequence[Chapter], command: str | None, seconds: float
-) -> str:
-    about = chapters[0].runs.attrs
+def _what_was_run(chapters: Sequence[Chapter], about: About) -> str:
+    attrs = chapters[0].runs.attrs
     header = ["problem", "definition", "optimizer", "clipping", "schedule"]
     header += ["learning rates", "thresholds", "seeds", "steps", "target", "trainings"]
     header += ["compiling, s", "training, s"]
-    versions = [f"{name} {about[name]}" for name in ("stabjax", "jax", "optax")]
+    versions = [f"{name} {attrs[name]}" for name in ("stabjax", "jax", "optax")]
     return _WHAT_WAS_RUN.format(
         warmup=100 * WARMUP_SHARE,
         table=table(header, [_row(chapter) for chapter in chapters]),
         trained=sum(seconds_of(chapter.runs) for chapter in chapters),
-        seconds=seconds,
+        seconds=about.seconds,
         versions=", ".join([*versions, f"Python {platform.python_version()}"]),
-        device=about["device"],
-        again=_AGAIN.format(command=command) if command else "",
+        device=attrs["device"],
+        again=_AGAIN.format(command=about.command) if about.command else "",
     )
 
 
