@@ -72,7 +72,10 @@ def heatmap(
             "label": label_of(data),
             "extend": _extend(median, colors),
         }
-        ax.figure.colorbar(colors, ax=ax, **bar).minorticks_off()
+        shown = ax.figure.colorbar(colors, ax=ax, **bar)
+        norm: Any = colors.norm
+        if norm.vmax > 30 * norm.vmin:  # else there are too few decades
+            shown.minorticks_off()
     ax.set_xlabel(label_of(dataset[x]))
     ax.set_ylabel(label_of(dataset[y]))
     _mark(ax, median, star)
