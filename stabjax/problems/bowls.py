@@ -159,7 +159,7 @@ def heavy_tailed_quadratic(
     def loss(w: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(w)) / 2
 
-    facts = ranges(2.0, init_scale) | {
+    facts = ranges(2.0, init_scale * max(1.0, dim / 10) ** 0.5) | {
         "name": "heavy_tailed_quadratic",
         "optimum": 0.0,
         "minimizer": jnp.zeros(dim),
@@ -189,7 +189,7 @@ def _bowl(
         return jnp.sum(like(w, spectrum / 2) * jnp.square(w))
 
     norm = curvature * init_scale
-    facts = ranges(2 / curvature, norm) | {
+    facts = ranges(2 / curvature, norm * max(1.0, dim / 10) ** 0.5) | {
         "name": name,
         "optimum": 0.0,
         "minimizer": jnp.zeros(dim),
