@@ -157,6 +157,16 @@ def test_loss_keeps_the_dtype_of_the_weights(name):
             r"depth fixes the shape .* Python int \(stabjax.static\(...\) in a sweep\)",
         ),
         (lambda: problems.quadratic(dim=0), ValueError, "dim .* at least 1, got 0"),
+        (
+            lambda: problems.random_quadratic(0.5),
+            ValueError,
+            "problem_seed must be a whole number .* got 0.5",
+        ),
+        (
+            lambda: problems.random_quadratic(2**24 + 2),
+            ValueError,
+            "problem_seed .* up to .* got 16777218",
+        ),
     ],
 )
 def test_bad_arguments_are_named(make, error, message):
