@@ -51,6 +51,8 @@ def quadratic(
       25.0
       >>> problem.facts["stable_rate"]
       1.0
+
+    Source: the two weights of the founding experiment, which `stabjax study` measures.
     """
     curvature = number("curvature", curvature, above=0)
     spectrum = curvature * jnp.ones(size("dim", dim))
@@ -98,6 +100,8 @@ def ill_conditioned_quadratic(
       2.0
       >>> problem.facts["stable_rate"]
       1.0
+
+    Source: Goodfellow, Bengio and Courville, Deep Learning, 2016, section 8.2.1.
     """
     condition_number = number("condition_number", condition_number, at_least=1)
     curvature = number("curvature", curvature, above=0)

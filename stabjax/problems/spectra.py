@@ -45,7 +45,8 @@ def quadratic_deep(
       True
 
     Source: the problem of this name in Schneider, Balles and Hennig, DeepOBS: a deep
-    learning optimizer benchmark suite, 2019, with a loss that is free of noise.
+    learning optimizer benchmark suite, 2019, with a loss that is free of noise and a
+    start that is drawn.
     """
     noise = number("noise", noise, at_least=0)
     init_scale = number("init_scale", init_scale, above=0)

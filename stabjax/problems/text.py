@@ -41,6 +41,9 @@ def markov_text(
       >>> text = stabjax.problems.markov_text(100)
       >>> len(text), set(text) <= set("abcdefgh")
       (100, True)
+
+    Source: the second-order approximation of Shannon, A mathematical theory of
+    communication, 1948, with letters and chances of our own.
     """
     length = size("length", length)
     letters = size("letters", letters, largest=len(_LETTERS))
