@@ -176,6 +176,11 @@ def test_bad_arguments_are_named(make, error, message):
         make()
 
 
+def test_products_too_large_for_a_float_have_no_stable_rate():
+    for make in (problems.tied_product, problems.deep_linear_chain):
+        assert make(1.3, depth=5000).facts["stable_rate"] == 0
+
+
 def test_traced_arguments_out_of_range_become_nan():
     values = jnp.array([-1.0, 0.0, 2.0])
     losses = jax.vmap(lambda c: problems.quadratic(c).loss(jnp.ones(2), KEY))(values)

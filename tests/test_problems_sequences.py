@@ -292,6 +292,8 @@ def test_network_of_the_boundary_equals_its_formula(activation):
 def test_unknown_activations_are_named():
     with pytest.raises(ValueError, match="one of tanh, relu, identity, got 'gelu'"):
         problems.boundary_mlp(activation="gelu")
+    with pytest.raises(ValueError, match="one of tanh, relu, identity, got None"):
+        problems.boundary_mlp(activation=None)
 
 
 def test_network_of_the_boundary_follows_x64():

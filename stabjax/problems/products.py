@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from stabjax.problems.arguments import larger, number, size
+from stabjax.problems.arguments import Number, larger, number, size
 from stabjax.problems.noise import like, with_gradient_noise
 from stabjax.problems.problem import Problem, ranges
 
@@ -68,9 +68,10 @@ def deep_linear_chain(
     def loss(w: jax.Array) -> jax.Array:
         return jnp.square(jnp.prod(w) - like(w, target)) / 2
 
-    product = larger(init_scale**depth, target)
-    stable_rate = 2 / (depth * product ** (2 - 2 / depth))
-    facts = ranges(stable_rate, depth**0.5 * product**2 / init_scale) | {
+    product = larger(_power(init_scale, depth), target)
+    stable_rate = 2 / (depth * _power(product, 2 - 2 / depth))
+    norm = depth**0.5 * _power(product, 2) / init_scale
+    facts = ranges(stable_rate, norm) | {
         "name": "deep_linear_chain",
         "optimum": 0.0,
         "minimizer": jnp.full((depth,), target ** (1 / depth)),
@@ -136,9 +137,10 @@ def tied_product(
     def loss(w: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(w**depth - like(w, target))) / 2
 
-    product = larger((init_scale * (1 + init_spread)) ** depth, target)
-    stable_rate = 2 / (depth**2 * product ** (2 - 2 / depth))
-    norm = depth * larger(init_scale**depth, target) ** 2 / init_scale
+    product = larger(_power(init_scale * (1 + init_spread), depth), target)
+    stable_rate = 2 / (depth**2 * _power(product, 2 - 2 / depth))
+    first = larger(_power(init_scale, depth), target)
+    norm = depth * _power(first, 2) / init_scale
     facts = ranges(stable_rate, norm) | {
         "name": "tied_product",
         "optimum": 0.0,
@@ -213,3 +215,12 @@ def deep_linear(
         "target_loss": 0.1,
     }
     return Problem(init, with_gradient_noise(loss, noise), facts=facts)
+
+
+def _power(base: Number, exponent: float) -> Number:
+    """The power; infinite where Python would raise, as arrays do not."""
+    try:
+        power: Number = base**exponent
+    except OverflowError:
+        return math.inf
+    return power
