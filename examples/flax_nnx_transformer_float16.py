@@ -122,14 +122,13 @@ def train(clip, options, *, checkpoint=None, writer=None):
     state = (params, tx.init(params))
     first = 0
     if checkpoint is not None and checkpoint.exists():
-        state = restored(checkpoint, state)
-        first = options.steps // 2
+        state, first = restored(checkpoint, state, options.steps)
         print(f"resumed from {checkpoint} at step {first}")
     step = make_step(graph, tx, jnp.asarray(codes))
     losses = []
     for number in range(first, options.steps):
         if checkpoint is not None and number == options.steps // 2 and not first:
-            save(checkpoint, state)
+            save(checkpoint, state, number, options.steps)
         *state, loss, moved = step(*state, number)
         losses.append(float(loss))
         if number % 20 == 0:
@@ -142,18 +141,26 @@ def train(clip, options, *, checkpoint=None, writer=None):
     return losses, state[0]
 
 
-def save(path, state):
+def save(path, state, number, steps):
+    import orbax.checkpoint as ocp
+
+    saved = {"state": state, "number": number, "steps": steps}
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, saved)
+
+
+def restored(path, like, steps):
+    """The state and the number of its step, of a training of so many steps."""
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path, state)
-
-
-def restored(path, like):
-    import orbax.checkpoint as ocp
-
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(path, like)
+        saved = checkpointer.restore(path, {"state": like, "number": 0, "steps": 0})
+    if saved["steps"] != steps:
+        raise SystemExit(  # its schedule was another one
+            f"{path} is of a training of {saved['steps']} steps, not of {steps}:"
+            " give --steps or --checkpoint accordingly"
+        )
+    return saved["state"], saved["number"]
 
 
 def main(arguments=None):

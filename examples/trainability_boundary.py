@@ -91,17 +91,19 @@ def dimension(converged):
     s x s pixels that hold some of it grows as s to the power of minus the dimension,
     found by least squares in the logarithms.
     """
+    if len(converged) < 16:
+        return np.nan  # boxes of one size alone
     blocks = np.lib.stride_tricks.sliding_window_view(converged, (2, 2))
     border = blocks.any(axis=(2, 3)) & ~blocks.all(axis=(2, 3))
-    sizes = 2 ** np.arange(max(0, int(np.log2(len(converged))) - 2))
+    sizes = 2 ** np.arange(int(np.log2(len(converged))) - 2)
     counts = []
     for size in sizes:
         padded = np.pad(border, (0, -len(border) % size))
         side = len(padded) // size
         boxes = padded.reshape(side, size, side, size)
         counts.append(boxes.any(axis=(1, 3)).sum())
-    if len(sizes) < 2 or not all(counts):
-        return np.nan  # too few pixels, or no border
+    if not all(counts):
+        return np.nan  # no border
     return -np.polyfit(np.log(sizes), np.log(counts), 1)[0]
 
 

@@ -48,6 +48,11 @@ def test_box_counting_knows_lines_and_areas():
     noise = np.random.default_rng(0).uniform(size=(128, 128)) < 0.5
     assert module["dimension"](noise) == pytest.approx(2, abs=0.1)
     assert np.isnan(module["dimension"](np.ones((128, 128), bool)))
+    assert np.isnan(module["dimension"](np.tri(8, dtype=bool)))
+    triangle = np.ones((1, 1), bool)  # Sierpinski's
+    for _ in range(8):
+        triangle = np.kron(np.array([[1, 0], [1, 1]], bool), triangle)
+    assert module["dimension"](triangle) == pytest.approx(np.log2(3), abs=0.1)
 
 
 @pytest.mark.slow
@@ -75,3 +80,5 @@ def test_float16_transformer_trains_where_optax_stands_still_and_resumes(
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
     assert abs(np.mean(optax_losses[-10:]) - np.mean(optax_losses[:10])) < 0.1
     assert main(options)["stabjax"] == losses[30:]  # the same bits
+    with pytest.raises(SystemExit, match="of a training of 60 steps, not of 80"):
+        main([*options, "--steps", "80"])

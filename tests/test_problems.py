@@ -305,6 +305,18 @@ def test_ranges_surround_the_stable_rate_and_the_first_gradient(name):
     assert np.all(first_norms()[name] < high)
 
 
+def test_ranges_surround_both_in_problems_of_other_sizes_too():
+    for problem in (
+        problems.quartic(0.5),
+        problems.cosh(start=0.5),
+        problems.quadratic(dim=2000),
+    ):
+        facts = problem.facts
+        assert facts["peak_value"][1] >= 99.99 * facts["stable_rate"]
+        norm = norm_of(jax.grad(problem.loss)(problem.init(KEY), KEY))
+        assert 5 * facts["max_norm"][0] < norm < facts["max_norm"][1]
+
+
 # What each of them is for
 
 

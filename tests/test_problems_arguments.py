@@ -13,6 +13,8 @@ from stabjax import problems
 
 KEY = jax.random.key(0)
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
+# What is said in words alone.
+PROSE = {"bracket_text", "copy_text", "digits_cnn", "temporal_order"}
 # Every number of every problem, each with two values.
 NUMBERS = {
     "quadratic": {
@@ -157,11 +159,26 @@ def test_loss_keeps_the_dtype_of_the_weights(name):
             r"depth fixes the shape .* Python int \(stabjax.static\(...\) in a sweep\)",
         ),
         (lambda: problems.quadratic(dim=0), ValueError, "dim .* at least 1, got 0"),
+        (
+            lambda: problems.random_quadratic(0.5),
+            ValueError,
+            "problem_seed must be a whole number .* got 0.5",
+        ),
+        (
+            lambda: problems.random_quadratic(2**24 + 2),
+            ValueError,
+            "problem_seed .* up to .* got 16777218",
+        ),
     ],
 )
 def test_bad_arguments_are_named(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_products_too_large_for_a_float_have_no_stable_rate():
+    for make in (problems.tied_product, problems.deep_linear_chain):
+        assert make(1.3, depth=5000).facts["stable_rate"] == 0
 
 
 def test_traced_arguments_out_of_range_become_nan():
@@ -170,6 +187,26 @@ def test_traced_arguments_out_of_range_become_nan():
     np.testing.assert_array_equal(losses, [np.nan, np.nan, 2.0])
     spreads = jax.vmap(lambda r: problems.rosenbrock(init_spread=r).init(KEY))(values)
     np.testing.assert_array_equal(np.isnan(spreads[:, 0]), [True, False, False])
+
+
+def test_every_problem_knows_its_facts_and_its_source():
+    for name in set(problems.__all__) - {"Problem", "supervised"}:
+        make = getattr(problems, name)
+        assert ".. math::" in make.__doc__ or name in PROSE
+        assert "Source: " in make.__doc__
+        if name.endswith("_text"):
+            continue
+        facts = make().facts
+        assert facts["name"] == name
+        assert ("optimum" in facts) == ("minimizer" in facts)
+        best = facts.get("optimum", 0.0)
+        assert best < facts["target_loss"] < facts.get("baseline", math.inf)
+        for low, high in (facts["peak_value"], facts["max_norm"]):
+            assert 0 < low < high < math.inf
+        assert isinstance(facts["steps"], int)
+        assert callable(facts["optimizer"])
+        if "optimum" not in facts:
+            assert facts["baseline"] > 0
 
 
 def test_every_problem_is_in_the_catalogue_with_a_picture():

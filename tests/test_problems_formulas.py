@@ -61,12 +61,15 @@ def test_losses_equal_their_formulas():
 
 def test_cosh_is_exact_near_its_minimum_and_infinite_far_away():
     problem = problems.cosh()
-    w = jnp.array([[1e-4], [90.0], [95.0]])
-    losses, slopes = jax.vmap(jax.value_and_grad(problem.loss), (0, None))(w, KEY)
-    np.testing.assert_allclose(losses[0], 5e-9, rtol=1e-5)
-    np.testing.assert_allclose(slopes[0], 1e-4, rtol=1e-5)
-    np.testing.assert_array_equal(losses[1:], np.inf)
-    assert not np.any(np.isfinite(slopes[1:]))
+    w = np.float32([1e-4, 0.9, 1.1, 88.9, -89.4, 90.0, -95.0])
+    losses, slopes = jax.vmap(jax.value_and_grad(problem.loss), (0, None))(
+        jnp.asarray(w)[:, None], KEY
+    )
+    exact = w.astype(np.float64)
+    np.testing.assert_allclose(losses[:5], 2 * np.sinh(exact / 2)[:5] ** 2, rtol=1e-5)
+    np.testing.assert_allclose(slopes[:5, 0], np.sinh(exact)[:5], rtol=1e-5)
+    np.testing.assert_array_equal(losses[5:], np.inf)
+    np.testing.assert_array_equal(slopes[5:, 0], [np.inf, -np.inf])
 
 
 def test_slopes_are_smooth_as_told():

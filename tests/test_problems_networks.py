@@ -148,6 +148,26 @@ def test_data_may_be_traced_and_the_factory_called_in_a_trace():
     np.testing.assert_allclose(traced, [start(scale) for scale in scales], rtol=1e-5)
 
 
+def test_constants_of_a_module_and_a_keyword_for_rngs_are_fine():
+    class Centred(nnx.Module):
+        def __init__(self, *, rngs):
+            self.layer = nnx.Linear(3, 3, rngs=rngs)
+            self.mean = jnp.asarray(X.mean(0))
+
+        def __call__(self, x):
+            return self.layer(x - self.mean[None])
+
+    problem = problems.supervised(Centred, X, Y, CROSS_ENTROPY)
+    plain = problems.supervised(
+        lambda rngs: nnx.Linear(3, 3, rngs=rngs), X - X.mean(0), Y, CROSS_ENTROPY
+    )
+    params, start = jax.jit(lambda: (problem.init(KEY), plain.init(KEY)))()
+    assert list(params) == ["layer"]
+    np.testing.assert_allclose(
+        jax.jit(problem.loss)(params, KEY), plain.loss(start, KEY), rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize(
     ("module", "error", "message"),
     [
@@ -191,6 +211,12 @@ def test_unfit_data_and_functions_are_refused():
         problems.supervised(Mlp, X, Y[1:], CROSS_ENTROPY)
     with pytest.raises(ValueError, match=r"test inputs and targets .* and \(\)"):
         problems.supervised(Mlp, X, Y, CROSS_ENTROPY, test=(X, 3))
+    with pytest.raises(TypeError, match=r"test must be a pair \(inputs, targets\)"):
+        problems.supervised(Mlp, X, Y, CROSS_ENTROPY, test=X)
+    with pytest.raises(TypeError, match="metrics must be a dict of functions, got 'a'"):
+        problems.supervised(Mlp, X, Y, CROSS_ENTROPY, metrics="a")
+    with pytest.raises(ValueError, match="not have the name of the loss, got 'loss'"):
+        problems.supervised(Mlp, X, Y, CROSS_ENTROPY, metrics={"loss": max})
     with pytest.raises(TypeError, match="loss must be a function, got 'mse'"):
         problems.supervised(Mlp, X, Y, "mse")
     with pytest.raises(TypeError, match="accuracy must be a function, got None"):
@@ -233,6 +259,9 @@ def test_digits_are_split_as_documented():
     right = logits.argmax(-1) == labels
     test = np.arange(1797) % 4 == 3
     assert test.sum() == 449
+    shares = np.bincount(labels[~test]) / np.sum(~test)
+    guess = -np.mean(np.log(shares)[labels[~test]])
+    assert problem.facts["baseline"] == pytest.approx(guess)
     results = jax.jit(problem.evaluate)(params, KEY)
     assert results["test_accuracy"] == pytest.approx(right[test].mean())
     assert results["train_accuracy"] == pytest.approx(right[~test].mean())

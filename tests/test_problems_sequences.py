@@ -40,6 +40,10 @@ def test_single_unit_is_the_recursion_and_has_a_wall():
         problem.loss(jnp.array([w, b]), KEY), expected, rtol=1e-5
     )
 
+    for length in (1, 2, 7):
+        short = problems.single_unit_rnn(length=length)
+        assert short.loss(short.facts["minimizer"], KEY) < 1e-12
+
     grid = jnp.stack(
         jnp.meshgrid(jnp.linspace(0, 10, 401), jnp.linspace(-6, 2, 401)), -1
     )
@@ -204,6 +208,18 @@ def test_transformer_reads_a_file_and_knows_its_baselines(tmp_path):
     assert problem.facts["target_loss"] < problem.facts["baseline"]
     shapes = jax.eval_shape(problem.init, KEY)
     assert shapes["character"]["kernel"].shape == (len(set("hällo wörld ")), 32)
+    path.write_text("hällo wörld " * 50, encoding="utf-8-sig")  # with a mark in front
+    marked = problems.char_transformer(text=path, context=8)
+    assert marked.facts["baseline"] == problem.facts["baseline"]
+
+    with pytest.raises(ValueError, match=r"pathlib.Path\('.*book.txt'\), got the name"):
+        problems.char_transformer(text=str(path))
+    path.write_text("hällo wörld " * 50, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"a file in UTF-8, got .*book.txt: "):
+        problems.char_transformer(text=path)
+    path.write_text("")
+    with pytest.raises(ValueError, match="more than 89 characters .* got 0"):
+        problems.char_transformer(text=path, context=8)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +292,8 @@ def test_network_of_the_boundary_equals_its_formula(activation):
 def test_unknown_activations_are_named():
     with pytest.raises(ValueError, match="one of tanh, relu, identity, got 'gelu'"):
         problems.boundary_mlp(activation="gelu")
+    with pytest.raises(ValueError, match="one of tanh, relu, identity, got None"):
+        problems.boundary_mlp(activation=None)
 
 
 def test_network_of_the_boundary_follows_x64():

@@ -52,3 +52,17 @@ def size(name: str, value: int, *, least: int = 1, largest: int | None = None) -
         )
         raise ValueError(f"{name} must be {allowed}, got {value}")
     return int(value)
+
+
+def larger(a: Number, b: Number) -> Number:
+    """The larger of two numbers, either of which may be traced."""
+    return jnp.maximum(a, b) if _traced(a, b) else max(a, b)
+
+
+def smaller(a: Number, b: Number) -> Number:
+    """The smaller of two numbers, either of which may be traced."""
+    return jnp.minimum(a, b) if _traced(a, b) else min(a, b)
+
+
+def _traced(*numbers: Number) -> bool:
+    return any(isinstance(value, jax.Array) for value in numbers)

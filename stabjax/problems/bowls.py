@@ -51,6 +51,8 @@ def quadratic(
       25.0
       >>> problem.facts["stable_rate"]
       1.0
+
+    Source: the two weights of the founding experiment, which `stabjax study` measures.
     """
     curvature = number("curvature", curvature, above=0)
     spectrum = curvature * jnp.ones(size("dim", dim))
@@ -98,6 +100,8 @@ def ill_conditioned_quadratic(
       2.0
       >>> problem.facts["stable_rate"]
       1.0
+
+    Source: Goodfellow, Bengio and Courville, Deep Learning, 2016, section 8.2.1.
     """
     condition_number = number("condition_number", condition_number, at_least=1)
     curvature = number("curvature", curvature, above=0)
@@ -159,7 +163,7 @@ def heavy_tailed_quadratic(
     def loss(w: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(w)) / 2
 
-    facts = ranges(2.0, init_scale) | {
+    facts = ranges(2.0, init_scale * max(1.0, dim / 10) ** 0.5) | {
         "name": "heavy_tailed_quadratic",
         "optimum": 0.0,
         "minimizer": jnp.zeros(dim),
@@ -189,7 +193,7 @@ def _bowl(
         return jnp.sum(like(w, spectrum / 2) * jnp.square(w))
 
     norm = curvature * init_scale
-    facts = ranges(2 / curvature, norm) | {
+    facts = ranges(2 / curvature, norm * max(1.0, dim / 10) ** 0.5) | {
         "name": name,
         "optimum": 0.0,
         "minimizer": jnp.zeros(dim),

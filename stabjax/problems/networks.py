@@ -1,5 +1,6 @@
 """Problems made of a Flax module and data, and what makes such problems."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,7 +39,8 @@ def supervised(
 
     Params are all the state that a module may have here: a module with batch
     statistics, dropout or other state is refused. Nothing is trained or drawn behind
-    the optimizer's back, so a training is a function of its seed.
+    the optimizer's back, so a training is a function of its seed. An array of an NNX
+    module that is no ``nnx.Variable`` is a constant, the same for all seeds.
 
     Args:
       module: a Linen module, such as ``linen.Dense(10)``; or for NNX a function (or
@@ -59,9 +61,10 @@ def supervised(
       takes.
 
     Raises:
-      TypeError: if ``module`` is neither, or a function is not callable.
-      ValueError: if lengths differ, ``batch_size`` does not fit, or the module has
-        state other than params.
+      TypeError: if ``module`` is neither, a function is not callable, ``test`` is no
+        pair, or ``metrics`` no dict.
+      ValueError: if lengths differ, ``batch_size`` does not fit, a metric is called
+        ``"loss"``, or the module has state other than params.
 
     Example:
       >>> import jax, optax
@@ -80,11 +83,10 @@ def supervised(
     """
     sets = {"train": _examples("", inputs, targets)}
     if test is not None:
+        if not isinstance(test, (tuple, list)) or len(test) != 2:
+            raise TypeError(f"test must be a pair (inputs, targets), got {test!r:.60}")
         sets["test"] = _examples("test ", *test)
-    measures = {"loss": loss, **(metrics or {})}
-    for name, measure in measures.items():
-        if not callable(measure):
-            raise TypeError(f"{name} must be a function, got {measure!r}")
+    measures = _measures(loss, metrics or {})
     x, y = sets["train"]
     init, apply = init_and_apply(module, x)
     if batch_size is not None:
@@ -109,6 +111,19 @@ def supervised(
         }
 
     return Problem(init, batch_loss, evaluate)
+
+
+def _measures(loss: Measure, metrics: Mapping[str, Measure]) -> dict[str, Measure]:
+    """All of them by name, checked."""
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics must be a dict of functions, got {metrics!r}")
+    if "loss" in metrics:
+        raise ValueError("metrics must not have the name of the loss, got 'loss'")
+    measures = {"loss": loss, **metrics}
+    for name, measure in measures.items():
+        if not callable(measure):
+            raise TypeError(f"{name} must be a function, got {measure!r}")
+    return measures
 
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -168,6 +183,8 @@ def init_and_apply(module: Any, inputs: Any) -> tuple[Init, Apply]:
             "module must be a Linen module or a function of nnx.Rngs that makes an NNX"
             f" module, such as lambda rngs: MLP(rngs=rngs), got {type(module).__name__}"
         )
+    if isinstance(module, type) and _takes_rngs(module):
+        return _nnx(lambda rngs: module(rngs=rngs))  # often a keyword, and no more
     return _nnx(module)
 
 
@@ -198,14 +215,22 @@ def _nnx(make: Callable[[nnx.Rngs], Any]) -> tuple[Init, Apply]:
     definition, _, *others = nnx.split(shape, nnx.Param, ...)
     variables = jax.tree.leaves(others, is_leaf=lambda v: isinstance(v, nnx.Variable))
     _only_params({type(variable).__name__ for variable in variables})
+    if any(isinstance(part, jax.Array) for _, part in nnx.iter_graph(shape)):
+        # An array that is no variable is a constant, of which the value is needed.
+        with jax.ensure_compile_time_eval():
+            definition, _, *others = nnx.split(make(nnx.Rngs(0)), nnx.Param, ...)
 
     def init(key: jax.Array) -> Any:
         return nnx.state(make(nnx.Rngs(key)), nnx.Param)
 
     def apply(params: Any, x: jax.Array) -> Any:
-        return nnx.merge(definition, params)(x)
+        return nnx.merge(definition, params, *others)(x)
 
     return init, apply
+
+
+def _takes_rngs(kind: Any) -> bool:
+    return "rngs" in inspect.signature(kind.__init__).parameters
 
 
 def _only_params(others: set[str]) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from stabjax.problems.arguments import Number, number, size
+from stabjax.problems.arguments import Number, larger, number, size
 from stabjax.problems.noise import like, with_gradient_noise
 from stabjax.problems.problem import Problem, ranges
 
@@ -68,9 +68,10 @@ def deep_linear_chain(
     def loss(w: jax.Array) -> jax.Array:
         return jnp.square(jnp.prod(w) - like(w, target)) / 2
 
-    product = _larger(init_scale**depth, target)
-    stable_rate = 2 / (depth * product ** (2 - 2 / depth))
-    facts = ranges(stable_rate, depth**0.5 * product**2 / init_scale) | {
+    product = larger(_power(init_scale, depth), target)
+    stable_rate = 2 / (depth * _power(product, 2 - 2 / depth))
+    norm = depth**0.5 * _power(product, 2) / init_scale
+    facts = ranges(stable_rate, norm) | {
         "name": "deep_linear_chain",
         "optimum": 0.0,
         "minimizer": jnp.full((depth,), target ** (1 / depth)),
@@ -94,8 +95,8 @@ def tied_product(
         u \sim U(1 - r, 1 + r)
 
     A plateau where :math:`|w| < 1`, a wall where it is above: the gradient
-    :math:`D w^{D-1} (w^D - t)` is :math:`10^7` at :math:`w = 2` and 0.02 at 0.5, for
-    :math:`D = 10` and :math:`t = 1`. At the optimum the curvature is
+    :math:`D w^{D-1} (w^D - t)` is :math:`5 \cdot 10^6` at :math:`w = 2` and -0.02 at
+    0.5, for :math:`D = 10` and :math:`t = 1`. At the optimum the curvature is
     :math:`D^2 t^{2-2/D}`; with :math:`p` the larger of :math:`t` and the first product,
     about :math:`D^2 p^{2-2/D}` is the largest on the way there.
 
@@ -136,9 +137,10 @@ def tied_product(
     def loss(w: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(w**depth - like(w, target))) / 2
 
-    product = _larger((init_scale * (1 + init_spread)) ** depth, target)
-    stable_rate = 2 / (depth**2 * product ** (2 - 2 / depth))
-    norm = depth * _larger(init_scale**depth, target) ** 2 / init_scale
+    product = larger(_power(init_scale * (1 + init_spread), depth), target)
+    stable_rate = 2 / (depth**2 * _power(product, 2 - 2 / depth))
+    first = larger(_power(init_scale, depth), target)
+    norm = depth * _power(first, 2) / init_scale
     facts = ranges(stable_rate, norm) | {
         "name": "tied_product",
         "optimum": 0.0,
@@ -215,8 +217,10 @@ def deep_linear(
     return Problem(init, with_gradient_noise(loss, noise), facts=facts)
 
 
-def _larger(a: Number, b: Number) -> Number:
-    """The larger of two numbers, either of which may be traced."""
-    gap: Any = abs(a - b)
-    larger: Number = (a + b + gap) / 2
-    return larger
+def _power(base: Number, exponent: float) -> Number:
+    """The power; infinite where Python would raise, as arrays do not."""
+    try:
+        power: Number = base**exponent
+    except OverflowError:
+        return math.inf
+    return power

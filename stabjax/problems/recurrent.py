@@ -74,8 +74,8 @@ def single_unit_rnn(
         x, _ = jax.lax.scan(step, like(w, 0.5), length=length)
         return jnp.square(jax.nn.sigmoid(x) - 0.7)
 
-    # One of a whole line of minima: the fixed point whose logistic is 0.7, at w = 1.
-    minimizer = jnp.array([1.0, math.log(0.7 / 0.3) - 0.7])
+    # One of a whole line of minima, and that of every length: the logistic of b is 0.7.
+    minimizer = jnp.array([0.0, math.log(0.7 / 0.3)])
     facts = {
         "name": "single_unit_rnn",
         "optimum": 0.0,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from stabjax.problems.arguments import Number, number
+from stabjax.problems.arguments import Number, larger, number, smaller
 from stabjax.problems.noise import like, with_gradient_noise
 from stabjax.problems.problem import Init, Problem, ranges
 
@@ -64,8 +64,8 @@ def quartic(
     facts = ranges(1 / (2 * farthest**2), 4 * farthest**3) | {
         "name": "quartic",
         # Up to rates and down to thresholds that suit the flat part.
-        "peak_value": (0.005 / farthest**2, 10.0),
-        "max_norm": (0.1, 40 * farthest**3),
+        "peak_value": (0.005 / farthest**2, larger(10.0, 50 / farthest**2)),
+        "max_norm": (smaller(0.1, 0.004 * start**3), 40 * farthest**3),
         "optimum": 0.0,
         "minimizer": jnp.zeros(1),
         "steps": 500,
@@ -129,16 +129,22 @@ def cosh(
     farthest = start * (1 + init_spread)
 
     def loss(w: jax.Array) -> jax.Array:
-        # cosh(x) - 1 = 2 sinh(x / 2)^2, of which nothing cancels near the minimum.
-        half = jnp.sinh(like(w, l1) * w / 2)
-        return jnp.sum(like(w, 2 * l0 / l1**2) * jnp.square(half))
+        # cosh(x) - 1 cancels near the minimum, and where 2 sinh(x / 2)^2 is finite its
+        # derivative may have overflowed on the way: each has its place.
+        x = like(w, l1) * w
+        near = 2 * jnp.square(jnp.sinh(jnp.clip(x, -1, 1) / 2))
+        value = jnp.where(jnp.abs(x) < 1, near, jnp.cosh(x) - 1)
+        return jnp.sum(like(w, l0 / l1**2) * value)
 
     slope = l0 / l1 * _sinh(l1 * farthest)
     facts = ranges(2 * farthest / slope, slope) | {
         "name": "cosh",
         # Up to rates and down to thresholds that suit the flat part.
-        "peak_value": (0.02 * farthest / slope, 10 / l0),
-        "max_norm": (0.1 * l0 / l1, 10 * slope),
+        "peak_value": (
+            0.02 * farthest / slope,
+            larger(10 / l0, 200 * farthest / slope),
+        ),
+        "max_norm": (smaller(0.1 * l0 / l1, 0.001 * slope), 10 * slope),
         "optimum": 0.0,
         "minimizer": jnp.zeros(1),
         "steps": 500,

@@ -45,7 +45,8 @@ def quadratic_deep(
       True
 
     Source: the problem of this name in Schneider, Balles and Hennig, DeepOBS: a deep
-    learning optimizer benchmark suite, 2019, with a loss that is free of noise.
+    learning optimizer benchmark suite, 2019, with a loss that is free of noise and a
+    start that is drawn.
     """
     noise = number("noise", noise, at_least=0)
     init_scale = number("init_scale", init_scale, above=0)
@@ -84,7 +85,8 @@ def random_quadratic(
     method works on quadratics, or on one of them.
 
     Args:
-      problem_seed: whole number that :math:`A` is drawn from; may be traced.
+      problem_seed: whole number from 0 to 2**24 that :math:`A` is drawn from; may be
+        traced.
       noise: :math:`\sigma \ge 0`, as in :func:`quadratic_deep`; may be traced.
       init_scale: :math:`s > 0`, the scale of the start; may be traced.
       dim: number :math:`d` of weights; static.
@@ -95,7 +97,8 @@ def random_quadratic(
 
     Raises:
       TypeError: if an argument is not a single number, or a size not an int.
-      ValueError: if an argument is outside its range; a traced one becomes NaN.
+      ValueError: if an argument is outside its range (a traced one becomes NaN), or
+        ``problem_seed`` not whole.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -110,6 +113,13 @@ def random_quadratic(
     stepsize criticality, 2021, whose setting this is.
     """
     problem_seed = number("problem_seed", problem_seed, at_least=0)
+    if isinstance(problem_seed, float) and not (
+        problem_seed.is_integer() and problem_seed <= 2**24
+    ):
+        raise ValueError(
+            "problem_seed must be a whole number up to 2**24, as float32 tells no more"
+            f" apart, got {problem_seed:.12g}"
+        )
     noise = number("noise", noise, at_least=0)
     init_scale = number("init_scale", init_scale, above=0)
     shape = size("examples", examples), size("dim", dim)

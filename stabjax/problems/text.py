@@ -41,6 +41,9 @@ def markov_text(
       >>> text = stabjax.problems.markov_text(100)
       >>> len(text), set(text) <= set("abcdefgh")
       (100, True)
+
+    Source: the second-order approximation of Shannon, A mathematical theory of
+    communication, 1948, with letters and chances of our own.
     """
     length = size("length", length)
     letters = size("letters", letters, largest=len(_LETTERS))
@@ -59,10 +62,10 @@ def markov_text(
 def bracket_text(length: int = 20_000, *, depth: int = 6, seed: int = 0) -> str:
     r"""Two kinds of brackets, nested and balanced, one such word after the other.
 
-    Below the greatest depth a bracket is opened with probability 1/2, and each kind is
-    as likely; a closing bracket is of the kind that was opened last. So which bracket
-    closes is certain, and knowing it takes a stack: the pair may have been opened far
-    back.
+    Where one is open, and fewer than the greatest depth, another is opened with
+    probability 1/2, and each kind is as likely; a closing bracket is of the kind that
+    was opened last. So which bracket closes is certain, and knowing it takes a stack:
+    the pair may have been opened far back.
 
     Args:
       length: number of characters.

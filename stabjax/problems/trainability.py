@@ -67,7 +67,7 @@ def boundary_mlp(
     """
     offset = number("weight_offset", weight_offset)
     width = size("width", width)
-    if activation not in _ACTIVATIONS:
+    if activation not in tuple(_ACTIVATIONS):
         raise ValueError(
             f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}"
         )

@@ -48,8 +48,8 @@ def char_transformer(
 
     Args:
       init_scale: :math:`s > 0`; may be traced.
-      text: the text, or the path of a file of it in UTF-8, or None for
-        :func:`markov_text`; static, and so are all that follow.
+      text: the text, or the path of a file of it in UTF-8, as a ``pathlib.Path``, or
+        None for :func:`markov_text`; static, and so are all that follow.
       layers: number of layers.
       width: of the hidden state, a multiple of 16.
       context: characters in a window.
@@ -61,8 +61,8 @@ def char_transformer(
 
     Raises:
       TypeError: if an argument is of another type.
-      ValueError: if an argument is outside its range (a traced one becomes NaN), or the
-        text too short for a window in its last tenth.
+      ValueError: if an argument is outside its range (a traced one becomes NaN), the
+        text too short for a window in its last tenth, or its file not in UTF-8.
 
     Example:
       >>> import stabjax
@@ -80,7 +80,7 @@ def char_transformer(
     width, batch_size = size("width", width), size("batch_size", batch_size)
     if width % _HEAD:
         raise ValueError(f"width must be a multiple of {_HEAD}, got {width}")
-    written = _read(text)
+    written = _read(text, context)
     characters, codes = np.unique(list(written), return_inverse=True)
     train, test = _parts(codes.astype(np.int32), context)
 
@@ -118,17 +118,25 @@ def char_transformer(
 _cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
-def _read(text: str | os.PathLike[str] | None) -> str:
+def _read(text: str | os.PathLike[str] | None, context: int) -> str:
     if text is None:
         return _default_text()
-    if isinstance(text, os.PathLike):
-        return pathlib.Path(text).read_text(encoding="utf-8")
-    if not isinstance(text, str):
+    if not isinstance(text, (str, os.PathLike)):
         raise TypeError(
             f"text must be a string, the path of a text file such as"
             f" pathlib.Path('book.txt'), or None, got {type(text).__name__}"
         )
-    return text
+    if isinstance(text, str):
+        if len(text) <= 10 * context + 9 and os.path.isfile(text):
+            raise ValueError(
+                "text must be the text itself or a path object such as"
+                f" pathlib.Path({text!r}), got the name of a file as a string"
+            )
+        return text
+    try:
+        return pathlib.Path(text).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"text must be a file in UTF-8, got {text}: {error}") from None
 
 
 _default_text = functools.cache(markov_text)
