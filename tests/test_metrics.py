@@ -61,6 +61,39 @@ def test_a_gradient_that_is_not_finite_shows_and_does_not_count_as_clipped():
     assert not found["clip/clipped"]
 
 
+HARD = np.array([3.0, -4.0, 0.0, 12.0])
+HARD_GRADS = {
+    "ordinary": HARD,
+    "below": 1e-3 * HARD,
+    "zero": 0.0 * HARD,
+    "overflowing squares": 1e25 * HARD,
+    "norm beyond the dtype": np.array([3e38, 3e38, 3e38, 0.0]),
+    "underflowing squares": 1e-30 * HARD,
+    "nan": np.array([1.0, np.nan, 2.0, 3.0]),
+    "inf": np.array([1.0, np.inf, 2.0, 3.0]),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("grads", HARD_GRADS.values(), ids=HARD_GRADS)
+def test_what_a_clip_tells_is_what_would_be_measured(grads, dtype):
+    tree = {"a": jnp.asarray(grads[:3], dtype), "b": jnp.asarray(grads[3:], dtype)}
+
+    @jax.jit
+    def both(max_norm):
+        clip = stabjax.clip_by_global_norm(max_norm)
+        seen = []
+        for transformation in (clip, optax.chain(clip)):  # the latter tells nothing
+            tx = stabjax.with_metrics(transformation, name="clip")
+            seen.append(tx.update(tree, tx.init(tree))[1].metrics)
+        return seen
+
+    for max_norm in (1.0, 1e-3, 0.0, 1e20, np.inf):
+        told, measured = both(jnp.float32(max_norm))
+        for name, value in measured.items():
+            np.testing.assert_allclose(told[name], value, rtol=3e-7, err_msg=name)
+
+
 def test_element_wise_clipping_of_one_entry_counts():
     tx = stabjax.with_metrics(stabjax.clip(3.5), name="clip")
     assert stabjax.metrics(updated(tx))["clip/clipped"]

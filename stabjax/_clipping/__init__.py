@@ -1,13 +1,10 @@
 """Transformations that bound an update."""
 
 from stabjax._clipping.fixed import (
-    adaptive_grad_clip,
     clip,
     clip_by_block_norm,
     clip_by_block_rms,
     clip_by_global_norm,
-    unitwise_clip,
-    unitwise_norm,
 )
 from stabjax._clipping.level import adagc, clip_by_norm_ratio, limit_norm_growth
 from stabjax._clipping.moments import reset_moments, scale_by_stable_adam
@@ -28,6 +25,7 @@ from stabjax._clipping.stable_spam import (
     scale_by_stable_spam,
 )
 from stabjax._clipping.suggestion import suggest_max_norm
+from stabjax._clipping.units import adaptive_grad_clip, unitwise_clip, unitwise_norm
 from stabjax._clipping.update import adopt_clip, clip_by_relative_update, qk_clip
 from stabjax._clipping.window import clip_by_percentile, clip_update_norm
 from stabjax._clipping.zscore import zclip

@@ -12,7 +12,7 @@ import optax
 from jax import lax
 from jax.typing import ArrayLike
 
-from stabjax._metrics import count_clip
+from stabjax._metrics import Telling, Told, count_clip
 from stabjax._norms import ScaledNorm
 
 # Any: a tree of numbers, which is a prefix of that of the updates.
@@ -24,6 +24,10 @@ Bound = Callable[
 ]
 
 
+# (updates, limit) -> what the bound does to them
+Tell = Callable[[optax.Updates, ArrayLike], Told]
+
+
 class ScheduledClipState(NamedTuple):
     """State of a transformation whose threshold is a schedule."""
 
@@ -33,12 +37,18 @@ class ScheduledClipState(NamedTuple):
 
 
 def bounded_by(
-    threshold: Threshold, bound: Bound, *, name: str, argument: str
+    threshold: Threshold,
+    bound: Bound,
+    tell: Tell | None = None,
+    *,
+    name: str,
+    argument: str,
 ) -> optax.GradientTransformation:
     """The transformation `name` that applies `bound` with its threshold `argument`.
 
     A constant keeps no state; a schedule keeps its count, and publishes metrics. A tree
-    of constants bounds each of its groups by itself.
+    of constants bounds each of its groups by itself. Where it is known what
+    a constant does, the transformation tells it.
     """
     if callable(threshold):
         return _scheduled(threshold, bound, name, argument)
@@ -46,7 +56,7 @@ def bounded_by(
     if groups.num_leaves and not jax.tree_util.treedef_is_leaf(groups):
         for limit in jax.tree.leaves(threshold):
             check_between(argument, limit, 0, math.inf)
-        bound = _by_group(bound, groups, argument)
+        bound, tell = _by_group(bound, groups, argument), None
         limit = threshold
     else:
         limit = check_threshold(argument, threshold)
@@ -58,7 +68,11 @@ def bounded_by(
     ) -> tuple[optax.Updates, optax.OptState]:
         return bound(updates, params, limit)[0], state
 
-    return optax.GradientTransformation(optax.init_empty_state, update_fn)
+    if tell is None:
+        return optax.GradientTransformation(optax.init_empty_state, update_fn)
+    made = Telling(optax.init_empty_state, update_fn)
+    made.tell = lambda updates: tell(updates, limit)
+    return made
 
 
 def map_bounded(
