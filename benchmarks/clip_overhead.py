@@ -4,10 +4,12 @@ python benchmarks/clip_overhead.py [--rounds 15] [--all]
 
 About 31 M float32 parameters in 148 arrays, shaped like a small transformer. Update and
 apply in one jit, parameters and state donated, three warm steps, the variants
-interleaved, medians. (time with clipping - time without) / (time of one global norm).
+interleaved in an order drawn for each round, medians. (time with clipping - time
+without) / (time of one global norm).
 """
 
 import argparse
+import random
 import statistics
 import time
 from functools import partial
@@ -113,8 +115,9 @@ def main():
     norm_pass = jax.jit(lambda tree: jnp.sqrt(sum(jnp.sum(g * g) for g in tree)))
 
     times = {name: [] for name in [*variants, "norm pass"]}
+    shuffled = random.Random(0)  # what ran before a step may slow it down
     for round_ in range(rounds + 3):
-        for name, step in steps.items():
+        for name, step in shuffled.sample([*steps.items()], len(steps)):
             took, held[name] = seconds(lambda: step(*held[name], grads))  # noqa: B023
             if round_ >= 3:
                 times[name].append(took)
