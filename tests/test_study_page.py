@@ -17,10 +17,10 @@ DRIVER = shutil.which("chromedriver")
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     sizes = study.Sizes(rates=5, thresholds=3, seeds=4, steps=40)
-    zclip = study.Methods("zclip", "linear_schedule")
+    two = [study.Methods(name, "linear_schedule") for name in ("zclip", "adagc")]
     plans = [
         *study.plans(["quadratic"], sizes),
-        *study.plans(["cliff"], sizes, [zclip]),
+        *study.plans(["cliff"], sizes, two),
     ]
     return study.run(plans, folder=tmp_path_factory.mktemp("page"))
 
@@ -106,7 +106,7 @@ def test_the_page_says_what_the_report_says(done, text):
     beside = (done.report.parent / "report.md").read_text(encoding="utf-8")
     first_number = re.search(r"[\d,]+ trainings on 2 problems", beside)[0]
     assert first_number in text
-    assert text.count("<figure>") == beside.count("![") == 9
+    assert text.count("<figure>") == beside.count("![") == 13
     assert "](" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
 
 
@@ -153,17 +153,22 @@ def test_a_cell_that_is_pointed_at_shows_its_numbers_and_its_curve(browser):
 
 def test_problem_method_measure_and_cell_can_be_chosen(browser):
     choose(browser, "problem", "quadratic")
-    choose(browser, "method", "constant rate")
+    choose(browser, "scheduled", "constant rate")
     choose(browser, "rate", "0.1")
     choose(browser, "threshold", "∞")
     assert "4 of 4 seeds end at the target" in told(browser)
-    choose(browser, "method", "schedule")
-    assert "schedule" in told(browser)
+    choose(browser, "scheduled", "schedule")
+    assert ", schedule, learning rate 0.1, " in told(browser)
     choose(browser, "metric", "share of seeds that do not diverge")
     title = browser.find_element("css selector", "#map .gtitle").text
     assert title == "share of seeds that do not diverge"
-    choose(browser, "problem", "cliff, zclip, linear_schedule")
+    choose(browser, "problem", "cliff")
     assert told(browser).startswith("cliff, zclip, linear_schedule, schedule, ")
+    choose(browser, "methods", "adagc, linear_schedule")
+    assert told(browser).startswith("cliff, adagc, linear_schedule, schedule, ")
+    title = browser.find_element("css selector", "#map .ytitle").text
+    assert title == "threshold, relative_clip"
+    choose(browser, "methods", "zclip, linear_schedule")
     choose(browser, "threshold", "0.3")
     assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
 

@@ -100,14 +100,18 @@ def answer(measured: Sequence[xr.Dataset]) -> str:
 
 
 def by_methods(measured: Sequence[xr.Dataset]) -> dict[str, list[xr.Dataset]]:
-    """The problems of each of the methods, by what not all of the methods have."""
-    parts = [str(one.attrs["methods"]).split(", ") for one in measured]
-    common = set.intersection(*map(set, parts))
+    """The problems of each of the methods, by what the methods are called."""
     groups: dict[str, list[xr.Dataset]] = {}
-    for one, methods in zip(measured, parts, strict=True):
-        name = ", ".join(part for part in methods if part not in common)
+    for name, one in zip(methods_of(measured), measured, strict=True):
         groups.setdefault(name, []).append(one)
     return groups
+
+
+def methods_of(measured: Sequence[xr.Dataset]) -> list[str]:
+    """What the methods of each are called: by what not all of them have."""
+    parts = [str(one.attrs["methods"]).split(", ") for one in measured]
+    common = set.intersection(*map(set, parts))
+    return [", ".join(p for p in methods if p not in common) for methods in parts]
 
 
 def contradictions(measured: Sequence[xr.Dataset]) -> str:

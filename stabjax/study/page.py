@@ -15,6 +15,7 @@ import xarray as xr
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from stabjax.study.findings import methods_of
 from stabjax.study.plan import slug
 from stabjax.study.report import About, Chapter, Sections, sections
 
@@ -24,7 +25,7 @@ _METRICS = {
     "reached": "share of seeds that end at the target",
     "steps_to_target": "steps to the target, median of the seeds",
 }
-_METHODS = {0.0: "constant rate", 1.0: "schedule"}
+_SCHEDULED = {0: "constant rate", 1: "schedule"}
 
 
 def page(chapters: Sequence[Chapter], folder: Path, about: About) -> str:
@@ -47,11 +48,21 @@ def page(chapters: Sequence[Chapter], folder: Path, about: About) -> str:
             for c, t in zip(chapters, text.chapters, strict=True)
         ],
         overview=_embedded(about.overview, folder),
-        data=_script_safe({c.label: explored(c.runs) for c in chapters}),
+        data=_script_safe(_explorer(chapters)),
         metrics=_METRICS,
-        methods={str(int(key)): name for key, name in _METHODS.items()},
+        scheduled=_SCHEDULED,
         plotly=Markup(get_plotlyjs()),  # noqa: S704 - a library's, not input
     )
+
+
+def _explorer(chapters: Sequence[Chapter]) -> dict[str, dict[str, Any]]:
+    """What there is to explore: problem -> methods -> maps and curves."""
+    found: dict[str, dict[str, Any]] = {}
+    names = methods_of([chapter.measures for chapter in chapters])
+    for name, chapter in zip(names, chapters, strict=True):
+        problem = found.setdefault(str(chapter.runs.attrs["problem"]), {})
+        problem[name] = explored(chapter.runs)
+    return found
 
 
 def explored(runs: xr.Dataset) -> dict[str, Any]:
@@ -74,6 +85,7 @@ def explored(runs: xr.Dataset) -> dict[str, Any]:
     return {
         "rates": _rounded(runs.peak_value),
         "thresholds": _rounded(runs.threshold),
+        "threshold": runs.threshold.attrs["long_name"],
         "seeds": runs.sizes["seed"],
         "steps": curves.shown_step.to_numpy().tolist(),
         "target": target,
