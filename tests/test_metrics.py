@@ -94,6 +94,17 @@ def test_what_a_clip_tells_is_what_would_be_measured(grads, dtype):
             np.testing.assert_allclose(told[name], value, rtol=3e-7, err_msg=name)
 
 
+def test_copies_of_a_clip_are_measured_where_they_tell_nothing():
+    clip = stabjax.clip_by_global_norm(1.0)
+    halved = optax.chain(clip, optax.scale(jnp.float32(0.5)))
+    made_of_leaves = jax.tree.map(lambda function: function, clip)
+    changed = clip._replace(init=halved.init, update=halved.update)
+    for copied, norm in ((made_of_leaves, 1.0), (changed, 0.5)):
+        found = stabjax.metrics(updated(stabjax.with_metrics(copied, name="clip")))
+        assert found["clip/update_norm"] == pytest.approx(norm)
+        assert found["clip/clipped"]
+
+
 def test_element_wise_clipping_of_one_entry_counts():
     tx = stabjax.with_metrics(stabjax.clip(3.5), name="clip")
     assert stabjax.metrics(updated(tx))["clip/clipped"]
