@@ -330,20 +330,26 @@ def _study(
     options: argparse.Namespace, parser: argparse.ArgumentParser, command: str
 ) -> None:
     try:
+        plans = _plans(options, parser)
+        done = stabjax.study.run(plans, folder=options.out, command=command, say=_say)
+    except OSError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt as error:
+        parser.exit(130, f"{error or 'stopped'}\nthe same command goes on from here\n")
+    print(f"\n{done.summary}\n\nMore, with pictures: {done.report}")
+
+
+def _plans(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Any]:
+    try:
         _prepare_jax(None)
         study = stabjax.study
         sizes = study.Sizes(
             options.rates, options.thresholds, options.seeds, options.steps
         )
         names = options.problems and options.problems.split(",")
-        plans = study.plans(names, sizes, _methods(options), quick=options.quick)
-        Path(options.out).mkdir(parents=True, exist_ok=True)
-        done = study.run(plans, folder=options.out, command=command, say=_say)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+        return study.plans(names, sizes, _methods(options), quick=options.quick)
+    except (ValueError, ModuleNotFoundError) as error:
         parser.error(str(error))
-    except KeyboardInterrupt as error:
-        parser.exit(130, f"{error or 'stopped'}\nthe same command goes on from here\n")
-    print(f"\n{done.summary}\n\nMore, with pictures: {done.report}")
 
 
 def _methods(options: argparse.Namespace) -> list[Any]:

@@ -9,9 +9,16 @@ import xarray as xr
 from stabjax.study.claims import CLAIMS, Claim, judge
 from stabjax.study.experiment import RATES, REMEDIES, choose, steps_to
 from stabjax.study.findings import answer, contradictions
-from stabjax.study.measure import compare, measure, ratio, share, share_of_seeds
+from stabjax.study.measure import (
+    Interval,
+    compare,
+    measure,
+    ratio,
+    share,
+    share_of_seeds,
+)
 from stabjax.study.tables import between_the_tables, both_tables
-from stabjax.study.text import as_loss, as_steps, listed, table
+from stabjax.study.text import as_loss, as_points, as_steps, listed, table
 
 INF = np.inf
 
@@ -62,6 +69,16 @@ class TestChoice:
         chosen = choose(self.swept(losses, losses)).chosen_rate
         assert (chosen.sel(rate="common") == 1.0).all()
         assert (chosen.sel(rate="untuned") == 10.0).all()
+
+    @pytest.mark.parametrize("low", [1e-4, 0.0123, 3.3])
+    def test_of_two_rates_that_are_as_near_the_larger_is_untuned(self, low):
+        losses = np.full((3, 2, 3), 1.0)
+        losses[2, 0] = [0.0, 1.0, 1.0]
+        runs = self.swept(losses, losses)
+        # A third of a decade below and above ten times the first.
+        rates = np.geomspace(low, low * 1e4, 7)[:3]
+        chosen = choose(runs.assign_coords(peak_value=rates)).chosen_rate
+        assert (chosen.sel(rate="untuned") == rates[2]).all()
 
 
 NAMES = {
@@ -284,6 +301,25 @@ class TestFindings:
         text = contradictions([measure(observed({"neither": SMOOTH}))])
         assert "starts at\n  2 and is above 10 for 0 % of the starts" in text
 
+    def test_one_rate_is_no_range_even_if_it_trains(self):
+        runs = observed({"neither": SMOOTH}).isel(peak_value=[0])
+        runs["chosen_rate"] = xr.ones_like(runs.chosen_rate)
+        text = answer([measure(runs)])
+        assert "| neither | 100 % | 100 % | 0.0 |" in text
+        assert "With none of the four does a range of learning rates train." in text
+
+    def test_the_price_is_the_ratio_of_the_table(self):
+        """The median of 1, 2 and 4 times as many steps, not 12 steps over 4."""
+        runs = observed({"neither": SMOOTH})
+        runs = runs.isel(seed=[0, 0, 0]).assign_coords(seed=range(3))
+        steps = runs.steps_to_target.transpose("threshold", ..., "seed").copy()
+        steps[0], steps[-1] = [4, 12, 16], [4, 6, 4]
+        measures = measure(runs.assign(steps_to_target=steps))
+        assert "on 1 problem: clipping 2.0; schedule 1.0; both 2.0." in answer(
+            [measures]
+        )
+        assert "| 2.00 [1.00, 4.00] |\n" in both_tables(measures)
+
 
 class TestSeveralMethods:
     """Two methods on one problem, the second of which trains at every rate."""
@@ -334,6 +370,7 @@ def test_numbers_as_they_are_printed():
     assert as_loss(0.012345) == "0.012"
     assert as_loss(453.2) == "453"
     assert as_steps(INF) == "never"
+    assert as_points(Interval(-0.001, -0.02, 0.004)) == "+0 [-2, +0]"
     assert as_steps(41.5) == "42"
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert table(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |"

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -17,7 +18,7 @@ import stabjax
 from stabjax import study
 from stabjax.cli import main
 from stabjax.problems import Problem
-from stabjax.study import experiment
+from stabjax.study import experiment, pictures
 from stabjax.study.methods import chosen, optimizer_of
 
 INF = np.inf
@@ -115,6 +116,7 @@ class TestPlans:
             (["cliff"], {"optimizer": "lbfgs"}, "lbfgs cannot be trained behind clip_"),
             (["cliff"], {"rate_range": (1, 0.1)}, "rate_range must be 0 < low < high"),
             ([mine(), mine()], {}, "two parts of the study are called 'mine'"),
+            ([mine(name="a b"), mine(name="a-b")], {}, "two parts .* called 'a b'"),
         ],
     )
     def test_what_cannot_be_studied(self, names, methods, message):
@@ -196,6 +198,13 @@ class TestMethods:
             out, state = tx.update(jnp.ones(2), state)
             np.testing.assert_allclose(out, [-0.25 / (1 + count)] * 2)
 
+    def test_functions_without_a_name_are_custom(self):
+        methods = study.Methods(
+            optimizer=lambda learning_rate: optax.sgd(learning_rate)
+        )
+        [plan] = study.plans([mine()], methods=[methods])
+        assert plan.label == "mine, custom"
+
 
 class TestResuming:
     def test_what_is_done_is_read_as_long_as_it_would_come_out_the_same(self, tmp_path):
@@ -210,6 +219,9 @@ class TestResuming:
         [plan] = study.plans(["quadratic"], SMALL, [methods])
         other = experiment.observe(plan, tmp_path, said.append)
         assert other.attrs["fingerprint"] != first.attrs["fingerprint"]
+        facts = {**plan.problem.facts, "target_loss": 0.5}
+        moved = plan._replace(problem=plan.problem._replace(facts=facts))
+        assert experiment.observe(moved, tmp_path).attrs["target_loss"] == 0.5
         path.write_bytes(path.read_bytes()[:1000])  # damaged
         anew = experiment.observe(plan, tmp_path, said.append)
         assert len(said) == 1
@@ -231,6 +243,42 @@ class TestResuming:
         assert runs.attrs["seconds"] == 0  # of training
         np.testing.assert_array_equal(runs.status, kept.status)
         assert not store.exists()
+
+    def test_chunks_of_other_studies_stay(self, tmp_path, monkeypatch):
+        others = tmp_path / experiment.UNFINISHED / "cliff-0123456789ab"
+        others.mkdir(parents=True)
+        nothing = {"threshold": [0], "trials": 1}
+        monkeypatch.setattr(study, "observe", lambda *_: xr.Dataset(attrs=nothing))
+        monkeypatch.setattr(study, "measure", lambda runs: runs)
+        monkeypatch.setattr(study, "draw", lambda runs, folder: {})
+        plans = study.plans(["quadratic"], SMALL)
+        assert len(study._chapters(plans, tmp_path, print)) == 1
+        assert others.exists()
+        others.rmdir()
+        study._chapters(plans, tmp_path, print)
+        assert not others.parent.exists()
+
+    def test_nothing_is_drawn_for_a_study_that_was_stopped(self, tmp_path, monkeypatch):
+        begun, stopped, drawn = threading.Event(), threading.Event(), []
+
+        def observe(plan, folder, say):
+            if plan.name == "cliff":
+                begun.wait(10)
+                threading.Timer(0.1, stopped.set).start()
+                raise KeyboardInterrupt
+            return xr.Dataset(attrs={"label": plan.label})
+
+        def draw(runs, folder):
+            drawn.append(runs.label)
+            begun.set()
+            stopped.wait(10)
+
+        monkeypatch.setattr(study, "observe", observe)
+        monkeypatch.setattr(study, "draw", draw)
+        plans = study.plans(["quadratic", "rosenbrock", "cliff"], SMALL)
+        with pytest.raises(KeyboardInterrupt):
+            study.run(plans, folder=tmp_path)
+        assert drawn == ["quadratic"]
 
     @pytest.mark.slow
     def test_a_killed_study_goes_on(self, tmp_path):
@@ -267,6 +315,18 @@ class TestResuming:
         assert not (tmp_path / "unfinished").exists()
 
 
+def test_pictures_of_two_methods_have_two_names(tmp_path, monkeypatch):
+    def picture(runs):
+        return stabjax.plot.panels(1)[0].figure
+
+    monkeypatch.setattr(pictures, "_PICTURES", {"map": (picture, "")})
+    for label in ("cliff", "cliff, adam"):
+        runs = xr.Dataset(attrs={"problem": "cliff", "label": label})
+        [file] = pictures.draw(runs, tmp_path)
+        assert (tmp_path / file).exists()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 class TestCommand:
     arguments = ("study", "--rates", "3", "--thresholds", "1", "--seeds", "2")
     arguments += ("--steps", "20", "--problems", "quadratic")
@@ -277,7 +337,7 @@ class TestCommand:
             assert others["folder"] == str(tmp_path)
             labels.extend(plan.label for plan in plans)
             ranges.update(plan.methods.threshold_range for plan in plans)
-            raise ValueError("enough")
+            raise OSError("enough")
 
         labels, ranges = [], set()
         monkeypatch.setattr(study, "run", planned)
@@ -298,6 +358,14 @@ class TestCommand:
             main([*self.arguments, "--out", str(tmp_path)])
         assert code.value.code == 130
         assert "the same command goes on" in capsys.readouterr().err
+
+    def test_what_is_wrong_inside_is_shown_as_it_is(self, tmp_path, monkeypatch):
+        def broken(*args, **kwargs):
+            raise ValueError("not the user's fault")
+
+        monkeypatch.setattr(study, "run", broken)
+        with pytest.raises(ValueError, match="not the user's"):
+            main([*self.arguments, "--out", str(tmp_path)])
 
     @pytest.mark.parametrize("text", ["3", "a:b", "2:1"])
     def test_ranges(self, text, capsys):

@@ -1,7 +1,7 @@
 """The founding experiment: neither, clipping, a schedule, both; measured, reported."""
 
+import contextlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -98,19 +98,7 @@ def run(
         f"{sum(p.sizes.trainings for p in plans):,} trainings, about "
         f"{sum(p.seconds for p in plans):.0f} s on two cores; results in {folder}/"
     )
-    observed = []
-    with ThreadPoolExecutor(1) as artist:  # draws while the next problem compiles
-        for number, one in enumerate(plans, start=1):
-            say(
-                f"[{number}/{len(plans)}] {one.label}: {one.sizes.trainings:,} "
-                f"trainings of {one.sizes.steps} steps, about {one.seconds:.0f} s"
-            )
-            runs = observe(one, folder, say)
-            observed.append((runs, artist.submit(draw, runs, folder)))
-    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-    chapters = [
-        Chapter(runs, measure(runs), pictures.result()) for runs, pictures in observed
-    ]
+    chapters = _chapters(plans, folder, say)
     overview = draw_overview([chapter.measures for chapter in chapters], folder)
     about = About(overview, command, time.perf_counter() - started)
     (folder / "report.md").write_text(report(chapters, about), encoding="utf-8")
@@ -118,3 +106,26 @@ def run(
     path.write_text(page(chapters, folder, about), encoding="utf-8")
     say(f"{about.seconds:.0f} s in all")
     return Study({c.label: c.runs for c in chapters}, summary(chapters), path)
+
+
+def _chapters(
+    plans: Sequence[Plan], folder: Path, say: Callable[[str], None]
+) -> list[Chapter]:
+    """Trains every plan, and draws it while the next one compiles."""
+    artist = ThreadPoolExecutor(1)
+    try:
+        observed = []
+        for number, one in enumerate(plans, start=1):
+            say(
+                f"[{number}/{len(plans)}] {one.label}: {one.sizes.trainings:,} "
+                f"trainings of {one.sizes.steps} steps, about {one.seconds:.0f} s"
+            )
+            runs = observe(one, folder, say)
+            observed.append((runs, artist.submit(draw, runs, folder)))
+        with contextlib.suppress(OSError):  # not there, or of another study
+            (folder / UNFINISHED).rmdir()
+        return [
+            Chapter(runs, measure(runs), drawn.result()) for runs, drawn in observed
+        ]
+    finally:  # after an error, what still waits to be drawn is of no use
+        artist.shutdown(cancel_futures=True)

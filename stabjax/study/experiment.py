@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+import stabjax
 from stabjax._sweep import grid, sweep
 from stabjax._sweep.job import fingerprint
 from stabjax._sweep.space import Space
@@ -37,7 +38,9 @@ RATES = ("tuned", "common", "untuned")
 
 _RECORDED = 250  # steps of a training, at most
 _SHOWN = 50  # of them in the curves of all cells, at most
+_DIGITS = 12  # of a fingerprint, in the name of a folder
 UNFINISHED = "unfinished"  # the folder of what is being trained
+_SAME_OFF = 1e-6  # decades: rates as near, but for rounding
 _LONG = 10.0  # seconds, from where on a bar shows how far it is
 # What this file makes of a sweep belongs to what is kept.
 _VERSION = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
@@ -74,19 +77,22 @@ def observe(
     trained = partial(sweep, *what, steps=steps, record_every=every, progress=shown)
     if folder is None:
         return _observed(trained(), plan)
-    known = fingerprint(*what, steps=steps, record_every=every) + _VERSION
+    program = fingerprint(*what, steps=steps, record_every=every)
+    parts = (program, _VERSION, stabjax.__version__, _about(plan))
+    known = hashlib.sha256(repr(parts).encode()).hexdigest()
     path = folder / f"{plan.file}.nc"
     kept = _kept(path, known)
     if kept is not None:
         say(f"      is in {path} already")
         return kept
-    store = folder / UNFINISHED / f"{plan.file}-{known[:12]}"
+    store = folder / UNFINISHED / f"{plan.file}-{known[:_DIGITS]}"
     runs = _observed(trained(store=store), plan)
     runs.attrs["fingerprint"] = known
     partly = path.with_suffix(".partial")
     runs.to_netcdf(partly, engine="scipy")
     partly.replace(path)
-    shutil.rmtree(store)
+    for old in store.parent.glob(f"{plan.file}-{'?' * _DIGITS}"):  # and the store
+        shutil.rmtree(old)
     return runs
 
 
@@ -111,26 +117,30 @@ def _space(plan: Plan) -> Space:
 
 def _observed(runs: xr.Dataset, plan: Plan) -> xr.Dataset:
     """The runs of a plan, with what the report wants to know of them."""
-    target = float(plan.problem.facts["target_loss"])
     loss, held = runs["loss"], runs["status"] == 0
     better = [name for name in ("train_loss", "test_loss") if name in runs]
     if better:  # the loss, also the final one, is that of a single minibatch
         runs["final_loss"] = runs[better[0]].where(held, np.inf)
         loss = smoothed(loss)
-    runs["steps_to_target"] = steps_to(loss, target)
+    runs["steps_to_target"] = steps_to(loss, float(plan.problem.facts["target_loss"]))
+    middle = float(runs.threshold[(runs.sizes["threshold"] - 1) // 2])
+    runs.attrs |= {**_about(plan), "threshold": middle}
+    return _labelled(_with_chosen_curves(runs), plan.methods.clipping.number)
+
+
+def _about(plan: Plan) -> dict[str, str | float]:
+    """What a plan says of its runs that their program does not."""
     clipping, schedule, optimizer = plan.methods.names
-    runs.attrs |= {
+    return {
         "problem": plan.name,
         "label": plan.label,
         "methods": plan.asked,
         "clipping": clipping,
         "schedule": schedule,
         "optimizer": optimizer,
-        "target_loss": target,
-        "threshold": float(runs.threshold[(runs.sizes["threshold"] - 1) // 2]),
+        "target_loss": float(plan.problem.facts["target_loss"]),
         "threshold_is_norm": int(plan.methods.clipping.range is None),
     }
-    return _labelled(_with_chosen_curves(runs), plan.methods.clipping.number)
 
 
 def steps_to(loss: xr.DataArray, target: float) -> xr.DataArray:
@@ -166,7 +176,8 @@ def choose(runs: xr.Dataset) -> xr.Dataset:
         thresholds.append(threshold)
         rates.append(rate)
     values = runs.peak_value.to_numpy()
-    untuned = values[np.argmin(np.abs(np.log(values / rates[0]) - _FACTOR))]
+    off = np.abs(np.log10(values / rates[0]) - DECADES_UNTUNED)
+    untuned = values[off <= off.min() + _SAME_OFF].max()
     chosen = [[rate, rates[0], untuned] for rate in rates]
     return xr.Dataset(
         {
@@ -176,9 +187,6 @@ def choose(runs: xr.Dataset) -> xr.Dataset:
         },
         {"remedy": list(REMEDIES), "rate": list(RATES)},
     )
-
-
-_FACTOR = DECADES_UNTUNED * np.log(10)
 
 
 def _best(runs: xr.Dataset) -> tuple[float, float]:

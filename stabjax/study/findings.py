@@ -9,6 +9,7 @@ import xarray as xr
 
 from stabjax.study.claims import CLAIMS, Verdict, judge
 from stabjax.study.experiment import FOUR
+from stabjax.study.measure import ratio
 from stabjax.study.text import (
     as_loss,
     as_percent,
@@ -216,7 +217,7 @@ def _widest(groups: Mapping[str, Sequence[xr.Dataset]]) -> str:
     most = max(widths.values())
     best = [remedy for remedy, width in widths.items() if width == most]
     if most == 0:
-        return "- At none of the learning rates does any of the four train."
+        return "- With none of the four does a range of learning rates train."
     others = [f"{w:.1f} for {r}" for r, w in widths.items() if r not in best]
     against = f", against {listed(others)}" if others and not several else ""
     return (
@@ -239,17 +240,23 @@ def _prices(groups: Mapping[str, Sequence[xr.Dataset]]) -> str:
 
 
 def _price(measured: Sequence[xr.Dataset]) -> str:
-    base = np.array([median_of(m, "common_steps", "neither") for m in measured])
-    trained = np.isfinite(base)
-    if not trained.any():
+    trained = [
+        m for m in measured if np.isfinite(median_of(m, "common_steps", "neither"))
+    ]
+    if not trained:
         return "unknown, as neither trains at any rate."
-    costs = []
-    for remedy in ("clipping", "schedule", "both"):
-        steps = np.array([median_of(m, "common_steps", remedy) for m in measured])
-        ratios = np.maximum(steps[trained], 1) / np.maximum(base[trained], 1)
-        costs.append(f"{remedy} {_span(ratios)}")
-    problems = count_of(int(trained.sum()), "problem")
-    return f"on {problems}: {'; '.join(costs)}."
+    costs = [
+        f"{remedy} {_span(np.array([_times_as_many(m, remedy) for m in trained]))}"
+        for remedy in ("clipping", "schedule", "both")
+    ]
+    return f"on {count_of(len(trained), 'problem')}: {'; '.join(costs)}."
+
+
+def _times_as_many(measures: xr.Dataset, remedy: str) -> float:
+    """Steps to the target at the best rate for neither: the ratio in the table."""
+    names = (remedy, "neither")
+    found = ratio(*(values_of(measures, "common_steps", name) for name in names))
+    return np.nan if found is None else found.value
 
 
 def _span(ratios: np.ndarray[Any, Any]) -> str:

@@ -289,4 +289,7 @@ def _known(what: str, name: str, table: Mapping[str, Any]) -> Any:
 
 
 def _name(method: Any) -> str:
-    return method if isinstance(method, str) else getattr(method, "__name__", "custom")
+    if isinstance(method, str):
+        return method
+    name: str = getattr(method, "__name__", "")  # that of a lambda is no name
+    return name if name.isidentifier() else "custom"

@@ -9,6 +9,7 @@ import xarray as xr
 
 from stabjax import plot
 from stabjax.study.experiment import FOUR, SOLVED
+from stabjax.study.plan import slug
 
 _OVERVIEW = "overview.png"
 _OVERVIEW_CAPTION = (
@@ -28,7 +29,7 @@ def draw(runs: xr.Dataset, folder: Path) -> dict[str, str]:
     """
     captions = {}
     for name, (picture, caption) in _PICTURES.items():
-        file = f"{runs.attrs['problem']}-{name}.png"
+        file = f"{slug(runs.attrs['label'])}-{name}.png"
         figure = picture(runs)
         figure.suptitle(runs.attrs["label"])
         figure.savefig(folder / file)

@@ -154,10 +154,10 @@ def plans(
         if one != Methods():
             check(one)
     found = [_plan(*problem, sizes, one, quick) for problem in made for one in methods]
-    labels = [plan.label for plan in found]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise ValueError(f"two parts of the study are called {label!r}")
+    files = [plan.file for plan in found]
+    for plan in found:
+        if files.count(plan.file) > 1:
+            raise ValueError(f"two parts of the study are called {plan.label!r}")
     return found
 
 

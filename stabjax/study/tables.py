@@ -66,22 +66,23 @@ DEFINITIONS = f"""\
   of the sweep, fixed before anything ran. Rows marked *tuned* have the best of all
   thresholds instead, and so many more trainings to choose from.
 - Intervals are 95 %. For shares over all rates they come from drawing the seeds again,
-  since runs of one seed are not independent; 0 wide means that all seeds agree. For
-  shares of seeds at one rate they are Wilson's.
+  since runs of one seed are not independent; where the seeds agree, both ends are the
+  share itself. For shares of seeds at one rate they are Wilson's.
 - *Tuned*: the learning rate with the smallest median final loss, and among equals
   (below {SOLVED:g} of the target all are) the fewest steps to the target. It is judged
   on the seeds it was chosen by, a little flattering for all remedies alike.
-- *Untuned*: {10**DECADES_UNTUNED} times the tuned rate of neither, or the largest of
-  the sweep, for all remedies: what someone gets who takes too large a rate.
+- *Untuned*: the rate of the sweep that is nearest to {10**DECADES_UNTUNED} times the
+  tuned rate of neither, for all remedies: what someone gets who takes too large a rate.
 - *Points*: percentage points, remedy less neither; *times*: the remedy's steps over
-  those of neither, the median of the seeds. Where neither never gets there, empty.
+  those of neither, the median of the seeds at which neither gets there. Empty: at none.
 - *Steps to the target*: until the recorded loss is at or below it and stays there
   (where a loss is that of a minibatch: the mean of those of the last 5 % of the steps);
   the norms of the first table are those of these steps (all, where it does not).
 - *Decades of rates that train*: the number of rates at which at least half the seeds
   end at the target, times the distance of two rates in decades.
-- *Roughness*: mean absolute second difference of the recorded log10 loss. *Late*: the
-  last tenth of the steps. *Swing*: largest less smallest loss.
+- *Rises*: from one recorded step to the next. *Roughness*: mean absolute second
+  difference of the recorded log10 loss. *Late*: the last tenth of the steps. *Swing*:
+  largest less smallest loss.
 - Remedies share seeds, and a seed fixes start, minibatches and noise; so they are
   compared seed by seed."""
 

@@ -44,7 +44,7 @@ def as_interval(found: Interval) -> str:
 
 def as_points(found: Interval) -> str:
     """A difference of shares in percentage points, and its interval."""
-    value, low, high = (f"{100 * number:+.0f}" for number in found)
+    value, low, high = (f"{round(100 * number):+d}" for number in found)
     return f"{value} [{low}, {high}]"
 
 
