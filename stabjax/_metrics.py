@@ -59,7 +59,8 @@ def with_metrics(
 
     Returns:
       A transformation with a :class:`MetricsState`. Metrics are 0 before the first
-      update; norms are float32, or float64 if a parameter is.
+      update; norms are float32, or float64 if a parameter is. Inside of ``shard_map``
+      they are those of the shard, whatever the transformation does across them.
 
     Raises:
       TypeError: if ``transformation`` is no Optax transformation or ``name`` no string.
