@@ -164,7 +164,8 @@ def choose(runs: xr.Dataset) -> xr.Dataset:
 
     The fixed threshold is the middle one. A tuned rate, or pair of threshold and rate,
     has the smallest median final loss (losses far below the target are equal), and
-    among equals the fewest median steps to the target.
+    among equals the fewest median steps to the target, then the smallest threshold. The
+    untuned rate is the nearest to ten times the best for neither; of two, the larger.
     """
     middle = float(runs.attrs["threshold"])
     finite = runs.threshold.to_numpy()[np.isfinite(runs.threshold)]

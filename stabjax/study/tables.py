@@ -69,8 +69,9 @@ DEFINITIONS = f"""\
   since runs of one seed are not independent; where the seeds agree, both ends are the
   share itself. For shares of seeds at one rate they are Wilson's.
 - *Tuned*: the learning rate with the smallest median final loss, and among equals
-  (below {SOLVED:g} of the target all are) the fewest steps to the target. It is judged
-  on the seeds it was chosen by, a little flattering for all remedies alike.
+  (below {SOLVED:g} of the target all are) the fewest steps to the target, then the
+  smallest threshold, then the smallest rate. It is judged on the seeds it was chosen
+  by, a little flattering for all remedies alike.
 - *Untuned*: the rate of the sweep that is nearest to {10**DECADES_UNTUNED} times the
   tuned rate of neither, for all remedies: what someone gets who takes too large a rate.
 - *Points*: percentage points, remedy less neither; *times*: the remedy's steps over
