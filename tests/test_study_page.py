@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stabjax import study
-from stabjax.study.page import explored
+from stabjax.study.page import _html, explored
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
@@ -108,6 +108,13 @@ def test_the_page_says_what_the_report_says(done, text):
     assert first_number in text
     assert text.count("<figure>") == beside.count("![") == 13
     assert "](" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
+
+
+def test_a_name_is_no_markup():
+    html = _html("## <b>mine</b>\n\n<i>\n\n| <lambda> |\n| --- |\n| 1 < 2 |\n")
+    assert re.findall("<[bil]", html) == []
+    assert "&lt;b&gt;mine" in html
+    assert "<td>1 &lt; 2</td>" in html
 
 
 def test_nothing_of_the_page_stands_elsewhere(text):

@@ -108,7 +108,10 @@ def _rounded(values: xr.DataArray) -> Any:
 def _html(text: str) -> Markup:
     """Markdown as HTML, in which tables may be wider than a phone."""
     text = re.sub(r"\$([^$]*)\$", r"`\1`", text)  # formulas, in words of code
-    html = markdown.markdown(text, extensions=["tables", "sane_lists"])
+    reader = markdown.Markdown(extensions=["tables", "sane_lists"])
+    reader.preprocessors.deregister("html_block")  # a name with < is no tag
+    reader.inlinePatterns.deregister("html")
+    html = reader.convert(text)
     html = html.replace("<table>", '<div class="wide" tabindex="0"><table>')
     html = html.replace("</table>", "</table></div>")
     return Markup(html.replace("<th>", '<th scope="col">'))  # noqa: S704 - our own text
