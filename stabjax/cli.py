@@ -64,9 +64,10 @@ def _add_study(commands: Any) -> None:
         metavar="NAME,NAME",
         help="which problems, or all (default: seven, in about a minute)",
     )
+    ours = "of ours; any other word lists them (default: %(default)s)"
     for what, default, text in (
-        ("clipping", "clip_by_global_norm", "of ours (default: %(default)s)"),
-        ("schedule", "warmup_cosine_decay_schedule", "of ours (default: %(default)s)"),
+        ("clipping", "clip_by_global_norm", ours),
+        ("schedule", "warmup_cosine_decay_schedule", ours),
         ("optimizer", "", "of Optax (default: the usual one of each problem)"),
     ):
         study.add_argument(f"--{what}", default=default, metavar="NAME,NAME", help=text)
@@ -77,13 +78,15 @@ def _add_study(commands: Any) -> None:
             metavar="LOW:HIGH",
             help=f"{numbers}s (default: what suits problem and method)",
         )
-    study.add_argument("--quick", action="store_true", help="less of it, in seconds")
+    study.add_argument(
+        "--quick", action="store_true", help="two problems and fewer runs, in seconds"
+    )
     study.add_argument("--out", default="study", metavar="DIR", help="default: study")
     for size, text in {
-        "rates": "learning rates",
-        "thresholds": "clipping thresholds, beside none",
-        "seeds": "seeds for each pair of them",
-        "steps": "steps of each training",
+        "rates": "how many learning rates (default, here and below: by problem)",
+        "thresholds": "how many clipping thresholds, beside none",
+        "seeds": "how many seeds for each pair of them",
+        "steps": "how many steps each training has",
     }.items():
         study.add_argument(f"--{size}", type=int, metavar="N", help=text)
 
@@ -109,8 +112,10 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument(
         "--optimizer", default="sgd", metavar="NAME", help="of Optax (default: sgd)"
     )
-    sweep.add_argument("--record-every", type=int, metavar="N", help="steps")
-    sweep.add_argument("--target-loss", type=float, metavar="LOSS")
+    sweep.add_argument("--record-every", type=int, metavar="N", help="so many steps")
+    sweep.add_argument(
+        "--target-loss", type=float, metavar="LOSS", help="count the steps to it"
+    )
     sweep.add_argument("--store", metavar="DIR", help="keeps what is done, and resumes")
     sweep.add_argument("--out", metavar="FILE", help="the dataset, as netCDF")
     sweep.add_argument(
@@ -134,9 +139,15 @@ def _add_plot(commands: Any) -> None:
     plot.set_defaults(call=_plot)
     plot.add_argument("store", metavar="STORE", help="a folder, or a netCDF file")
     plot.add_argument("--variable", default="final_loss", help="default: final_loss")
-    for name in ("x", "y", "hue"):
-        plot.add_argument(f"--{name}", metavar="AXIS")
-    plot.add_argument("--out", default="sweep.png", metavar="FILE")
+    for name, text in {
+        "x": "across (default: the first)",
+        "y": "upwards (default: the second)",
+        "hue": "a line for each value, among curves and shares",
+    }.items():
+        plot.add_argument(f"--{name}", metavar="AXIS", help=text)
+    plot.add_argument(
+        "--out", default="sweep.png", metavar="FILE", help="default: sweep.png"
+    )
 
 
 def _sweep(
@@ -168,7 +179,7 @@ def _sweep(
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         parser.error(str(error))
     except KeyboardInterrupt as error:
-        parser.exit(130, f"{error}\n")
+        parser.exit(130, f"{str(error) or 'stopped'}\n")
     if options.dry_run:
         print(_expected(runs.attrs))
     else:
@@ -335,7 +346,8 @@ def _study(
     except OSError as error:
         parser.error(str(error))
     except KeyboardInterrupt as error:
-        parser.exit(130, f"{error or 'stopped'}\nthe same command goes on from here\n")
+        stopped = str(error) or "stopped"
+        parser.exit(130, f"{stopped}\nthe same command goes on from here\n")
     print(f"\n{done.summary}\n\nMore, with pictures: {done.report}")
 
 
@@ -346,7 +358,7 @@ def _plans(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list
         sizes = study.Sizes(
             options.rates, options.thresholds, options.seeds, options.steps
         )
-        names = options.problems and options.problems.split(",")
+        names = options.problems and _words(options.problems)
         return study.plans(names, sizes, _methods(options), quick=options.quick)
     except (ValueError, ModuleNotFoundError) as error:
         parser.error(str(error))
@@ -355,8 +367,7 @@ def _plans(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list
 def _methods(options: argparse.Namespace) -> list[Any]:
     """Every combination of the names that are given."""
     names = (
-        text.split(",")
-        for text in (options.clipping, options.schedule, options.optimizer)
+        _words(text) for text in (options.clipping, options.schedule, options.optimizer)
     )
     return [
         stabjax.study.Methods(
@@ -370,11 +381,16 @@ def _methods(options: argparse.Namespace) -> list[Any]:
     ]
 
 
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
 def _range(text: str) -> tuple[float, float]:
-    low, separator, high = text.partition(":")
-    if not separator:
-        raise argparse.ArgumentTypeError(f"must be LOW:HIGH, got {text!r}")
-    return float(low), float(high)
+    try:
+        low, high = map(float, text.split(":"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be LOW:HIGH, got {text!r}") from error
+    return low, high
 
 
 def _say(line: str) -> None:

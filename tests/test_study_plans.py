@@ -341,7 +341,7 @@ class TestCommand:
 
         labels, ranges = [], set()
         monkeypatch.setattr(study, "run", planned)
-        more = ["--clipping", "zclip,adagc", "--schedule", "wsd_schedule"]
+        more = ["--clipping", "zclip, adagc", "--schedule", "wsd_schedule"]
         more += ["--optimizer", "sgd,adam", "--threshold-range", "1.5:4"]
         with pytest.raises(SystemExit):
             main([*self.arguments, *more, "--out", str(tmp_path)])
@@ -357,7 +357,9 @@ class TestCommand:
         with pytest.raises(SystemExit) as code:
             main([*self.arguments, "--out", str(tmp_path)])
         assert code.value.code == 130
-        assert "the same command goes on" in capsys.readouterr().err
+        assert (
+            capsys.readouterr().err == "stopped\nthe same command goes on from here\n"
+        )
 
     def test_what_is_wrong_inside_is_shown_as_it_is(self, tmp_path, monkeypatch):
         def broken(*args, **kwargs):
@@ -367,8 +369,13 @@ class TestCommand:
         with pytest.raises(ValueError, match="not the user's"):
             main([*self.arguments, "--out", str(tmp_path)])
 
-    @pytest.mark.parametrize("text", ["3", "a:b", "2:1"])
-    def test_ranges(self, text, capsys):
+    @pytest.mark.parametrize("text", ["3", "a:b", "1:", "1:2:3"])
+    def test_what_is_no_range(self, text, capsys):
         with pytest.raises(SystemExit):
             main([*self.arguments, "--rate-range", text])
-        assert "range" in capsys.readouterr().err
+        assert f"must be LOW:HIGH, got {text!r}" in capsys.readouterr().err
+
+    def test_ranges_are_from_low_to_high(self, capsys):
+        with pytest.raises(SystemExit):
+            main([*self.arguments, "--rate-range", "2:1"])
+        assert "rate_range must be 0 < low < high" in capsys.readouterr().err
