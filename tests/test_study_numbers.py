@@ -18,7 +18,14 @@ from stabjax.study.measure import (
     share_of_seeds,
 )
 from stabjax.study.tables import between_the_tables, both_tables
-from stabjax.study.text import as_loss, as_points, as_steps, listed, table
+from stabjax.study.text import (
+    as_loss,
+    as_number,
+    as_points,
+    as_steps,
+    listed,
+    table,
+)
 
 INF = np.inf
 
@@ -369,6 +376,8 @@ def test_numbers_as_they_are_printed():
     assert as_loss(INF) == "diverged"
     assert as_loss(0.012345) == "0.012"
     assert as_loss(453.2) == "453"
+    assert [as_number(x) for x in (99.99, 0.00123, 1e-5)] == ["100", "0.0012", "1e-05"]
+    assert as_points(Interval(-0.001, -0.02, 0.004)) == "+0 [-2, +0]"
     assert as_steps(INF) == "never"
     assert as_points(Interval(-0.001, -0.02, 0.004)) == "+0 [-2, +0]"
     assert as_steps(41.5) == "42"

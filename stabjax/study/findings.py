@@ -12,6 +12,7 @@ from stabjax.study.experiment import FOUR
 from stabjax.study.measure import ratio
 from stabjax.study.text import (
     as_loss,
+    as_number,
     as_percent,
     as_steps,
     count_of,
@@ -31,7 +32,9 @@ _SAME_SHARE = 0.01  # shares closer than this have the same rank
 _ANSWER = """\
 {trainings:,} trainings on {problems}: {optimizers} with neither remedy, with the
 gradient clipped ({clippings}), with a learning-rate schedule ({schedules}), and with
-both; at the same learning rates, from the same starts and with the same noise.
+both; at the same learning rates, from the same starts and with the same noise. *The
+document* is the article that the project was founded on; its claims are held against
+what came out.
 
 {table}
 
@@ -74,7 +77,7 @@ _UNANIMOUS = {
 _NORM_CLAIMS = """\
 - *Without clipping the gradient norm is above 10.* On its two weights it starts at
   {first} and is above 10 for {above} of the starts.
-- *With clipping it is 1.* It is the threshold, {threshold:.2g}, in {at} of the steps to
+- *With clipping it is 1.* It is the threshold, {threshold}, in {at} of the steps to
   the target, and smaller in the others: the threshold is a bound, not the value."""
 
 
@@ -180,7 +183,8 @@ def _averages(groups: Mapping[str, Sequence[xr.Dataset]]) -> str:
         return _SIDE_BY_SIDE.format(table=table(["", *FOUR], rows))
     [measured] = groups.values()
     header = ["", "runs that do not diverge", "runs that end at the target"]
-    header += ["decades of rates that train", "untuned run ends at the target"]
+    header += ["decades of rates that train"]
+    header += ["about ten times the best rate ends at the target"]
     rows = [_overall(remedy, measured) for remedy in FOUR]
     return _AVERAGES.format(table=table(header, rows))
 
@@ -249,7 +253,10 @@ def _price(measured: Sequence[xr.Dataset]) -> str:
         f"{remedy} {_span(np.array([_times_as_many(m, remedy) for m in trained]))}"
         for remedy in ("clipping", "schedule", "both")
     ]
-    return f"on {count_of(len(trained), 'problem')}: {'; '.join(costs)}."
+    problems = count_of(len(measured), "problem")
+    if len(trained) < len(measured):
+        problems = f"the {len(trained)} of {problems} where neither gets there"
+    return f"on {problems}: {'; '.join(costs)}."
 
 
 def _times_as_many(measures: xr.Dataset, remedy: str) -> float:
@@ -283,7 +290,7 @@ def _norm_claims(measures: xr.Dataset) -> str:
     return _NORM_CLAIMS.format(
         first=as_loss(float(first.median())),
         above=as_percent(float((first > 10).mean())),
-        threshold=measures.attrs["threshold"],
+        threshold=as_number(measures.attrs["threshold"]),
         at=as_percent(median_of(measures, "at_threshold", "clipping")),
     )
 

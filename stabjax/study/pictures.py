@@ -10,6 +10,7 @@ import xarray as xr
 from stabjax import plot
 from stabjax.study.experiment import FOUR, SOLVED
 from stabjax.study.plan import slug
+from stabjax.study.text import as_number
 
 _OVERVIEW = "overview.png"
 _OVERVIEW_CAPTION = (
@@ -117,7 +118,7 @@ def _at(runs: xr.Dataset, rate: str) -> str:
     """The learning rate that this is called by, for the title."""
     value = float(runs.chosen_rate.sel(remedy="neither", rate=rate))
     text = {"common": "at the best rate for neither", "untuned": "at an untuned rate"}
-    return f"{text[rate]}, {value:.2g}"
+    return f"{text[rate]}, {as_number(value)}"
 
 
 _PICTURES: dict[str, tuple[Callable[[xr.Dataset], Any], str]] = {

@@ -11,7 +11,7 @@ from stabjax.study.findings import answer, contradictions
 from stabjax.study.methods import WARMUP_SHARE
 from stabjax.study.plan import definition
 from stabjax.study.tables import DEFINITIONS, between_the_tables, both_tables
-from stabjax.study.text import table
+from stabjax.study.text import as_number, table
 
 _SUMMARY = """\
 ## The answer
@@ -187,7 +187,9 @@ def _row(chapter: Chapter) -> list[str]:
     runs = chapter.runs
     thresholds = runs.threshold.to_numpy()[np.isfinite(runs.threshold)]
     spans = [
-        f"{len(v)} from {v[0]:.2g} to {v[-1]:.2g}" if len(v) > 1 else f"{v[0]:.2g}"
+        f"{len(v)} from {as_number(v[0])} to {as_number(v[-1])}"
+        if len(v) > 1
+        else as_number(v[0])
         for v in (runs.peak_value.to_numpy(), thresholds)
     ]
     counts = [runs.sizes["seed"], runs.attrs["steps"]]
@@ -197,7 +199,7 @@ def _row(chapter: Chapter) -> list[str]:
         *(f"`{runs.attrs[name]}`" for name in ("optimizer", "clipping", "schedule")),
         *spans,
         *map(str, counts),
-        f"{runs.attrs['target_loss']:.2g}",
+        as_number(runs.attrs["target_loss"]),
         f"{runs.attrs['trials']:,}",
         f"{runs.attrs['compile_seconds']:.1f}",
         f"{runs.attrs['seconds']:.1f}",

@@ -10,6 +10,7 @@ from stabjax.study.measure import ratio, share, share_of_seeds
 from stabjax.study.text import (
     as_interval,
     as_loss,
+    as_number,
     as_percent,
     as_points,
     as_steps,
@@ -33,13 +34,13 @@ _STATES = {
 }
 
 _TABLES = """\
-Gradient norm and speed at one learning rate, {common:.2g}, the best one for neither;
-clipped at {threshold:.2g}. Medians over the seeds:
+Gradient norm and speed at one learning rate, {common}, the best one for neither;
+clipped at {threshold}. Medians over the seeds:
 
 {norms}
 
 The remedies over all learning rates, and at two of them: the remedy's own best,
-*tuned*, and {untuned:.2g}, *untuned*, {factor:.2g} times the best one for neither:
+*tuned*, and {untuned}, *untuned*, {factor} times the best one for neither:
 
 {remedies}
 
@@ -93,11 +94,11 @@ def both_tables(measures: xr.Dataset, *, graded: bool = False) -> str:
     common = value_of(measures, "chosen_rate", "neither", rate="common")
     untuned = value_of(measures, "chosen_rate", "neither", rate="untuned")
     return _TABLES.format(
-        common=common,
-        threshold=measures.attrs["threshold"],
+        common=as_number(common),
+        threshold=as_number(measures.attrs["threshold"]),
         norms=_norm_table(measures, untuned, graded),
-        untuned=untuned,
-        factor=untuned / common,
+        untuned=as_number(untuned),
+        factor=as_number(untuned / common),
         remedies=_remedy_table(measures, graded),
         pairs=_pair_table(measures),
     )
@@ -122,8 +123,9 @@ def between_the_tables(measured: Sequence[xr.Dataset]) -> str:
 
 
 def _norm_table(measures: xr.Dataset, untuned: float, graded: bool) -> str:
-    header = ["state", "the document", "norm the optimizer got: first", "median"]
-    header += ["largest", f"largest at rate {untuned:.2g}", "steps to the target"]
+    header = ["state", "the document", "first norm the optimizer got", "median norm"]
+    header += ["largest norm", f"largest norm at rate {as_number(untuned)}"]
+    header += ["steps to the target"]
     header += ["runs that do not diverge, all rates"]
     norms = ("first_norm", "median_norm", "largest_norm", "untuned_norm")
     rows = [
@@ -139,10 +141,11 @@ def _norm_table(measures: xr.Dataset, untuned: float, graded: bool) -> str:
 
 
 def _remedy_table(measures: xr.Dataset, graded: bool) -> str:
-    header = ["method", "the document", "runs that do not diverge"]
-    header += ["runs that end at the target", "steps to the target, tuned"]
-    header += ["decades of rates that train", "final loss: tuned", "all runs"]
-    header += ["untuned", "untuned runs that do not diverge"]
+    header = ["method", "the document: stability, convergence, effectiveness"]
+    header += ["runs that do not diverge", "runs that end at the target"]
+    header += ["steps to the target, tuned", "decades of rates that train"]
+    header += [f"final loss, {which}" for which in ("tuned", "all runs", "untuned")]
+    header += ["untuned runs that do not diverge"]
     rows = [_remedy_row(measures, remedy) for remedy in REMEDIES]
     return _beside_the_document(header, rows, graded)
 
@@ -150,9 +153,9 @@ def _remedy_table(measures: xr.Dataset, graded: bool) -> str:
 def _remedy_row(measures: xr.Dataset, remedy: str) -> list[str]:
     threshold = value_of(measures, "chosen_threshold", remedy)
     rate = value_of(measures, "chosen_rate", remedy, rate="tuned")
-    clipped = f", threshold {threshold:.2g}" if np.isfinite(threshold) else ""
+    clipped = f", threshold {as_number(threshold)}" if np.isfinite(threshold) else ""
     return [
-        f"{remedy} (rate {rate:.2g}{clipped})",
+        f"{remedy} (rate {as_number(rate)}{clipped})",
         _GRADES.get(remedy, ""),
         as_interval(share(values_of(measures, "hold", remedy))),
         as_interval(share(values_of(measures, "reach", remedy))),

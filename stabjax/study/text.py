@@ -60,7 +60,12 @@ def as_loss(loss: float) -> str:
     """A loss or a norm to two digits."""
     if not np.isfinite(loss):
         return "diverged"
-    return f"{loss:.0f}" if 100 <= loss < 1e4 else f"{loss:.2g}"
+    return f"{loss:.0f}" if 100 <= loss < 1e4 else as_number(loss)
+
+
+def as_number(number: float) -> str:
+    """A rate or a threshold to two digits, in as few characters: 100, not 1e+02."""
+    return f"{float(f'{number:.2g}'):g}"
 
 
 def as_steps(steps: float) -> str:
