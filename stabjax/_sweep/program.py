@@ -223,7 +223,7 @@ def _memory(jaxpr: jax.extend.core.Jaxpr) -> int:
 
 
 def _is_program(value: Any) -> bool:
-    return isinstance(value, (jax.extend.core.Jaxpr, jax.extend.core.ClosedJaxpr))
+    return hasattr(value, "eqns")  # a jaxpr, closed or not
 
 
 def _trial(

@@ -84,7 +84,7 @@ def _ranks(scores: Array) -> Array:
     ranks = np.full(scores.shape, np.nan)
     for kind, start in ((scores < 0, 0.0), (scores >= 0, 1.0)):
         _, order = np.unique(-scores[kind], return_inverse=True)
-        last = max(1, order.max(initial=0))
+        last = max(1, int(order.max(initial=0)))
         ranks[kind] = start + (_SHADES - 1) / _SHADES * order / last
     return ranks
 
