@@ -17,6 +17,7 @@ import trainings
 from trainings import assert_same_bits, chunk_files, make_optimizer, run, space
 
 import stabjax
+from stabjax._sweep import job
 from stabjax._sweep import store as stores
 
 
@@ -54,6 +55,16 @@ def test_the_spec_is_for_the_human_too(kept):
     assert len(spec["groups"][0]["program"]) == 64
     with np.load(kept / "chunks" / "000000.npz") as chunk:
         assert chunk["final_loss"].shape == (trainings.WIDTH,)
+
+
+def test_a_source_file_that_was_changed_since_does_no_harm(tmp_path):
+    """Edited while the program runs, or no Python at all, as a page of the docs."""
+    page = tmp_path / "page.md"
+    page.write_text('```python\nf = 1\n``` and "it\n')
+    space = {}
+    exec(compile("\n\ndef f():\n    pass\n", str(page), "exec"), space)
+    assert "pass" not in (job._source(space["f"]) or "")
+    assert "def make_optimizer" in job._source(make_optimizer)
 
 
 def test_the_same_call_runs_exactly_the_holes(uninterrupted, kept):

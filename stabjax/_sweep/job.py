@@ -5,6 +5,7 @@ import inspect
 import operator
 import os
 import time
+import tokenize
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from importlib.metadata import version
@@ -234,7 +235,8 @@ def _about(problem: Any, make_optimizer: Any, where: Place) -> dict[str, Any]:
 def _source(function: Any) -> str | None:
     try:
         return inspect.getsource(getattr(function, "func", function))
-    except (OSError, TypeError):  # typed in, or no Python
+    # Typed in; no Python; a file that is another one by now.
+    except (OSError, TypeError, SyntaxError, tokenize.TokenError):
         return None
 
 
