@@ -10,6 +10,7 @@ from stabjax.study.claims import CLAIMS, Claim, judge
 from stabjax.study.experiment import RATES, REMEDIES, choose, steps_to
 from stabjax.study.findings import answer, contradictions
 from stabjax.study.measure import (
+    LEAST_SEEDS,
     Interval,
     compare,
     measure,
@@ -303,6 +304,15 @@ class TestFindings:
         assert "**neither = clipping = schedule = both**" in text
         assert "| neither | 50 % | 50 % | 1.0 | on 0 of 1 |" in text
         assert "with **neither, clipping, schedule and both**: 1.0 decades on" in text
+
+    def test_too_few_seeds_are_told(self):
+        runs = observed({"neither": SMOOTH})
+        few = runs.isel(seed=np.arange(LEAST_SEEDS - 1) % runs.sizes["seed"])
+        enough = runs.isel(seed=np.arange(LEAST_SEEDS) % runs.sizes["seed"])
+        assert "With fewer than 6 seeds no difference" in answer([measure(few)])
+        assert "With fewer than" not in answer([measure(enough)])
+        most = compare(seeds(*[1.0] * LEAST_SEEDS), seeds(*[2.0] * LEAST_SEEDS))
+        assert most.sign and not compare(seeds(*[1.0] * 5), seeds(*[2.0] * 5)).sign
 
     def test_norms_are_held_against_the_documents_numbers(self):
         text = contradictions([measure(observed({"neither": SMOOTH}))])

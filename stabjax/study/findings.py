@@ -9,7 +9,7 @@ import xarray as xr
 
 from stabjax.study.claims import CLAIMS, Verdict, judge
 from stabjax.study.experiment import FOUR
-from stabjax.study.measure import ratio
+from stabjax.study.measure import LEAST_SEEDS, ratio
 from stabjax.study.text import (
     as_loss,
     as_number,
@@ -40,7 +40,11 @@ what came out.
 
 {sentences}
 - Of {tested} comparisons with the document, {yes} came out as it says, {no} the other
-  way round, and {same} showed no difference.{worst}"""
+  way round, and {same} showed no difference.{worst}{few}"""
+
+_FEW = f"""
+- With fewer than {LEAST_SEEDS} seeds no difference can be told from chance, however
+  large: take more of them (`--seeds`)."""
 
 _AVERAGES = """\
 Means over the problems:
@@ -100,6 +104,7 @@ def answer(measured: Sequence[xr.Dataset]) -> str:
         no=count["no"],
         same=count["same"],
         worst=_most_contradicted(verdicts),
+        few=_FEW if min(m.sizes["seed"] for m in measured) < LEAST_SEEDS else "",
     )
 
 
@@ -184,7 +189,7 @@ def _averages(groups: Mapping[str, Sequence[xr.Dataset]]) -> str:
     [measured] = groups.values()
     header = ["", "runs that do not diverge", "runs that end at the target"]
     header += ["decades of rates that train"]
-    header += ["about ten times the best rate ends at the target"]
+    header += ["a rate about ten times too large ends at the target"]
     rows = [_overall(remedy, measured) for remedy in FOUR]
     return _AVERAGES.format(table=table(header, rows))
 

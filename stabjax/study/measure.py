@@ -10,6 +10,7 @@ from scipy import stats
 from stabjax._intervals import LEAST_SHARE, decades, wilson
 
 LATE_SHARE = 0.1  # of the steps: what counts as late
+LEAST_SEEDS = 6  # of which a sign test at 5 % can say anything
 
 _ALIKE = 0.05  # a relative difference that counts as none
 _AT_THRESHOLD = 0.01  # a relative difference from it
