@@ -10,7 +10,6 @@ import xarray as xr
 
 import stabjax
 from stabjax import study
-from stabjax.study import pictures
 from stabjax.study.experiment import FOUR, REMEDIES, observe, steps_to
 from stabjax.study.measure import measure
 from stabjax.study.methods import chosen, optimizer_of
@@ -158,15 +157,6 @@ class TestReport:
         shown = set(re.findall(r"\]\(([\w-]+\.png)\)", text))
         assert shown == {path.name for path in folder.glob("*.png")}
         assert len(shown) == 5
-
-    def test_pictures_of_other_methods_do_not_overwrite_them(
-        self, runs, tmp_path, monkeypatch
-    ):
-        blank = {"map": (lambda runs: stabjax.plot.panels(2)[0].figure, "Nothing.")}
-        monkeypatch.setattr(pictures, "_PICTURES", blank)
-        other = runs.assign_attrs(label="quadratic, adam, zclip")
-        drawn = [*pictures.draw(runs, tmp_path), *pictures.draw(other, tmp_path)]
-        assert drawn == ["quadratic-map.png", "quadratic-adam-zclip-map.png"]
 
     def test_dataset_is_read_back_as_it_was(self, runs, folder):
         saved = xr.open_dataset(folder / "quadratic.nc", engine="scipy").load()
