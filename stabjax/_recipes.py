@@ -1,5 +1,6 @@
 """What the words of a command line stand for: problems, optimizers, axes."""
 
+import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable
@@ -29,9 +30,18 @@ def problem_named(name: str) -> Callable[..., problems.Problem]:
     others = ("Problem", "supervised", "bracket_text", "copy_text", "markov_text")
     known = [n for n in problems.__all__ if n not in others]
     if name not in known:
-        raise ValueError(f"unknown problem {name!r}; known are {', '.join(known)}")
+        raise unknown("problem", name, known)
     make: Callable[..., problems.Problem] = getattr(problems, name)
     return make
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error that says what names there are, and which may be meant."""
+    names = list(known)
+    alike = [one for one in names if name and name in one]
+    alike = alike or difflib.get_close_matches(name, names)
+    meant = f"; did you mean {' or '.join(alike)}?" if 0 < len(alike) < 4 else ""
+    return ValueError(f"unknown {what} {name!r}; known are {', '.join(names)}{meant}")
 
 
 def optax_optimizer(name: str) -> Callable[..., optax.GradientTransformation]:

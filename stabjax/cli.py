@@ -305,8 +305,11 @@ def _schedule(
         figure: Any = stabjax.plot.schedules({options.name: schedule}, steps).figure
         figure.savefig(options.out)
     except KeyError:
-        known = ", ".join(_known_schedules())
-        parser.error(f"unknown schedule {options.name!r}; known are {known}")
+        from stabjax import _recipes
+
+        parser.error(
+            str(_recipes.unknown("schedule", options.name, _known_schedules()))
+        )
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         parser.error(str(error))
     bound = stabjax.schedule_bound(schedule, steps).best_value * steps**0.5

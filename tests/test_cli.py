@@ -203,6 +203,7 @@ def test_a_dry_run_and_a_recorded_sweep(own_jax, tmp_path, capsys, standard_prom
             ["quadratics", "a=1"],
             "unknown problem 'quadratics'; known are adding, ",
         ),
+        (["rosenbrok", "a=1"], "; did you mean rosenbrock?"),
         (["quadratic", "a"], "an axis must be NAME=VALUES, got 'a'"),
         (["quadratic", "a=1", "a=2"], "axis 'a' is given twice"),
         (["quadratic", "a=log:0:1:3"], "axis 'a' must be log:LOW:HIGH:N"),

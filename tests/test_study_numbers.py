@@ -359,9 +359,9 @@ class TestSeveralMethods:
         text = answer(self.measured())
         assert "on 1 problem: stochastic gradient descent and `adam` with" in text
         assert "(`clip_by_global_norm` and `zclip`)" in text
-        first = "| the usual optimizer, clip_by_global_norm | 50 %, 1.0 |"
+        first = "| the usual optimizer, clip_by_global_norm | 50 %, 1.0, 0.5 |"
         assert first in text
-        assert "| adam, zclip | 100 %, 2.0 | 100 %, 2.0 | 100 %, 2.0 |" in text
+        assert "| adam, zclip | 100 %, 2.0, 0.5 | 100 %, 2.0, 0.5 |" in text
         assert "clipping (adam, zclip)" in text
         assert "    - adam, zclip: on 1 problem: clipping 1.0; schedule 1.0;" in text
 

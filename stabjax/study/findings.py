@@ -52,9 +52,11 @@ Means over the problems:
 {table}"""
 
 _SIDE_BY_SIDE = """\
-Runs that end at the target, and decades of rates that train; means over the problems:
+Runs that end at the target, and decades of rates that train{more}:
 
 {table}"""
+_ALONE = ", and the final loss at the tuned rate"
+_MEANS = "; means over the problems"
 
 _RANKING = """\
 - The document ranks stability **{order}**. Ranked by the runs that do not diverge, it
@@ -184,8 +186,10 @@ def _named(measured: Sequence[xr.Dataset], what: str) -> str:
 def _averages(groups: Mapping[str, Sequence[xr.Dataset]]) -> str:
     """What the remedies do on average; one row for each of the methods if several."""
     if len(groups) > 1:
-        rows = [[name, *_pairs(group)] for name, group in groups.items()]
-        return _SIDE_BY_SIDE.format(table=table(["", *FOUR], rows))
+        alone = all(len(group) == 1 for group in groups.values())
+        rows = [[name, *_cells(group, alone)] for name, group in groups.items()]
+        more = _ALONE if alone else _MEANS
+        return _SIDE_BY_SIDE.format(table=table(["", *FOUR], rows), more=more)
     [measured] = groups.values()
     header = ["", "runs that do not diverge", "runs that end at the target"]
     header += ["decades of rates that train"]
@@ -194,11 +198,16 @@ def _averages(groups: Mapping[str, Sequence[xr.Dataset]]) -> str:
     return _AVERAGES.format(table=table(header, rows))
 
 
-def _pairs(measured: Sequence[xr.Dataset]) -> list[str]:
-    return [
-        f"{as_percent(mean_of(measured, 'reach', r))}, {_width(measured, r):.1f}"
-        for r in FOUR
-    ]
+def _cells(measured: Sequence[xr.Dataset], alone: bool) -> list[str]:
+    """For each remedy two numbers, and a loss where no problems mix."""
+    cells = []
+    for remedy in FOUR:
+        reached = as_percent(mean_of(measured, "reach", remedy))
+        parts = [reached, f"{_width(measured, remedy):.1f}"]
+        if alone:
+            parts.append(as_loss(median_of(measured[0], "final", remedy)))
+        cells.append(", ".join(parts))
+    return cells
 
 
 def _overall(remedy: str, measured: Sequence[xr.Dataset]) -> list[str]:

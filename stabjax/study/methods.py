@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import stabjax
-from stabjax._recipes import optax_optimizer
+from stabjax._recipes import optax_optimizer, unknown
 from stabjax.problems import Problem
 
 WARMUP_SHARE = 0.1  # of the steps, where a schedule warms up
@@ -283,8 +283,7 @@ def _unless_infinite(
 
 def _known(what: str, name: str, table: Mapping[str, Any]) -> Any:
     if name not in table:
-        known = ", ".join(table)
-        raise ValueError(f"unknown {what} {name!r}; known are {known}")
+        raise unknown(what, name, table)
     return table[name]
 
 

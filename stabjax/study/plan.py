@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from stabjax import problems
+from stabjax._recipes import unknown
 from stabjax.problems import Problem
 from stabjax.study.methods import Chosen, Methods, check, chosen
 
@@ -180,8 +181,7 @@ def _plan(
 def _problem(given: str | Problem) -> tuple[str, Problem]:
     if isinstance(given, str):
         if given not in PROBLEMS:
-            known = ", ".join(PROBLEMS)
-            raise ValueError(f"unknown problem {given!r}; known are {known}")
+            raise unknown("problem", given, PROBLEMS)
         return given, PROBLEMS[given]()
     lacking = [name for name in _NEEDED if name not in given.facts]
     if lacking:
