@@ -355,7 +355,7 @@ def test_a_finished_store_may_be_read_only(uninterrupted, kept, monkeypatch):
     assert_same_bits(run(store=kept), uninterrupted)
 
 
-def test_ctrl_c_keeps_the_chunks_in_hand(uninterrupted, tmp_path, monkeypatch):
+def test_ctrl_c_keeps_the_chunks_in_hand(uninterrupted, tmp_path, monkeypatch, capfd):
     """With one device and two batches ahead: the third result comes with two more."""
     write, written = stores.write_chunk, []
 
@@ -369,6 +369,7 @@ def test_ctrl_c_keeps_the_chunks_in_hand(uninterrupted, tmp_path, monkeypatch):
         patch.setattr("stabjax._sweep.engine.write_chunk", interrupted)
         with pytest.raises(KeyboardInterrupt, match="20 of 60 trials .* same call"):
             run(store=tmp_path)
+    assert "Ctrl-C again stops at once" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert len(chunk_files(tmp_path)) == 5
     assert_same_bits(run(store=tmp_path), uninterrupted)

@@ -77,6 +77,9 @@ class TestPlans:
         assert (plan.name, plan.sizes.steps) == ("mine", 30)
         with pytest.raises(ValueError, match="needs the facts .*; mine has no steps"):
             study.plans([mine(steps=None)])
+        spoilt = mine()._replace(evaluate=lambda w, key: {"grad_norm": w[0]})
+        with pytest.raises(ValueError, match="evaluate must not return grad_norm"):
+            study.plans([spoilt])
 
     @pytest.mark.usefixtures("standard_promotion")
     def test_each_problem_with_each_of_the_methods(self):

@@ -1,6 +1,7 @@
 """What is seen of a running sweep, and how it is stopped."""
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -18,6 +19,9 @@ def progress_bar(total: int, done: int, shown: bool) -> Any:
     return tqdm(total=total, initial=done, unit="trial", disable=hidden)
 
 
+_STOPPING = b"\nstopping when what is in hand is done; Ctrl-C again stops at once\n"
+
+
 @contextlib.contextmanager
 def stop_requests(wanted: bool) -> Iterator[Callable[[], bool]]:
     """Turns the first Ctrl-C into a request, so that the work in hand can be kept.
@@ -31,6 +35,7 @@ def stop_requests(wanted: bool) -> Iterator[Callable[[], bool]]:
         del number, frame
         requested.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.write(2, _STOPPING)  # a print could meet another, half done
 
     in_main = threading.current_thread() is threading.main_thread()
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler

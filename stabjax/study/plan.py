@@ -39,6 +39,7 @@ QUICK = ("quadratic", "noisy_quadratic")
 ALL = "all"
 USUAL = "the usual optimizer"
 
+_RESERVED = frozenset({"grad_norm", "median_loss", "steps_to_target", "update_norm"})
 _NEEDED = ("max_norm", "peak_value", "steps", "target_loss")  # of the facts
 _LEAST_STEPS = 10  # with a warm-up, and a last tenth
 _START = 3.0  # seconds to compile and draw a problem
@@ -136,8 +137,8 @@ def plans(
       For each problem and methods a plan, for `run`.
 
     Raises:
-      ValueError: if a name is unknown, a size is too small, or methods do not fit
-        together.
+      ValueError: if a name is unknown, a size is too small, methods do not fit
+        together, or a problem of your own lacks a fact.
 
     Example:
       >>> import stabjax
@@ -189,7 +190,21 @@ def _problem(given: str | Problem) -> tuple[str, Problem]:
             f"a problem of a study needs the facts {', '.join(_NEEDED)}; "
             f"{given.facts.get('name', 'this one')} has no {', '.join(lacking)}"
         )
+    if taken := _evaluated(given) & _RESERVED:
+        raise ValueError(
+            f"evaluate must not return {', '.join(sorted(taken))}: the study has "
+            f"variables of these names"
+        )
     return str(given.facts.get("name", "problem")), given
+
+
+def _evaluated(problem: Problem) -> set[str]:
+    """What the problem's own evaluation gives, by name."""
+    if problem.evaluate is None:
+        return set()
+    key = jax.random.key(0)
+    evaluate = problem.evaluate
+    return set(jax.eval_shape(lambda k: dict(evaluate(problem.init(k), k)), key))
 
 
 def _label(name: str, methods: Methods, problem: Problem) -> str:
