@@ -1,6 +1,7 @@
 """Strict numerics for every test: no silent dtype or rank promotion."""
 
 import os
+import signal
 
 from compiler import xla_flags
 
@@ -21,3 +22,11 @@ def standard_promotion():
     """For tests through code that is not strict itself: Optax's Adam, for one."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture
+def keyboard():
+    """Ctrl-C means what it does in a terminal; a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -118,6 +118,7 @@ def test_a_broken_pool_keeps_what_was_finished(alone, tmp_path, monkeypatch):
     assert {name: chunk_files(tmp_path)[name] for name in before} == before
 
 
+@pytest.mark.usefixtures("keyboard")
 def test_ctrl_c_keeps_the_tasks_in_hand(alone, threads, tmp_path, monkeypatch):
     write, written = stabjax._sweep.store.write_chunk, []
 

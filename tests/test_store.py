@@ -355,6 +355,7 @@ def test_a_finished_store_may_be_read_only(uninterrupted, kept, monkeypatch):
     assert_same_bits(run(store=kept), uninterrupted)
 
 
+@pytest.mark.usefixtures("keyboard")
 def test_ctrl_c_keeps_the_chunks_in_hand(uninterrupted, tmp_path, monkeypatch, capfd):
     """With one device and two batches ahead: the third result comes with two more."""
     write, written = stores.write_chunk, []
