@@ -25,12 +25,15 @@ _WORDS = {"none": None, "true": True, "false": False}
 _NUMBER = r"[^:,]+"
 
 
+# What `stabjax.problems` has that is no problem: types, texts, and a maker of others.
+_OTHERS = ("Problem", "supervised", "bracket_text", "copy_text", "markov_text")
+PROBLEM_NAMES = tuple(name for name in problems.__all__ if name not in _OTHERS)
+
+
 def problem_named(name: str) -> Callable[..., problems.Problem]:
     """The function of `stabjax.problems` that makes this problem."""
-    others = ("Problem", "supervised", "bracket_text", "copy_text", "markov_text")
-    known = [n for n in problems.__all__ if n not in others]
-    if name not in known:
-        raise unknown("problem", name, known)
+    if name not in PROBLEM_NAMES:
+        raise unknown("problem", name, PROBLEM_NAMES)
     make: Callable[..., problems.Problem] = getattr(problems, name)
     return make
 

@@ -105,6 +105,16 @@ def test_copies_of_a_clip_are_measured_where_they_tell_nothing():
         assert found["clip/clipped"]
 
 
+def test_a_clip_is_asked_and_not_measured():
+    def sums(transformation):
+        tx = stabjax.with_metrics(transformation, "clip")
+        program = jax.make_jaxpr(tx.update)(GRADS, tx.init(GRADS))
+        return str(program).count("reduce_sum")
+
+    clip = stabjax.clip_by_global_norm(1.0)
+    assert 0 < sums(clip) < sums(optax.chain(clip))
+
+
 def test_element_wise_clipping_of_one_entry_counts():
     tx = stabjax.with_metrics(stabjax.clip(3.5), name="clip")
     assert stabjax.metrics(updated(tx))["clip/clipped"]

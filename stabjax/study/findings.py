@@ -19,6 +19,7 @@ from stabjax.study.text import (
     listed,
     mean_of,
     median_of,
+    paired,
     table,
     value_of,
     values_of,
@@ -275,8 +276,7 @@ def _price(measured: Sequence[xr.Dataset]) -> str:
 
 def _times_as_many(measures: xr.Dataset, remedy: str) -> float:
     """Steps to the target at the best rate for neither: the ratio in the table."""
-    names = (remedy, "neither")
-    found = ratio(*(values_of(measures, "common_steps", name) for name in names))
+    found = ratio(*paired(measures, "common_steps", remedy))
     return np.nan if found is None else found.value
 
 

@@ -13,7 +13,7 @@ from stabjax._recipes import optax_optimizer, unknown
 from stabjax.problems import Problem
 
 WARMUP_SHARE = 0.1  # of the steps, where a schedule warms up
-COOLDOWN_SHARE = 0.2  # of the steps, where one falls at the end alone
+_COOLDOWN_SHARE = 0.2  # of the steps, where one falls at the end alone
 _OTHER_RATES = (1e-5, 10.0)  # of an optimizer that is not the problem's usual one
 
 Range = tuple[float, float]
@@ -118,17 +118,17 @@ CLIPPINGS: Mapping[str, Clipping] = MappingProxyType(
 )
 
 
-def warmup_steps(steps: int) -> int:
+def _warmup(steps: int) -> int:
     """How long a schedule warms up."""
     return round(WARMUP_SHARE * steps)
 
 
 def _rest(steps: int) -> int:
-    return steps - warmup_steps(steps)
+    return steps - _warmup(steps)
 
 
 def _cooldown(steps: int) -> int:
-    return round(COOLDOWN_SHARE * steps)
+    return round(_COOLDOWN_SHARE * steps)
 
 
 # Functions of the peak p and the number of steps n.
@@ -144,31 +144,31 @@ SCHEDULES: Mapping[str, MakeSchedule] = MappingProxyType(
         ),
         "exponential_decay": lambda p, n: stabjax.exponential_decay(p, n, 0.01),
         "exponential_warmup_schedule": lambda p, n: stabjax.exponential_warmup_schedule(
-            p, warmup_steps(n)
+            p, _warmup(n)
         ),
         "infinite_schedule": lambda p, n: stabjax.infinite_schedule(
-            p, 0.5 * p, warmup_steps(n), _rest(n)
+            p, 0.5 * p, _warmup(n), _rest(n)
         ),
         "inverse_sqrt_schedule": lambda p, n: stabjax.inverse_sqrt_schedule(
-            p, warmup_steps(n)
+            p, _warmup(n)
         ),
         "linear_onecycle_schedule": lambda p, n: stabjax.linear_onecycle_schedule(n, p),
         "linear_schedule": lambda p, n: stabjax.linear_schedule(p, 0.0, n),
         "polynomial_schedule": lambda p, n: stabjax.polynomial_schedule(p, 0.0, 2, n),
         "rex_schedule": stabjax.rex_schedule,
         "warmup_constant_schedule": lambda p, n: stabjax.warmup_constant_schedule(
-            0.0, p, warmup_steps(n)
+            0.0, p, _warmup(n)
         ),
         "warmup_cosine_decay_schedule": lambda p, n: (
-            stabjax.warmup_cosine_decay_schedule(0.0, p, warmup_steps(n), n)
+            stabjax.warmup_cosine_decay_schedule(0.0, p, _warmup(n), n)
         ),
         "warmup_exponential_decay_schedule": lambda p, n: (
             stabjax.warmup_exponential_decay_schedule(
-                0.0, p, warmup_steps(n), _rest(n), 0.01
+                0.0, p, _warmup(n), _rest(n), 0.01
             )
         ),
         "wsd_schedule": lambda p, n: stabjax.wsd_schedule(
-            p, warmup_steps(n), _rest(n) - _cooldown(n), _cooldown(n)
+            p, _warmup(n), _rest(n) - _cooldown(n), _cooldown(n)
         ),
     }
 )

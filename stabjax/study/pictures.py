@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from stabjax import plot
+from stabjax.plot.axes import styles
 from stabjax.study.experiment import FOUR, SOLVED
 from stabjax.study.plan import slug
 from stabjax.study.text import as_number
@@ -17,8 +18,7 @@ _OVERVIEW_CAPTION = (
     "How wide the range of learning rates is that train, on each problem: at which half"
     " of the seeds end at the target."
 )
-# Okabe and Ito's colours, as in the other pictures.
-_MARKS = (("o", "#D55E00"), ("s", "#0072B2"), ("^", "#E69F00"), ("D", "#009E73"))
+_MARKS = "os^D"
 _SHOWN_ABOVE = 100.0  # times the first loss: what lies above has one colour
 
 
@@ -46,10 +46,10 @@ def draw_overview(measured: Sequence[xr.Dataset], folder: Path) -> dict[str, str
     rows = np.arange(len(measured))[::-1]
     widths = [[float(m.width.sel({"remedy": r})) for m in measured] for r in FOUR]
     ax.hlines(rows, np.min(widths, 0), np.max(widths, 0), color="0.8", zorder=0)
-    for number, (name, width) in enumerate(zip(FOUR, widths, strict=True)):
-        mark, color = _MARKS[number]
-        style: dict[str, Any] = {"marker": mark, "color": color, "ls": "none"}
-        ax.plot(width, rows + 0.2 - 0.13 * number, label=name, ms=6, **style)
+    lines = zip(FOUR, widths, _MARKS, styles(), strict=False)
+    for number, (name, width, mark, style) in enumerate(lines):
+        look: dict[str, Any] = style | {"marker": mark, "linestyle": "none"}
+        ax.plot(width, rows + 0.2 - 0.13 * number, label=name, ms=6, **look)
     ax.set_yticks(rows, [str(m.attrs["label"]) for m in measured])
     ax.set_xlabel("decades of learning rates that train")
     ax.set_xlim(left=-0.1)

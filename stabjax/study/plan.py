@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from stabjax import problems
-from stabjax._recipes import unknown
+from stabjax._recipes import PROBLEM_NAMES, unknown
 from stabjax.problems import Problem
 from stabjax.study.methods import Chosen, Methods, check, chosen
 
@@ -24,15 +24,10 @@ FOUNDING: Mapping[str, Callable[[], Problem]] = MappingProxyType(
         "digits_mlp": problems.digits_mlp,
     }
 )
-_NO_PROBLEMS = ("Problem", "bracket_text", "copy_text", "markov_text", "supervised")
 PROBLEMS: Mapping[str, Callable[[], Problem]] = MappingProxyType(
     {
-        **FOUNDING,
-        **{
-            name: getattr(problems, name)
-            for name in problems.__all__
-            if name not in {*FOUNDING, *_NO_PROBLEMS}
-        },
+        **FOUNDING,  # first
+        **{name: getattr(problems, name) for name in PROBLEM_NAMES},
     }
 )
 QUICK = ("quadratic", "noisy_quadratic")
@@ -169,12 +164,16 @@ def _plan(
     _, default = _COSTS.get(name, (_COST, _QUICK if quick else _FULL))
     default = _LARGE_QUICK if quick and default == _LARGE else default
     default = default._replace(steps=problem.facts["steps"])
+    these = chosen(methods, problem)
+    asked = _names(methods, these)
+    usual = _names(Methods(), chosen(Methods(), problem))
+    changed = [new for old, new in zip(usual, asked, strict=True) if new != old]
     return Plan(
         name,
-        _label(name, methods, problem),
+        ", ".join([name, *changed]),
         problem,
-        ", ".join(_names(methods, chosen(methods, problem))),
-        chosen(methods, problem),
+        ", ".join(asked),
+        these,
         sizes.filled(default),
     )
 
@@ -207,13 +206,8 @@ def _evaluated(problem: Problem) -> set[str]:
     return set(jax.eval_shape(lambda k: dict(evaluate(problem.init(k), k)), key))
 
 
-def _label(name: str, methods: Methods, problem: Problem) -> str:
-    usual, these = (_names(m, chosen(m, problem)) for m in (Methods(), methods))
-    changed = [new for old, new in zip(usual, these, strict=True) if new != old]
-    return ", ".join([name, *changed])
-
-
 def _names(methods: Methods, these: Chosen) -> list[str]:
+    """What was asked for: optimizer, clipping, schedule."""
     clipping, schedule, optimizer = these.names
     return [optimizer if methods.optimizer else USUAL, clipping, schedule]
 

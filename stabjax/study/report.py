@@ -170,7 +170,7 @@ def _what_was_run(chapters: Sequence[Chapter], about: About) -> str:
     return _WHAT_WAS_RUN.format(
         warmup=100 * WARMUP_SHARE,
         table=table(header, [_row(chapter) for chapter in chapters]),
-        trained=sum(seconds_of(chapter.runs) for chapter in chapters),
+        trained=sum(_seconds(chapter.runs) for chapter in chapters),
         seconds=about.seconds,
         versions=", ".join([*versions, f"Python {platform.python_version()}"]),
         device=attrs["device"],
@@ -178,7 +178,7 @@ def _what_was_run(chapters: Sequence[Chapter], about: About) -> str:
     )
 
 
-def seconds_of(runs: xr.Dataset) -> float:
+def _seconds(runs: xr.Dataset) -> float:
     """How long a problem took, whenever that was."""
     return float(runs.attrs["compile_seconds"]) + float(runs.attrs["seconds"])
 

@@ -16,6 +16,7 @@ from stabjax.study.text import (
     as_steps,
     as_times,
     median_of,
+    paired,
     table,
     value_of,
     values_of,
@@ -180,29 +181,14 @@ def _pair_table(measures: xr.Dataset) -> str:
 
 def _pair_row(measures: xr.Dataset, remedy: str) -> list[str]:
     width = value_of(measures, "width", remedy) - value_of(measures, "width", "neither")
+    shares = [paired(measures, name, remedy) for name in ("hold", "reach")]
+    steps = [paired(measures, name, remedy) for name in ("steps", "common_steps")]
     return [
         remedy,
-        *(as_points(share(_pair(measures, n, remedy))) for n in ("hold", "reach")),
+        *(as_points(share(first - second)) for first, second in shares),
         f"{width:+.1f}",
-        *(as_times(ratio(*_two(measures, n, remedy))) for n in _STEPS),
+        *(as_times(ratio(first, second)) for first, second in steps),
     ]
-
-
-_STEPS = ("steps", "common_steps")
-
-
-def _pair(measures: xr.Dataset, name: str, remedy: str) -> xr.DataArray:
-    first, second = _two(measures, name, remedy)
-    difference: xr.DataArray = first - second
-    return difference
-
-
-def _two(
-    measures: xr.Dataset, name: str, remedy: str
-) -> tuple[xr.DataArray, xr.DataArray]:
-    """A number of a remedy and of neither, for each seed."""
-    first, second = (values_of(measures, name, r) for r in (remedy, "neither"))
-    return first.drop_vars("remedy"), second.drop_vars("remedy")
 
 
 def _beside_the_document(header: list[str], rows: list[list[str]], graded: bool) -> str:

@@ -16,6 +16,13 @@ def values_of(
     return measures[name].sel({"remedy": remedy, **others})
 
 
+def paired(
+    measures: xr.Dataset, name: str, remedy: str
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """A number of a remedy and of neither, seed by seed."""
+    return values_of(measures, name, remedy), values_of(measures, name, "neither")
+
+
 def value_of(measures: xr.Dataset, name: str, remedy: str, **others: str) -> float:
     """A remedy's number that the seeds share."""
     return float(values_of(measures, name, remedy, **others))
