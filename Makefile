@@ -33,7 +33,7 @@ test: $(VENV)/.dev  ## the default tests; ARGS="-k clip" passes options
 
 compare: $(VENV)/.compare  ## schedules against PyTorch and transformers
 	$(BIN)/python -m pytest -n 2 -m 'slow or not slow' $(ARGS) \
-	  tests/test_compat_torch_installed.py tests/test_compat_huggingface_installed.py
+	  tests/compat/test_compat_torch_installed.py tests/compat/test_compat_huggingface_installed.py
 
 slow: $(VENV)/.dev  ## what takes longer
 	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
@@ -41,8 +41,8 @@ slow: $(VENV)/.dev  ## what takes longer
 # Numerics again, optimised as users have it; the other tests compile with less.
 numerics: $(VENV)/.dev
 	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -n 2 $(ARGS) \
-	  tests/test_norms.py tests/test_clipping.py tests/test_clipping_derivatives.py \
-	  tests/test_clipping_like_optax.py tests/test_transformations.py tests/test_train.py
+	  tests/test_norms.py tests/clipping/test_clipping.py tests/clipping/test_clipping_derivatives.py \
+	  tests/clipping/test_clipping_like_optax.py tests/clipping/test_transformations.py tests/train
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -97,13 +97,13 @@ def draw_surface(ax, name, picture):
     grid = np.meshgrid(np.linspace(*picture.x, 200), np.linspace(*picture.y, 200))
     at = jnp.stack(grid, axis=-1).reshape(-1, 2).astype(jnp.float32)
     loss = jax.jit(jax.vmap(problem.loss, (0, None)))(at, jax.random.key(0))
-    excess = np.asarray(loss).reshape(200, 200) - problem.facts["optimum"]
+    excess = np.asarray(loss).reshape(200, 200) - problem.metadata["optimum"]
     levels = np.log10(np.maximum(excess, np.quantile(excess, 0.002)) + 1e-12)
     ax.contourf(*grid, levels, 24, cmap="Greys_r")
     for max_norm, colour in ((np.inf, PLAIN), (picture.max_norm, CLIPPED)):
         path = descent(problem, picture.rate, max_norm, picture.steps)
         ax.plot(*np.asarray(path).T, "-o", color=colour, linewidth=0.8, markersize=1.5)
-    ax.plot(*problem.facts["minimizer"], "*", color="gold", markersize=8)
+    ax.plot(*problem.metadata["minimizer"], "*", color="gold", markersize=8)
     ax.set(xlim=picture.x, ylim=picture.y, xlabel="$w_1$", ylabel="$w_2$")
 
 
@@ -121,11 +121,11 @@ def draw_slope(ax, name, picture):
 
 def draw_curves(ax, name, picture):
     problem = make(name)
-    facts = problem.facts
+    metadata = problem.metadata
 
     def optimizer(rate, max_norm):
         clip = stabjax.clip_by_global_norm(max_norm)
-        return optax.chain(clip, facts["optimizer"](rate))
+        return optax.chain(clip, metadata["optimizer"](rate))
 
     pairs = [
         (picture.small, np.inf, "0.55"),
@@ -137,9 +137,9 @@ def draw_curves(ax, name, picture):
         max_norm=[picture.max_norm, np.inf],
         seed=range(picture.seeds),
     )
-    every = max(1, facts["steps"] // 100)
+    every = max(1, metadata["steps"] // 100)
     runs = stabjax.sweep(
-        problem, optimizer, space, steps=facts["steps"], record_every=every
+        problem, optimizer, space, steps=metadata["steps"], record_every=every
     )
     finite = runs.loss.where(np.isfinite(runs.loss))
     for rate, max_norm, colour in pairs:
@@ -147,10 +147,10 @@ def draw_curves(ax, name, picture):
         for seed in curves.seed:
             ax.semilogy(curves.step, curves.sel(seed=seed), color=colour, linewidth=0.7)
     for fact, style in (("baseline", ":"), ("target_loss", "--")):
-        if fact in facts:
-            ax.axhline(facts[fact], color="black", linewidth=0.7, linestyle=style)
+        if fact in metadata:
+            ax.axhline(metadata[fact], color="black", linewidth=0.7, linestyle=style)
     start = float(runs.loss.isel(step=0).median())
-    low = min(float(finite.min()), facts["target_loss"])
+    low = min(float(finite.min()), metadata["target_loss"])
     high = min(1.5 * float(finite.max()), 20 * start)
     ax.set_ylim(max(low, 1e-6 * start) / 2, high)
     ax.set(xlabel="step", ylabel="loss")

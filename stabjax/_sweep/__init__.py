@@ -8,7 +8,7 @@ from stabjax._sweep.repetition import rerun
 from stabjax._sweep.runs import best, stable_fraction
 from stabjax._sweep.space import grid, sample, zipped
 from stabjax._sweep.store import load
-from stabjax._sweep.trial import train
+from stabjax._train.trial import train
 
 __all__ = [
     "best",

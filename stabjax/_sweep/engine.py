@@ -14,7 +14,6 @@ import numpy as np
 import optax
 import xarray as xr
 
-from stabjax._sweep.arguments import positive_int
 from stabjax._sweep.chunks import Chunk
 from stabjax._sweep.dataset import NOT_RUN, labelled, unfilled
 from stabjax._sweep.devices import Batches, on_devices
@@ -25,7 +24,9 @@ from stabjax._sweep.program import settings_of
 from stabjax._sweep.progress import Clock, progress_bar, stop_requests
 from stabjax._sweep.space import Space
 from stabjax._sweep.store import fill, stored, write_chunk, write_spec
-from stabjax._sweep.trial import DIVERGENCE_FACTOR, Problem
+from stabjax._train.arguments import positive_int
+from stabjax._train.problem import Problem
+from stabjax._train.trial import DIVERGENCE_FACTOR
 
 _Array = np.ndarray[Any, Any]
 _Outcome = tuple[Chunk, dict[str, _Array] | Exception]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from stabjax._sweep.trial import Problem
+from stabjax._train.problem import Problem
 
 
 class Factory(NamedTuple):
@@ -75,9 +75,9 @@ def is_problem(value: Any) -> bool:
 
 def name_of(value: Any) -> str:
     """What the result calls a problem or a factory."""
-    facts = getattr(value, "facts", None)
-    if isinstance(facts, Mapping) and "name" in facts:
-        return str(facts["name"])
+    metadata = getattr(value, "metadata", None)
+    if isinstance(metadata, Mapping) and "name" in metadata:
+        return str(metadata["name"])
     value = getattr(value, "func", value)  # what a functools.partial stands for
     return str(getattr(value, "__name__", type(value).__name__))
 

@@ -13,12 +13,12 @@ import optax
 import xarray as xr
 from jax import lax
 
-from stabjax._sweep.arguments import check_lengths, positive_int
 from stabjax._sweep.chunks import Points, padded, points
 from stabjax._sweep.factories import Factories, name_of, route
 from stabjax._sweep.program import auto_width, compiled_for, variables_of
 from stabjax._sweep.space import Space
-from stabjax._sweep.trial import (
+from stabjax._train.arguments import check_lengths, positive_int
+from stabjax._train.trial import (
     DIVERGENCE_FACTOR,
     Problem,
     Rules,

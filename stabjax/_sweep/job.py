@@ -31,7 +31,7 @@ from stabjax._sweep.program import (
 from stabjax._sweep.space import Space
 from stabjax._sweep.spec import Spec, group_like, to_text
 from stabjax._sweep.store import check_same, layout_in, read_spec, refused
-from stabjax._sweep.trial import DIVERGENCE_FACTOR
+from stabjax._train.trial import DIVERGENCE_FACTOR
 
 _Array = np.ndarray[Any, Any]
 

@@ -11,16 +11,17 @@ import jax.extend.core
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from stabjax._sweep.arguments import (
+from stabjax._sweep.axes import RESULTS
+from stabjax._sweep.chunks import Group
+from stabjax._sweep.factories import Factories, Factory
+from stabjax._train.arguments import (
     check_divergence_factor,
     check_evaluations,
     check_lengths,
     check_summaries,
 )
-from stabjax._sweep.axes import RESULTS
-from stabjax._sweep.chunks import Group
-from stabjax._sweep.factories import Factories, Factory
-from stabjax._sweep.trial import TrainResult, train
+from stabjax._train.problem import Problem
+from stabjax._train.trial import TrainResult, train
 
 # Arrays of a parameter's size that a step keeps warm, and the memory they may take:
 # on CPU a share of a core's second-level cache (measured: 4096 trials of 2 parameters,
@@ -313,7 +314,7 @@ def _owners(factories: Factories) -> list[Any]:
     owners: list[Any] = [problem]
     if isinstance(problem, Factory):
         owners = [problem.make]
-    elif isinstance(problem, tuple):  # which itself cannot be referred to weakly
+    elif isinstance(problem, Problem):  # made anew, it has the same functions
         owners = [getattr(problem, name, None) for name in ("init", "loss", "evaluate")]
     return [*(o for o in owners if o is not None), factories.make_optimizer.make]
 

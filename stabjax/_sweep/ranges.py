@@ -9,7 +9,8 @@ import numpy as np
 import optax
 from jax import lax
 
-from stabjax._sweep.trial import Problem, train
+from stabjax._train.problem import Problem
+from stabjax._train.trial import train
 
 _LOW, _HIGH = 1e-7, 10.0
 _DECAY = 0.98  # of the running mean of the loss

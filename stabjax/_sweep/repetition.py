@@ -15,7 +15,8 @@ from stabjax._sweep.factories import route
 from stabjax._sweep.program import Settings, compiled_for
 from stabjax._sweep.runs import hyperparameters
 from stabjax._sweep.space import Space, grid
-from stabjax._sweep.trial import Problem, TrainResult, train
+from stabjax._train.problem import Problem
+from stabjax._train.trial import TrainResult, train
 
 
 def rerun(

@@ -1,5 +1,6 @@
 """Problems to train: a start and a loss as two pure functions, and what is known."""
 
+from stabjax._train.problem import Problem
 from stabjax.problems.bowls import (
     heavy_tailed_quadratic,
     ill_conditioned_quadratic,
@@ -7,7 +8,6 @@ from stabjax.problems.bowls import (
 )
 from stabjax.problems.digits import digits_cnn, digits_mlp
 from stabjax.problems.networks import supervised
-from stabjax.problems.problem import Problem
 from stabjax.problems.products import deep_linear, deep_linear_chain, tied_product
 from stabjax.problems.recurrent import adding, single_unit_rnn, temporal_order
 from stabjax.problems.slopes import cosh, quartic

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# A Python float where the value is known, so that facts print well; else a scalar.
+# A Python float where the value is known, so that metadata print well; else a scalar.
 Number = float | jax.Array
 
 

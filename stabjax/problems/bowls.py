@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from stabjax._train.problem import Problem
 from stabjax.problems.arguments import Number, number, size
 from stabjax.problems.noise import like, student_t, with_gradient_noise
-from stabjax.problems.problem import Problem, ranges
+from stabjax.problems.ranges import ranges
 
 
 def quadratic(
@@ -49,7 +50,7 @@ def quadratic(
       >>> problem = stabjax.problems.quadratic()
       >>> float(problem.loss(jnp.array([3.0, -4.0]), jax.random.key(0)))
       25.0
-      >>> problem.facts["stable_rate"]
+      >>> problem.metadata["stable_rate"]
       1.0
 
     Source: the two weights of the founding experiment, which `stabjax study` measures.
@@ -98,7 +99,7 @@ def ill_conditioned_quadratic(
       >>> problem = stabjax.problems.ill_conditioned_quadratic(100.0, dim=2)
       >>> float(problem.loss(jnp.array([1.0, 10.0]), jax.random.key(0)))
       2.0
-      >>> problem.facts["stable_rate"]
+      >>> problem.metadata["stable_rate"]
       1.0
 
     Source: Goodfellow, Bengio and Courville, Deep Learning, 2016, section 8.2.1.
@@ -163,7 +164,7 @@ def heavy_tailed_quadratic(
     def loss(w: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(w)) / 2
 
-    facts = ranges(2.0, init_scale * max(1.0, dim / 10) ** 0.5) | {
+    metadata = ranges(2.0, init_scale * max(1.0, dim / 10) ** 0.5) | {
         "name": "heavy_tailed_quadratic",
         "optimum": 0.0,
         "minimizer": jnp.zeros(dim),
@@ -172,7 +173,7 @@ def heavy_tailed_quadratic(
         "target_loss": 0.01 * dim * noise**2 + 1e-3 * init_scale**2,
     }
     noisy = with_gradient_noise(loss, noise, student_t(tail))
-    return Problem(_start(init_scale, dim), noisy, facts=facts)
+    return Problem(_start(init_scale, dim), noisy, metadata=metadata)
 
 
 def _bowl(
@@ -193,7 +194,7 @@ def _bowl(
         return jnp.sum(like(w, spectrum / 2) * jnp.square(w))
 
     norm = curvature * init_scale
-    facts = ranges(2 / curvature, norm * max(1.0, dim / 10) ** 0.5) | {
+    metadata = ranges(2 / curvature, norm * max(1.0, dim / 10) ** 0.5) | {
         "name": name,
         "optimum": 0.0,
         "minimizer": jnp.zeros(dim),
@@ -202,7 +203,7 @@ def _bowl(
         "target_loss": 1e-3 * norm * init_scale + 0.01 * dim * noise**2 / curvature,
     }
     init = _start(init_scale, dim)
-    return Problem(init, with_gradient_noise(loss, noise), facts=facts)
+    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
 
 
 def _start(scale: Number, dim: int) -> Callable[[jax.Array], jax.Array]:

@@ -10,9 +10,9 @@ import optax
 from flax import nnx
 from jax.typing import ArrayLike
 
+from stabjax._train.problem import Problem
 from stabjax.problems.arguments import number, size
 from stabjax.problems.networks import correct, scaled_normal, supervised
-from stabjax.problems.problem import Problem
 
 
 def digits_mlp(
@@ -61,7 +61,7 @@ def digits_mlp(
     module = functools.partial(_MLP, 64, hidden, 10)
     # Measured at the defaults with 8 seeds: 300 steps of SGD at 1.4 end with a training
     # loss near 0.04, at 2 most seeds have gone; the first gradients' norms are near 1.
-    facts = {
+    metadata = {
         "name": "digits_mlp",
         "steps": 300,
         "target_loss": 0.15,
@@ -70,7 +70,7 @@ def digits_mlp(
         "peak_value": (0.015, 150.0),
         "max_norm": (0.01, 10.0),
     }
-    return _read_digits(module, init_scale, batch_size, facts)
+    return _read_digits(module, init_scale, batch_size, metadata)
 
 
 def digits_cnn(
@@ -113,7 +113,7 @@ def digits_cnn(
     """
     init_scale = number("init_scale", init_scale, above=0)
     module = functools.partial(_CNN, size("channels", channels))
-    facts = {
+    metadata = {
         "name": "digits_cnn",
         "steps": 300,
         "target_loss": 0.15,
@@ -122,11 +122,11 @@ def digits_cnn(
         "peak_value": (0.01, 100.0),
         "max_norm": (0.01, 10.0),
     }
-    return _read_digits(module, init_scale, batch_size, facts)
+    return _read_digits(module, init_scale, batch_size, metadata)
 
 
 def _read_digits(
-    module: Any, init_scale: ArrayLike, batch_size: int | None, facts: dict[str, Any]
+    module: Any, init_scale: ArrayLike, batch_size: int | None, metadata: dict[str, Any]
 ) -> Problem:
     """The images given to a module whose matrices start as scaled normals."""
     images, labels = _digits()
@@ -143,7 +143,7 @@ def _read_digits(
         metrics={"accuracy": correct},
     )
     init = scaled_normal(problem.init, lambda path: init_scale)
-    return Problem(init, problem.loss, problem.evaluate, facts | baseline)
+    return Problem(init, problem.loss, problem.evaluate, metadata | baseline)
 
 
 class _MLP(nnx.Module):

@@ -11,8 +11,8 @@ from flax import linen, nnx
 from flax.errors import InvalidRngError
 from jax.typing import ArrayLike
 
+from stabjax._train.problem import Init, Problem
 from stabjax.problems.arguments import size
-from stabjax.problems.problem import Init, Problem
 
 Apply = Callable[[Any, jax.Array], Any]
 Measure = Callable[[jax.Array, jax.Array], jax.Array]

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from stabjax._train.problem import Loss
 from stabjax.problems.arguments import Number, number
-from stabjax.problems.problem import Loss
 
 Draw = Callable[[jax.Array, jax.Array], jax.Array]
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from stabjax._train.problem import Problem
 from stabjax.problems.arguments import Number, larger, number, size
 from stabjax.problems.noise import like, with_gradient_noise
-from stabjax.problems.problem import Problem, ranges
+from stabjax.problems.ranges import ranges
 
 
 def deep_linear_chain(
@@ -71,14 +72,14 @@ def deep_linear_chain(
     product = larger(_power(init_scale, depth), target)
     stable_rate = 2 / (depth * _power(product, 2 - 2 / depth))
     norm = depth**0.5 * _power(product, 2) / init_scale
-    facts = ranges(stable_rate, norm) | {
+    metadata = ranges(stable_rate, norm) | {
         "name": "deep_linear_chain",
         "optimum": 0.0,
         "minimizer": jnp.full((depth,), target ** (1 / depth)),
         "steps": 200,
         "target_loss": 1e-3 * target**2,
     }
-    return Problem(init, with_gradient_noise(loss, noise), facts=facts)
+    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
 
 
 def tied_product(
@@ -141,14 +142,14 @@ def tied_product(
     stable_rate = 2 / (depth**2 * _power(product, 2 - 2 / depth))
     first = larger(_power(init_scale, depth), target)
     norm = depth * _power(first, 2) / init_scale
-    facts = ranges(stable_rate, norm) | {
+    metadata = ranges(stable_rate, norm) | {
         "name": "tied_product",
         "optimum": 0.0,
         "minimizer": jnp.full((1,), target ** (1 / depth)),
         "steps": 1000,
         "target_loss": 1e-3 * target**2,
     }
-    return Problem(init, with_gradient_noise(loss, noise), facts=facts)
+    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
 
 
 def deep_linear(
@@ -207,14 +208,14 @@ def deep_linear(
         return jnp.sum(jnp.square(product - like(w, np.diag(modes)))) / 2
 
     layer = np.diag(modes ** (1 / depth))
-    facts = ranges(2 / (depth * dim ** (2 - 2 / depth)), float(dim) ** 2) | {
+    metadata = ranges(2 / (depth * dim ** (2 - 2 / depth)), float(dim) ** 2) | {
         "name": "deep_linear",
         "optimum": 0.0,
         "minimizer": jnp.broadcast_to(layer, (depth, dim, dim)),
         "steps": 1000,
         "target_loss": 0.1,
     }
-    return Problem(init, with_gradient_noise(loss, noise), facts=facts)
+    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
 
 
 def _power(base: Number, exponent: float) -> Number:

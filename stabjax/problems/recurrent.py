@@ -11,10 +11,10 @@ import optax
 from flax import nnx
 from jax.typing import ArrayLike
 
+from stabjax._train.problem import Problem
 from stabjax.problems.arguments import number, size
 from stabjax.problems.networks import Measure, correct, init_and_apply, scaled_normal
 from stabjax.problems.noise import like, with_gradient_noise
-from stabjax.problems.problem import Problem
 
 _EXAMPLES = 1000  # sequences that `evaluate` draws
 
@@ -76,7 +76,7 @@ def single_unit_rnn(
 
     # One of a whole line of minima, and that of every length: the logistic of b is 0.7.
     minimizer = jnp.array([0.0, math.log(0.7 / 0.3)])
-    facts = {
+    metadata = {
         "name": "single_unit_rnn",
         "optimum": 0.0,
         "minimizer": minimizer,
@@ -86,7 +86,7 @@ def single_unit_rnn(
         "peak_value": (0.01, 100.0),
         "max_norm": (0.001, 1000.0),
     }
-    return Problem(init, with_gradient_noise(loss, noise), facts=facts)
+    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
 
 
 def adding(
@@ -151,7 +151,7 @@ def adding(
     def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
         return jnp.square(outputs[:, 0] - targets)
 
-    facts = {
+    metadata = {
         "name": "adding",
         "baseline": 1 / 6,
         "steps": 1000,
@@ -162,7 +162,7 @@ def adding(
     }
     module = functools.partial(_RNN, 2, size("hidden", hidden), 1)
     metrics = {"loss": squared_error}
-    return _sequences(module, recurrent_scale, draw, metrics, batch_size, facts)
+    return _sequences(module, recurrent_scale, draw, metrics, batch_size, metadata)
 
 
 def temporal_order(
@@ -198,7 +198,7 @@ def temporal_order(
       >>> import jax
       >>> import stabjax
       >>> problem = stabjax.problems.temporal_order(length=10)
-      >>> round(problem.facts["baseline"], 3)
+      >>> round(problem.metadata["baseline"], 3)
       1.386
 
     Source: Hochreiter and Schmidhuber, Long short-term memory, 1997; Pascanu, Mikolov
@@ -219,7 +219,7 @@ def temporal_order(
         symbols = jnp.where(at.sum(axis=1) > 0, shown, symbols)
         return jax.nn.one_hot(symbols, 6), 2 * which[:, 0] + which[:, 1]
 
-    facts = {
+    metadata = {
         "name": "temporal_order",
         "baseline": math.log(4),
         "steps": 2000,
@@ -233,7 +233,7 @@ def temporal_order(
         "loss": optax.softmax_cross_entropy_with_integer_labels,
         "accuracy": correct,
     }
-    return _sequences(module, recurrent_scale, draw, metrics, batch_size, facts)
+    return _sequences(module, recurrent_scale, draw, metrics, batch_size, metadata)
 
 
 def _sequences(
@@ -242,7 +242,7 @@ def _sequences(
     draw: Callable[[jax.Array, int], tuple[jax.Array, jax.Array]],
     metrics: Mapping[str, Measure],
     batch_size: int,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
 ) -> Problem:
     """A recurrent network on sequences drawn afresh, with ``metrics["loss"]``."""
     scale = number("recurrent_scale", recurrent_scale, above=0)
@@ -264,7 +264,7 @@ def _sequences(
     def scale_of(path: str) -> ArrayLike:
         return scale if "recurrent" in path else 1.0
 
-    return Problem(scaled_normal(init, scale_of), loss, evaluate, facts)
+    return Problem(scaled_normal(init, scale_of), loss, evaluate, metadata)
 
 
 class _RNN(nnx.Module):

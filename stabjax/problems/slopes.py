@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from stabjax._train.problem import Init, Problem
 from stabjax.problems.arguments import Number, larger, number, smaller
 from stabjax.problems.noise import like, with_gradient_noise
-from stabjax.problems.problem import Init, Problem, ranges
+from stabjax.problems.ranges import ranges
 
 
 def quartic(
@@ -47,7 +48,7 @@ def quartic(
       >>> problem = stabjax.problems.quartic(10.0, init_spread=0.0)
       >>> float(jax.grad(problem.loss)(jnp.array([10.0]), jax.random.key(0))[0])
       4000.0
-      >>> problem.facts["stable_rate"]
+      >>> problem.metadata["stable_rate"]
       0.005
 
     Source: Zhang et al., Why gradient clipping accelerates training: a theoretical
@@ -61,7 +62,7 @@ def quartic(
     def loss(w: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(jnp.square(w)))
 
-    facts = ranges(1 / (2 * farthest**2), 4 * farthest**3) | {
+    metadata = ranges(1 / (2 * farthest**2), 4 * farthest**3) | {
         "name": "quartic",
         # Up to rates and down to thresholds that suit the flat part.
         "peak_value": (0.005 / farthest**2, larger(10.0, 50 / farthest**2)),
@@ -72,7 +73,7 @@ def quartic(
         "target_loss": 1e-3,
     }
     noisy = with_gradient_noise(loss, noise)
-    return Problem(_near(start, init_spread), noisy, facts=facts)
+    return Problem(_near(start, init_spread), noisy, metadata=metadata)
 
 
 def cosh(
@@ -137,7 +138,7 @@ def cosh(
         return jnp.sum(like(w, l0 / l1**2) * value)
 
     slope = l0 / l1 * _sinh(l1 * farthest)
-    facts = ranges(2 * farthest / slope, slope) | {
+    metadata = ranges(2 * farthest / slope, slope) | {
         "name": "cosh",
         # Up to rates and down to thresholds that suit the flat part.
         "peak_value": (
@@ -151,7 +152,7 @@ def cosh(
         "target_loss": 1e-3 * l0 / l1**2,
     }
     noisy = with_gradient_noise(loss, noise)
-    return Problem(_near(start, init_spread), noisy, facts=facts)
+    return Problem(_near(start, init_spread), noisy, metadata=metadata)
 
 
 def _near(start: Number, spread: Number) -> Init:

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from stabjax._train.problem import Problem
 from stabjax.problems.arguments import Number, number, size
 from stabjax.problems.noise import like, with_gradient_noise
-from stabjax.problems.problem import Problem, ranges
+from stabjax.problems.ranges import ranges
 
 
 def quadratic_deep(
@@ -41,7 +42,7 @@ def quadratic_deep(
     Example:
       >>> import stabjax
       >>> problem = stabjax.problems.quadratic_deep()
-      >>> 2 / 60 < problem.facts["stable_rate"] < 2 / 30
+      >>> 2 / 60 < problem.metadata["stable_rate"] < 2 / 30
       True
 
     Source: the problem of this name in Schneider, Balles and Hennig, DeepOBS: a deep
@@ -57,13 +58,13 @@ def quadratic_deep(
     rotation, _ = np.linalg.qr(rng.normal(size=(dim, dim)))
     hessian = np.float32((rotation * eigenvalues) @ rotation.T)
 
-    facts = {
+    metadata = {
         "name": "quadratic_deep",
         "steps": 1000,
         # The noise's part is what 2 % of the largest rate would leave, about.
         "target_loss": 2e-3 * dim * init_scale**2 + 2 * dim * noise**2,
     }
-    return _matrix_bowl(hessian, float(eigenvalues.max()), noise, init_scale, facts)
+    return _matrix_bowl(hessian, float(eigenvalues.max()), noise, init_scale, metadata)
 
 
 def random_quadratic(
@@ -104,7 +105,7 @@ def random_quadratic(
       >>> import jax, jax.numpy as jnp
       >>> import stabjax
       >>> def rate(seed):
-      ...     return stabjax.problems.random_quadratic(seed).facts["stable_rate"]
+      ...     return stabjax.problems.random_quadratic(seed).metadata["stable_rate"]
       >>> rates = jax.vmap(rate)(jnp.arange(100))
       >>> [round(float(f(rates)), 1) for f in (jnp.min, jnp.median, jnp.max)]
       [0.6, 0.8, 0.9]
@@ -129,12 +130,12 @@ def random_quadratic(
     hessian = jnp.einsum("ni,nj->ij", data, data) / examples
     sharpness = jnp.linalg.eigvalsh(hessian)[-1]
     known = sharpness if isinstance(sharpness, jax.core.Tracer) else float(sharpness)
-    facts = {
+    metadata = {
         "name": "random_quadratic",
         "steps": 500,
         "target_loss": 1e-3 * dim * init_scale**2 + 0.1 * dim * noise**2,
     }
-    return _matrix_bowl(hessian, known, noise, init_scale, facts)
+    return _matrix_bowl(hessian, known, noise, init_scale, metadata)
 
 
 def _matrix_bowl(
@@ -142,7 +143,7 @@ def _matrix_bowl(
     sharpness: Number,
     noise: Number,
     init_scale: Number,
-    facts: dict[str, object],
+    metadata: dict[str, object],
 ) -> Problem:
     """The quadratic of a matrix whose largest eigenvalue is ``sharpness``."""
     dim = np.shape(hessian)[0]
@@ -158,5 +159,5 @@ def _matrix_bowl(
 
     norm = sharpness * init_scale * (dim / 10) ** 0.5
     known = {"optimum": 0.0, "minimizer": jnp.zeros(dim)}
-    facts = ranges(2 / sharpness, norm) | known | facts
-    return Problem(init, with_gradient_noise(loss, noise, draw), facts=facts)
+    metadata = ranges(2 / sharpness, norm) | known | metadata
+    return Problem(init, with_gradient_noise(loss, noise, draw), metadata=metadata)

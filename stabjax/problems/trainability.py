@@ -12,9 +12,9 @@ import optax
 from flax import nnx
 from jax.typing import ArrayLike
 
+from stabjax._train.problem import Problem
 from stabjax.problems.arguments import number, size
 from stabjax.problems.networks import supervised
-from stabjax.problems.problem import Problem
 
 # Of a pre-activation z, scaled so that a unit's mean square stays about 1.
 _ACTIVATIONS = MappingProxyType(
@@ -89,7 +89,7 @@ def boundary_mlp(
         first[...] = first[...] + offset
         return params
 
-    facts = {
+    metadata = {
         "name": "boundary_mlp",
         "baseline": float(np.var(targets)),
         "steps": 500,
@@ -98,7 +98,7 @@ def boundary_mlp(
         "peak_value": (1e-3, 1e6),
         "max_norm": (1e-4, 10.0),
     }
-    return Problem(init, problem.loss, problem.evaluate, facts)
+    return Problem(init, problem.loss, problem.evaluate, metadata)
 
 
 class _BoundaryMLP(nnx.Module):

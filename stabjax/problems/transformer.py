@@ -12,9 +12,9 @@ import optax
 from flax import nnx
 from jax.typing import ArrayLike
 
+from stabjax._train.problem import Problem
 from stabjax.problems.arguments import number, size
 from stabjax.problems.networks import correct, init_and_apply, scaled_normal
-from stabjax.problems.problem import Problem
 from stabjax.problems.text import entropy, markov_text
 
 _HEAD = 16  # width of an attention head
@@ -67,8 +67,8 @@ def char_transformer(
     Example:
       >>> import stabjax
       >>> problem = stabjax.problems.char_transformer()
-      >>> facts = problem.facts
-      >>> [round(facts[name], 2) for name in ("baseline", "target_loss")]
+      >>> metadata = problem.metadata
+      >>> [round(metadata[name], 2) for name in ("baseline", "target_loss")]
       [1.97, 1.58]
 
     Source: Vaswani et al., Attention is all you need, 2017, with the norm before each
@@ -102,7 +102,7 @@ def char_transformer(
             "test_accuracy": jnp.mean(correct(logits, wanted)),
         }
 
-    facts = {
+    metadata = {
         "name": "char_transformer",
         "baseline": entropy(written, given=0),
         "target_loss": entropy(written, given=1),
@@ -112,7 +112,7 @@ def char_transformer(
         "max_norm": (0.01, 10.0),
     }
     init = scaled_normal(init, lambda path: init_scale)
-    return Problem(init, loss, evaluate, facts)
+    return Problem(init, loss, evaluate, metadata)
 
 
 _cross_entropy = optax.softmax_cross_entropy_with_integer_labels

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from stabjax._train.problem import Init, Problem
 from stabjax.problems.arguments import number
 from stabjax.problems.noise import like, with_gradient_noise
-from stabjax.problems.problem import Init, Problem, ranges
+from stabjax.problems.ranges import ranges
 
 
 def rosenbrock(
@@ -56,7 +57,7 @@ def rosenbrock(
     half_trace = 1 + 5 * steepness
     sharpness = half_trace + (half_trace**2 - 4 * steepness) ** 0.5
     # The first gradient is (-2.16 b, -0.88 b), but for its small part without b.
-    facts = ranges(2 / sharpness, 2.33 * steepness) | {
+    metadata = ranges(2 / sharpness, 2.33 * steepness) | {
         "name": "rosenbrock",
         "optimum": 0.0,
         "minimizer": jnp.ones(2),
@@ -64,7 +65,7 @@ def rosenbrock(
         "target_loss": 0.1,
     }
     init = _around((-1.2, 1.0), init_spread)
-    return Problem(init, with_gradient_noise(loss, noise), facts=facts)
+    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
 
 
 def beale(noise: ArrayLike = 0.0, init_spread: ArrayLike = 0.1) -> Problem:
@@ -106,7 +107,7 @@ def beale(noise: ArrayLike = 0.0, init_spread: ArrayLike = 0.1) -> Problem:
         )
 
     # The curvature is 2 J'J with the three terms' Jacobian J, at most 48.97979 there.
-    facts = ranges(2 / 48.97979, 90.0) | {
+    metadata = ranges(2 / 48.97979, 90.0) | {
         "name": "beale",
         "optimum": 0.0,
         "minimizer": jnp.array([3.0, 0.5]),
@@ -114,7 +115,7 @@ def beale(noise: ArrayLike = 0.0, init_spread: ArrayLike = 0.1) -> Problem:
         "target_loss": 0.01,
     }
     init = _around((1.0, 1.5), init_spread)
-    return Problem(init, with_gradient_noise(loss, noise), facts=facts)
+    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
 
 
 def branin(noise: ArrayLike = 0.0, init_spread: ArrayLike = 0.1) -> Problem:
@@ -162,7 +163,7 @@ def branin(noise: ArrayLike = 0.0, init_spread: ArrayLike = 0.1) -> Problem:
     wave = 10 * (1 - 1 / (8 * math.pi))
     along, across = 2 * slope**2 + wave, 2.0
     spread = ((along - across) ** 2 + 16 * slope**2) ** 0.5
-    facts = ranges(4 / (along + across + spread), 20.0) | {
+    metadata = ranges(4 / (along + across + spread), 20.0) | {
         "name": "branin",
         "optimum": 1.25 / math.pi,
         "minimizer": jnp.array([math.pi, 2.275]),
@@ -170,7 +171,7 @@ def branin(noise: ArrayLike = 0.0, init_spread: ArrayLike = 0.1) -> Problem:
         "target_loss": 0.41,
     }
     init = _around((2.5, 12.5), init_spread)
-    return Problem(init, with_gradient_noise(loss, noise), facts=facts)
+    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
 
 
 def cliff(
@@ -234,14 +235,14 @@ def cliff(
         wall = like(w, steepness) * _rounded(jnp.maximum(w[0], 0), delta)
         return _rounded(w[0], delta) + wall + _rounded(w[1], jnp.ones_like(delta))
 
-    facts = ranges(width, 10.0) | {
+    metadata = ranges(width, 10.0) | {
         "name": "cliff",
         "optimum": 0.0,
         "minimizer": jnp.zeros(2),
         "steps": 200,
         "target_loss": 0.1,
     }
-    return Problem(init, with_gradient_noise(loss, noise), facts=facts)
+    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
 
 
 def _around(start: tuple[float, float], spread: ArrayLike) -> Init:

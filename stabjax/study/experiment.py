@@ -122,7 +122,9 @@ def _observed(runs: xr.Dataset, plan: Plan) -> xr.Dataset:
     if better:  # the loss, also the final one, is that of a single minibatch
         runs["final_loss"] = runs[better[0]].where(held, np.inf)
         loss = smoothed(loss)
-    runs["steps_to_target"] = steps_to(loss, float(plan.problem.facts["target_loss"]))
+    runs["steps_to_target"] = steps_to(
+        loss, float(plan.problem.metadata["target_loss"])
+    )
     middle = float(runs.threshold[(runs.sizes["threshold"] - 1) // 2])
     runs.attrs |= {**_about(plan), "threshold": middle}
     return _labelled(_with_chosen_curves(runs), plan.methods.clipping.number)
@@ -138,7 +140,7 @@ def _about(plan: Plan) -> dict[str, str | float]:
         "clipping": clipping,
         "schedule": schedule,
         "optimizer": optimizer,
-        "target_loss": float(plan.problem.facts["target_loss"]),
+        "target_loss": float(plan.problem.metadata["target_loss"]),
         "threshold_is_norm": int(plan.methods.clipping.range is None),
     }
 

@@ -191,7 +191,7 @@ def chosen(methods: Methods, problem: Problem) -> Chosen:
     Raises:
       ValueError: if a name is unknown.
     """
-    usual = problem.facts.get("optimizer", optax.sgd)
+    usual = problem.metadata.get("optimizer", optax.sgd)
     given = (methods.clipping, methods.schedule, methods.optimizer or usual)
     clipping, schedule, optimizer = given
     if isinstance(clipping, str):
@@ -202,13 +202,13 @@ def chosen(methods: Methods, problem: Problem) -> Chosen:
         schedule = _known("schedule", schedule, SCHEDULES)
     if isinstance(optimizer, str):
         optimizer = optax_optimizer(optimizer)
-    rates = problem.facts["peak_value"] if optimizer is usual else _OTHER_RATES
+    rates = problem.metadata["peak_value"] if optimizer is usual else _OTHER_RATES
     return Chosen(
         clip,
         schedule,
         optimizer,
         tuple(map(_name, given)),
-        methods.threshold_range or clip.range or problem.facts["max_norm"],
+        methods.threshold_range or clip.range or problem.metadata["max_norm"],
         methods.rate_range or rates,
     )
 
@@ -246,9 +246,9 @@ def check(methods: Methods) -> None:
         ends = getattr(methods, field)
         if ends is not None and not 0 < ends[0] < ends[1] < float("inf"):
             raise ValueError(f"{field} must be 0 < low < high, got {ends}")
-    facts = {"peak_value": _OTHER_RATES, "max_norm": _OTHER_RATES}
+    metadata = {"peak_value": _OTHER_RATES, "max_norm": _OTHER_RATES}
     problem = Problem(
-        lambda key: jnp.ones(2), lambda w, key: jnp.sum(w**2), facts=facts
+        lambda key: jnp.ones(2), lambda w, key: jnp.sum(w**2), metadata=metadata
     )
     found = chosen(methods, problem)
     make = optimizer_of(found, 10)

@@ -35,7 +35,7 @@ ALL = "all"
 USUAL = "the usual optimizer"
 
 _RESERVED = frozenset({"grad_norm", "median_loss", "steps_to_target", "update_norm"})
-_NEEDED = ("max_norm", "peak_value", "steps", "target_loss")  # of the facts
+_NEEDED = ("max_norm", "peak_value", "steps", "target_loss")  # of the metadata
 _LEAST_STEPS = 10  # with a warm-up, and a last tenth
 _START = 3.0  # seconds to compile and draw a problem
 
@@ -120,7 +120,7 @@ def plans(
     """What a study is to train: each problem with each of the methods.
 
     Args:
-      names: of problems, out of `PROBLEMS`, or problems of your own, whose facts name
+      names: of problems, from `PROBLEMS`, or problems of your own with metadata for
         `max_norm`, `peak_value`, `steps` and `target_loss`. "all" takes all of
         `PROBLEMS`; None those of the founding study, or a few of them if `quick`.
       sizes: how many rates, thresholds and seeds, and how many steps; what is None is
@@ -163,7 +163,7 @@ def _plan(
 ) -> Plan:
     _, default = _COSTS.get(name, (_COST, _QUICK if quick else _FULL))
     default = _LARGE_QUICK if quick and default == _LARGE else default
-    default = default._replace(steps=problem.facts["steps"])
+    default = default._replace(steps=problem.metadata["steps"])
     these = chosen(methods, problem)
     asked = _names(methods, these)
     usual = _names(Methods(), chosen(Methods(), problem))
@@ -183,18 +183,18 @@ def _problem(given: str | Problem) -> tuple[str, Problem]:
         if given not in PROBLEMS:
             raise unknown("problem", given, PROBLEMS)
         return given, PROBLEMS[given]()
-    lacking = [name for name in _NEEDED if name not in given.facts]
+    lacking = [name for name in _NEEDED if name not in given.metadata]
     if lacking:
         raise ValueError(
-            f"a problem of a study needs the facts {', '.join(_NEEDED)}; "
-            f"{given.facts.get('name', 'this one')} has no {', '.join(lacking)}"
+            f"a problem of a study needs the metadata {', '.join(_NEEDED)}; "
+            f"{given.metadata.get('name', 'this one')} has no {', '.join(lacking)}"
         )
     if taken := _evaluated(given) & _RESERVED:
         raise ValueError(
             f"evaluate must not return {', '.join(sorted(taken))}: the study has "
             f"variables of these names"
         )
-    return str(given.facts.get("name", "problem")), given
+    return str(given.metadata.get("name", "problem")), given
 
 
 def _evaluated(problem: Problem) -> set[str]:

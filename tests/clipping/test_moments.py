@@ -14,7 +14,7 @@ import pytest
 import stabjax
 
 VECTORS = json.loads(
-    (pathlib.Path(__file__).parent / "vectors" / "clipping.json").read_text()
+    (pathlib.Path(__file__).parents[1] / "vectors" / "clipping.json").read_text()
 )
 # Over 200 steps of rough gradients every number of these matters.
 CASES = {

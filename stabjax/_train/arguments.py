@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from stabjax._sweep.summaries import SUMMARIES
+from stabjax._train.summaries import SUMMARIES
 
 
 def check_lengths(steps: Any, record_every: Any) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -199,7 +200,7 @@ def test_another_value_of_a_static_axis_is_another_program(tmp_path):
     assert_same_bits(stabjax.load(tmp_path), runs)
 
 
-WITHOUT_SIZE = trainings.PROBLEM._replace(evaluate=None)
+WITHOUT_SIZE = replace(trainings.PROBLEM, evaluate=None)
 
 
 def test_labels_of_all_kinds_come_back(tmp_path):

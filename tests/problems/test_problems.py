@@ -1,7 +1,8 @@
-"""Problems: their formulas, and what their facts and docstrings claim."""
+"""Problems: their formulas, and what their metadata and docstrings claim."""
 
 import functools
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -65,22 +66,22 @@ def test_problem_holds_its_fields_and_a_read_only_copy_of_the_facts():
     def loss(w, key):
         return jnp.sum(w)
 
-    facts = {"optimum": 1.0}
-    problem = Problem(lambda key: jnp.ones(2), loss, facts=facts)
-    facts["optimum"] = 2.0
+    metadata = {"optimum": 1.0}
+    problem = Problem(lambda key: jnp.ones(2), loss, metadata=metadata)
+    metadata["optimum"] = 2.0
     assert problem.loss is loss
     assert problem.evaluate is None
-    assert problem.facts == {"optimum": 1.0}
+    assert problem.metadata == {"optimum": 1.0}
     with pytest.raises(TypeError, match="does not support item assignment"):
-        problem.facts["optimum"] = 3.0
+        problem.metadata["optimum"] = 3.0
     with pytest.raises(AttributeError):
         problem.loss = None
-    assert dict(Problem(problem.init, loss).facts) == {}
+    assert dict(Problem(problem.init, loss).metadata) == {}
 
 
 def test_problem_is_a_static_argument_of_jit():
     problem = problems.quadratic()
-    other = problem._replace(facts={"minimizer": jnp.ones(2)})
+    other = replace(problem, metadata={"minimizer": jnp.ones(2)})
     assert problem == other
     assert hash(problem) == hash(other)
     assert problem != problems.quadratic()
@@ -94,7 +95,7 @@ def test_problem_is_a_static_argument_of_jit():
         ((None, abs), "init must be a function, got None"),
         ((abs, 3.0), "loss must be a function, got 3.0"),
         ((abs, abs, {"test": 1}), "evaluate must be a function, got {'test': 1}"),
-        ((abs, abs, None, 5), "facts must be a mapping such as a dict, got 5"),
+        ((abs, abs, None, 5), "metadata must be a mapping such as a dict, got 5"),
     ],
 )
 def test_problem_says_which_field_is_wrong(arguments, message):
@@ -171,7 +172,7 @@ def at_the_minimizers():
     """Loss, gradient and curvatures there, of all problems without their noise."""
 
     def of(problem):
-        w = problem.facts["minimizer"]
+        w = problem.metadata["minimizer"]
 
         def flat(v):
             return problem.loss(v.reshape(w.shape), KEY)
@@ -185,11 +186,13 @@ def at_the_minimizers():
 @pytest.mark.parametrize("name", ANALYTIC)
 def test_optimum_is_the_loss_at_a_stationary_point_that_curves_up(name):
     problem = ANALYTIC[name]()
-    w = problem.facts["minimizer"]
+    w = problem.metadata["minimizer"]
     value, slope, hessian = at_the_minimizers()[name]
-    assert problem.facts["name"] == name
+    assert problem.metadata["name"] == name
     assert jax.eval_shape(problem.init, KEY).shape == w.shape
-    np.testing.assert_allclose(value, problem.facts["optimum"], rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(
+        value, problem.metadata["optimum"], rtol=1e-6, atol=1e-12
+    )
     np.testing.assert_allclose(slope, 0.0, atol=1e-5)
     curvatures = np.linalg.eigvalsh(hessian)
     if name != "quartic":  # which is flat at its minimum
@@ -215,14 +218,14 @@ STABLE = {
 
 def test_stable_rate_is_two_over_the_largest_curvature():
     def of(problem):
-        w = problem.facts["minimizer"]
+        w = problem.metadata["minimizer"]
         loss = jax.hessian(lambda v: problem.loss(v.reshape(w.shape), KEY))
         return loss(w.ravel())
 
     hessians = jax.jit(lambda: jax.tree.map(of, STABLE, is_leaf=is_problem))()
     for name, hessian in hessians.items():
         expected = 2 / np.linalg.eigvalsh(hessian)[-1]
-        rate = STABLE[name].facts["stable_rate"]
+        rate = STABLE[name].metadata["stable_rate"]
         np.testing.assert_allclose(rate, expected, rtol=1e-5, err_msg=name)
 
 
@@ -231,7 +234,7 @@ def test_quadratics_diverge_exactly_above_the_stable_rate(name):
     problem = ANALYTIC[name](curvature=3.0)
     first = problem.loss(problem.init(KEY), KEY)
     for factor, diverges in ((0.98, False), (1.02, True)):
-        path = descend(problem, factor * problem.facts["stable_rate"], 200)
+        path = descend(problem, factor * problem.metadata["stable_rate"], 200)
         assert bool(losses(problem, path)[-1] > first) is diverges
 
 
@@ -258,10 +261,10 @@ def descents():
 
     def of(name):
         problem = ANALYTIC[name]()
-        rate = FRACTIONS[name] * problem.facts["stable_rate"]
+        rate = FRACTIONS[name] * problem.metadata["stable_rate"]
 
         def run(seed):
-            path = descend(problem, rate, problem.facts["steps"], seed=seed)
+            path = descend(problem, rate, problem.metadata["steps"], seed=seed)
             start = problem.init(jax.random.key(seed))
             return problem.loss(start, KEY), problem.loss(path[-1], KEY)
 
@@ -273,7 +276,7 @@ def descents():
 @pytest.mark.parametrize("name", FRACTIONS)
 def test_target_is_reached_in_the_steps_given_at_a_stable_rate(name):
     first, last = descents()[name]
-    target = ANALYTIC[name]().facts["target_loss"]
+    target = ANALYTIC[name]().metadata["target_loss"]
     assert np.all(first > target)
     assert np.all(last <= target)
 
@@ -292,15 +295,15 @@ def first_norms():
 
 @pytest.mark.parametrize("name", ANALYTIC)
 def test_ranges_surround_the_stable_rate_and_the_first_gradient(name):
-    facts = ANALYTIC[name]().facts
-    if "stable_rate" in facts:
-        low, high = facts["peak_value"]
-        assert low == pytest.approx(facts["stable_rate"] / 100)
-        assert high >= facts["stable_rate"] * 99.99
-    optimizer = facts["optimizer"](0.5)
+    metadata = ANALYTIC[name]().metadata
+    if "stable_rate" in metadata:
+        low, high = metadata["peak_value"]
+        assert low == pytest.approx(metadata["stable_rate"] / 100)
+        assert high >= metadata["stable_rate"] * 99.99
+    optimizer = metadata["optimizer"](0.5)
     updates, _ = optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
     np.testing.assert_array_equal(updates, -0.5)
-    low, high = facts["max_norm"]
+    low, high = metadata["max_norm"]
     assert np.all(5 * low < first_norms()[name])
     assert np.all(first_norms()[name] < high)
 
@@ -311,10 +314,10 @@ def test_ranges_surround_both_in_problems_of_other_sizes_too():
         problems.cosh(start=0.5),
         problems.quadratic(dim=2000),
     ):
-        facts = problem.facts
-        assert facts["peak_value"][1] >= 99.99 * facts["stable_rate"]
+        metadata = problem.metadata
+        assert metadata["peak_value"][1] >= 99.99 * metadata["stable_rate"]
         norm = norm_of(jax.grad(problem.loss)(problem.init(KEY), KEY))
-        assert 5 * facts["max_norm"][0] < norm < facts["max_norm"][1]
+        assert 5 * metadata["max_norm"][0] < norm < metadata["max_norm"][1]
 
 
 # What each of them is for
@@ -362,13 +365,13 @@ def test_final_loss_can_be_differentiated_by_the_noise_and_the_curvature():
 
 def test_cliff_catapults_descent_unless_it_is_slow_or_clipped():
     problem = problems.cliff()
-    wall, width = 1000.0, problem.facts["stable_rate"]
+    wall, width = 1000.0, problem.metadata["stable_rate"]
 
     slow = descend(problem, 0.9 * width, 1000)
     assert np.all(slow[:, 0] <= 0)  # never in the wall, at any time
     assert losses(problem, slow)[-1] < 1e-3
 
-    target, steps = problem.facts["target_loss"], problem.facts["steps"]
+    target, steps = problem.metadata["target_loss"], problem.metadata["steps"]
     assert losses(problem, slow)[steps] > target  # but it is too slow
     rate = 0.1
 
@@ -411,11 +414,11 @@ def test_chain_explodes_from_large_weights_and_waits_at_small_ones():
     )
     # From 1.3: the stable rate gets there, a hundred times that is lost.
     problem = problems.deep_linear_chain()
-    rate = problem.facts["peak_value"][1]
+    rate = problem.metadata["peak_value"][1]
     path = losses(problem, descend(problem, rate, 200))
     assert not path[-1] < 0.1
     clipped = descend(problem, rate, 200, max_norm=1.0)
-    assert losses(problem, clipped)[-1] < problem.facts["target_loss"]
+    assert losses(problem, clipped)[-1] < problem.metadata["target_loss"]
 
 
 def test_chain_is_least_curved_at_equal_weights():

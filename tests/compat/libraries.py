@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from test_schedules import curve
+from curves import curve
 
 SETS = 25
 # From 0 past the end of all that `draw` makes.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_schedules import COUNTS, curve
+from curves import COUNTS, curve
 
 import stabjax
 

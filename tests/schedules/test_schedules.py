@@ -7,19 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from curves import COUNTS, curve
 
 import stabjax
 
-COUNTS = np.arange(48, dtype=np.int32)
-
-
-def curve(schedule, counts=COUNTS):
-    """The values at all counts, each seen as a scalar."""
-    return jax.vmap(lambda count: jnp.asarray(schedule(count)))(counts)
-
-
 VECTORS = json.loads(
-    (pathlib.Path(__file__).parent / "vectors" / "optax_schedules.json").read_text()
+    (pathlib.Path(__file__).parents[1] / "vectors" / "optax_schedules.json").read_text()
 )
 KNOTS = {5: 0.5, 8: 0.1, 12: 4.0}
 FROM_VECTORS = {

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_schedules import curve
+from curves import curve
 
 from stabjax.compat import torch as compat
 
 VECTORS = json.loads(
-    (pathlib.Path(__file__).parent / "vectors" / "torch_schedules.json").read_text()
+    (pathlib.Path(__file__).parents[1] / "vectors" / "torch_schedules.json").read_text()
 )
 CYCLE = dict(step_size_up=4, step_size_down=6, gamma=0.97)
 MOMENTA = dict(base_momentum=0.8, max_momentum=0.95)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -25,17 +26,19 @@ INF = np.inf
 SMALL = study.Sizes(rates=3, thresholds=1, seeds=2, steps=20)
 
 
-def mine(**facts):
-    facts = {
+def mine(**metadata):
+    metadata = {
         "name": "mine",
         "steps": 30,
         "target_loss": 0.1,
         "peak_value": (0.01, 1.0),
         "max_norm": (0.1, 10.0),
-        **facts,
+        **metadata,
     }
-    known = {name: value for name, value in facts.items() if value is not None}
-    return Problem(lambda key: jnp.ones(3), lambda w, key: jnp.sum(w**2), facts=known)
+    known = {name: value for name, value in metadata.items() if value is not None}
+    return Problem(
+        lambda key: jnp.ones(3), lambda w, key: jnp.sum(w**2), metadata=known
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +78,11 @@ class TestPlans:
     def test_a_problem_of_ones_own(self):
         [plan] = study.plans([mine()])
         assert (plan.name, plan.sizes.steps) == ("mine", 30)
-        with pytest.raises(ValueError, match="needs the facts .*; mine has no steps"):
+        with pytest.raises(
+            ValueError, match="needs the metadata .*; mine has no steps"
+        ):
             study.plans([mine(steps=None)])
-        spoilt = mine()._replace(evaluate=lambda w, key: {"grad_norm": w[0]})
+        spoilt = replace(mine(), evaluate=lambda w, key: {"grad_norm": w[0]})
         with pytest.raises(ValueError, match="evaluate must not return grad_norm"):
             study.plans([spoilt])
 
@@ -222,8 +227,8 @@ class TestResuming:
         [plan] = study.plans(["quadratic"], SMALL, [methods])
         other = experiment.observe(plan, tmp_path, said.append)
         assert other.attrs["fingerprint"] != first.attrs["fingerprint"]
-        facts = {**plan.problem.facts, "target_loss": 0.5}
-        moved = plan._replace(problem=plan.problem._replace(facts=facts))
+        metadata = {**plan.problem.metadata, "target_loss": 0.5}
+        moved = plan._replace(problem=replace(plan.problem, metadata=metadata))
         assert experiment.observe(moved, tmp_path).attrs["target_loss"] == 0.5
         path.write_bytes(path.read_bytes()[:1000])  # damaged
         anew = experiment.observe(plan, tmp_path, said.append)

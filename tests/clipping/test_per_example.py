@@ -13,7 +13,7 @@ import pytest
 import stabjax
 
 VECTORS = json.loads(
-    (pathlib.Path(__file__).parent / "vectors" / "clipping.json").read_text()
+    (pathlib.Path(__file__).parents[1] / "vectors" / "clipping.json").read_text()
 )
 ROWS = [jnp.array([[0.0, 0, 0], [0, 3, 4], [4, 0, 3], [3, 4, 0]])]
 

@@ -4,7 +4,7 @@ import functools
 import gc
 import io
 import sys
-from typing import Any, NamedTuple
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,7 @@ import pytest
 import stabjax
 from stabjax._sweep import program
 from stabjax._sweep.factories import route
-
-
-class Problem(NamedTuple):
-    init: Any
-    loss: Any
-    evaluate: Any = None
+from stabjax.problems import Problem
 
 
 def square(w, key):
@@ -138,7 +133,7 @@ def test_divergence_is_data_where_the_closed_form_says():
 
 
 def test_everything_may_diverge():
-    problem = SHARED._replace(evaluate=NOISY.evaluate)
+    problem = replace(SHARED, evaluate=NOISY.evaluate)
     runs = run(stabjax.grid(rate=[5.0, 50.0], seed=range(2)), problem, sgd, steps=60)
     assert (runs.status == 1).all()
     assert (runs.final_loss == np.inf).all()
@@ -462,12 +457,12 @@ def test_no_progress_where_there_is_no_terminal(capfd):
         ({"make": lambda rate: rate}, TypeError, "must return an optax.Gradient"),
         ({"problem": lambda: "a"}, TypeError, "problem must return a Problem"),
         (
-            {"problem": QUADRATIC._replace(loss=lambda w, key: w)},
+            {"problem": replace(QUADRATIC, loss=lambda w, key: w)},
             TypeError,
             r"loss must return a floating-point scalar.* shape \(2,\)",
         ),
         (
-            {"problem": QUADRATIC._replace(evaluate=lambda w, key: {"rate": w[0]})},
+            {"problem": replace(QUADRATIC, evaluate=lambda w, key: {"rate": w[0]})},
             ValueError,
             "'rate' is an axis or a dimension",
         ),
@@ -481,7 +476,7 @@ def test_no_progress_where_there_is_no_terminal(capfd):
             "'learning_rate' is an axis or a dimension",
         ),
         (
-            {"problem": QUADRATIC._replace(evaluate=lambda w, key: {"status": w[0]})},
+            {"problem": replace(QUADRATIC, evaluate=lambda w, key: {"status": w[0]})},
             ValueError,
             "two results are called 'status'",
         ),

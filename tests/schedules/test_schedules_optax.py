@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_schedules import COUNTS
+from curves import COUNTS
 
 import stabjax
 

@@ -15,7 +15,7 @@ from models import updates_of as update
 import stabjax
 
 VECTORS = json.loads(
-    (pathlib.Path(__file__).parent / "vectors" / "clipping.json").read_text()
+    (pathlib.Path(__file__).parents[1] / "vectors" / "clipping.json").read_text()
 )
 TREE = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([12.0])}
 ORDERS = (1, 1.5, 3, np.inf)

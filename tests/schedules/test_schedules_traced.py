@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_schedules import COUNTS, curve
+from curves import COUNTS, curve
 
 import stabjax
 

@@ -14,7 +14,7 @@ import pytest
 import stabjax
 
 VECTORS = json.loads(
-    (pathlib.Path(__file__).parent / "vectors" / "clipping.json").read_text()
+    (pathlib.Path(__file__).parents[1] / "vectors" / "clipping.json").read_text()
 )
 DIRECTION = np.array([0.6, 0.8])
 

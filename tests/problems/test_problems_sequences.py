@@ -42,7 +42,7 @@ def test_single_unit_is_the_recursion_and_has_a_wall():
 
     for length in (1, 2, 7):
         short = problems.single_unit_rnn(length=length)
-        assert short.loss(short.facts["minimizer"], KEY) < 1e-12
+        assert short.loss(short.metadata["minimizer"], KEY) < 1e-12
 
     grid = jnp.stack(
         jnp.meshgrid(jnp.linspace(0, 10, 401), jnp.linspace(-6, 2, 401)), -1
@@ -86,7 +86,9 @@ def test_adding_asks_for_the_sum_of_the_two_marked_numbers():
     )
 
     always_one = with_values(start, output_bias=[1.0])
-    np.testing.assert_allclose(loss(always_one), problem.facts["baseline"], rtol=0.05)
+    np.testing.assert_allclose(
+        loss(always_one), problem.metadata["baseline"], rtol=0.05
+    )
 
     # What adds exactly: the first unit less the second is the number if it is marked,
     # since without a mark both are -1; the third sums up what they were a step before.
@@ -204,13 +206,13 @@ def test_transformer_reads_a_file_and_knows_its_baselines(tmp_path):
     path = tmp_path / "book.txt"
     path.write_text("hällo wörld " * 50, encoding="utf-8")
     problem = problems.char_transformer(text=path, context=8)
-    assert problem.facts["baseline"] == entropy("hällo wörld " * 50, given=0)
-    assert problem.facts["target_loss"] < problem.facts["baseline"]
+    assert problem.metadata["baseline"] == entropy("hällo wörld " * 50, given=0)
+    assert problem.metadata["target_loss"] < problem.metadata["baseline"]
     shapes = jax.eval_shape(problem.init, KEY)
     assert shapes["character"]["kernel"].shape == (len(set("hällo wörld ")), 32)
     path.write_text("hällo wörld " * 50, encoding="utf-8-sig")  # with a mark in front
     marked = problems.char_transformer(text=path, context=8)
-    assert marked.facts["baseline"] == problem.facts["baseline"]
+    assert marked.metadata["baseline"] == problem.metadata["baseline"]
 
     with pytest.raises(ValueError, match=r"pathlib.Path\('.*book.txt'\), got the name"):
         problems.char_transformer(text=str(path))

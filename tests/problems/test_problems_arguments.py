@@ -12,7 +12,7 @@ import pytest
 from stabjax import problems
 
 KEY = jax.random.key(0)
-DOCS = pathlib.Path(__file__).parents[1] / "docs"
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
 # What is said in words alone.
 PROSE = {"bracket_text", "copy_text", "digits_cnn", "temporal_order"}
 # Every number of every problem, each with two values.
@@ -90,10 +90,10 @@ def test_every_number_can_be_traced(name):
         problem = getattr(problems, name)(**arguments)
         w = problem.init(KEY)
         value, gradient = jax.value_and_grad(problem.loss)(w, KEY)
-        facts = {
-            k: v for k, v in problem.facts.items() if k not in ("name", "optimizer")
+        metadata = {
+            k: v for k, v in problem.metadata.items() if k not in ("name", "optimizer")
         }
-        return w, value, gradient, facts
+        return w, value, gradient, metadata
 
     arrays = {k: jnp.array(v, jnp.float32) for k, v in NUMBERS[name].items()}
     traced = jax.jit(jax.vmap(outcome))(arrays)
@@ -110,7 +110,7 @@ def test_every_number_can_be_traced(name):
 def test_concrete_arrays_and_integers_are_numbers_too():
     for value in (3, np.float64(3), np.int32(3), np.array(3.0), jnp.array(3)):
         problem = problems.quadratic(curvature=value)
-        assert problem.facts["stable_rate"] == 2 / 3
+        assert problem.metadata["stable_rate"] == 2 / 3
         assert problem.loss(jnp.ones(2), KEY) == 3.0
     traced = jax.jit(lambda c: problems.quadratic(c).loss(jnp.ones(2), KEY))
     assert traced(jnp.array(3)) == 3.0
@@ -147,7 +147,7 @@ def test_loss_keeps_the_dtype_of_the_weights(name):
             "condition_number must be finite and at least 1, got 0.5",
         ),
         (
-            lambda: jax.vmap(lambda c: problems.quadratic(c).facts["optimum"])(
+            lambda: jax.vmap(lambda c: problems.quadratic(c).metadata["optimum"])(
                 jnp.ones((2, 3))
             ),
             TypeError,
@@ -178,7 +178,7 @@ def test_bad_arguments_are_named(make, error, message):
 
 def test_products_too_large_for_a_float_have_no_stable_rate():
     for make in (problems.tied_product, problems.deep_linear_chain):
-        assert make(1.3, depth=5000).facts["stable_rate"] == 0
+        assert make(1.3, depth=5000).metadata["stable_rate"] == 0
 
 
 def test_traced_arguments_out_of_range_become_nan():
@@ -196,17 +196,17 @@ def test_every_problem_knows_its_facts_and_its_source():
         assert "Source: " in make.__doc__
         if name.endswith("_text"):
             continue
-        facts = make().facts
-        assert facts["name"] == name
-        assert ("optimum" in facts) == ("minimizer" in facts)
-        best = facts.get("optimum", 0.0)
-        assert best < facts["target_loss"] < facts.get("baseline", math.inf)
-        for low, high in (facts["peak_value"], facts["max_norm"]):
+        metadata = make().metadata
+        assert metadata["name"] == name
+        assert ("optimum" in metadata) == ("minimizer" in metadata)
+        best = metadata.get("optimum", 0.0)
+        assert best < metadata["target_loss"] < metadata.get("baseline", math.inf)
+        for low, high in (metadata["peak_value"], metadata["max_norm"]):
             assert 0 < low < high < math.inf
-        assert isinstance(facts["steps"], int)
-        assert callable(facts["optimizer"])
-        if "optimum" not in facts:
-            assert facts["baseline"] > 0
+        assert isinstance(metadata["steps"], int)
+        assert callable(metadata["optimizer"])
+        if "optimum" not in metadata:
+            assert metadata["baseline"] > 0
 
 
 def test_every_problem_is_in_the_catalogue_with_a_picture():

@@ -6,14 +6,14 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from test_schedules import curve
+from curves import curve
 
 from stabjax.compat import timm
 from stabjax.compat.huggingface import get_scheduler
 
 VECTORS = json.loads(
     (
-        pathlib.Path(__file__).parent / "vectors" / "huggingface_schedules.json"
+        pathlib.Path(__file__).parents[1] / "vectors" / "huggingface_schedules.json"
     ).read_text()
 )
 PHASES = ("linear", "cosine", "1-sqrt")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +11,17 @@ import optax
 from jax import lax
 
 from stabjax._metrics import metrics
-from stabjax._sweep.arguments import (
+from stabjax._train.arguments import (
     check_divergence_factor,
     check_evaluations,
     check_lengths,
     check_summaries,
 )
-from stabjax._sweep.summaries import Summary, summaries_of, updated
+from stabjax._train.problem import Problem
+from stabjax._train.summaries import Summary, summaries_of, updated
 
 DIVERGENCE_FACTOR = 1e3
 _EVALUATION = 2**31 - 1  # no small number: those are what users fold and split by
-
-
-class Problem(Protocol):
-    """What can be trained; `evaluate(params, key) -> dict` is optional."""
-
-    @property
-    def init(self) -> Callable[[jax.Array], Any]: ...  # noqa: D102
-
-    @property
-    def loss(self) -> Callable[[Any, jax.Array], jax.Array]: ...  # noqa: D102
 
 
 class TrainResult(NamedTuple):

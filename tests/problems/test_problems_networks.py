@@ -50,7 +50,7 @@ def test_supervised_is_the_mean_loss_of_the_module(kind):
     params = problem.init(KEY)
     expected = np.mean(CROSS_ENTROPY(outputs_of(kind, params, X), Y))
     np.testing.assert_allclose(problem.loss(params, KEY), expected, rtol=1e-6)
-    assert dict(problem.facts) == {}
+    assert dict(problem.metadata) == {}
     results = problem.evaluate(params, KEY)
     assert list(results) == ["train_loss"]
     np.testing.assert_allclose(results["train_loss"], expected, rtol=1e-6)
@@ -261,7 +261,7 @@ def test_digits_are_split_as_documented():
     assert test.sum() == 449
     shares = np.bincount(labels[~test]) / np.sum(~test)
     guess = -np.mean(np.log(shares)[labels[~test]])
-    assert problem.facts["baseline"] == pytest.approx(guess)
+    assert problem.metadata["baseline"] == pytest.approx(guess)
     results = jax.jit(problem.evaluate)(params, KEY)
     assert results["test_accuracy"] == pytest.approx(right[test].mean())
     assert results["train_accuracy"] == pytest.approx(right[~test].mean())
@@ -269,7 +269,7 @@ def test_digits_are_split_as_documented():
 
 def test_digits_train_to_their_target_and_leave_above_the_stable_rate():
     problem = problems.digits_mlp()
-    steps = problem.facts["steps"]
+    steps = problem.metadata["steps"]
 
     def train(rate):
         def step(params, t):
@@ -281,11 +281,11 @@ def test_digits_train_to_their_target_and_leave_above_the_stable_rate():
         params, norms = jax.lax.scan(step, problem.init(KEY), jnp.arange(steps))
         return problem.evaluate(params, KEY), norms[0]
 
-    rates = problem.facts["stable_rate"] * jnp.array([1 / 3, 1.0, 3.0])
+    rates = problem.metadata["stable_rate"] * jnp.array([1 / 3, 1.0, 3.0])
     results, first_norms = jax.jit(jax.vmap(train))(rates)
-    low, high = problem.facts["max_norm"]
+    low, high = problem.metadata["max_norm"]
     assert 5 * low < first_norms[0] < high
-    target = problem.facts["target_loss"]
+    target = problem.metadata["target_loss"]
     np.testing.assert_array_equal(results["train_loss"] < target, [True, True, False])
     assert np.all(results["test_accuracy"][:2] > 0.95)
     assert results["test_accuracy"][2] < 0.5

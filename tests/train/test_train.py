@@ -1,6 +1,7 @@
 """One training: against a plain loop, closed forms, and what is said of divergence."""
 
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,7 @@ import optax
 import pytest
 
 import stabjax
-
-
-class Problem(NamedTuple):
-    init: Any
-    loss: Any
-    evaluate: Any = None
+from stabjax.problems import Problem
 
 
 def square(w, key):
@@ -189,7 +185,7 @@ def test_evaluation_of_a_diverged_training_is_infinite_where_it_is_not_finite():
     def evaluate(w, key):
         return {"overflow": jnp.exp(abs(w).max()) - jnp.inf, "share": (w > 0).mean()}
 
-    problem = QUADRATIC._replace(evaluate=evaluate)
+    problem = replace(QUADRATIC, evaluate=evaluate)
     run = jax.vmap(lambda rate: sgd(problem, rate, 9))(jnp.array([0.1, 3.0]))
     np.testing.assert_array_equal(run.status, [0, 1])
     np.testing.assert_array_equal(run.evaluation["overflow"], [-np.inf, np.inf])
@@ -370,15 +366,27 @@ def test_bad_arguments(arguments, error, message):
     ("problem", "message"),
     [
         (
-            QUADRATIC._replace(loss=lambda w, key: w),
+            replace(QUADRATIC, loss=lambda w, key: w),
             r"of shape \(2,\) and type float32",
         ),
-        (QUADRATIC._replace(loss=lambda w, key: w.sum() > 0), "and type bool"),
-        (QUADRATIC._replace(loss=lambda w, key: (w.sum(), w)), "got a tuple"),
-        (QUADRATIC._replace(init=lambda key: [1, 2.0]), r"got int32 at params\[0\]"),
-        (QUADRATIC._replace(evaluate=square), "evaluate must return a dict of scalars"),
         (
-            QUADRATIC._replace(evaluate=lambda w, key: {"w": w}),
+            replace(QUADRATIC, loss=lambda w, key: w.sum() > 0),
+            "and type bool",
+        ),
+        (
+            replace(QUADRATIC, loss=lambda w, key: (w.sum(), w)),
+            "got a tuple",
+        ),
+        (
+            replace(QUADRATIC, init=lambda key: [1, 2.0]),
+            r"got int32 at params\[0\]",
+        ),
+        (
+            replace(QUADRATIC, evaluate=square),
+            "evaluate must return a dict of scalars",
+        ),
+        (
+            replace(QUADRATIC, evaluate=lambda w, key: {"w": w}),
             r"evaluate must return a dict of scalars, got \{'w': \(2,\)\}",
         ),
     ],

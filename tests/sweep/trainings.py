@@ -1,7 +1,6 @@
 """A sweep that other processes can import: small, noisy, with some divergence."""
 
 import pathlib
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +8,9 @@ import numpy as np
 import optax
 
 import stabjax
+from stabjax.problems import Problem
 
 STEPS, WIDTH = 20, 4
-
-
-class Problem(NamedTuple):
-    init: Any
-    loss: Any
-    evaluate: Any = None
 
 
 def start(key):

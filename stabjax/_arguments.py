@@ -1,0 +1,180 @@
+"""One way to check an argument: its type, its range, and the message if it fails.
+
+A concrete value out of range raises. A traced one cannot, so the result of the check is
+a traced boolean, and :func:`nan_unless` lets it show as NaN.
+"""
+
+import functools
+import math
+import operator
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stabjax._types import Number
+
+_INT32 = np.iinfo(np.int32)
+
+
+class _Range(NamedTuple):
+    low: float
+    high: float
+    low_allowed: bool
+    high_allowed: bool
+
+    def contains(self, value: Any) -> Any:
+        """Whether a value, or each element of an array, is in the range; NaN never."""
+        above = value >= self.low if self.low_allowed else value > self.low
+        below = value <= self.high if self.high_allowed else value < self.high
+        return above & below
+
+
+def check(name: str, value: Number, allowed: str) -> bool | jax.Array:
+    """Returns whether a number is in a range; raises if it is concrete and is not.
+
+    Args:
+      name: the argument's name, for the message.
+      value: a number or an array, concrete or traced.
+      allowed: the range as documentation and message spell it: `"> 0"`, `">= 0"`,
+        `"< 0"`, `"<= 1"`, or `"in [0, 1)"`.
+    """
+    bounds = _range(allowed)
+    if not is_concrete(value):
+        good: jax.Array = bounds.contains(value)
+        return good
+    if not np.all(bounds.contains(np.asarray(as_number(name, value), float))):
+        raise ValueError(f"{name} must be {allowed}, got {value!r}.")
+    return True
+
+
+def as_number(name: str, value: object) -> jax.Array | float:
+    """Returns a number to compute with: a Python number, or a float or int32 array.
+
+    Python and NumPy scalars become Python numbers, whose arithmetic is float64; those
+    beyond int32 become floats. Unsigned and short integers become int32, as
+    `count - start` is below 0 before the start; half precision becomes float32.
+
+    Raises:
+      TypeError: the value is a bool, a text, None, complex, or not a number at all.
+    """
+    if isinstance(value, jax.Array):
+        return _as_wide_array(name, value)
+    array = _as_numpy(name, value)
+    if array.ndim == 0:
+        whole = np.issubdtype(array.dtype, np.integer)
+        return _as_python_int(int(array)) if whole else float(array)
+    if np.issubdtype(array.dtype, np.integer):
+        fits = array.size == 0 or (
+            array.min() >= _INT32.min and array.max() <= _INT32.max
+        )
+        return jnp.asarray(array.astype(np.int32 if fits else np.float64))
+    return _as_wide_array(name, jnp.asarray(array))
+
+
+def as_integer(name: str, value: object, allowed: str = ">= 1") -> int:
+    """Returns a static integer as a Python int.
+
+    Raises:
+      TypeError: the value is not an integer known while tracing.
+      ValueError: it is out of range.
+    """
+    try:
+        if isinstance(value, bool | np.bool_ | jax.core.Tracer):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]  # raises TypeError
+    except TypeError:
+        raise TypeError(
+            f"{name} must be an integer {allowed}, known before tracing, got {value!r}."
+        ) from None
+    if not _range(allowed).contains(number):
+        raise ValueError(f"{name} must be an integer {allowed}, got {value!r}.")
+    return number
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raises a ValueError unless the value is one of the choices."""
+    if not any(value is choice or value == choice for choice in choices):
+        *first, last = map(repr, choices)
+        listed = f"{', '.join(first)} or {last}" if first else last
+        raise ValueError(f"{name} must be {listed}, got {value!r}.")
+
+
+def is_concrete(*values: object) -> bool:
+    """Returns whether the values can be looked at now: none is a tracer."""
+    return not any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def select(condition: bool | jax.Array, x: Number, y: Number) -> Number:
+    """Returns `x if condition else y`, also for arrays and tracers.
+
+    A concrete condition picks the object itself, so that Python numbers keep their
+    float64 arithmetic.
+    """
+    if isinstance(condition, bool | np.bool_):
+        return x if condition else y
+    return jnp.where(condition, x, y)
+
+
+def nan_unless(good: bool | jax.Array, value: Number) -> Number:
+    """Returns the value, or NaN where a traced argument is out of range."""
+    return select(good, value, jnp.nan)
+
+
+def _as_python_int(value: int) -> int | float:
+    return value if _INT32.min <= value <= _INT32.max else float(value)
+
+
+def _as_numpy(name: str, value: object) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        array = np.asarray(None)
+    number = jnp.issubdtype(array.dtype, np.integer) or (
+        jnp.issubdtype(array.dtype, np.floating)
+    )
+    if isinstance(value, int) and not isinstance(value, bool):
+        number = True  # NumPy holds one beyond uint64 as an object
+    if not number:
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+    return array
+
+
+def _as_wide_array(name: str, array: jax.Array) -> jax.Array:
+    dtype = array.dtype
+    if jnp.issubdtype(dtype, np.floating):
+        return array.astype(jnp.float32) if dtype.itemsize < 4 else array
+    if not jnp.issubdtype(dtype, np.integer):
+        raise TypeError(f"{name} must be a number, got an array of {dtype}.")
+    if dtype.itemsize < 4:
+        return array.astype(jnp.int32)
+    if jnp.issubdtype(dtype, np.unsignedinteger):
+        return _as_signed(array)
+    return array
+
+
+def _as_signed(array: jax.Array) -> jax.Array:
+    """Unsigned integers in a type that can be below zero and holds their values."""
+    if jax.config.read("jax_enable_x64"):
+        return jnp.minimum(array, np.iinfo(np.int64).max).astype(jnp.int64)
+    if is_concrete(array) and not np.any(np.asarray(array) > _INT32.max):
+        return array.astype(jnp.int32)
+    return array.astype(jnp.float32)
+
+
+@functools.cache
+def _range(allowed: str) -> _Range:
+    """The range that a text such as `"> 0"` or `"in [0, 1)"` spells."""
+    if match := re.fullmatch(r"(>=?|<=?) (\S+)", allowed):
+        bound, closed = float(match[2]), match[1].endswith("=")
+        if match[1][0] == ">":
+            return _Range(bound, math.inf, closed, True)
+        return _Range(-math.inf, bound, True, closed)
+    match = re.fullmatch(r"in ([\[(])(\S+), (\S+)([\])])", allowed)
+    if match is None:
+        raise ValueError(f"allowed must be a range such as '> 0', got {allowed!r}.")
+    low, high = float(match[2]), float(match[3])
+    return _Range(low, high, match[1] == "[", match[4] == "]")
