@@ -33,7 +33,14 @@ class Dimension:
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """The product of its dimensions; trials are counted with the last one fastest."""
+    """What varies in a sweep: the product of its dimensions.
+
+    `grid`, `zipped` and `sample` make one, and `*` combines two. Its trials are counted
+    with the last dimension fastest, and `len` is their number.
+
+    Attributes:
+      dimensions: one for each dimension of the sweep's result, with the axes along it.
+    """
 
     dimensions: tuple[Dimension, ...]
 

@@ -56,7 +56,7 @@ def load(store: str | os.PathLike[str]) -> xr.Dataset:
       ...     return optax.sgd(rate)
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     _ = stabjax.sweep(problem, make_optimizer, space, steps=99, store=folder)
-      ...     runs = stabjax.load(folder)
+      ...     runs = stabjax.runs.load(folder)
       >>> print(runs.status.values)
       [0 1]
     """

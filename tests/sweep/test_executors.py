@@ -34,7 +34,7 @@ def threads():
 def test_threads(alone, threads, tmp_path):
     runs = run(executor=threads, store=tmp_path)
     assert_same_bits(runs, alone)
-    assert_same_bits(stabjax.load(tmp_path), alone)
+    assert_same_bits(stabjax.runs.load(tmp_path), alone)
 
 
 def test_programs_of_static_values_are_all_sent(threads):

@@ -110,7 +110,7 @@ def test_killed_and_resumed(tmp_path, kills):
         forking.stdin.close()
     assert len(chunk_files(store)) == 200
     with jax.numpy_dtype_promotion("standard"):
-        assert_same_bits(stabjax.load(store), trainings.run(space=SPACE))
+        assert_same_bits(stabjax.runs.load(store), trainings.run(space=SPACE))
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ def test_processes_of_jax_distributed_share_a_store(tmp_path):
     assert min(seen) >= 28  # of 60 trials; whoever comes last sees them all
     assert len(chunk_files(tmp_path)) == 15
     with jax.numpy_dtype_promotion("standard"):
-        assert_same_bits(stabjax.load(tmp_path), trainings.run())
+        assert_same_bits(stabjax.runs.load(tmp_path), trainings.run())
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def kept(tmp_path):
 def test_a_store_changes_nothing(uninterrupted, tmp_path):
     runs = run(store=tmp_path / "a")
     assert_same_bits(runs, uninterrupted)
-    loaded = stabjax.load(str(tmp_path / "a"))
+    loaded = stabjax.runs.load(str(tmp_path / "a"))
     assert_same_bits(loaded, uninterrupted)
     for name in ("problem", "optimizer", "steps", "chunk_size", "jax"):
         assert loaded.attrs[name] == uninterrupted.attrs[name]
@@ -72,7 +72,7 @@ def test_the_same_call_runs_exactly_the_holes(uninterrupted, kept):
     for number in (2, 7):
         (kept / "chunks" / f"{number:06d}.npz").unlink()
     before = chunk_files(kept)
-    partly = stabjax.load(kept)
+    partly = stabjax.runs.load(kept)
     assert int((partly.status == -1).sum()) == 2 * trainings.WIDTH
     holes = partly.status == -1
     np.testing.assert_array_equal(partly.final_loss.isnull(), holes)
@@ -88,10 +88,10 @@ def test_the_same_call_runs_exactly_the_holes(uninterrupted, kept):
 
 def test_recordings_are_kept_too(tmp_path):
     runs = run(store=tmp_path, record_every=7)
-    assert_same_bits(stabjax.load(tmp_path), runs)
+    assert_same_bits(stabjax.runs.load(tmp_path), runs)
     assert runs.loss.sizes["step"] == 3
     (tmp_path / "chunks" / "000004.npz").unlink()
-    partly = stabjax.load(tmp_path)
+    partly = stabjax.runs.load(tmp_path)
     holes = partly.status == -1
     for name in ("loss", "clip_grad_norm", "clip_clipped"):  # the last is a yes or no
         missing = partly[name].isnull()
@@ -120,7 +120,7 @@ def test_damage_is_found_and_run_again(uninterrupted, kept):
     files[6].write_bytes(files[5].read_bytes())  # a chunk of other trials
     damaged = {files[i].name for i in (1, 3, 4, 6)}
     with pytest.warns(RuntimeWarning, match="is damaged .* 4 trials") as caught:
-        partly = stabjax.load(kept)
+        partly = stabjax.runs.load(kept)
     assert len(caught) == 4
     assert "000006.npz is damaged (it is of another sweep)" in str(caught[3].message)
     assert int((partly.status == -1).sum()) == 16
@@ -128,7 +128,7 @@ def test_damage_is_found_and_run_again(uninterrupted, kept):
     with pytest.warns(RuntimeWarning, match="is damaged"):
         runs = run(store=kept)
     assert_same_bits(runs, uninterrupted)
-    assert_same_bits(stabjax.load(kept), uninterrupted)
+    assert_same_bits(stabjax.runs.load(kept), uninterrupted)
     after = chunk_files(kept)
     assert {name for name in after if after[name] != before[name]} == damaged
 
@@ -138,13 +138,13 @@ def test_no_flipped_bit_is_taken_for_a_result(kept):
     content = file.read_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected = stabjax.load(kept)
+        expected = stabjax.runs.load(kept)
         rng = np.random.default_rng(0)
         for position in rng.integers(0, len(content), 60):
             flipped = bytearray(content)
             flipped[position] ^= 1 << int(rng.integers(8))
             file.write_bytes(flipped)
-            found = stabjax.load(kept)
+            found = stabjax.runs.load(kept)
             run = found.status != -1
             assert int(run.sum()) in (60, 56)
             for name in ("final_loss", "diverged_at", "size"):
@@ -163,7 +163,7 @@ def test_more_seeds_and_a_finer_axis_reuse_the_store(kept):
     assert {name: after[name] for name in before} == before
     trained = (len(wider) - len(space())) / trainings.WIDTH
     assert trained <= len(after) - len(before) <= trained + 4  # some are not full
-    loaded = stabjax.load(kept)
+    loaded = stabjax.runs.load(kept)
     np.testing.assert_array_equal(loaded.rate, rates)
     assert_same_bits(loaded.transpose(*wider_dims(wider)), run(space=wider))
 
@@ -197,7 +197,7 @@ def test_another_value_of_a_static_axis_is_another_program(tmp_path):
     after = chunk_files(tmp_path)
     assert (len(before), len(after)) == (2, 4)
     assert {name: after[name] for name in before} == before
-    assert_same_bits(stabjax.load(tmp_path), runs)
+    assert_same_bits(stabjax.runs.load(tmp_path), runs)
 
 
 WITHOUT_SIZE = replace(trainings.PROBLEM, evaluate=None)
@@ -213,7 +213,7 @@ def test_labels_of_all_kinds_come_back(tmp_path):
     numbers = stabjax.grid(rate=np.float32([0.1, 0.2]), seed=np.int8([3, 1]))
     both = type(axes)((*axes.dimensions, *numbers.dimensions))
     runs = run(make_optimizer=make, space=both, store=tmp_path, steps=2)
-    loaded = stabjax.load(tmp_path)
+    loaded = stabjax.runs.load(tmp_path)
     assert_same_bits(loaded, runs)
     assert loaded.optimizer.values.tolist() == ["clipped"]
     assert loaded["sizes"].values.tolist() == ["[1]", "[2]"]
@@ -241,7 +241,7 @@ def test_a_store_of_wide_numbers_is_read_without_them(tmp_path):
         space = stabjax.grid(rate=[1e-300, 0.1], max_norm=[1e300])
         runs = run(space=space, store=tmp_path, steps=2, problem=WITHOUT_SIZE)
     assert runs.final_loss.dtype == np.float64
-    assert_same_bits(stabjax.load(tmp_path), runs)
+    assert_same_bits(stabjax.runs.load(tmp_path), runs)
 
 
 def other_optimizer(rate, max_norm):
@@ -307,7 +307,7 @@ def test_a_store_of_a_newer_version(kept):
     with pytest.raises(ValueError, match=r"written by stabjax 3\.1\.4.*upgrade"):
         run(store=kept)
     with pytest.raises(ValueError, match=r"written by stabjax 3\.1\.4.*upgrade"):
-        stabjax.load(kept)
+        stabjax.runs.load(kept)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}'])
@@ -319,7 +319,7 @@ def test_a_damaged_spec(kept, text):
 
 def test_no_store(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no store at"):
-        stabjax.load(tmp_path / "nothing")
+        stabjax.runs.load(tmp_path / "nothing")
 
 
 def test_a_place_that_cannot_be_written_to(tmp_path):
@@ -395,7 +395,7 @@ def test_parts_share_a_store_without_a_word(uninterrupted, tmp_path):
     run(store=tmp_path, part=(2, 3))
     last = run(store=tmp_path, part=(1, 3))
     assert_same_bits(last, uninterrupted)
-    assert_same_bits(stabjax.load(tmp_path), uninterrupted)
+    assert_same_bits(stabjax.runs.load(tmp_path), uninterrupted)
 
 
 @pytest.mark.parametrize(

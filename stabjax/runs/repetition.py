@@ -13,10 +13,10 @@ from stabjax._sweep.axes import static
 from stabjax._sweep.chunks import points
 from stabjax._sweep.factories import route
 from stabjax._sweep.program import Settings, compiled_for
-from stabjax._sweep.runs import hyperparameters
 from stabjax._sweep.space import Space, grid
 from stabjax._train.problem import Problem
 from stabjax._train.trial import TrainResult, train
+from stabjax.runs.points import hyperparameters
 
 
 def rerun(
@@ -56,7 +56,7 @@ def rerun(
       >>> space = stabjax.grid(rate=[0.1, 1.5], seed=range(4))
       >>> runs = stabjax.sweep(problem, make_optimizer, space, steps=20)
       >>> trial = runs.sel(rate=1.5, seed=3)
-      >>> run = stabjax.rerun(problem, make_optimizer, trial)
+      >>> run = stabjax.runs.rerun(problem, make_optimizer, trial)
       >>> run.loss.shape, int(run.diverged_at) == int(trial.diverged_at)
       ((20,), True)
     """
