@@ -26,13 +26,13 @@ import os, sys, warnings
 import trainings
 from stabjax._sweep import devices
 
-start = devices.Batches.start
+start = devices.start
 
-def logged(batches, chunks):
-    os.write(log, b"".join(b"%d\\n" % chunk.number for chunk in chunks))
-    return start(batches, chunks)
+def logged(program, count, batch, inputs):
+    os.write(log, b"".join(b"%d\\n" % chunk.number for chunk in batch))
+    return start(program, count, batch, inputs)
 
-devices.Batches.start = logged
+devices.start = logged
 for line in sys.stdin:
     store, log_file = line.split()
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

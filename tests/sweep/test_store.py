@@ -18,7 +18,7 @@ import trainings
 from trainings import assert_same_bits, chunk_files, make_optimizer, run, space
 
 import stabjax
-from stabjax._sweep import job
+from stabjax._sweep import planning
 from stabjax._sweep import store as stores
 
 
@@ -64,8 +64,8 @@ def test_a_source_file_that_was_changed_since_does_no_harm(tmp_path):
     page.write_text('```python\nf = 1\n``` and "it\n')
     space = {}
     exec(compile("\n\ndef f():\n    pass\n", str(page), "exec"), space)
-    assert "pass" not in (job._source(space["f"]) or "")
-    assert "def make_optimizer" in job._source(make_optimizer)
+    assert "pass" not in (planning._source(space["f"]) or "")
+    assert "def make_optimizer" in planning._source(make_optimizer)
 
 
 def test_the_same_call_runs_exactly_the_holes(uninterrupted, kept):
@@ -302,7 +302,7 @@ def test_how_xla_compiles_is_a_part_of_the_sweep(kept, monkeypatch):
 
 def test_a_store_of_a_newer_version(kept):
     spec = json.loads((kept / "spec.json").read_text())
-    spec["format"], spec["about"]["stabjax"] = 2, "3.1.4"
+    spec["format"], spec["about"]["stabjax"] = 99, "3.1.4"
     (kept / "spec.json").write_text(json.dumps(spec))
     with pytest.raises(ValueError, match=r"written by stabjax 3\.1\.4.*upgrade"):
         run(store=kept)
@@ -359,7 +359,7 @@ def test_a_finished_store_may_be_read_only(uninterrupted, kept, monkeypatch):
 @pytest.mark.usefixtures("keyboard")
 def test_ctrl_c_keeps_the_chunks_in_hand(uninterrupted, tmp_path, monkeypatch, capfd):
     """With one device and two batches ahead: the third result comes with two more."""
-    write, written = stores.write_chunk, []
+    write, written = stores.Store.write_chunk, []
 
     def interrupted(*args):
         write(*args)
@@ -368,7 +368,7 @@ def test_ctrl_c_keeps_the_chunks_in_hand(uninterrupted, tmp_path, monkeypatch, c
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr("stabjax._sweep.engine.write_chunk", interrupted)
+        patch.setattr(stores.Store, "write_chunk", interrupted)
         with pytest.raises(KeyboardInterrupt, match="20 of 60 trials .* same call"):
             run(store=tmp_path)
     assert "Ctrl-C again stops at once" in capfd.readouterr().err

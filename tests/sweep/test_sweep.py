@@ -13,8 +13,10 @@ import optax
 import pytest
 
 import stabjax
-from stabjax._sweep import program
+from stabjax._sweep import compiler, memory
 from stabjax._sweep.factories import route
+from stabjax._sweep.program import Program
+from stabjax._sweep.settings import Settings
 from stabjax.problems import Problem
 
 
@@ -205,17 +207,17 @@ def test_a_setting_of_jax_is_a_program_of_its_own():
 
 def test_programs_are_forgotten_with_the_functions_they_came_from():
     gc.collect()
-    before = len(program._remembered)
+    before = len(memory.remembered)
 
     def make(rate):
         return optax.sgd(rate)
 
     problem = Problem(QUADRATIC.init, lambda w, key: jnp.sum(w * w))
     run(stabjax.grid(rate=[0.1]), problem, make)
-    assert len(program._remembered) > before
+    assert len(memory.remembered) > before
     del make
     gc.collect()
-    assert len(program._remembered) == before
+    assert len(memory.remembered) == before
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 64])
@@ -388,12 +390,12 @@ def test_attributes_are_scalars_and_text(runs):
     ("parameters", "width"), [(2, 4096), (10, 1024), (100, 128), (2410, 32), (0, 4096)]
 )
 def test_automatic_widths(parameters, width):
-    assert program.auto_width(parameters, jax.devices()[0]) == width
+    assert compiler.auto_width(parameters, jax.devices()[0]) == width
 
 
 @pytest.mark.parametrize("memory", [2**24, 2**28, 2**31])
 def test_automatic_widths_fit_into_a_gigabyte(memory):
-    width = program.auto_width(2, jax.devices()[0], memory)
+    width = compiler.auto_width(2, jax.devices()[0], memory)
     assert width == max(1, 2**30 // memory)
 
 
@@ -403,9 +405,8 @@ def test_the_memory_of_a_trial_is_known_before_it_is_compiled():
         return jnp.sum(jnp.outer(w, jnp.ones(2**20)) ** 2)
 
     factories = route(Problem(QUADRATIC.init, loss), sgd, ["rate"])
-    settings = program.Settings(10, None, 1e3)
     numbers = {"rate": np.dtype(np.float32)}
-    memory = program.Trials(factories, {}, numbers, settings).shapes().memory
+    _, memory, _ = Program(factories, {}, numbers, Settings(10)).shapes()
     assert 2 <= memory / 2**23 <= 20  # a few arrays of eight megabytes, whatever steps
 
 
