@@ -5,7 +5,11 @@ import io
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
+import threading
+import time
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -18,7 +22,7 @@ import trainings
 from trainings import assert_same_bits, chunk_files, make_optimizer, run, space
 
 import stabjax
-from stabjax._sweep import planning
+from stabjax._sweep import lock, planning
 from stabjax._sweep import store as stores
 
 
@@ -409,3 +413,121 @@ def test_parts_share_a_store_without_a_word(uninterrupted, tmp_path):
 def test_bad_parts(arguments, message):
     with pytest.raises(ValueError, match=message):
         run(**arguments)
+
+
+def failing_above(limit):
+    """An optimizer whose host callback raises for large rates, while it runs."""
+
+    def make(rate):
+        def on_host(value):
+            if value > limit:
+                raise ValueError("boom")
+            return np.float32(value)
+
+        def update(updates, state, params=None):
+            del params
+            shape = jax.ShapeDtypeStruct((), np.float32)
+            found = jax.pure_callback(on_host, shape, rate, vmap_method="sequential")
+            return -found * updates, state
+
+        return optax.GradientTransformation(lambda w: optax.EmptyState(), update)
+
+    return make
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("at", range(4))
+def test_what_is_finished_when_a_chunk_fails_is_kept(tmp_path, at):
+    rates = [0.1, 0.2, 0.3, 0.4]
+    rates[at] = 0.9
+    call = {
+        "space": stabjax.grid(rate=rates),
+        "problem": WITHOUT_SIZE,
+        "chunk_size": 1,
+        "steps": 5,
+        "store": tmp_path,
+    }
+    with pytest.raises(jax.errors.JaxRuntimeError, match="boom"):
+        run(make_optimizer=failing_above(0.5), **call)
+    kept = {int(name[:6]) for name in chunk_files(tmp_path)}
+    assert kept >= set(range(at))  # and those behind it that were running
+    assert at not in kept
+
+
+def test_a_lost_spec_is_written_again(uninterrupted, kept):
+    before = chunk_files(kept)
+    text = (kept / "spec.json").read_text()
+    (kept / "spec.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no store"):
+        stabjax.runs.load(kept)
+    assert_same_bits(run(store=kept), uninterrupted)
+    assert (kept / "spec.json").read_text() == text
+    assert chunk_files(kept) == before
+    assert_same_bits(stabjax.runs.load(kept), uninterrupted)
+
+
+@pytest.mark.parametrize("seeds", [3, 6], ids=["the same", "more"])
+def test_two_jobs_that_start_together(uninterrupted, tmp_path, monkeypatch, seeds):
+    """Another job makes the store after this one has found none."""
+    write, calls = stores.Store.write_plan, []
+
+    def late(store, plan):
+        calls.append(None)
+        if len(calls) == 1:
+            run(store=tmp_path, space=space(seeds=3))
+        return write(store, plan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.Store, "write_plan", late)
+        runs = run(store=tmp_path, space=space(seeds=seeds))
+    assert_same_bits(runs, run(space=space(seeds=seeds)))
+    assert_same_bits(runs.sel(seed=range(3)), uninterrupted)
+    assert_same_bits(stabjax.runs.load(tmp_path), runs)
+
+
+def test_a_job_with_fewer_values_does_not_take_over_a_store(tmp_path, monkeypatch):
+    write, calls = stores.Store.write_plan, []
+
+    def late(store, plan):
+        calls.append(None)
+        if len(calls) == 1:
+            run(store=tmp_path, space=space(seeds=3))
+        return write(store, plan)
+
+    monkeypatch.setattr(stores.Store, "write_plan", late)
+    with pytest.raises(ValueError, match="seed lacks 2 here, which the store holds"):
+        run(store=tmp_path, space=space(seeds=2))
+    assert (stabjax.runs.load(tmp_path).status != -1).all()
+
+
+def test_a_lock_is_waited_for_and_outlives_nobody(tmp_path):
+    path = tmp_path / ".spec.lock"
+    order = []
+
+    def hold(name):
+        with lock.locked(path):
+            order.append(name)
+            time.sleep(0.05)
+            order.append(name)
+
+    threads = [threading.Thread(target=hold, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order[::2] == order[1::2]
+    assert not path.exists()
+
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    owners = (
+        json.dumps({"host": socket.gethostname(), "process": done.pid}),
+        json.dumps({"host": "elsewhere", "process": 1}),
+        "",
+    )
+    for number, owner in enumerate(owners):
+        path.write_text(owner)
+        if number:  # no process to ask about: only its age tells
+            os.utime(path, (0, 0))
+        hold(5)
+        assert not path.exists()
