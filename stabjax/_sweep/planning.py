@@ -18,6 +18,7 @@ import stabjax
 from stabjax._sweep.axes import OF_WHAT_WAS_TRAINED
 from stabjax._sweep.compiler import auto_width, jax_config, no_mesh
 from stabjax._sweep.factories import is_problem, name_of, route
+from stabjax._sweep.memory import Memory
 from stabjax._sweep.place import Place, place_of
 from stabjax._sweep.plan import Group, Plan, widths
 from stabjax._sweep.program import STATE, Program
@@ -47,8 +48,9 @@ def planned(
         raise (store.refused([str(error)]) if store else error) from error
     dtypes = {name: values.dtype for name, values in kept.numbers().items()}
     programs, groups = [], []
+    memory = Memory(factories.functions())
     for statics, trials in kept.groups():
-        program = Program(factories, statics, dtypes, settings)
+        program = Program(factories, statics, dtypes, settings, memory)
         variables = program.shapes()[2]
         labels = labels_of(kept, int(trials[0]))
         known = group_like(held, labels) if held else None

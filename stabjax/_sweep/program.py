@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.compiler import compiled_for, cpu_options, memory_of
 from stabjax._sweep.factories import Factories
-from stabjax._sweep.memory import remember
+from stabjax._sweep.memory import Memory
 from stabjax._sweep.settings import Settings
 from stabjax._train.trial import (
     Rules,
@@ -44,7 +44,9 @@ class Program:
         statics: Mapping[str, Any],
         numbers: Mapping[str, np.dtype[Any]],
         settings: Settings,
+        memory: Memory | None = None,
     ) -> None:
+        self._memory = memory or Memory(factories.functions())
         self._given = factories, statics, numbers, settings
         self.settings = settings
         self._key = (
@@ -84,8 +86,7 @@ class Program:
             count = sum(leaf.size for leaf in jax.tree.leaves(params))
             return count, memory_of(traced.jaxpr.jaxpr), variables
 
-        owners = self._given[0].functions()
-        return remember(owners, (self._key, "shapes"), make)
+        return self._memory.recall((self._key, "shapes"), make)
 
     def fingerprint(self, width: int, shared_seed: bool) -> str:
         """Returns the SHA-256 of the program of a chunk, with all that it holds.
@@ -123,7 +124,7 @@ class Program:
             return compiled_for(jax.jit(chunks).trace(*arguments), devices[0])
 
         key = (self._key, "program", width, shared_seed, *devices)
-        return remember(self._given[0].functions(), key, make)
+        return self._memory.recall(key, make)
 
     def _made(self, values: Mapping[str, Any]) -> tuple[Any, Any, jax.Array]:
         """The problem, the optimizer and the key of a trial."""
