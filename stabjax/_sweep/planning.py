@@ -25,6 +25,7 @@ from stabjax._sweep.program import STATE, Program
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
 from stabjax._sweep.spec import differences, group_like, ordered, to_text
+from stabjax._sweep.tracing import explained
 
 
 def planned(
@@ -46,12 +47,17 @@ def planned(
         kept, sizes, order = ordered(space, held)
     except ValueError as error:
         raise (store.refused([str(error)]) if store else error) from error
-    dtypes = {name: values.dtype for name, values in kept.numbers().items()}
+    numbers = kept.numbers()
+    dtypes = {name: values.dtype for name, values in numbers.items()}
     programs, groups = [], []
     memory = Memory(factories.functions())
     for statics, trials in kept.groups():
         program = Program(factories, statics, dtypes, settings, memory)
-        variables = program.shapes()[2]
+        try:
+            variables = program.shapes()[2]
+        except Exception as error:
+            given = factories, statics, numbers, settings
+            raise explained(error, *given) from error.__cause__ or error
         labels = labels_of(kept, int(trials[0]))
         known = group_like(held, labels) if held else None
         if known:
