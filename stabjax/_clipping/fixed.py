@@ -20,7 +20,7 @@ from stabjax._clipping.threshold import (
     shrinkage,
     shrunk,
 )
-from stabjax._metrics import Told
+from stabjax._metrics import Report
 from stabjax._norms import (
     AxisName,
     ScaledNorm,
@@ -126,15 +126,15 @@ def clip_by_global_norm(
         *_, by = measured(updates, limit)
         return jax.tree.map(lambda g: shrunk(g, by), updates), by.exceeded
 
-    def tell(updates: optax.Updates, limit: ArrayLike) -> Told:
+    def report(updates: optax.Updates, limit: ArrayLike) -> Report:
         norm, largest, by = measured(updates, limit)
         after = jnp.where(by.exceeded, largest, norm.product * by.factor)
-        return Told(norm.product, after, by.exceeded)
+        return Report(norm.product, after, by.exceeded)
 
     return bounded_by(
         max_norm,
         bound,
-        tell if order == 2 and axis_name is None else None,
+        report if order == 2 and axis_name is None else None,
         name="clip_by_global_norm",
         argument="max_norm",
     )
