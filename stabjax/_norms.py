@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +108,7 @@ def scaled_norm(
     """The norm of a whole tree as value and unit; see :func:`global_norm`."""
     leaves = jax.tree.leaves(tree)
     dtype = norm_dtype(leaves)
-    leaves = [leaf for leaf in leaves if jnp.size(leaf)]
+    leaves = [leaf for leaf in leaves if not is_float0(leaf) and jnp.size(leaf)]
     if not leaves:
         return ScaledNorm(jnp.zeros((), dtype), jnp.ones((), dtype))
 
@@ -141,11 +141,21 @@ def as_scaled(norm: jax.Array) -> ScaledNorm:
     return ScaledNorm(norm * k, 1 / k)
 
 
-def norm_dtype(leaves: Sequence[ArrayLike]) -> Any:
-    """The dtype of a tree's statistics: float64 if a leaf has it, or else float32."""
+def norm_dtype(leaves: Sequence[object]) -> np.dtype:
+    """The dtype of a tree's statistics: float64 if a leaf has it, or else float32.
+
+    Leaves may be arrays, Python numbers or `jax.ShapeDtypeStruct`.
+    """
     double = (jnp.float64, jnp.complex128)
-    found = any(jnp.asarray(leaf).dtype in double for leaf in leaves)
-    return jnp.float64 if found else jnp.float32
+    found = any(
+        jnp.result_type(leaf) in double for leaf in leaves if not is_float0(leaf)
+    )
+    return np.dtype(np.float64 if found else np.float32)
+
+
+def is_float0(leaf: object) -> TypeGuard[jax.Array]:
+    """Whether a leaf is the gradient of an integer parameter, which holds no number."""
+    return getattr(leaf, "dtype", None) == jax.dtypes.float0
 
 
 def widened(x: ArrayLike, dtype: Any) -> jax.Array:

@@ -13,6 +13,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import stabjax
+from stabjax._norms import norm_dtype, scaled_norm
+from stabjax._scaling import apply_factor, clip_factor, multiply
 
 ORDERS = (1, 1.5, 2, 3, 300, np.inf)
 MAGNITUDES = {
@@ -258,3 +260,28 @@ def test_a_traced_order_raises():
 def test_orders_of_numpy():
     for two in (2.0, np.int64(2), np.float32(2)):
         assert stabjax.global_norm([3.0, 4.0], two) == 5
+
+
+def test_leaves_without_numbers_count_for_nothing_and_pass_unchanged():
+    grads = jax.grad(lambda p: jnp.sum(p["w"] ** 2), allow_int=True)(
+        {"w": jnp.array([1.5, 2.0]), "n": jnp.arange(3)}
+    )
+    assert float(stabjax.global_norm(grads)) == 5.0
+    factor = clip_factor(scaled_norm(grads), jnp.float32(1.0))
+    for changed in (apply_factor(grads["n"], factor), multiply(grads["n"], 0.5)):
+        assert (changed.dtype, changed.shape) == (jax.dtypes.float0, (3,))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32, jnp.complex64, jnp.int8])
+def test_the_dtype_of_statistics_comes_from_shapes_and_python_numbers(dtype):
+    assert norm_dtype([jax.ShapeDtypeStruct((2, 3), dtype), 1.0, 2]) == jnp.float32
+
+
+@pytest.mark.parametrize("scale", [0.3, 1e30, jnp.float16(0.3), jnp.asarray(0.3)])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_products_with_a_scalar_are_taken_in_float32(dtype, scale):
+    x = jnp.linspace(-2, 2, 5, dtype=dtype)
+    product = multiply(x, scale)
+    right = np.asarray(x, np.float32) * np.asarray(scale, np.float32)
+    assert product.dtype == dtype
+    np.testing.assert_array_equal(product, jnp.asarray(right).astype(dtype))

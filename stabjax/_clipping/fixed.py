@@ -10,16 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from stabjax._clipping.threshold import (
-    Shrinkage,
-    Threshold,
-    bounded_by,
-    cast_back,
-    map_bounded,
-    scalar,
-    shrinkage,
-    shrunk,
-)
+from stabjax._clipping.threshold import Threshold, bounded_by, map_bounded
 from stabjax._metrics import Told
 from stabjax._norms import (
     AxisName,
@@ -28,6 +19,7 @@ from stabjax._norms import (
     norm_dtype,
     scaled_norm,
 )
+from stabjax._scaling import ClipFactor, apply_factor, as_scalar, cast_back, clip_factor
 
 
 def clip(max_delta: Threshold) -> optax.GradientTransformation:
@@ -114,21 +106,21 @@ def clip_by_global_norm(
 
     def measured(
         updates: optax.Updates, limit: ArrayLike
-    ) -> tuple[ScaledNorm, jax.Array, Shrinkage]:
+    ) -> tuple[ScaledNorm, jax.Array, ClipFactor]:
         norm = scaled_norm(updates, order, axis_name=axis_name)
-        largest = scalar("max_norm", limit, norm.value.dtype)
-        return norm, largest, shrinkage(norm, largest)
+        largest = as_scalar("max_norm", limit, norm.value.dtype)
+        return norm, largest, clip_factor(norm, largest)
 
     def bound(
         updates: optax.Updates, params: optax.Params | None, limit: ArrayLike
     ) -> tuple[optax.Updates, jax.Array]:
         del params
         *_, by = measured(updates, limit)
-        return jax.tree.map(lambda g: shrunk(g, by), updates), by.exceeded
+        return jax.tree.map(lambda g: apply_factor(g, by), updates), by.exceeded
 
     def tell(updates: optax.Updates, limit: ArrayLike) -> Told:
         norm, largest, by = measured(updates, limit)
-        after = jnp.where(by.exceeded, largest, norm.product * by.factor)
+        after = jnp.where(by.exceeded, largest, norm.product * by.first)
         return Told(norm.product, after, by.exceeded)
 
     return bounded_by(
@@ -231,9 +223,9 @@ def _clip_blocks(
 
     def bound_block(g: ArrayLike, limit: ArrayLike) -> tuple[jax.Array, jax.Array]:
         norm = scaled_norm(g)
-        bound = scalar(argument, limit, norm.value.dtype) * norm_of_one(g)
-        by = shrinkage(norm, bound)
-        return shrunk(g, by), by.exceeded
+        bound = as_scalar(argument, limit, norm.value.dtype) * norm_of_one(g)
+        by = clip_factor(norm, bound)
+        return apply_factor(g, by), by.exceeded
 
     def bound(
         updates: optax.Updates, params: optax.Params | None, limit: ArrayLike

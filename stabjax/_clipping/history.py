@@ -9,9 +9,15 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from stabjax._clipping.threshold import Shrinkage, ratio, scalar, shrinkage, shrunk
 from stabjax._metrics import count_clip
 from stabjax._norms import ScaledNorm, norm_dtype, scaled_norm
+from stabjax._scaling import (
+    ClipFactor,
+    apply_factor,
+    as_scalar,
+    clip_factor,
+    safe_ratio,
+)
 
 # (norms, statistics of the norms before) -> (limits, statistics with these norms); all
 # arrays have one entry for each norm along axis 0.
@@ -72,7 +78,7 @@ def bounded_by_history(
             statistics,
             state.statistics,
         )
-        by = shrinkage(scaled, limits.astype(scaled.value.dtype))
+        by = clip_factor(scaled, limits.astype(scaled.value.dtype))
         steps, clips, fraction = count_clip(
             state.history_step, state.clip_count, jnp.any(by.exceeded)
         )
@@ -110,14 +116,14 @@ def scalars(numbers: Mapping[str, ArrayLike], dtype: Any) -> list[jax.Array]:
     """Numbers as scalars of the statistics' dtype, none inf: times zero it is NaN."""
     largest = np.finfo(dtype).max
     return [
-        jnp.minimum(scalar(name, number, dtype), largest)
+        jnp.minimum(as_scalar(name, number, dtype), largest)
         for name, number in numbers.items()
     ]
 
 
 def softened(limit: jax.Array, norms: jax.Array, eps: float) -> jax.Array:
     """The limit that gives the factor limit / (norm + eps) of many authors."""
-    return limit * ratio(norms, norms + eps) if eps else limit
+    return limit * safe_ratio(norms, norms + eps) if eps else limit
 
 
 def _norms_of(updates: optax.Updates, per_leaf: bool) -> ScaledNorm:
@@ -132,10 +138,12 @@ def _norms_of(updates: optax.Updates, per_leaf: bool) -> ScaledNorm:
     return ScaledNorm(jnp.concatenate(values), jnp.concatenate(units))
 
 
-def _all_shrunk(updates: optax.Updates, by: Shrinkage, per_leaf: bool) -> optax.Updates:
+def _all_shrunk(
+    updates: optax.Updates, by: ClipFactor, per_leaf: bool
+) -> optax.Updates:
     leaves, structure = jax.tree.flatten(updates)
     bounded = [
-        shrunk(leaf, Shrinkage(*(part[i if per_leaf else 0] for part in by)))
+        apply_factor(leaf, ClipFactor(*(part[i if per_leaf else 0] for part in by)))
         for i, leaf in enumerate(leaves)
     ]
     return jax.tree.unflatten(structure, bounded)

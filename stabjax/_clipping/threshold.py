@@ -1,19 +1,16 @@
-"""A threshold: a number, an array, a tracer, a schedule or a tree; and shrinking."""
+"""A threshold: a number, an array, a tracer, a schedule or a tree."""
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from jax.typing import ArrayLike
 
 from stabjax._metrics import Telling, Told, count_clip
-from stabjax._norms import ScaledNorm
 
 # Any: a tree of numbers, which is a prefix of that of the updates.
 Threshold = ArrayLike | Callable[[ArrayLike], ArrayLike] | Any
@@ -167,72 +164,3 @@ def check_between(argument: str, value: ArrayLike, least: float, most: float) ->
     array = _number(argument, value, "a number or an array")
     if not np.all((least <= array) & (array <= most)):
         raise ValueError(f"{argument} must be from {least} to {most}, got {value}")
-
-
-def scalar(argument: str, value: ArrayLike, dtype: Any) -> jax.Array:
-    """A threshold as a scalar of the dtype of the statistics."""
-    array = jnp.asarray(value)
-    if array.size != 1:
-        raise ValueError(
-            f"{argument} must be a single number, got an array of shape {array.shape}"
-        )
-    return array.reshape(()).astype(dtype)
-
-
-class Shrinkage(NamedTuple):
-    """min(1, limit / norm), as a product of two factors that are applied in turn."""
-
-    factor: jax.Array
-    scale: jax.Array  # 1, unless the product alone would underflow
-    exceeded: jax.Array  # whether the norm is finite and above the limit
-
-
-# Jitted, for otherwise each call outside of `jit` would run some thirty programs.
-@partial(jax.jit, inline=True)
-def shrinkage(norm: ScaledNorm, limit: jax.Array) -> Shrinkage:
-    """What multiplies entries of a given norm so that their norm is at most `limit`.
-
-    Exactly 1 up to the limit. A non-finite norm, and a negative limit, give NaN. All is
-    decided among scalars: a product with one scalar fuses into the loops that follow,
-    where a selection among entries does not.
-    """
-    valid = jnp.isfinite(norm.value) & (limit >= 0)
-    k = 1 / norm.unit
-    exceeded = valid & (norm.value > limit * k)
-    value = jnp.where(exceeded, norm.value, 1)
-    # limit / norm, with the power of two k where every step keeps in range. One
-    # division only: XLA turns a / b / c into a / (b c), and b c may overflow.
-    ratio = limit * jnp.maximum(k, 1) / value * jnp.minimum(k, 1)
-    # Where that is too small for the dtype: 1 / norm, and then the limit, each of them
-    # moved away from the ends of its range (a norm may exceed the largest number).
-    apart = 2.0**24
-    whole = (ratio >= np.finfo(norm.value.dtype).tiny) | (limit == 0)
-    inverse = apart * k / value
-    factor = jnp.where(exceeded, jnp.where(whole, ratio, inverse), 1)
-    return Shrinkage(
-        factor=jnp.where(valid, factor, jnp.nan),
-        scale=jnp.where(exceeded & ~whole, limit / apart, 1),
-        exceeded=exceeded,
-    )
-
-
-@partial(jax.jit, inline=True)
-def shrunk(x: ArrayLike, by: Shrinkage) -> jax.Array:
-    """An array times both factors, in their dtype, cast back to its own."""
-    x = jnp.asarray(x)
-    if jnp.iscomplexobj(x):
-        return lax.complex(shrunk(x.real, by), shrunk(x.imag, by))
-    return cast_back(x.astype(by.factor.dtype) * by.factor * by.scale, x.dtype)
-
-
-def ratio(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a / b of positive numbers; its derivative, which takes 1 / b^2, is in range."""
-    exponent = np.finfo(b.dtype).maxexp
-    far, up = 2.0 ** (exponent // 4), 2.0 ** (5 * exponent // 8)
-    k = jnp.where(b > far, 1 / up, jnp.where(b < 1 / far, up, jnp.ones_like(b)))
-    return (a * k) / (b * k)
-
-
-def cast_back(wide: jax.Array, dtype: Any) -> jax.Array:
-    """A bounded array in the dtype it had; one of integers stays wide."""
-    return wide.astype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else wide

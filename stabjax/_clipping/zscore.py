@@ -16,8 +16,9 @@ from stabjax._clipping.history import (
     scalars,
     softened,
 )
-from stabjax._clipping.threshold import check_between, ratio
+from stabjax._clipping.threshold import check_between
 from stabjax._norms import unit_norms
+from stabjax._scaling import safe_ratio
 
 
 class ZClipStatistics(NamedTuple):
@@ -163,7 +164,7 @@ def _spike_bound(
     if mode == "mean":
         return spike, mean
     # z^2 std over the z-score, in an order in which no square is taken.
-    excess = z * std * ratio(least, jnp.where(spike, deviation, 1))
+    excess = z * std * safe_ratio(least, jnp.where(spike, deviation, 1))
     return spike, clip_factor * (mean + excess)
 
 
@@ -193,7 +194,7 @@ def _rescaled(
 ) -> ZClipStatistics:
     """Where a streak lasted its least norm is the mean, and the deviation grows too."""
     some = lasted & (past.zclip_mean > 0)
-    factor = ratio(least, jnp.where(some, past.zclip_mean, 1))
+    factor = safe_ratio(least, jnp.where(some, past.zclip_mean, 1))
     return entered._replace(
         zclip_mean=jnp.where(some, least, entered.zclip_mean),
         zclip_std=jnp.where(some, past.zclip_std * factor, entered.zclip_std),
