@@ -157,8 +157,8 @@ def averaging(
         clipped = finite & clipped
         count, new_clips, fraction = count_clip(before, clips, clipped)
         counts = jnp.where(finite, count, before), jnp.where(finite, new_clips, clips)
-        grad_norm = norm.product.astype(seen[f"{name}/grad_norm"].dtype)
-        fraction = jnp.where(finite, fraction, seen[f"{name}/clip_fraction"])
+        grad_norm = norm.product.astype(seen[f"{name}:grad_norm"].dtype)
+        fraction = jnp.where(finite, fraction, seen[f"{name}:clip_fraction"])
         seen = _metrics(name, grad_norm, clipped, fraction)
         return _spoiled(updates, ~finite), state_type(*counts, *averages, seen)
 
@@ -175,7 +175,7 @@ def _metrics(
     name: str, grad_norm: jax.Array, clipped: jax.Array, fraction: jax.Array
 ) -> dict[str, jax.Array]:
     return {
-        f"{name}/grad_norm": grad_norm,
-        f"{name}/clipped": clipped,
-        f"{name}/clip_fraction": fraction,
+        f"{name}:grad_norm": grad_norm,
+        f"{name}:clipped": clipped,
+        f"{name}:clip_fraction": fraction,
     }

@@ -11,7 +11,7 @@ import optax
 from jax.typing import ArrayLike
 
 from stabjax._clipping.threshold import Threshold, bounded_by, map_bounded
-from stabjax._metrics import Told
+from stabjax._metrics import Report
 from stabjax._norms import (
     AxisName,
     ScaledNorm,
@@ -118,15 +118,15 @@ def clip_by_global_norm(
         *_, by = measured(updates, limit)
         return jax.tree.map(lambda g: apply_factor(g, by), updates), by.exceeded
 
-    def tell(updates: optax.Updates, limit: ArrayLike) -> Told:
+    def report(updates: optax.Updates, limit: ArrayLike) -> Report:
         norm, largest, by = measured(updates, limit)
         after = jnp.where(by.exceeded, largest, norm.product * by.first)
-        return Told(norm.product, after, by.exceeded)
+        return Report(norm.product, after, by.exceeded)
 
     return bounded_by(
         max_norm,
         bound,
-        tell if order == 2 and axis_name is None else None,
+        report if order == 2 and axis_name is None else None,
         name="clip_by_global_norm",
         argument="max_norm",
     )

@@ -67,7 +67,7 @@ def bounded_by_history(
     ) -> tuple[optax.Updates, HistoryClipState]:
         del params
         scaled = _norms_of(updates, per_leaf)
-        norms = scaled.product.astype(state.metrics[f"{name}/grad_norm"].dtype)
+        norms = scaled.product.astype(state.metrics[f"{name}:grad_norm"].dtype)
         # Entries may be finite where their norm is not: it is then as large as can be.
         largest = jnp.minimum(norms, np.finfo(norms.dtype).max)
         known = jnp.where(jnp.isfinite(scaled.value), largest, jnp.nan)
@@ -164,10 +164,10 @@ def _seen(
 ) -> dict[str, jax.Array]:
     total = scaled_norm(norms).product.astype(norms.dtype) if per_leaf else norms[0]
     seen = {
-        f"{name}/grad_norm": total,
-        f"{name}/clipped": jnp.any(exceeded),
-        f"{name}/clip_fraction": fraction,
+        f"{name}:grad_norm": total,
+        f"{name}:clipped": jnp.any(exceeded),
+        f"{name}:clip_fraction": fraction,
     }
     if per_leaf:
-        return seen | {f"{name}/clipped_leaves": jnp.sum(exceeded, dtype=jnp.int32)}
-    return seen | {f"{name}/threshold": limits[0].astype(norms.dtype)}
+        return seen | {f"{name}:clipped_leaves": jnp.sum(exceeded, dtype=jnp.int32)}
+    return seen | {f"{name}:threshold": limits[0].astype(norms.dtype)}

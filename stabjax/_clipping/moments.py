@@ -150,7 +150,7 @@ def reset_moments(
     inner = optax.with_extra_args_support(inner)
 
     def seen(age: jax.Array) -> dict[str, jax.Array]:
-        return {"reset_moments/age": age}
+        return {"reset_moments:age": age}
 
     def init_fn(params: optax.Params) -> ResetMomentsState:
         step, age = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)

@@ -158,7 +158,7 @@ def differentially_private_aggregate(
     name = "differentially_private_aggregate"
 
     def seen(fraction: jax.Array) -> dict[str, jax.Array]:
-        return {f"{name}/clip_fraction": fraction}
+        return {f"{name}:clip_fraction": fraction}
 
     def init_fn(params: optax.Params) -> DifferentiallyPrivateAggregateState:
         del params
@@ -252,8 +252,8 @@ def adaptive_quantile_clip(
 
     def seen(norm: jax.Array, fraction: jax.Array) -> dict[str, jax.Array]:
         return {
-            f"{name}/max_norm": norm,
-            f"{name}/clip_fraction": fraction,
+            f"{name}:max_norm": norm,
+            f"{name}:clip_fraction": fraction,
         }
 
     def init_fn(params: optax.Params) -> AdaptiveQuantileClipState:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from stabjax._metrics import Telling, Told, count_clip
+from stabjax._metrics import Report, ReportingTransformation, count_clip
 
 # Any: a tree of numbers, which is a prefix of that of the updates.
 Threshold = ArrayLike | Callable[[ArrayLike], ArrayLike] | Any
@@ -22,7 +22,7 @@ Bound = Callable[
 
 
 # (updates, limit) -> what the bound does to them
-Tell = Callable[[optax.Updates, ArrayLike], Told]
+Reporter = Callable[[optax.Updates, ArrayLike], Report]
 
 
 class ScheduledClipState(NamedTuple):
@@ -36,7 +36,7 @@ class ScheduledClipState(NamedTuple):
 def bounded_by(
     threshold: Threshold,
     bound: Bound,
-    tell: Tell | None = None,
+    report: Reporter | None = None,
     *,
     name: str,
     argument: str,
@@ -45,7 +45,7 @@ def bounded_by(
 
     A constant keeps no state; a schedule keeps its count, and publishes metrics. A tree
     of constants bounds each of its groups by itself. Where it is known what
-    a constant does, the transformation tells it.
+    a constant does, the transformation reports it.
     """
     if callable(threshold):
         return _scheduled(threshold, bound, name, argument)
@@ -53,7 +53,7 @@ def bounded_by(
     if groups.num_leaves and not jax.tree_util.treedef_is_leaf(groups):
         for limit in jax.tree.leaves(threshold):
             check_between(argument, limit, 0, math.inf)
-        bound, tell = _by_group(bound, groups, argument), None
+        bound, report = _by_group(bound, groups, argument), None
         limit = threshold
     else:
         limit = check_threshold(argument, threshold)
@@ -65,10 +65,10 @@ def bounded_by(
     ) -> tuple[optax.Updates, optax.OptState]:
         return bound(updates, params, limit)[0], state
 
-    if tell is None:
+    if report is None:
         return optax.GradientTransformation(optax.init_empty_state, update_fn)
-    made = Telling(optax.init_empty_state, update_fn)
-    made.tell = lambda updates: tell(updates, limit)
+    made = ReportingTransformation(optax.init_empty_state, update_fn)
+    made.report = lambda updates: report(updates, limit)
     return made
 
 
@@ -115,9 +115,9 @@ def _scheduled(
         limit: ArrayLike, clipped: ArrayLike, fraction: ArrayLike
     ) -> dict[str, jax.Array]:
         return {
-            f"{name}/{argument}": jnp.asarray(limit, jnp.float32),
-            f"{name}/clipped": jnp.asarray(clipped, bool),
-            f"{name}/clip_fraction": jnp.asarray(fraction, jnp.float32),
+            f"{name}:{argument}": jnp.asarray(limit, jnp.float32),
+            f"{name}:clipped": jnp.asarray(clipped, bool),
+            f"{name}:clip_fraction": jnp.asarray(fraction, jnp.float32),
         }
 
     def init_fn(params: optax.Params) -> ScheduledClipState:

@@ -134,7 +134,7 @@ def check_vector(name, outs, state):
             scale = scale * np.where(scale < 1, (norms + 1e-6) / (norms + 1e-8), 1)
         close(outs / norms, scale)
     if name.startswith(("autoclip", "bnb")):
-        threshold = state.metrics["clip_by_percentile/threshold"]
+        threshold = state.metrics["clip_by_percentile:threshold"]
         close(threshold, vector["thr" if "thr" in vector else "clip"])
     if "eff" in vector:
         close(outs[:, 0], vector["eff"])
