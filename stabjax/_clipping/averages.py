@@ -66,7 +66,7 @@ def quotient(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 def zero_moments(params: optax.Params) -> optax.Params:
     """Returns zeros like each leaf, sharded like it, in the dtype of its statistics."""
 
-    def zeros(path: jax.tree_util.KeyPath, leaf: Number) -> jax.Array:
+    def zeros(path: tuple[object, ...], leaf: Number) -> jax.Array:
         dtype = jnp.result_type(leaf)
         if jnp.issubdtype(dtype, jnp.complexfloating):
             place = f"params{jax.tree_util.keystr(path)}"

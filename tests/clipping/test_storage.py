@@ -1,4 +1,4 @@
-"""Every state through every common form of a checkpoint, every method through pickle."""
+"""Every state through each common form of checkpoint, every method through pickle."""
 
 import chex
 import cloudpickle
@@ -15,15 +15,11 @@ PARAMS = {"w": jnp.ones((2, 3)), "layers": [jnp.ones(()), jnp.ones(4)]}
 GRADS = jax.tree.map(lambda p: 0.5 * p, PARAMS)
 
 
-def flattened(state):
-    """As a flat dict of arrays with paths for names, such as safetensors holds."""
+def through_flat_dict(state, like, folder):
+    """Of arrays with paths for names, such as safetensors holds."""
     nested = serialization.to_state_dict(state)
     flat = traverse_util.flatten_dict(nested, sep="/", keep_empty_nodes=True)
-    return {name: leaf for name, leaf in flat.items()}
-
-
-def through_flat_dict(state, like, folder):
-    nested = traverse_util.unflatten_dict(flattened(state), sep="/")
+    nested = traverse_util.unflatten_dict(flat, sep="/")
     return serialization.from_state_dict(like, nested)
 
 
