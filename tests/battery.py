@@ -156,7 +156,7 @@ TRANSFORMATIONS = [
     Transformation(
         "clip_update_norm",
         functools.partial(stabjax.clip_update_norm, window=3),
-        {"sigma": 0.1},
+        {"z_threshold": 0.1},
         static=("window",),
         spoils="tree",
         before=(0.1, 0.3),
