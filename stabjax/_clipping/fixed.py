@@ -13,7 +13,6 @@ from jax.typing import ArrayLike
 from stabjax._clipping.threshold import Threshold, bounded_by, map_bounded
 from stabjax._metrics import Report
 from stabjax._norms import (
-    AxisName,
     ScaledNorm,
     check_order,
     norm_dtype,
@@ -60,7 +59,7 @@ def clip(max_delta: Threshold) -> optax.GradientTransformation:
 
 
 def clip_by_global_norm(
-    max_norm: Threshold, *, ord: float | None = None, axis_name: AxisName | None = None
+    max_norm: Threshold, *, ord: float | None = None, axis_name: object = None
 ) -> optax.GradientTransformation:
     r"""Rescales the updates so that their global norm is at most ``max_norm``.
 
