@@ -15,10 +15,11 @@ PACKAGE = pathlib.Path(stabjax.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part may import of the others.
-GROUND = {"_types", "_arguments"}  # which everything may use
+GROUND = {"_types", "_arguments", "_paths"}  # which everything may use
 ARROWS = {
     "_types": set(),
     "_arguments": set(),
+    "_paths": set(),
     "_intervals": set(),
     "_paths": set(),
     "_prefixes": {"_paths"},
@@ -27,6 +28,7 @@ ARROWS = {
     "_scaling": {"_norms"},
     "_metrics": {"_norms"},
     "_clipping": {"_norms", "_scaling", "_metrics"},
+    "_groups": {"_metrics"},
     "_guards": {"_norms", "_scaling", "_metrics", "_schedules"},
     "_schedules": set(),
     "_train": {"_metrics"},
