@@ -19,7 +19,7 @@ from stabjax._clipping.history import (
 from stabjax._clipping.numbers import as_finite, checked
 from stabjax._norms import unit_norms
 from stabjax._scaling import safe_ratio
-from stabjax._types import AxisName, Number
+from stabjax._types import Number
 
 
 class ZClipStatistics(NamedTuple):
@@ -42,7 +42,7 @@ def zclip(
     skip_update_on_spike: bool = False,
     patience: Number = 25,
     reference: bool = False,
-    axis_name: AxisName | None = None,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
     """Rescales updates whose norm is an outlier from the running mean: ZClip.
 
