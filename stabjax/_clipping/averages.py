@@ -62,8 +62,8 @@ def update_root(root: jax.Array, x: jax.Array, weight: Weight) -> jax.Array:
 
 def divide_or_zero(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """Returns the quotient, or 0 where the denominator is 0."""
-    positive = denominator > 0
-    return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 0)
+    nonzero = denominator != 0
+    return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1), 0)
 
 
 def zero_moments(params: optax.Params) -> optax.Params:

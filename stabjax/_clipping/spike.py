@@ -252,7 +252,7 @@ def _clip(
     x: jax.Array, root: jax.Array, bound: _ElementBound, *, also_zeros: bool = False
 ) -> tuple[jax.Array, jax.Array]:
     """Bounded elements, and whether any was; if asked, also where the moment is 0."""
-    applies = bound.active if also_zeros else bound.active & (root > 0)
+    applies = bound.active if also_zeros else bound.active & (root != 0)
     limit = jnp.where(applies, root * bound.factor.astype(root.dtype), jnp.inf)
     return jnp.clip(x, -limit, limit), jnp.any(abs(x) > limit)
 

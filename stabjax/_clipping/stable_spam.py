@@ -329,7 +329,7 @@ def _clip(
     average = update_mean(average, top, weight)
     bound = average * bias
     factor = clip_factor(as_scaled(top), bound)
-    x = jnp.where(abs(x) > bound, apply_factor(x, factor), x)
+    x = jnp.where(abs(x) <= bound, x, apply_factor(x, factor))
     return x, average, factor.exceeded, jnp.minimum(top, bound)
 
 

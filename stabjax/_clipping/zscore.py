@@ -162,13 +162,13 @@ def _spike_bound(
     mode: str,
     eps: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Whether each norm is a spike, and the bound of a spike."""
+    """Whether each norm is a spike, which NaN is too, and the bound of a spike."""
     mean, std = past.zclip_mean, past.zclip_std
     deviation = norms - mean
     if mode == "threshold":
-        return deviation > z * std, mean + z * std
+        return ~(deviation <= z * std), mean + z * std
     least = z * (std + eps)
-    spike = deviation > least
+    spike = ~(deviation <= least)
     if mode == "mean":
         return spike, mean
     # z^2 std over the z-score, in an order that takes no square: it may overflow.
