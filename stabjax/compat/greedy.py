@@ -21,7 +21,7 @@ class GreedyState(NamedTuple):
     bad_count: jax.Array  # int32: metrics in a row without one
     pause_count: jax.Array  # int32: metrics that are still to be ignored
     patience_at_min: jax.Array  # int32: reductions at the least rate before a new start
-    window: jax.Array  # the last metrics, NaN where there was none; empty if not smooth
+    window: jax.Array  # the last metrics, NaN where there was none; one if not smooth
     metrics: dict[str, jax.Array]
 
 
@@ -71,7 +71,8 @@ def greedy(
 
     def init_fn(params: optax.Params) -> GreedyState:
         dtype = norm_dtype(jax.tree.leaves(params))
-        return _begun(learning_rate, rule, window_size if smooth else 0, mode, dtype)
+        # Not smoothed: a window of one, as no checkpoint keeps an array of size 0.
+        return _begun(learning_rate, rule, window_size if smooth else 1, mode, dtype)
 
     def update_fn(
         updates: optax.Updates,
@@ -121,9 +122,8 @@ def _seen(
     modes: tuple[bool, bool],
 ) -> GreedyState:
     """After one more metric."""
-    if state.window.size:
-        window = jnp.roll(state.window, 1).at[0].set(metric)
-        state, metric = state._replace(window=window), jnp.nanmean(window)
+    window = jnp.roll(state.window, 1).at[0].set(metric)
+    state, metric = state._replace(window=window), jnp.nanmean(window)
     pausing = state.pause_count > 0
     paused = state._replace(
         pause_count=state.pause_count - 1,

@@ -49,22 +49,46 @@ def sets_rate(schedule: optax.Schedule) -> bool:
     return is_marked(schedule) and vars(schedule)["chain_step"] is None
 
 
-def iterated(step: Step, start: ArrayLike) -> optax.Schedule:
-    """The values x_0 = start, x_t = step(t, x_{t-1}), found by t steps.
+class _Loop:
+    """x_0 = start, x_t = step(t, x_{t-1}), found by t steps and traced once.
 
     A loop of unknown length has no derivative in reverse; but it can carry along the
     derivatives by everything that `step` closes over.
     """
-    start = jnp.asarray(start, jnp.result_type(start, float))
 
-    def typed(count: jax.Array, rate: jax.Array) -> jax.Array:
-        return jnp.asarray(step(count, rate), rate.dtype)
+    def __init__(self, step: Step, start: ArrayLike) -> None:
+        self.step = step
+        self.start = jnp.asarray(start, jnp.result_type(start, float))
+        closed, self.consts = jax.closure_convert(
+            self._typed_step, jnp.asarray(1), self.start
+        )
+        self.compiled = jax.jit(_differentiable_loop(closed))
 
-    closed, consts = jax.closure_convert(typed, jnp.asarray(1), start)
+    def __reduce__(self) -> tuple[type["_Loop"], tuple[Step, ArrayLike]]:
+        # What is traced holds tracebacks, which no pickle does.
+        return _Loop, (self.step, self.start)
 
+    def __call__(self, count: ArrayLike) -> ArrayLike:
+        counts = jnp.asarray(count).astype(int)
+        value = jnp.vectorize(
+            lambda count: self.compiled(count, self.start, self.consts)
+        )
+        return value(counts)
+
+    def _typed_step(self, count: jax.Array, rate: jax.Array) -> jax.Array:
+        return jnp.asarray(self.step(count, rate), rate.dtype)
+
+
+def iterated(step: Step, start: ArrayLike) -> optax.Schedule:
+    """The values x_0 = start, x_t = step(t, x_{t-1}), found by t steps."""
+    loop = _Loop(step, start)
+    return lambda count: loop(count)  # a function: decorators copy its attributes
+
+
+def _differentiable_loop(step):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     @jax.custom_jvp
     def value(count, start, consts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-        return lax.fori_loop(1, count + 1, lambda t, x: closed(t, x, *consts), start)
+        return lax.fori_loop(1, count + 1, lambda t, x: step(t, x, *consts), start)
 
     @value.defjvp
     def value_and_slope(primals, tangents):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
@@ -72,7 +96,7 @@ def iterated(step: Step, start: ArrayLike) -> optax.Schedule:
 
         def body(t, carry):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
             x, (by_start, by_consts) = carry
-            x, pull = jax.vjp(lambda x, consts: closed(t, x, *consts), x, inputs[1])
+            x, pull = jax.vjp(lambda x, consts: step(t, x, *consts), x, inputs[1])
             slope, slopes = pull(jnp.ones_like(x))
             by_consts = jax.tree.map(lambda a, b: slope * a + b, by_consts, slopes)
             return x, (slope * by_start, by_consts)
@@ -84,10 +108,4 @@ def iterated(step: Step, start: ArrayLike) -> optax.Schedule:
         products = jax.tree.map(jnp.vdot, slopes, tuple(tangents[1:]))
         return x, sum(jax.tree.leaves(products))
 
-    compiled = jax.jit(value)
-
-    def schedule(count: ArrayLike) -> ArrayLike:
-        counts = jnp.asarray(count).astype(int)
-        return jnp.vectorize(lambda count: compiled(count, start, consts))(counts)
-
-    return schedule
+    return value
