@@ -198,11 +198,10 @@ HUGGINGFACE = [
 ]
 
 TIMM = [
-    ("cosine_lr_scheduler", timm.cosine_lr_scheduler, CYCLES | {"k_decay": 1.5}),
     (
-        "poly_lr_scheduler",
-        with_each(timm.poly_lr_scheduler, "warmup_prefix", False, True),
-        CYCLES | {"power": 1.5, "k_decay": 1.5},
+        "cosine_lr_scheduler",
+        with_each(timm.cosine_lr_scheduler, "warmup_prefix", False, True),
+        CYCLES | {"k_decay": 1.5},
     ),
     (
         "step_lr_scheduler",
@@ -213,11 +212,6 @@ TIMM = [
         "multi_step_lr_scheduler",
         timm.multi_step_lr_scheduler,
         {"base_lr": 0.8, "decay_t": (4.0, 10.0), "decay_rate": 0.5} | WARM,
-    ),
-    (
-        "wsd_lr_scheduler",
-        with_each(timm.wsd_lr_scheduler, "decay_fn", "linear", "1-sqrt", "cosine"),
-        {"base_lr": 0.8, "t_initial": 14.0, "decay_t": 6.0, "lr_min": 0.05} | WARM,
     ),
 ]
 

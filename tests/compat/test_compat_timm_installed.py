@@ -7,7 +7,6 @@ from stabjax.compat import timm as compat
 
 torch = pytest.importorskip("torch")
 theirs = pytest.importorskip("timm.scheduler", exc_type=ImportError)
-wsd = pytest.importorskip("timm.scheduler.wsd_lr", exc_type=ImportError)
 
 pytestmark = pytest.mark.slow
 
@@ -54,11 +53,6 @@ def case(scheduler, ours, draw, **static):
     )
 
 
-def lengths(rng):
-    numbers = drawing(t_initial=(5, 40), lr_min=[0.0, 0.02], **WARM)(rng)
-    return numbers | dict(decay_t=rng.randint(1, numbers["t_initial"]))
-
-
 def milestones(rng):
     steps = tuple(sorted(rng.choice([0, 1, 5, 9, 9, 20, 33]) for _ in range(3)))
     return drawing(decay_rate=[0.1, 0.5, 1.0], **WARM)(rng) | dict(decay_t=steps)
@@ -77,12 +71,6 @@ CASES = [
                 warmup_prefix=prefix,
             ),
             case(
-                theirs.PolyLRScheduler,
-                compat.poly_lr_scheduler,
-                drawing(**CYCLES, power=[0.5, 1.0, 2.2], k_decay=[1.0, 0.7, 2.0]),
-                warmup_prefix=prefix,
-            ),
-            case(
                 theirs.StepLRScheduler,
                 compat.step_lr_scheduler,
                 drawing(**STAIRS, **WARM),
@@ -95,10 +83,6 @@ CASES = [
                 warmup_prefix=prefix,
             ),
         )
-    ),
-    *(
-        case(wsd.WSDLRScheduler, compat.wsd_lr_scheduler, lengths, decay_fn=shape)
-        for shape in ("linear", "1-sqrt", "cosine")
     ),
 ]
 
