@@ -135,17 +135,17 @@ class TestLearningCurves:
         assert ticks(ax.get_legend().get_texts()) == words
 
 
-class TestStableShare:
+class TestStableFraction:
     def test_what_was_not_run_counts_for_nothing(self):
         data = runs([[1.0, INF, NAN], [1.0, NAN, NAN]], seed=[0, 1], rate=RATES)
         for target in (None, 2.0):
-            ax = plot.stable_share(data, x="rate", target_loss=target)
+            ax = plot.stable_fraction(data, x="rate", target_loss=target)
             assert ax.get_lines()[0].get_ydata()[:2].tolist() == [1.0, 0.0]
             assert np.isnan(ax.get_lines()[0].get_ydata()[2])
 
     def test_words_are_points(self):
         data = runs([[1.0], [INF]], remedy=["neither", "both"], seed=[0])
-        ax = plot.stable_share(data, x="remedy")
+        ax = plot.stable_fraction(data, x="remedy")
         assert ax.get_lines()[0].get_marker() == "o"
         assert ticks(ax.get_xticklabels()) == ["neither", "both"]
 
