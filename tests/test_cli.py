@@ -91,7 +91,7 @@ def test_schedule_is_drawn_and_written(tmp_path, capsys):
     "arguments, message",
     [
         (["nope"], "unknown schedule 'nope'; known are chebyshev_schedule, "),
-        (["clip_schedule"], "unknown schedule 'clip_schedule'"),
+        (["with_bounds"], "unknown schedule 'with_bounds'"),
         (["wsd_schedule", "1"], "an argument must be NAME=VALUE, got '1'"),
         (["cosine_decay_schedule"], "missing 2 required positional arguments"),
         (
