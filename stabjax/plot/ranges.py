@@ -96,7 +96,7 @@ def rate_ranges(
     ax.yaxis.set_major_locator(FixedLocator(heights))
     ax.yaxis.set_major_formatter(FixedFormatter(list(map(text_of, names))))
     ax.tick_params("y", length=0)
-    name_pooled(ax, "fraction", success, x, y)
+    name_pooled(ax, "pooled", success, x, y)
     _add_legend(ax, words)
     return ax
 

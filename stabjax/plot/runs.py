@@ -45,8 +45,8 @@ def learning_curves(
 
     The vertical axis is logarithmic and shows at most nine decades, and at most three
     decades above the start of a curve that diverges. A cross marks where the median run
-    diverges. Runs that were not done are left out. More than seven numbers are drawn in
-    shades without bands, and the legend names some of them.
+    diverges. Trials that were not run are left out. More than seven numbers are drawn
+    in shades without bands, and the legend names some of them.
 
     Args:
       dataset: what `sweep` returns with `record_every`.
@@ -115,7 +115,7 @@ def stable_fraction(
     """Fraction of runs that are stable, or reach a target, against a hyperparameter.
 
     The band is Wilson's 95 % interval for independent runs, as the runs of different
-    seeds at one point are. Runs that were not done do not count. More than seven
+    seeds at one point are. Trials that were not run do not count. More than seven
     numbers are drawn in shades without bands, and the legend names some of them.
 
     Args:
@@ -160,7 +160,7 @@ def stable_fraction(
     ax.set_xlabel(label_of(dataset[x]))
     ax.set_ylabel(f"fraction of runs that\n{words}")
     ax.set_ylim(-0.03, 1.03)
-    name_pooled(ax, "fraction", success, x, hue)
+    name_pooled(ax, "pooled", success, x, hue)
     if hue is not None:
         legend_below(ax, ncols=2 if dataset.sizes[hue] == 4 else 3)
     return ax
@@ -186,7 +186,7 @@ def _styled(
 def _diverging(runs: np.ndarray) -> np.ndarray:
     """Returns the runs with infinity where a metric is NaN up to the last step.
 
-    A run that has values first and then none diverged; one without any was not done.
+    A run that has values first and then none diverged; one without any was not run.
     """
     runs = runs.astype(float)
     known = ~np.isnan(runs)

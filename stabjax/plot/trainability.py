@@ -34,7 +34,7 @@ def trainability_map(
     The color of a run is its rank among the runs that converged, or among those that
     diverged. So all shades are used equally, and the darkest belong to the runs that
     took longest. Equal scores have one color. The map shows the median run over other
-    dimensions, such as the seeds. Runs that were not done are white.
+    dimensions, such as the seeds. Trials that were not run are white.
 
     Args:
       dataset: what `sweep` returns with `summaries=["convergence_score"]`.

@@ -52,7 +52,7 @@ def formula_problem(
     """Returns the problem of a loss, with `noise` times a draw added to its gradient.
 
     The value of the loss has no noise, so the loss that a run reaches is unbiased. To
-    differentiate that loss through the training, use the problem without noise. The
+    differentiate that loss through a run, use the problem without noise. The
     optimum is 0 unless the metadata have another.
     """
     noise = as_scalar("noise", noise, ">= 0")

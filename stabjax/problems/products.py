@@ -74,15 +74,8 @@ def deep_linear_chain(
     def loss(w: jax.Array) -> jax.Array:
         return jnp.square(jnp.prod(w) - like(w, target)) / 2
 
-    product = larger(_power(init_scale, depth), target)
-    stable_rate = 2 / (depth * _power(product, 2 - 2 / depth))
-    norm = depth**0.5 * _power(product, 2) / init_scale
-    metadata = sweep_ranges(stable_rate, norm) | {
-        "name": "deep_linear_chain",
-        "minimizer": jnp.full((depth,), target ** (1 / depth)),
-        "steps": 200,
-        "target_loss": 1e-3 * target**2,
-    }
+    metadata = {"name": "deep_linear_chain", "steps": 200}
+    metadata |= _product_metadata(init_scale, init_scale, target, depth, depth)
     return formula_problem(init, loss, noise, metadata)
 
 
@@ -143,16 +136,9 @@ def tied_product(
     def loss(w: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(w**depth - like(w, target))) / 2
 
-    product = larger(_power(init_scale * (1 + init_spread), depth), target)
-    stable_rate = 2 / (depth**2 * _power(product, 2 - 2 / depth))
-    first = larger(_power(init_scale, depth), target)
-    norm = depth * _power(first, 2) / init_scale
-    metadata = sweep_ranges(stable_rate, norm) | {
-        "name": "tied_product",
-        "minimizer": jnp.full((1,), target ** (1 / depth)),
-        "steps": 1000,
-        "target_loss": 1e-3 * target**2,
-    }
+    farthest = init_scale * (1 + init_spread)
+    metadata = {"name": "tied_product", "steps": 1000}
+    metadata |= _product_metadata(init_scale, farthest, target, depth, 1)
     return formula_problem(init, loss, noise, metadata)
 
 
@@ -219,6 +205,24 @@ def deep_linear(
         "target_loss": 0.1,
     }
     return formula_problem(init, loss, noise, metadata)
+
+
+def _product_metadata(
+    init_scale: Scalar, farthest: Scalar, target: Scalar, depth: int, weights: int
+) -> dict[str, object]:
+    """Returns what is known of a product of `depth` factors made of equal weights.
+
+    At an optimum with `n` equal weights and product `p`, the Hessian has rank one, and
+    its eigenvalue is `depth^2 / n p^(2 - 2 / depth)`.
+    """
+    product = larger(_power(farthest, depth), target)
+    first = larger(_power(init_scale, depth), target)
+    curvature = depth**2 / weights * _power(product, 2 - 2 / depth)
+    norm = depth / weights**0.5 * _power(first, 2) / init_scale
+    return sweep_ranges(2 / curvature, norm) | {
+        "minimizer": jnp.full((weights,), target ** (1 / depth)),
+        "target_loss": 1e-3 * target**2,
+    }
 
 
 def _power(base: Scalar, exponent: float) -> Scalar:

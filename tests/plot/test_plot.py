@@ -87,7 +87,7 @@ class TestHeatmap:
         assert values.item() == 2.0
         assert diverged.mask.all()
 
-    def test_legend_names_what_the_colours_do_not(self):
+    def test_legend_names_what_the_colors_do_not(self):
         texts = [text.get_text() for text in self.draw().get_legend().get_texts()]
         assert texts == ["diverged", "smallest"]
 
@@ -97,7 +97,7 @@ class TestHeatmap:
         assert not ax.get_lines()
         ax.figure.savefig(io.BytesIO())
 
-    def test_limits_fix_the_colours(self):
+    def test_limits_fix_the_colors(self):
         ax = self.draw(limits=(1e-2, 10.0))
         assert meshes(ax)[0].norm.vmin == 1e-2
         assert meshes(ax)[0].norm.vmax == 10.0
@@ -222,9 +222,11 @@ class TestStableFraction:
         assert heights.max() == 1.0
 
     def test_lines_by_name(self):
-        two = xr.concat([self.dataset] * 2, xr.Variable("remedy", ["neither", "both"]))
-        ax = plot.stable_fraction(two, x="rate", hue="remedy")
-        assert [line.get_label() for line in ax.get_lines()] == ["neither", "both"]
+        two = xr.concat(
+            [self.dataset] * 2, xr.Variable("treatment", ["baseline", "both"])
+        )
+        ax = plot.stable_fraction(two, x="rate", hue="treatment")
+        assert [line.get_label() for line in ax.get_lines()] == ["baseline", "both"]
 
 
 class TestGradientNorms:
@@ -303,19 +305,19 @@ RECORDED = curves(np.ones((3, 4, 2)), rate=[1, 2, 3], seed=range(4)).assign_coor
         (lambda: plot.heatmap(SEEDS.isel(seed=[0]), x="rate", y="max_norm"), ""),
         (
             lambda: plot.stable_fraction(SEEDS, x="rate"),
-            "fraction over max_norm (2), seed (4)",
+            "pooled over max_norm (2), seed (4)",
         ),
         (
             lambda: plot.stable_fraction(SEEDS, x="rate", hue="max_norm"),
-            "fraction over seed (4)",
+            "pooled over seed (4)",
         ),
         (
             lambda: plot.rate_ranges(SEEDS, x="rate", y="max_norm"),
-            "fraction over seed (4)",
+            "pooled over seed (4)",
         ),
         (
             lambda: plot.rate_ranges(SEEDS, x="rate"),
-            "fraction over max_norm (2), seed (4)",
+            "pooled over max_norm (2), seed (4)",
         ),
         (
             lambda: plot.learning_curves(RECORDED, hue="rate"),

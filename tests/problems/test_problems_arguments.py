@@ -5,6 +5,7 @@ import math
 import pathlib
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,6 +80,7 @@ NUMBERS = {
     },
     "single_unit_rnn": {"noise": (0.1, 2.0), "init_spread": (0.0, 0.5)},
 }
+NETWORK_NUMBERS = {"init_scale", "recurrent_scale", "weight_offset"}
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -101,11 +103,8 @@ def test_every_number_can_be_traced(name):
     for i in range(2):
         known = {k: v[i] for k, v in NUMBERS[name].items()}
         expected = jax.jit(lambda: outcome(known))()  # noqa: B023
-        jax.tree.map(
-            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=2e-4, atol=1e-6),
-            traced,
-            expected,
-        )
+        one = jax.tree.map(lambda array, i=i: array[i], traced)
+        chex.assert_trees_all_close(one, expected, rtol=2e-4, atol=1e-6)
 
 
 def test_concrete_arrays_and_integers_are_numbers_too():
@@ -235,6 +234,19 @@ def test_every_problem_has_metadata_and_references():
         assert callable(metadata["optimizer"])
         if "optimum" not in metadata:
             assert metadata["baseline"] > 0
+
+
+def test_every_argument_says_whether_it_may_be_traced():
+    for name in set(problems.__all__) - {"Problem", "supervised"}:
+        make = getattr(problems, name)
+        entries = inspect.getdoc(make).partition("Args:\n")[2].partition("\n\n")[0]
+        found = dict(re.findall(r"^  (\w+): ((?:.+\n?)(?:    .+\n?)*)", entries, re.M))
+        parameters = inspect.signature(make).parameters
+        assert list(found) == list(parameters), name
+        for argument, text in found.items():
+            traceable = argument in NUMBERS.get(name, NETWORK_NUMBERS)
+            word = "**Traceable.**" if traceable else "**Static.**"
+            assert text.strip().endswith(word), (name, argument)
 
 
 def test_every_problem_is_in_the_catalogue_with_a_picture():

@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,22 +71,19 @@ def test_supervised_trains_under_jit_and_vmap_over_keys(kind):
     batched = jax.jit(jax.vmap(step))(keys)
     single = jax.jit(step)
     for i, key in enumerate(keys):
-        jax.tree.map(
-            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6),
-            batched,
-            single(key),
-        )
+        one = jax.tree.map(lambda array, i=i: array[i], batched)
+        chex.assert_trees_all_close(one, single(key), rtol=1e-5, atol=1e-6)
     assert len({float(loss) for loss in batched[1]}) == 3
 
 
 def test_supervised_is_initialised_as_flax_does_it():
     params = problems.supervised(Mlp, X, Y, CROSS_ENTROPY).init(KEY)
     expected = nnx.state(Mlp(nnx.Rngs(KEY)), nnx.Param)
-    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    chex.assert_trees_all_equal(params, expected)
     module = MODULES["linen"]
     params = problems.supervised(module, X, Y, CROSS_ENTROPY).init(KEY)
     expected = module.init(KEY, X)["params"]
-    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    chex.assert_trees_all_equal(params, expected)
 
 
 def test_minibatches_are_uniform_and_of_the_size_given():
