@@ -224,7 +224,7 @@ def _drawn(runs: Any, options: argparse.Namespace) -> Any:
         raise ValueError("there is no axis to draw over: name one with --x")
     y = options.y or next((name for name in axes if name != x), None)
     if y is None or options.variable == "status":
-        return stabjax.plot.stable_share(runs, x=x, hue=options.hue)
+        return stabjax.plot.stable_fraction(runs, x=x, hue=options.hue)
     return stabjax.plot.heatmap(runs, x=x, y=y, variable=options.variable)
 
 

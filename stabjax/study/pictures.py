@@ -94,7 +94,7 @@ def _stability(runs: xr.Dataset) -> Any:
     )
     runs_of_four["remedy"].attrs["long_name"] = " "  # its values say what they are
     target = runs.attrs["target_loss"]
-    plot.stable_share(runs_of_four, x="peak_value", hue="remedy", ax=left)
+    plot.stable_fraction(runs_of_four, x="peak_value", hue="remedy", ax=left)
     plot.rate_ranges(
         runs_of_four, x="peak_value", y="remedy", target_loss=target, ax=right
     )
