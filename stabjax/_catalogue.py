@@ -171,5 +171,6 @@ def optimizers() -> Mapping[str, MakeOptimizer]:
         name: make
         for name, make in vars(optax).items()
         if inspect.isfunction(make)
+        and not name.startswith(("_", "scale_by_"))
         and "learning_rate" in inspect.signature(make).parameters
     }
