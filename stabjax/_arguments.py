@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stabjax._types import Number
+from stabjax._types import Condition, Number
 
 T = TypeVar("T")
 _INT32 = np.iinfo(np.int32)
@@ -49,7 +49,7 @@ def check(name: str, value: Number, allowed: str) -> bool | jax.Array:
         good: jax.Array = bounds.contains(value)
         return good
     if not np.all(bounds.contains(np.asarray(as_number(name, value), float))):
-        raise ValueError(f"{name} must be {allowed}, got {value!r}.")
+        raise ValueError(f"{name} must be {allowed}, got {_shown(value)}.")
     return True
 
 
@@ -63,6 +63,8 @@ def as_number(name: str, value: object) -> jax.Array | float:
     Raises:
       TypeError: the value is a bool, a text, None, complex, or not a number at all.
     """
+    if callable(getattr(value, "__jax_array__", None)):  # a variable of Flax NNX
+        value = value.__jax_array__()  # type: ignore[attr-defined]
     if isinstance(value, jax.Array):
         return _as_wide_array(name, value)
     array = _as_numpy(name, value)
@@ -125,7 +127,7 @@ def is_concrete(*values: object) -> bool:
     return not any(isinstance(value, jax.core.Tracer) for value in values)
 
 
-def select(condition: bool | jax.Array, x: Number, y: Number) -> Number:
+def select(condition: Condition, x: Number, y: Number) -> Number:
     """Returns `x if condition else y`, also for arrays and tracers.
 
     A concrete condition picks the object itself, so that Python numbers keep their
@@ -136,9 +138,13 @@ def select(condition: bool | jax.Array, x: Number, y: Number) -> Number:
     return jnp.where(condition, x, y)
 
 
-def nan_unless(good: bool | jax.Array, value: Number) -> Number:
+def nan_unless(good: Condition, value: Number) -> Number:
     """Returns the value, or NaN where a traced argument is out of range."""
     return select(good, value, jnp.nan)
+
+
+def _shown(value: object) -> str:
+    return str(value) if hasattr(value, "dtype") else repr(value)
 
 
 def _as_python_int(value: int) -> int | float:
@@ -160,7 +166,7 @@ def _as_numpy(name: str, value: object) -> np.ndarray:
     return array
 
 
-def _as_wide_array(name: str, array: jax.Array) -> jax.Array:
+def _as_wide_array(name: str, array: jax.Array) -> jax.Array | float:
     dtype = array.dtype
     if jnp.issubdtype(dtype, np.floating):
         return array.astype(jnp.float32) if dtype.itemsize < 4 else array
@@ -173,8 +179,10 @@ def _as_wide_array(name: str, array: jax.Array) -> jax.Array:
     return array
 
 
-def _as_signed(array: jax.Array) -> jax.Array:
+def _as_signed(array: jax.Array) -> jax.Array | float:
     """Unsigned integers in a type that can be below zero and holds their values."""
+    if is_concrete(array) and array.ndim == 0:
+        return _as_python_int(int(array))
     if jax.config.read("jax_enable_x64"):
         return jnp.minimum(array, np.iinfo(np.int64).max).astype(jnp.int64)
     if is_concrete(array) and not np.any(np.asarray(array) > _INT32.max):

@@ -1,8 +1,11 @@
 """What the optimizer saw: metrics kept in its state, read as one flat dict."""
 
-from collections import Counter
+import itertools
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import quote, unquote
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +13,10 @@ import optax
 
 from stabjax._norms import global_norm, leaf_norms, norm_dtype, widened
 
+_Place: TypeAlias = tuple[str, ...]  # keys from the root of a state
 
-class Told(NamedTuple):
+
+class Report(NamedTuple):
     """What a transformation did to the updates."""
 
     grad_norm: jax.Array
@@ -19,23 +24,23 @@ class Told(NamedTuple):
     clipped: jax.Array
 
 
-class Telling(optax.GradientTransformation):  # type: ignore[misc]  # Optax's is untyped
-    """A transformation that knows what it does, so that nobody has to measure it.
+class ReportingTransformation(optax.GradientTransformation):  # type: ignore[misc]  # Optax's is untyped
+    """A transformation that reports what it does, which saves measuring it.
 
-    On CPUs that is slow: a sum over an expression that is not stored takes many times
-    as long as one over an array. A copy with parts replaced tells nothing.
+    On CPUs measuring is slow: a sum over an expression that is not stored takes many
+    times as long as one over an array. A copy with parts replaced has no report.
     """
 
-    tell: Callable[[optax.Updates], Told] | None = None
+    report: Callable[[optax.Updates], Report] | None = None
 
 
 class MetricsState(NamedTuple):
-    """State of :func:`with_metrics`."""
+    """State of `with_metrics`."""
 
     inner_state: optax.OptState
-    metrics_step: jax.Array  # int32: updates seen
-    clip_count: jax.Array  # int32: updates in which an entry became smaller
-    metrics: dict[str, jax.Array]  # "name/what" -> scalar
+    metrics_step: jax.Array  # int32: number of updates
+    clip_count: jax.Array  # int32: updates in which an element became smaller
+    metrics: dict[str, jax.Array]  # metric_key(name, what) -> scalar
 
 
 def with_metrics(
@@ -90,7 +95,7 @@ def with_metrics(
         metrics = _seen(name, *seen)
         if per_leaf:
             zeros = jax.tree.map(lambda _: jnp.zeros((), norm), params)
-            metrics |= _by_path(f"{name}/grad_norm", zeros)
+            metrics |= _by_path(name, "grad_norm", zeros)
         return MetricsState(inner.init(params), steps, clips, metrics)
 
     def update_fn(
@@ -103,40 +108,46 @@ def with_metrics(
         updates, inner_state = inner.update(
             updates, state.inner_state, params, **extra_args
         )
-        told = _told(transformation, before, updates)
+        report = _report(transformation, before, updates)
         step, count, fraction = count_clip(
-            state.metrics_step, state.clip_count, told.clipped
+            state.metrics_step, state.clip_count, report.clipped
         )
-        dtype = state.metrics[f"{name}/grad_norm"].dtype
-        norms = told.grad_norm.astype(dtype), told.update_norm.astype(dtype)
-        seen = _seen(name, *norms, told.clipped, fraction)
+        dtype = state.metrics[metric_key(name, "grad_norm")].dtype
+        norms = report.grad_norm.astype(dtype), report.update_norm.astype(dtype)
+        seen = _seen(name, *norms, report.clipped, fraction)
         if per_leaf:
             leaves = jax.tree.map(lambda n: n.astype(dtype), leaf_norms(before))
-            seen |= _by_path(f"{name}/grad_norm", leaves)
+            seen |= _by_path(name, "grad_norm", leaves)
         return updates, MetricsState(inner_state, step, count, seen)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
-    """Collects what an optimizer's state tells about the last update.
+    """Collects the metrics that an optimizer's state holds about the last update.
 
-    Every entry of a field ``metrics`` (a dict ``{"name/what": value}``, kept by
-    :func:`stabjax.with_metrics` and by whatever of this library has a state), and the
-    current values of ``optax.inject_hyperparams``, under their own names. States may
-    be nested: in ``optax.chain``, ``masked``, ``partition``, ``MultiSteps``, or in the
-    forms that Flax NNX gives them. Two entries of one name from two groups of
-    ``optax.partition`` have the group's label put in front.
+    These are the elements of every field `metrics`, which `stabjax.with_metrics` and
+    all transformations of this library with a state have, and the current values of
+    `optax.inject_hyperparams` under their own names. States may be nested: in
+    `optax.chain`, `masked`, `partition`, `MultiSteps`, or in the forms that Flax NNX
+    gives them.
+
+    A name is that of the transformation and of the metric: `zclip/grad_norm`. Where
+    several transformations have one name, their places stand in front, as far as they
+    differ: the position in `optax.chain`, the name in `optax.named_chain`, the label in
+    `optax.partition`, or the field of a state that wraps another. Two `zclip` in a
+    chain are `0/zclip/grad_norm` and `2/zclip/grad_norm`; around another guard of its
+    kind, a guard keeps its name, and the inner one has `inner_state` in front.
+
+    A state of your own takes part with a field `metrics` that is a dict with keys
+    `name:metric`. No key has a slash, so that flat checkpoints restore.
 
     Args:
       opt_state: the state of any optimizer; arrays or tracers.
 
     Returns:
       A flat dict, sorted by name; the values are scalars (arrays of the batch's shape
-      if the state was batched by ``vmap``).
-
-    Raises:
-      ValueError: if two transformations have the same name.
+      if the state was batched by `vmap`).
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -149,33 +160,25 @@ def metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
       >>> sorted(stabjax.metrics(state))
       ['clip/clip_fraction', 'clip/clipped', 'clip/grad_norm', 'clip/update_norm',
        'learning_rate']
-
-    Source: this library's convention.
     """
-    leaves = [
-        (tuple(map(_key, path)), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state)
+    found = _found(opt_state)
+    places: dict[str, set[_Place]] = defaultdict(set)
+    for metric in found:
+        places[metric.owner].add(metric.place)
+    shown = [_difference(metric.place, places[metric.owner]) for metric in found]
+    names = [
+        "/".join((*place, *map(unquote, metric.parts)))
+        for place, metric in zip(shown, found, strict=True)
     ]
-    nodes = {keys[:depth] for keys, _ in leaves for depth in range(len(keys) + 1)}
-    found = [
-        (name, keys, leaf)
-        for keys, leaf in leaves
-        if (name := _metric_name(keys, nodes))
-    ]
-    repeated = Counter(name for name, _, _ in found)
-    collected: dict[str, tuple[tuple[Any, ...], jax.Array]] = {}
-    for name, keys, leaf in found:
-        full = "/".join([*_labels(keys), name]) if repeated[name] > 1 else name
-        if full in collected:
-            places = " and ".join(
-                ".".join(map(str, place)) for place in (collected[full][0], keys)
-            )
-            raise ValueError(
-                f"two metrics are called {full!r}, at {places} of the state: "
-                "give their transformations different names"
-            )
-        collected[full] = keys, leaf
-    return {name: collected[name][1] for name in sorted(collected)}
+    # Two leaves, "a/b" and "b" in "a", or a name that reads like another's place.
+    for longer in (shown, [metric.place for metric in found]):
+        count = Counter(names)
+        names = [
+            name if count[name] == 1 else "/".join((*place, *metric.parts))
+            for name, place, metric in zip(names, longer, found, strict=True)
+        ]
+    collected = {name: metric.value for name, metric in zip(names, found, strict=True)}
+    return dict(sorted(collected.items()))
 
 
 def count_clip(
@@ -187,15 +190,17 @@ def count_clip(
     return steps, clips, clips.astype(jnp.float32) / steps.astype(jnp.float32)
 
 
-def _told(
+def _report(
     transformation: optax.GradientTransformation, before: Any, after: Any
-) -> Told:
+) -> Report:
     """What is known, where no rounding of the updates changes it, or else measured."""
     leaves = jax.tree.leaves(before)
     wide = all(jnp.result_type(leaf) == norm_dtype(leaves) for leaf in leaves)
-    if wide and isinstance(transformation, Telling) and transformation.tell:
-        return transformation.tell(before)
-    return Told(global_norm(before), global_norm(after), _any_smaller(after, before))
+    report = getattr(transformation, "report", None)
+    if wide and report:
+        known: Report = report(before)
+        return known
+    return Report(global_norm(before), global_norm(after), _any_smaller(after, before))
 
 
 def _seen(
@@ -206,24 +211,52 @@ def _seen(
     clip_fraction: jax.Array,
 ) -> dict[str, jax.Array]:
     return {
-        f"{name}/grad_norm": grad_norm,
-        f"{name}/update_norm": update_norm,
-        f"{name}/clipped": clipped,
-        f"{name}/clip_fraction": clip_fraction,
+        metric_key(name, "grad_norm"): grad_norm,
+        metric_key(name, "update_norm"): update_norm,
+        metric_key(name, "clipped"): clipped,
+        metric_key(name, "clip_fraction"): clip_fraction,
     }
 
 
-def _by_path(prefix: str, tree: Any) -> dict[str, jax.Array]:
-    """The leaves of a tree under their paths."""
-    return {
-        f"{prefix}/{path_name(path)}": leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+def _by_path(name: str, what: str, tree: Any) -> dict[str, jax.Array]:
+    """One metric of each leaf of a tree."""
+    keys = [metric_key(name, what, *path) for path in leaf_paths(tree)]
+    return dict(zip(keys, jax.tree.leaves(tree), strict=True))
 
 
-def path_name(path: Any) -> str:
-    """The path of a leaf as text: ``dense/kernel``."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def metric_key(*parts: str) -> str:
+    """The key of a metric in a state: its parts, quoted, between colons.
+
+    A slash in a key would be taken for a level by whatever flattens checkpoints; a
+    colon marks the key of a metric, for a model may have a module called `metrics`.
+    """
+    return ":".join(quote(part, safe="") for part in parts)
+
+
+def leaf_paths(tree: Any) -> list[tuple[str, ...]]:
+    """The path of each leaf, in the order of `jax.tree.leaves`.
+
+    A variable of Flax NNX and the array that stands for it in gradients have the same.
+    """
+    paths = []
+    for path, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_variable):
+        within = jax.tree_util.tree_leaves_with_path(node)
+        own = tuple(str(_key(entry)) for entry in path)
+        paths += [(*own, *(str(_key(e)) for e in inner[1:])) for inner, _ in within]
+    return paths
+
+
+def leaf_name(path: Sequence[str]) -> str:
+    """The path of a leaf as text: `dense/kernel`."""
+    return "/".join(path)
+
+
+def _is_variable(node: object) -> bool:
+    """Whether a node is a variable of Flax NNX, which need not be installed."""
+    return any(
+        kind.__name__ == "Variable" and kind.__module__.startswith("flax.nnx")
+        for kind in type(node).__mro__
+    )
 
 
 def _any_smaller(updates: optax.Updates, before: optax.Updates) -> jax.Array:
@@ -237,21 +270,48 @@ def _any_smaller(updates: optax.Updates, before: optax.Updates) -> jax.Array:
     return jax.tree.reduce(jnp.logical_or, shrank, jnp.zeros((), bool))
 
 
-def _metric_name(keys: tuple[Any, ...], nodes: set[tuple[Any, ...]]) -> str | None:
-    """The name of a metric that stands at this path of a state, if one does."""
-    for depth, (field, name) in enumerate(zip(keys, keys[1:], strict=False)):
-        if field == "metrics" and "/" in str(name):
-            return str(name)
-        # A module of a model may have that name too, but has no count beside it.
-        if field == "hyperparams" and (*keys[:depth], "count") in nodes:
-            return str(name)
-    return None
+class _Metric(NamedTuple):
+    """A metric as it was found in a state."""
+
+    place: _Place  # of the state that holds it
+    parts: tuple[str, ...]  # quoted
+    value: jax.Array
+
+    @property
+    def owner(self) -> str:
+        """The name of the transformation, or of an injected hyperparameter."""
+        return unquote(self.parts[0])
 
 
-def _labels(keys: Sequence[Any]) -> list[str]:
-    """Labels of the groups of `optax.partition` on the way to a leaf."""
-    pairs = zip(keys, keys[1:], strict=False)
-    return [str(label) for field, label in pairs if field == "inner_states"]
+def _found(opt_state: optax.OptState) -> list[_Metric]:
+    """All metrics of a state, with the places of the states that hold them."""
+    leaves = list(zip(leaf_paths(opt_state), jax.tree.leaves(opt_state), strict=True))
+    nodes = {keys[:depth] for keys, _ in leaves for depth in range(len(keys) + 1)}
+    found = []
+    for keys, leaf in leaves:
+        for depth, (field, key) in enumerate(itertools.pairwise(keys)):
+            place, parts = keys[:depth], re.split("[:/]", key)
+            if field == "metrics" and len(parts) > 1:
+                parts += [quote(part, safe="") for part in keys[depth + 2 :]]
+                found.append(_Metric(place, tuple(parts), leaf))
+                break
+            # A module of a model may have that name too, but has no count beside it.
+            if field == "hyperparams" and (*place, "count") in nodes:
+                found.append(_Metric(place, (quote(key, safe=""),), leaf))
+                break
+    return found
+
+
+def _difference(place: _Place, places: set[_Place]) -> list[str]:
+    """The keys of a place at which another one takes a different way, or ends."""
+    return [
+        key
+        for depth, key in enumerate(place)
+        if any(
+            other[:depth] == place[:depth] and other[: depth + 1] != place[: depth + 1]
+            for other in places
+        )
+    ]
 
 
 def _key(entry: Any) -> Any:

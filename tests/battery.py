@@ -156,7 +156,7 @@ TRANSFORMATIONS = [
     Transformation(
         "clip_update_norm",
         functools.partial(stabjax.clip_update_norm, window=3),
-        {"sigma": 0.1},
+        {"z_threshold": 0.1},
         static=("window",),
         spoils="tree",
         before=(0.1, 0.3),
@@ -410,12 +410,14 @@ def repeated(init_value, period):
 
 def warmed_up(peak_value, warmup_steps, init_value, shape):
     decay = stabjax.inverse_sqrt_schedule(peak_value, 5)
-    return stabjax.with_warmup(decay, warmup_steps, shape, init_value)
+    return stabjax.with_warmup(decay, warmup_steps, shape=shape, init_value=init_value)
 
 
 def cooled_down(init_value, start, steps, end_value):
     decay = stabjax.inverse_sqrt_schedule(init_value, 5)
-    return stabjax.with_cooldown(decay, start, steps, "1-sqrt", end_value)
+    return stabjax.with_cooldown(
+        decay, start, steps, shape="1-sqrt", end_value=end_value
+    )
 
 
 def multiplied(init_value, rate):
@@ -435,7 +437,7 @@ def shifted(init_value, steps):
 
 
 def clipped(min_value, max_value):
-    return stabjax.clip_schedule(
+    return stabjax.with_bounds(
         stabjax.linear_schedule(1.0, 0.0, 10), min_value, max_value
     )
 
@@ -658,5 +660,5 @@ SCHEDULES = [
     ),
     Schedule("multiply_schedules", multiplied, {"init_value": 0.8, "rate": 0.5}),
     Schedule("shift_schedule", shifted, {"init_value": 0.8, "steps": 3.0}),
-    Schedule("clip_schedule", clipped, {"min_value": 0.3, "max_value": 0.7}),
+    Schedule("with_bounds", clipped, {"min_value": 0.3, "max_value": 0.7}),
 ]

@@ -114,17 +114,20 @@ def test_schedule_is_drawn_and_written(tmp_path, capsys):
     "arguments, message",
     [
         (["nope"], "schedule must be one of chebyshev_schedule, "),
-        (["shift_schedule"], "got 'shift_schedule'."),
+        (["with_bounds"], "got 'with_bounds'."),
         (
             ["wsd_schedule", "1"],
             "ARGUMENT=VALUE must be a name, = and a value, got '1'.",
         ),
-        (["cosine_decay_schedule"], "missing 2 required positional arguments"),
+        (["cosine_decay_schedule"], "missing a required argument: 'init_value'"),
         (
             ["cosine_decay_schedule", "init_value=1", "decay_steps=-5"],
-            "decay_steps must be positive, got -5",
+            "decay_steps must be > 0, got -5.",
         ),
-        (["linear_schedule", "init_value=x"], "init_value must be a number, got 'x'"),
+        (
+            ["linear_schedule", "init_value=x", "end_value=0", "transition_steps=3"],
+            "init_value must be a number, got 'x'.",
+        ),
         (
             ["constant_schedule", "value=1", "--steps", "-3"],
             "steps must be positive, got -3",

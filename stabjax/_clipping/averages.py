@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from stabjax._clipping.threshold import check_threshold
 from stabjax._metrics import count_clip
 from stabjax._norms import norm_dtype, safe_root, scaled_norm
+from stabjax._types import Number
 
 
 class Weight(NamedTuple):
@@ -63,21 +64,22 @@ def quotient(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 
 
 def zero_moments(params: optax.Params) -> optax.Params:
-    """Zeros of the shape of each leaf, in the dtype of its statistics."""
+    """Returns zeros like each leaf, sharded like it, in the dtype of its statistics."""
 
-    def zeros(leaf: ArrayLike) -> jax.Array:
-        if jnp.iscomplexobj(leaf):
-            raise TypeError(
-                "moments of single entries need real parameters, "
-                f"got a leaf of {jnp.asarray(leaf).dtype}"
-            )
-        return jnp.zeros(jnp.shape(leaf), norm_dtype([leaf]))
+    def zeros(path: tuple[object, ...], leaf: Number) -> jax.Array:
+        dtype = jnp.result_type(leaf)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            place = f"params{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{place} must be real, got an array of {dtype}.")
+        # From the leaf, not its shape: eager zeros of a shape are on one device, and
+        # on an explicit mesh their type says that they are replicated.
+        return jnp.zeros_like(leaf, norm_dtype([leaf]))
 
-    return jax.tree.map(zeros, params)
+    return jax.tree.map_with_path(zeros, params)
 
 
 def zero_scalars(params: optax.Params) -> optax.Params:
-    """A scalar zero for each leaf, in the dtype of its statistics."""
+    """Returns a scalar zero for each leaf, in the dtype of its statistics."""
     return jax.tree.map(lambda leaf: jnp.zeros((), norm_dtype([leaf])), params)
 
 
@@ -155,8 +157,8 @@ def averaging(
         clipped = finite & clipped
         count, new_clips, fraction = count_clip(before, clips, clipped)
         counts = jnp.where(finite, count, before), jnp.where(finite, new_clips, clips)
-        grad_norm = norm.product.astype(seen[f"{name}/grad_norm"].dtype)
-        fraction = jnp.where(finite, fraction, seen[f"{name}/clip_fraction"])
+        grad_norm = norm.product.astype(seen[f"{name}:grad_norm"].dtype)
+        fraction = jnp.where(finite, fraction, seen[f"{name}:clip_fraction"])
         seen = _metrics(name, grad_norm, clipped, fraction)
         return _spoiled(updates, ~finite), state_type(*counts, *averages, seen)
 
@@ -173,7 +175,7 @@ def _metrics(
     name: str, grad_norm: jax.Array, clipped: jax.Array, fraction: jax.Array
 ) -> dict[str, jax.Array]:
     return {
-        f"{name}/grad_norm": grad_norm,
-        f"{name}/clipped": clipped,
-        f"{name}/clip_fraction": fraction,
+        f"{name}:grad_norm": grad_norm,
+        f"{name}:clipped": clipped,
+        f"{name}:clip_fraction": fraction,
     }

@@ -22,14 +22,9 @@ from stabjax._clipping.averages import (
     weight,
     zero_moments,
 )
-from stabjax._clipping.threshold import (
-    cast_back,
-    check_threshold,
-    scalar,
-    shrinkage,
-    shrunk,
-)
+from stabjax._clipping.threshold import check_threshold
 from stabjax._norms import ScaledNorm, norm_dtype, safe_root, widened
+from stabjax._scaling import apply_factor, as_scalar, cast_back, clip_factor
 
 
 class MomentStep(NamedTuple):
@@ -155,7 +150,7 @@ def reset_moments(
     inner = optax.with_extra_args_support(inner)
 
     def seen(age: jax.Array) -> dict[str, jax.Array]:
-        return {"reset_moments/age": age}
+        return {"reset_moments:age": age}
 
     def init_fn(params: optax.Params) -> ResetMomentsState:
         step, age = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
@@ -173,14 +168,14 @@ def reset_moments(
                 "call update(updates, state, params)"
             )
         count = optax.safe_increment(state.reset_step)
-        was_reset, age = since_reset(count, scalar("every", every, jnp.int32))
+        was_reset, age = since_reset(count, as_scalar("every", every, jnp.int32))
         inner_state = jax.tree.map(
             lambda new, old: jnp.where(was_reset & (age == 1), new, old),
             inner.init(params),
             state.inner_state,
         )
         updates, inner_state = inner.update(updates, inner_state, params, **extra_args)
-        steps = scalar("warmup_steps", warmup_steps, jnp.float32)
+        steps = as_scalar("warmup_steps", warmup_steps, jnp.float32)
         factor = cosine_warmup(was_reset, age, steps)
         updates = jax.tree.map(lambda u: _scaled(u, factor), updates)
         return updates, ResetMomentsState(inner_state, count, seen(age))
@@ -254,10 +249,10 @@ def scale_by_stable_adam(
         check_threshold("weight_decay", weight_decay)
 
     def move(step: Step) -> tuple[optax.Updates, tuple[Any, ...], jax.Array]:
-        decays = scalar("b1", b1, step.dtype), scalar("b2", b2, step.dtype)
-        eps_ = scalar("eps", eps, step.dtype)
+        decays = as_scalar("b1", b1, step.dtype), as_scalar("b2", b2, step.dtype)
+        eps_ = as_scalar("eps", eps, step.dtype)
         by = moment_step(decays, eps_, step.number, step.number, step.finite)
-        limit = scalar("threshold", threshold, step.dtype)
+        limit = as_scalar("threshold", threshold, step.dtype)
         decayed, rate = _decayed(step.params, weight_decay, step.dtype)
         tuples = jax.tree.map(
             lambda g, mean, root, *w: _bounded_step(
@@ -288,7 +283,7 @@ def _decayed(
         raise ValueError(
             "scale_by_stable_adam decays params: call update(updates, state, params)"
         )
-    return (params,), scalar("weight_decay", weight_decay, dtype)
+    return (params,), as_scalar("weight_decay", weight_decay, dtype)
 
 
 @partial(jax.jit, inline=True)
@@ -308,8 +303,8 @@ def _bounded_step(
     # Quotients of at most 1 / sqrt(1 - b2): their squares need no care.
     squares = quotient(x, jnp.maximum(root, by.eps.astype(dtype))) ** 2
     rms = safe_root(jnp.sum(squares) / max(x.size, 1))
-    shrink = shrinkage(ScaledNorm(rms, jnp.ones_like(rms)), limit.astype(dtype))
-    bounded = cast_back(shrunk(direction, shrink), jnp.asarray(g).dtype)
+    shrink = clip_factor(ScaledNorm(rms, jnp.ones_like(rms)), limit.astype(dtype))
+    bounded = cast_back(apply_factor(direction, shrink), jnp.asarray(g).dtype)
     return bounded, mean, root, shrink.exceeded
 
 

@@ -27,8 +27,9 @@ from stabjax._clipping.moments import (
     move_moments,
     since_reset,
 )
-from stabjax._clipping.threshold import cast_back, check_threshold, scalar
+from stabjax._clipping.threshold import check_threshold
 from stabjax._norms import safe_root, widened
+from stabjax._scaling import as_scalar, cast_back
 
 
 class SecondMomentClipState(NamedTuple):
@@ -98,9 +99,9 @@ def clip_by_second_moment(
     check_threshold("clip_delay", clip_delay)
 
     def move(step: Step) -> tuple[optax.Updates, tuple[Any, ...], jax.Array]:
-        b = scalar("decay", decay, step.dtype)
-        first = scalar("clip_delay", clip_delay, jnp.int32)
-        limit = scalar("threshold", threshold, step.dtype)
+        b = as_scalar("decay", decay, step.dtype)
+        first = as_scalar("clip_delay", clip_delay, jnp.int32)
+        limit = as_scalar("threshold", threshold, step.dtype)
         late = (step.number >= first) & (step.number > 1)
         bound = _bound(limit, b, step.number, late)
         by = weight(b, step.number, step.finite)
@@ -192,19 +193,21 @@ def scale_by_spam(
     check_threshold("clip_delay", clip_delay)
 
     def move(step: Step) -> tuple[optax.Updates, tuple[Any, ...], jax.Array]:
-        decays = scalar("b1", b1, step.dtype), scalar("b2", b2, step.dtype)
-        every = scalar("reset_every", reset_every, jnp.int32)
+        decays = as_scalar("b1", b1, step.dtype), as_scalar("b2", b2, step.dtype)
+        every = as_scalar("reset_every", reset_every, jnp.int32)
         was_reset, age = since_reset(step.number, every)
-        delay = scalar("clip_delay", clip_delay, jnp.int32)
+        delay = as_scalar("clip_delay", clip_delay, jnp.int32)
         late = jnp.where(was_reset, age - 1, age) >= delay
         if not reference:
             late = late & (age > 1)
-        limit = scalar("threshold", threshold, step.dtype)
+        limit = as_scalar("threshold", threshold, step.dtype)
         bound = _bound(limit, decays[1], age, late)
         debias_count = step.number if reference else age
-        eps_ = scalar("eps", eps, step.dtype) / jnp.sqrt(mass(decays[1], debias_count))
+        eps_ = as_scalar("eps", eps, step.dtype) / jnp.sqrt(
+            mass(decays[1], debias_count)
+        )
         by = moment_step(decays, eps_, age, debias_count, step.finite)
-        steps = scalar("warmup_steps", warmup_steps, step.dtype)
+        steps = as_scalar("warmup_steps", warmup_steps, step.dtype)
         scale = cosine_warmup(was_reset, age, steps)
         tuples = jax.tree.map(
             lambda g, *averages: _spam_leaf(g, averages, bound, by, scale, reference),

@@ -30,14 +30,7 @@ from stabjax._clipping.moments import (
     move_moments,
     since_reset,
 )
-from stabjax._clipping.threshold import (
-    Shrinkage,
-    cast_back,
-    check_threshold,
-    scalar,
-    shrinkage,
-    shrunk,
-)
+from stabjax._clipping.threshold import check_threshold
 from stabjax._norms import (
     ScaledNorm,
     as_scaled,
@@ -46,6 +39,7 @@ from stabjax._norms import (
     scaled_norm,
     widened,
 )
+from stabjax._scaling import ClipFactor, apply_factor, as_scalar, cast_back, clip_factor
 
 
 class TrackedMaxState(NamedTuple):
@@ -120,7 +114,7 @@ def clip_by_tracked_max(decay: ArrayLike = 0.999) -> optax.GradientTransformatio
     check_decay("decay", decay)
 
     def move(step: Step) -> tuple[optax.Updates, tuple[Any, ...], jax.Array]:
-        b = scalar("decay", decay, step.dtype)
+        b = as_scalar("decay", decay, step.dtype)
         by, bias = weight(b, step.number, step.finite), jnp.ones((), step.dtype)
         tuples = jax.tree.map(
             lambda g, largest: _clip_largest(g, largest, by, bias),
@@ -183,8 +177,8 @@ def normalize_by_tracked_norm(
     check_threshold("eps", eps)
 
     def move(step: Step) -> tuple[optax.Updates, tuple[Any, ...], jax.Array]:
-        decays = scalar("b1", b1, step.dtype), scalar("b2", b2, step.dtype)
-        eps_ = scalar("eps", eps, step.dtype)
+        decays = as_scalar("b1", b1, step.dtype), as_scalar("b2", b2, step.dtype)
+        eps_ = as_scalar("eps", eps, step.dtype)
         by = moment_step(decays, eps_, step.number, step.number, step.finite)
         tuples = jax.tree.map(
             lambda g, *averages: _normalize(g, scaled_norm(g), averages, by),
@@ -270,14 +264,14 @@ def scale_by_stable_spam(
     check_threshold("reset_every", reset_every)
 
     def move(step: Step) -> tuple[optax.Updates, tuple[Any, ...], jax.Array]:
-        decays = scalar("b1", b1, step.dtype), scalar("b2", b2, step.dtype)
+        decays = as_scalar("b1", b1, step.dtype), as_scalar("b2", b2, step.dtype)
         gammas = (
-            scalar("gamma1", gamma1, step.dtype),
-            scalar("gamma2", gamma2, step.dtype),
+            as_scalar("gamma1", gamma1, step.dtype),
+            as_scalar("gamma2", gamma2, step.dtype),
         )
-        gamma3_ = scalar("gamma3", gamma3, step.dtype)
-        eps_ = scalar("eps", eps, step.dtype)
-        every = scalar("reset_every", reset_every, jnp.int32)
+        gamma3_ = as_scalar("gamma3", gamma3, step.dtype)
+        eps_ = as_scalar("eps", eps, step.dtype)
+        every = as_scalar("reset_every", reset_every, jnp.int32)
         _, age = since_reset(step.number, every)
         norm_count, content = step.number, age
         if reference:  # counts are set back in the middle of a step, moments after it
@@ -325,8 +319,8 @@ def _clip_largest(
     largest = global_norm(x, math.inf)
     average = moved_mean(average, largest, by)
     limit = average * bias.astype(average.dtype)
-    shrink = shrinkage(as_scaled(largest), limit)
-    bounded = jnp.where(abs(x) > limit, shrunk(x, shrink), x)
+    shrink = clip_factor(as_scaled(largest), limit)
+    bounded = jnp.where(abs(x) > limit, apply_factor(x, shrink), x)
     bounded = cast_back(bounded, jnp.asarray(g).dtype)
     return bounded, average, shrink.exceeded, jnp.minimum(largest, limit)
 
@@ -342,7 +336,9 @@ def _normalize(
     target, mean, root = move_moments(value, mean, root, by)
     smaller = target < value
     # The unit first: the quotient may be as small as its inverse is large.
-    scaled = shrunk(x, Shrinkage(1 / norm.unit, quotient(target, norm.value), smaller))
+    scaled = apply_factor(
+        x, ClipFactor(1 / norm.unit, quotient(target, norm.value), smaller)
+    )
     return cast_back(scaled, jnp.asarray(g).dtype), mean, root, smaller
 
 

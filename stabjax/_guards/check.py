@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 
-from stabjax._metrics import metrics, path_name
+from stabjax._metrics import leaf_name, leaf_paths, metrics
 
 _STREAK = "/consecutive"
 
@@ -83,8 +83,7 @@ def _told(
     leaf = int(own["nonfinite_leaf"])
     if leaf < 0:
         return text
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if leaf >= len(leaves):
+    paths = leaf_paths(params)
+    if leaf >= len(paths):
         return f"{text}; number {leaf} of the leaves was the first that was not finite"
-    path = path_name(leaves[leaf][0])
-    return f"{text}; {path!r} was the first leaf that was not finite"
+    return f"{text}; {leaf_name(paths[leaf])!r} was the first leaf that was not finite"

@@ -200,8 +200,8 @@ def _share(count: jax.Array, of: jax.Array) -> jax.Array:
 
 
 def _named(name: str, metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {f"{name}/{what}": value for what, value in metrics.items()}
+    return {f"{name}:{what}": value for what, value in metrics.items()}
 
 
 def _unnamed(name: str, metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {full.removeprefix(f"{name}/"): value for full, value in metrics.items()}
+    return {full.removeprefix(f"{name}:"): value for full, value in metrics.items()}

@@ -220,7 +220,7 @@ def scaled_updates(updates: optax.Updates, scale: jax.Array) -> optax.Updates:
 
 
 def _named(fields: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {f"reduce_on_plateau/{name}": value for name, value in fields.items()}
+    return {f"reduce_on_plateau:{name}": value for name, value in fields.items()}
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, str]) -> None:

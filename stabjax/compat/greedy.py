@@ -180,6 +180,6 @@ def _decided(
 
 def _published(state: GreedyState) -> dict[str, jax.Array]:
     return {
-        "greedy/learning_rate": state.greedy_rate + 0,
-        "greedy/best_value": state.greedy_best + 0,
+        "greedy:learning_rate": state.greedy_rate + 0,
+        "greedy:best_value": state.greedy_best + 0,
     }

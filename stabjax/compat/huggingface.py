@@ -324,13 +324,13 @@ def _warmup_stable_decay(
             )
         num_stable_steps = num_training_steps - num_warmup_steps - num_decay_steps
     steady, low = constant_schedule(learning_rate), min_lr_ratio * learning_rate
-    warmup = with_warmup(steady, num_warmup_steps, warmup_type, low)
+    warmup = with_warmup(steady, num_warmup_steps, init_value=low, shape=warmup_type)
     if decay_type == "cosine":
         waves = _waves(learning_rate, low, num_decay_steps, num_cycles)
         decay = _once(waves, num_stable_steps, num_decay_steps, low)
     else:
         decay = with_cooldown(
-            steady, num_stable_steps, num_decay_steps, decay_type, low
+            steady, num_stable_steps, num_decay_steps, end_value=low, shape=decay_type
         )
     return join_schedules([warmup, decay], [num_warmup_steps])
 

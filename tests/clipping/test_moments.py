@@ -111,7 +111,7 @@ def test_spam_gives_the_numbers_of_its_code():
         biased_mean = float(state.spam_mean[0]) * (1 - 0.5**age)
         biased_square = float(state.spam_root[0]) ** 2 * (1 - 0.75**age)
         np.testing.assert_allclose([biased_mean, biased_square], [mean, square], 1e-6)
-        assert state.metrics["scale_by_spam/clipped"] or clipped == g
+        assert state.metrics["scale_by_spam:clipped"] or clipped == g
 
 
 def test_stable_spam_gives_the_numbers_of_its_code():
@@ -158,7 +158,7 @@ def test_stable_adam_gives_the_numbers_of_its_code():
         np.testing.assert_allclose(params, row["theta"], rtol=1e-6)
         np.testing.assert_allclose(state.stable_adam_mean, row["m"], 1e-6)
         np.testing.assert_allclose(state.stable_adam_root**2, row["u"], 1e-6)
-        clipped = state.metrics["scale_by_stable_adam/clipped"]
+        clipped = state.metrics["scale_by_stable_adam:clipped"]
         # Of gradients that are all alike the mean square is 1 up to rounding.
         assert bool(clipped) == (row["rms"] > 1) or abs(row["rms"] - 1) < 1e-6
     with pytest.raises(ValueError, match="scale_by_stable_adam decays params"):

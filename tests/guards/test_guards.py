@@ -374,7 +374,7 @@ class TestCheck:
         batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
         one = batch[0]
         streaks = one.metrics | {
-            "skip_if_nonfinite/consecutive": jnp.array([1, 20, 3], jnp.int32)
+            "skip_if_nonfinite:consecutive": jnp.array([1, 20, 3], jnp.int32)
         }
         with pytest.raises(RuntimeError, match="met 20 bad steps .* 'dense/kernel'"):
             stabjax.check((one._replace(metrics=streaks),), self.params)
