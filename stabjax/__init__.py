@@ -129,6 +129,8 @@ _SWEEP_NAMES = (
     "zipped",
 )
 _MODULES = ("compat", "optuna", "plot", "problems", "study")
+# The extras of modules that need more than `stabjax[sweep]`.
+_EXTRAS = {"stabjax.optuna": "optuna", "stabjax.study": "study"}
 
 __all__ = [
     "adagc",
@@ -251,7 +253,7 @@ def _load(module: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("stabjax"):
             raise
-        extra = "optuna" if error.name == "optuna" else "sweep"
+        extra = _EXTRAS.get(module, "sweep")
         raise ModuleNotFoundError(
             f"{module} needs the package {error.name!r}: pip install "
             f"'stabjax[{extra}]'",

@@ -36,7 +36,7 @@ ARROWS = {
     "_sweep": {"_intervals", "_metrics", "_train"},
     "plot": {"_intervals", "_schedules"},
     "optuna": {"_sweep"},
-    "_recipes": {"_clipping", "_metrics", "_schedules", "_sweep", "problems"},
+    "_catalogue": {"_clipping", "_schedules", "problems"},
     "compat": {"_guards", "_norms", "_scaling", "_schedules"},
 }
 HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm", "optuna")
