@@ -39,19 +39,20 @@ from stabjax._clipping import (
     unitwise_norm,
     zclip,
 )
+from stabjax._groups import by_group
 from stabjax._guards import (
-    check,
+    check_guards,
     reduce_on_plateau,
     skip_above_norm,
     skip_if_nonfinite,
     skip_on_spike,
+    unless_skipped,
 )
-from stabjax._metrics import metrics, with_metrics
+from stabjax._metrics import metrics, with_learning_rate, with_metrics
 from stabjax._norms import global_norm, leaf_norms
 from stabjax._schedules import (
     best_cooldown_fraction,
     chebyshev_schedule,
-    clip_schedule,
     constant_schedule,
     cosine_decay_schedule,
     cosine_onecycle_schedule,
@@ -85,6 +86,7 @@ from stabjax._schedules import (
     warmup_constant_schedule,
     warmup_cosine_decay_schedule,
     warmup_exponential_decay_schedule,
+    with_bounds,
     with_cooldown,
     with_warmup,
     wsd_schedule,
@@ -116,6 +118,8 @@ _SWEEP_NAMES = (
     "zipped",
 )
 _MODULES = ("compat", "plot", "problems", "runs", "search", "study")
+# The extras of modules that need more than `stabjax[sweep]`.
+_EXTRAS = {"stabjax.search": "optuna", "stabjax.study": "study"}
 
 # Names of earlier versions, and what each is called now.
 _RENAMED = {
@@ -137,8 +141,9 @@ __all__ = [
     "adaptive_quantile_clip",
     "adopt_clip",
     "best_cooldown_fraction",
+    "by_group",
     "chebyshev_schedule",
-    "check",
+    "check_guards",
     "clip",
     "clip_by_block_norm",
     "clip_by_block_rms",
@@ -148,7 +153,6 @@ __all__ = [
     "clip_by_relative_update",
     "clip_by_second_moment",
     "clip_by_tracked_max",
-    "clip_schedule",
     "clip_update_norm",
     "compat",
     "constant_schedule",
@@ -214,12 +218,15 @@ __all__ = [
     "transfer_to_horizon",
     "unitwise_clip",
     "unitwise_norm",
+    "unless_skipped",
     "untuned_exponential_warmup_schedule",
     "untuned_linear_warmup_schedule",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
+    "with_bounds",
     "with_cooldown",
+    "with_learning_rate",
     "with_metrics",
     "with_warmup",
     "wsd_schedule",
@@ -248,7 +255,7 @@ def _load(module: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("stabjax"):
             raise
-        extra = "optuna" if error.name == "optuna" else "sweep"
+        extra = _EXTRAS.get(module, "sweep")
         raise ModuleNotFoundError(
             f"{module} needs the package {error.name!r}: pip install "
             f"'stabjax[{extra}]'",

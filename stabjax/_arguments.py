@@ -4,19 +4,21 @@ A concrete value out of range raises. A traced one cannot, so the result of the 
 a traced boolean, and :func:`nan_unless` lets it show as NaN.
 """
 
+import difflib
 import functools
 import math
 import operator
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stabjax._types import Number
+from stabjax._types import Condition, Number
 
+T = TypeVar("T")
 _INT32 = np.iinfo(np.int32)
 
 
@@ -47,7 +49,7 @@ def check(name: str, value: Number, allowed: str) -> bool | jax.Array:
         good: jax.Array = bounds.contains(value)
         return good
     if not np.all(bounds.contains(np.asarray(as_number(name, value), float))):
-        raise ValueError(f"{name} must be {allowed}, got {value!r}.")
+        raise ValueError(f"{name} must be {allowed}, got {_shown(value)}.")
     return True
 
 
@@ -61,6 +63,8 @@ def as_number(name: str, value: object) -> jax.Array | float:
     Raises:
       TypeError: the value is a bool, a text, None, complex, or not a number at all.
     """
+    if callable(getattr(value, "__jax_array__", None)):  # a variable of Flax NNX
+        value = value.__jax_array__()  # type: ignore[attr-defined]
     if isinstance(value, jax.Array):
         return _as_wide_array(name, value)
     array = _as_numpy(name, value)
@@ -87,12 +91,36 @@ def as_integer(name: str, value: object, allowed: str = ">= 1") -> int:
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]  # raises TypeError
     except TypeError:
+        traced = isinstance(value, jax.core.Tracer)
+        hint = " In a sweep, pass its values as stabjax.static(...)." if traced else ""
         raise TypeError(
             f"{name} must be an integer {allowed}, known before tracing, got {value!r}."
+            f"{hint}"
         ) from None
     if not _range(allowed).contains(number):
         raise ValueError(f"{name} must be an integer {allowed}, got {value!r}.")
     return number
+
+
+def as_scalar(
+    name: str, value: object, allowed: str = "in (-inf, inf)"
+) -> float | jax.Array:
+    """Returns one finite number: a Python float, or a traced float, NaN out of range.
+
+    Raises:
+      TypeError: the value is not a single number.
+      ValueError: it is concrete and out of range, infinite or NaN.
+    """
+    number = as_number(name, value)
+    if np.ndim(number):
+        raise TypeError(f"{name} must be a single number, got {value!r}.")
+    if isinstance(number, jax.core.Tracer):
+        traced = number.astype(jnp.result_type(float))
+        return jnp.where(check(name, traced, allowed), traced, jnp.nan)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value!r}.")
+    check(name, number, allowed)
+    return float(number)
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
@@ -103,12 +131,27 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         raise ValueError(f"{name} must be {listed}, got {value!r}.")
 
 
+def lookup(name: str, value: str, table: Mapping[str, T]) -> T:
+    """Returns the entry of this name from a table.
+
+    Raises:
+      ValueError: there is none; the message lists the names and suggests close ones.
+    """
+    if value in table:
+        return table[value]
+    close = [known for known in table if value and value in known]
+    close = close or difflib.get_close_matches(value, table)
+    hint = f" Did you mean {' or '.join(close)}?" if 0 < len(close) < 4 else ""
+    known = ", ".join(table)
+    raise ValueError(f"{name} must be one of {known}, got {value!r}.{hint}")
+
+
 def is_concrete(*values: object) -> bool:
     """Returns whether the values can be looked at now: none is a tracer."""
     return not any(isinstance(value, jax.core.Tracer) for value in values)
 
 
-def select(condition: bool | jax.Array, x: Number, y: Number) -> Number:
+def select(condition: Condition, x: Number, y: Number) -> Number:
     """Returns `x if condition else y`, also for arrays and tracers.
 
     A concrete condition picks the object itself, so that Python numbers keep their
@@ -119,9 +162,13 @@ def select(condition: bool | jax.Array, x: Number, y: Number) -> Number:
     return jnp.where(condition, x, y)
 
 
-def nan_unless(good: bool | jax.Array, value: Number) -> Number:
+def nan_unless(good: Condition, value: Number) -> Number:
     """Returns the value, or NaN where a traced argument is out of range."""
     return select(good, value, jnp.nan)
+
+
+def _shown(value: object) -> str:
+    return str(value) if hasattr(value, "dtype") else repr(value)
 
 
 def _as_python_int(value: int) -> int | float:
@@ -143,7 +190,7 @@ def _as_numpy(name: str, value: object) -> np.ndarray:
     return array
 
 
-def _as_wide_array(name: str, array: jax.Array) -> jax.Array:
+def _as_wide_array(name: str, array: jax.Array) -> jax.Array | float:
     dtype = array.dtype
     if jnp.issubdtype(dtype, np.floating):
         return array.astype(jnp.float32) if dtype.itemsize < 4 else array
@@ -156,8 +203,10 @@ def _as_wide_array(name: str, array: jax.Array) -> jax.Array:
     return array
 
 
-def _as_signed(array: jax.Array) -> jax.Array:
+def _as_signed(array: jax.Array) -> jax.Array | float:
     """Unsigned integers in a type that can be below zero and holds their values."""
+    if is_concrete(array) and array.ndim == 0:
+        return _as_python_int(int(array))
     if jax.config.read("jax_enable_x64"):
         return jnp.minimum(array, np.iinfo(np.int64).max).astype(jnp.int64)
     if is_concrete(array) and not np.any(np.asarray(array) > _INT32.max):

@@ -1,17 +1,19 @@
-"""Norms of trees that neither overflow nor underflow, at the cost of one read."""
+"""Norms of trees on any mesh: no overflow, no underflow, one read."""
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
-AxisName = Hashable
+from stabjax._axes import Axes, leaf_axes, over_devices
+
+Tree = TypeVar("Tree")
 
 
 class ScaledNorm(NamedTuple):
@@ -26,30 +28,37 @@ class ScaledNorm(NamedTuple):
         return self.value * self.unit
 
 
-def global_norm(
-    tree: Any, ord: float = 2, *, axis_name: AxisName | None = None
-) -> jax.Array:
-    r"""Norm of all the entries of a tree together, right for every finite input.
+def global_norm(tree: object, ord: float = 2, *, axis_name: object = None) -> jax.Array:
+    """Norm of all elements of a tree together, right for every finite input.
 
-    :math:`\|g\|_p = (\sum_i |g_i|^p)^{1/p}`, and :math:`\max_i |g_i|` for
-    ``ord=inf``. Squares are summed in float32 or wider; where a sum leaves the range
-    of safe squares it is taken again with rescaled entries. So the ordinary 2-norm
-    reads the tree once (other orders twice), and neither overflows nor underflows. The
-    derivative at zero is zero.
+        |g|_p = (sum_i |g_i|^p)^(1/p),  and  max_i |g_i|  for ord=inf
+
+    Squares are summed in float32 or wider. Where a sum leaves the range of safe
+    squares it is recomputed with rescaled elements, so the 2-norm reads the tree once
+    (other orders read it twice) and neither overflows nor underflows. The derivative at
+    zero is zero.
+
+    Inside `shard_map`, the type of each array says over which mesh axes it is sharded,
+    and the norm is that of the whole tree: the sum runs over just those axes, leaf by
+    leaf. On automatic and explicit meshes nothing needs to be said either.
 
     Args:
-      tree: any tree of arrays and scalars, real or complex, of any mixture of dtypes;
-        ``None`` leaves count for nothing and an empty tree has norm 0.
-      ord: order of the norm, from 1 to inf; static.
-      axis_name: name of the mapped axis (or axes) of ``shard_map`` or ``vmap`` along
-        which every leaf is taken to be sharded; static.
+      tree: any tree of arrays and numbers, real or complex, of any mixture of dtypes.
+        None and the gradients of integers (float0) count for nothing; an empty tree has
+        norm 0.
+      ord: order of the norm, in [1, inf]. **Static.**
+      axis_name: for axes that types do not show (`vmap`, `pmap`, and `shard_map` with
+        `check_vma=False`), the name or the tuple of names of the mapped axes over which
+        every leaf is sharded, or a tree of these that is a prefix of `tree`. `()` gives
+        the norm of each device's own part. **Static.**
 
     Returns:
       A scalar, float32, or float64 if a leaf is. Inf only if the norm itself exceeds
-      that dtype or an entry is inf; NaN if an entry is NaN.
+      that dtype or an element is inf; NaN if an element is NaN.
 
     Raises:
-      ValueError: if ``ord`` is not a number from 1 to inf.
+      ValueError: `ord` is out of range, or `axis_name` contradicts the type of a leaf.
+      TypeError: a leaf is not an array or a number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -61,29 +70,32 @@ def global_norm(
       >>> float(stabjax.global_norm([3.0, -4.0], ord=1))
       7.0
 
-    Source: Blue, A portable Fortran program to find the Euclidean norm, 1978.
+    References:
+      J. L. Blue, A portable Fortran program to find the Euclidean norm of a vector,
+      1978, https://doi.org/10.1145/355769.355771
     """
-    check_order(ord)
-    norm: jax.Array = scaled_norm(tree, ord, axis_name=axis_name).product
-    return norm
+    order = check_order(ord)
+    return scaled_norm(tree, order, axis_name=axis_name, argument="tree").product
 
 
-def leaf_norms(tree: Any, ord: float = 2, *, axis_name: AxisName | None = None) -> Any:
-    r"""Norm of each leaf of a tree by itself.
+def leaf_norms(tree: Tree, ord: float = 2, *, axis_name: object = None) -> Tree:
+    """Norm of each leaf of a tree by itself.
 
-    :math:`\|g_l\|_p` for every leaf :math:`l`, with the arguments and the numerical
-    care of :func:`stabjax.global_norm`.
+        |g_l|_p  for every leaf l
+
+    Has the arguments and the numerical care of `stabjax.global_norm`.
 
     Args:
-      tree: any tree of arrays and scalars.
-      ord: order of the norm, from 1 to inf; static.
-      axis_name: name of the mapped axis along which every leaf is sharded; static.
+      tree: any tree of arrays and numbers.
+      ord: order of the norm, in [1, inf]. **Static.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A tree of the same structure that holds a scalar for each leaf.
 
     Raises:
-      ValueError: if ``ord`` is not a number from 1 to inf.
+      ValueError: `ord` is out of range, or `axis_name` contradicts the type of a leaf.
+      TypeError: a leaf is not an array or a number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -91,45 +103,90 @@ def leaf_norms(tree: Any, ord: float = 2, *, axis_name: AxisName | None = None) 
       >>> norms = stabjax.leaf_norms({"b": jnp.array(-2.0), "w": jnp.array([3.0, 4.0])})
       >>> {name: float(norm) for name, norm in norms.items()}
       {'b': 2.0, 'w': 5.0}
-
-    Source: Blue, A portable Fortran program to find the Euclidean norm, 1978.
     """
-    check_order(ord)
-    return jax.tree.map(
-        lambda x: scaled_norm(x, ord, axis_name=axis_name).product, tree
-    )
+    order = check_order(ord)
+    norms = scaled_leaf_norms(tree, order, axis_name=axis_name, argument="tree")
+    whole: Tree = jax.tree.unflatten(jax.tree.structure(tree), list(norms.product))
+    return whole
 
 
-# Jitted, for otherwise each call outside of `jit` would compile its `cond` anew.
-@partial(jax.jit, static_argnames=("ord", "axis_name"), inline=True)
 def scaled_norm(
-    tree: Any, ord: float = 2, *, axis_name: AxisName | None = None
+    tree: object,
+    ord: float = 2,
+    *,
+    axis_name: object = None,
+    argument: str = "updates",
 ) -> ScaledNorm:
-    """The norm of a whole tree as value and unit; see :func:`global_norm`."""
-    leaves = jax.tree.leaves(tree)
+    """The norm of a whole tree as value and unit; see `global_norm`."""
+    axes = leaf_axes(argument, tree, axis_name)
+    norm: ScaledNorm = norm_of_leaves(jax.tree.leaves(tree), axes, ord, False)
+    return norm
+
+
+def scaled_leaf_norms(
+    tree: object,
+    ord: float = 2,
+    *,
+    axis_name: object = None,
+    argument: str = "updates",
+) -> ScaledNorm:
+    """The norms of all leaves along axis 0, as values and units."""
+    axes = leaf_axes(argument, tree, axis_name)
+    norms: ScaledNorm = norm_of_leaves(jax.tree.leaves(tree), axes, ord, True)
+    return norms
+
+
+# Under `jit`: in eager mode each call would compile its `cond` anew.
+@partial(jax.jit, static_argnames=("axes", "ord", "apart"), inline=True)
+def norm_of_leaves(
+    leaves: Sequence[ArrayLike], axes: tuple[Axes, ...], ord: float, apart: bool
+) -> ScaledNorm:
+    """The norm of all leaves together, or the vector of their norms if `apart`."""
     dtype = norm_dtype(leaves)
-    leaves = [leaf for leaf in leaves if jnp.size(leaf)]
     if not leaves:
-        return ScaledNorm(jnp.zeros((), dtype), jnp.ones((), dtype))
+        shape = (0,) if apart else ()
+        return ScaledNorm(jnp.zeros(shape, dtype), jnp.ones(shape, dtype))
+    # What has no elements counts as one zero, since it has no largest element.
+    wide = [
+        widened(x, dtype) if has_elements(x) else jnp.zeros(1, dtype) for x in leaves
+    ]
+    if ord != 2:
+        return _power_norm(wide, axes, ord, apart)
 
-    def total(term: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        sums = [jnp.sum(term(widened(leaf, dtype))) for leaf in leaves]
-        return _psum(sum(sums[1:], sums[0]), axis_name)
+    def total(k: jax.Array | None) -> jax.Array:
+        scales = list(k) if apart and k is not None else [k] * len(wide)
+        sums = [jnp.sum(_squares(x, k)) for x, k in zip(wide, scales, strict=True)]
+        return _reduced(sums, axes, apart)
 
-    if ord == 2:
-        return _root_of_squares(lambda k: total(lambda x: _squares(x, k)), dtype)
-    largest = [jnp.max(magnitudes(widened(leaf, dtype))) for leaf in leaves]
-    return _power_norm(total, jnp.max(jnp.stack(largest)), ord, axis_name)
+    return _root_of_squares(total)
 
 
-@partial(jax.jit, static_argnames="axis", inline=True)
+@partial(jax.jit, static_argnames=("units", "axes"), inline=True)
+def norms_of_units(
+    arrays: Sequence[jax.Array],
+    units: tuple[int | tuple[int, ...] | None, ...],
+    axes: tuple[Axes, ...],
+) -> list[ScaledNorm]:
+    """2-norms of the slices of each array along its `units`; dimensions are kept."""
+    wide = [widened(x, norm_dtype([x])) for x in arrays]
+
+    def total(k: list[jax.Array] | None) -> list[jax.Array]:
+        return [
+            over_devices(
+                jnp.sum(_squares(x, None if k is None else k[i]), unit, keepdims=True),
+                names,
+            )
+            for i, (x, unit, names) in enumerate(zip(wide, units, axes, strict=True))
+        ]
+
+    values, scales = _root_of_squares(total)
+    return list(map(ScaledNorm, values, scales))
+
+
 def unit_norms(x: jax.Array, axis: int | tuple[int, ...] | None) -> ScaledNorm:
     """2-norms of the slices of one array along `axis`; its dimensions are kept."""
-    dtype = norm_dtype([x])
-    wide = widened(x, dtype)
-    return _root_of_squares(
-        lambda k: jnp.sum(_squares(wide, k), axis=axis, keepdims=True), dtype
-    )
+    norms: list[ScaledNorm] = norms_of_units([x], (axis,), ((),))
+    return norms[0]
 
 
 def as_scaled(norm: jax.Array) -> ScaledNorm:
@@ -141,33 +198,48 @@ def as_scaled(norm: jax.Array) -> ScaledNorm:
     return ScaledNorm(norm * k, 1 / k)
 
 
-def norm_dtype(leaves: Sequence[ArrayLike]) -> Any:
-    """The dtype of a tree's statistics: float64 if a leaf has it, or else float32."""
+def norm_dtype(leaves: Sequence[object]) -> np.dtype:
+    """The dtype of a tree's statistics: float64 if a leaf has it, or else float32.
+
+    Leaves may be arrays, Python numbers or `jax.ShapeDtypeStruct`.
+    """
     double = (jnp.float64, jnp.complex128)
-    found = any(jnp.asarray(leaf).dtype in double for leaf in leaves)
-    return jnp.float64 if found else jnp.float32
+    found = any(
+        jnp.result_type(leaf) in double for leaf in leaves if not is_float0(leaf)
+    )
+    return np.dtype(np.float64 if found else np.float32)
 
 
-def widened(x: ArrayLike, dtype: Any) -> jax.Array:
-    """The entries in the dtype of the statistics, complex ones in its complex kin."""
+def is_float0(leaf: object) -> TypeGuard[jax.Array]:
+    """Whether a leaf is the gradient of an integer parameter, which holds no number."""
+    return getattr(leaf, "dtype", None) == jax.dtypes.float0
+
+
+def has_elements(leaf: ArrayLike) -> bool:
+    """Whether a leaf holds a number at all."""
+    return not is_float0(leaf) and jnp.size(leaf) > 0
+
+
+def widened(x: ArrayLike, dtype: DTypeLike) -> jax.Array:
+    """The elements in the dtype of the statistics, or in the complex one beside it."""
     if jnp.iscomplexobj(x):
         dtype = jnp.complex128 if dtype == jnp.float64 else jnp.complex64
     return jnp.asarray(x).astype(dtype)
 
 
-def check_order(ord: Any) -> float:
-    """The order of a norm, if it is one."""
+def check_order(ord: float) -> float:
+    """Returns the order of a norm; raises a ValueError if it is not in [1, inf]."""
     numbers = (int, float, np.integer, np.floating)
     if not isinstance(ord, numbers) or not ord >= 1:
         raise ValueError(
-            f"ord must be a number from 1 to inf, known when tracing; got {ord!r}"
+            f"ord must be a number in [1, inf], known before tracing, got {ord!r}."
         )
     # Powers that are integers are products.
     return int(ord) if float(ord).is_integer() else float(ord)
 
 
 def _squares(x: jax.Array, k: jax.Array | None) -> jax.Array:
-    """|k x|^2, entry by entry."""
+    """|k x|^2 of each element."""
     if jnp.iscomplexobj(x):
         return _squares(x.real, k) + _squares(x.imag, k)
     if k is not None:
@@ -178,34 +250,64 @@ def _squares(x: jax.Array, k: jax.Array | None) -> jax.Array:
 
 
 def magnitudes(x: jax.Array) -> jax.Array:
-    """|x|, entry by entry, with derivative 0 at 0, where that of `abs` is 1."""
+    """|x| of each element, with derivative 0 at 0, where that of `abs` is 1."""
     return jnp.abs(x) if jnp.iscomplexobj(x) else x * jnp.sign(x)
 
 
-def _psum(x: jax.Array, axis_name: AxisName | None) -> jax.Array:
-    return x if axis_name is None else lax.psum(x, axis_name)
+def _reduced(
+    parts: Sequence[jax.Array],
+    axes: tuple[Axes, ...],
+    apart: bool,
+    *,
+    largest: bool = False,
+) -> jax.Array:
+    """The sum (or the largest) of one number for each leaf, over devices.
 
-
-def _root_of_squares(
-    total: Callable[[jax.Array | None], jax.Array], dtype: Any
-) -> ScaledNorm:
-    """sqrt(total(1)), where total(k) sums the squares of the entries times k.
-
-    Where the plain sum is huge (its square, in a derivative, would overflow too), or so
-    small that squares may have been flushed to zero, it is taken again with a power of
-    two for k. Only scalars leave the `cond`, which makes it free; under `vmap` it
-    becomes a second sum.
+    And over leaves, unless these stay apart, along axis 0. There is one collective for
+    each set of axes, and not for each leaf.
     """
-    exponent = np.finfo(dtype).maxexp
-    down = 2.0 ** -(5 * exponent // 8)  # the largest number to the 3/8 of its exponent
-    largest, smallest = 2.0 ** (3 * exponent // 4), 2.0 ** -(exponent // 2)
 
+    def joined(numbers: list[jax.Array]) -> jax.Array:
+        return jnp.max(jnp.stack(numbers)) if largest else sum(numbers[1:], numbers[0])
+
+    whole: Callable[[jax.Array, Axes], jax.Array] = lax.pmax if largest else lax.psum
+    groups: dict[Axes, list[int]] = {}
+    for i, names in enumerate(axes):
+        groups.setdefault(names, []).append(i)
+    found = []
+    for names, members in groups.items():
+        group = [parts[i] for i in members]
+        local = jnp.stack(group) if apart else joined(group)
+        found.append(whole(local, names) if names else local)
+    if not apart:
+        return joined(found)
+    order = np.argsort(np.concatenate(list(groups.values())))
+    return found[0] if len(found) == 1 else jnp.concatenate(found)[order]
+
+
+def _root_of_squares(total: Callable[[Any], Any]) -> ScaledNorm:
+    """sqrt(total(1)), where total(k) are sums of the squares of the elements times k.
+
+    Where a plain sum is huge (its square, in a derivative, would overflow too), or so
+    small that squares may have been flushed to zero, it is recomputed with a power of
+    two for k. One `cond` decides for all sums, since on a GPU each takes 17
+    microseconds; only the sums leave it. Under `vmap` it becomes a second sum.
+    """
     plain = total(None)
-    k = jnp.ones_like(plain)
-    k = jnp.where(plain > largest, down, k)
-    k = jnp.where(plain < smallest, 1 / down, k)
-    squares = lax.cond(jnp.all(k == 1), lambda: plain, lambda: total(k))
-    return ScaledNorm(safe_root(squares), 1 / k)
+    k = jax.tree.map(_rescaling, plain)
+    safe = [jnp.all(x == 1) for x in jax.tree.leaves(k)]
+    squares = lax.cond(jnp.all(jnp.stack(safe)), lambda: plain, lambda: total(k))
+    return ScaledNorm(
+        jax.tree.map(safe_root, squares), jax.tree.map(lambda x: 1 / x, k)
+    )
+
+
+def _rescaling(squares: jax.Array) -> jax.Array:
+    """The power of two by which to multiply elements whose sum of squares this is."""
+    exponent = np.finfo(squares.dtype).maxexp
+    down = 2.0 ** -(5 * exponent // 8)  # the largest number to the 3/8 of its exponent
+    k = jnp.where(squares > 2.0 ** (3 * exponent // 4), down, jnp.ones_like(squares))
+    return jnp.where(squares < 2.0 ** -(exponent // 2), 1 / down, k)
 
 
 def safe_root(x: jax.Array) -> jax.Array:
@@ -216,32 +318,34 @@ def safe_root(x: jax.Array) -> jax.Array:
 
 
 def _power_norm(
-    total: Callable[[Callable[[jax.Array], jax.Array]], jax.Array],
-    largest: jax.Array,
-    ord: float,
-    axis_name: AxisName | None,
+    arrays: Sequence[jax.Array], axes: tuple[Axes, ...], ord: float, apart: bool
 ) -> ScaledNorm:
     """M (sum_i (|x_i| / M)^p)^(1/p) with M = max_i |x_i|, a constant of the scaling."""
-    bound = lax.stop_gradient(largest)
-    if axis_name is not None:
-        bound = lax.pmax(bound, axis_name)
+
+    def each(x: jax.Array) -> list[jax.Array]:
+        return list(x) if apart else [x] * len(arrays)
+
+    reduced = partial(_reduced, axes=axes, apart=apart)
+    largest = [jnp.max(magnitudes(x)) for x in arrays]
+    bound = reduced(lax.stop_gradient(largest), largest=True)
     if ord == math.inf:
         # Through sums, since a maximum over devices has no derivative: the shards
         # that attain it share it.
-        attains = (largest == bound).astype(largest.dtype)
-        shared = _psum(attains * largest, axis_name) / _psum(attains, axis_name)
-        return ScaledNorm(shared, jnp.ones_like(bound))
+        pairs = list(zip(largest, each(bound), strict=True))
+        attains = [(m == b).astype(m.dtype) for m, b in pairs]
+        shares = [a * m for a, m in zip(attains, largest, strict=True)]
+        return ScaledNorm(reduced(shares) / reduced(attains), jnp.ones_like(bound))
     unit = jnp.where((bound > 0) & jnp.isfinite(bound), bound, 1)
     # 1 / M may be subnormal, which devices flush to zero: to its middle range first.
     half = 2.0 ** (np.finfo(bound.dtype).maxexp // 2)
     k = jnp.where(unit > 1, 1 / half, half)
-    powers = total(lambda x: (magnitudes(x) * k / (unit * k)) ** ord)
+    scaled = zip(arrays, each(k), each(unit * k), strict=True)
+    powers = reduced([jnp.sum((magnitudes(x) * k / m) ** ord) for x, k, m in scaled])
     positive = powers > 0
     root = jnp.where(positive, powers, 1) ** (1 / ord)
     value = jnp.where(positive, root, lax.stop_gradient(powers))
     # M itself as the unit might have no inverse: the power of two near to it, or 1.
-    exponent = np.finfo(unit.dtype).maxexp
-    large, small = unit > 2.0 ** (exponent // 2), unit < 2.0 ** -(exponent // 2)
-    power = jnp.where(large, 2.0 ** (exponent // 2), jnp.ones_like(unit))
-    power = jnp.where(small, 2.0 ** -(exponent // 2), power)
+    large, small = unit > half, unit < 1 / half
+    power = jnp.where(large, half, jnp.ones_like(unit))
+    power = jnp.where(small, 1 / half, power)
     return ScaledNorm(value * (unit / power), power)

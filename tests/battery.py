@@ -156,7 +156,7 @@ TRANSFORMATIONS = [
     Transformation(
         "clip_update_norm",
         functools.partial(stabjax.clip_update_norm, window=3),
-        {"sigma": 0.1},
+        {"z_threshold": 0.1},
         static=("window",),
         spoils="tree",
         before=(0.1, 0.3),
@@ -301,7 +301,7 @@ TRANSFORMATIONS = [
     Transformation(
         "skip_if_nonfinite",
         lambda max_norm, max_consecutive: stabjax.skip_if_nonfinite(
-            stabjax.clip_by_global_norm(max_norm), max_consecutive
+            stabjax.clip_by_global_norm(max_norm), max_consecutive=max_consecutive
         ),
         {"max_norm": 1.0, "max_consecutive": 8.0},
         spoils="none",
@@ -310,7 +310,9 @@ TRANSFORMATIONS = [
     Transformation(
         "skip_above_norm",
         lambda max_norm, drop_norm, max_consecutive: stabjax.skip_above_norm(
-            stabjax.clip_by_global_norm(max_norm), drop_norm, max_consecutive
+            stabjax.clip_by_global_norm(max_norm),
+            drop_norm,
+            max_consecutive=max_consecutive,
         ),
         {"max_norm": 1.0, "drop_norm": 10.0, "max_consecutive": 8.0},
         spoils="none",
@@ -319,17 +321,17 @@ TRANSFORMATIONS = [
     ),
     Transformation(
         "skip_on_spike",
-        lambda max_norm, sigma, min_count, max_consecutive: stabjax.skip_on_spike(
+        lambda max_norm, z_threshold, min_count, max_consecutive: stabjax.skip_on_spike(
             stabjax.clip_by_global_norm(max_norm),
             window=8,
-            sigma=sigma,
+            z_threshold=z_threshold,
             min_count=min_count,
             max_consecutive=max_consecutive,
         ),
-        {"max_norm": 1.0, "sigma": 2.0, "min_count": 2.0, "max_consecutive": 8.0},
+        {"max_norm": 1.0, "z_threshold": 2.0, "min_count": 2.0, "max_consecutive": 8.0},
         spoils="none",
         extra={"value": 1.0},
-        decides=("sigma", "min_count", "max_consecutive"),
+        decides=("z_threshold", "min_count", "max_consecutive"),
     ),
     Transformation(
         "reduce_on_plateau",
@@ -345,7 +347,10 @@ TRANSFORMATIONS = [
 # Public functions that are no transformations: of norms, of gradients, of states.
 FUNCTIONS = {
     "best_cooldown_fraction",
-    "check",
+    "by_group",
+    "check_guards",
+    "unless_skipped",
+    "with_learning_rate",
     "global_norm",
     "leaf_norms",
     "metrics",
@@ -410,12 +415,14 @@ def repeated(init_value, period):
 
 def warmed_up(peak_value, warmup_steps, init_value, shape):
     decay = stabjax.inverse_sqrt_schedule(peak_value, 5)
-    return stabjax.with_warmup(decay, warmup_steps, shape, init_value)
+    return stabjax.with_warmup(decay, warmup_steps, shape=shape, init_value=init_value)
 
 
 def cooled_down(init_value, start, steps, end_value):
     decay = stabjax.inverse_sqrt_schedule(init_value, 5)
-    return stabjax.with_cooldown(decay, start, steps, "1-sqrt", end_value)
+    return stabjax.with_cooldown(
+        decay, start, steps, shape="1-sqrt", end_value=end_value
+    )
 
 
 def multiplied(init_value, rate):
@@ -435,7 +442,7 @@ def shifted(init_value, steps):
 
 
 def clipped(min_value, max_value):
-    return stabjax.clip_schedule(
+    return stabjax.with_bounds(
         stabjax.linear_schedule(1.0, 0.0, 10), min_value, max_value
     )
 
@@ -658,5 +665,5 @@ SCHEDULES = [
     ),
     Schedule("multiply_schedules", multiplied, {"init_value": 0.8, "rate": 0.5}),
     Schedule("shift_schedule", shifted, {"init_value": 0.8, "steps": 3.0}),
-    Schedule("clip_schedule", clipped, {"min_value": 0.3, "max_value": 0.7}),
+    Schedule("with_bounds", clipped, {"min_value": 0.3, "max_value": 0.7}),
 ]

@@ -1,5 +1,6 @@
 """Metrics: what they say, from wherever a state may stand."""
 
+import dataclasses
 import functools
 import operator
 
@@ -8,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from flax import nnx, serialization
+from flax.core import FrozenDict
 
 import stabjax
+from stabjax._paths import leaf_paths
 
 PARAMS = {"a": jnp.zeros(2), "b": jnp.zeros(())}
 GRADS = {"a": jnp.array([3.0, 4.0]), "b": jnp.array(0.0)}
@@ -184,10 +187,92 @@ def test_a_scheduled_threshold_publishes_itself():
     }
 
 
-def test_two_of_one_name_are_an_error_that_names_both():
-    tx = optax.chain(watched(max_norm=2.0), optax.scale(1.0), watched())
-    with pytest.raises(ValueError, match=r"'clip/clip_fraction', at 0\..* and 2\..*"):
-        stabjax.metrics(updated(tx))
+FALLING = stabjax.linear_schedule(1.0, 0.1, 100)
+TWICE = {  # an optimizer with two transformations of one name, and what is in front
+    "chain": (
+        lambda: optax.chain(watched(max_norm=2.0), optax.scale(1.0), watched()),
+        ["0/clip", "2/clip"],
+    ),
+    "three, nested": (
+        lambda: optax.chain(watched(), optax.chain(watched(), watched())),
+        ["0/clip", "1/0/clip", "1/1/clip"],
+    ),
+    "named_chain": (
+        lambda: optax.named_chain(("grads", watched()), ("updates", watched())),
+        ["grads/clip", "updates/clip"],
+    ),
+    "each other": (
+        lambda: stabjax.with_metrics(watched(), name="clip"),
+        ["clip", "inner_state/clip"],
+    ),
+    "guard in guard": (
+        lambda: stabjax.skip_if_nonfinite(
+            stabjax.skip_if_nonfinite(optax.chain(optax.sgd(0.1)))
+        ),
+        ["inner_state/skip_if_nonfinite", "skip_if_nonfinite"],
+    ),
+    "history": (
+        lambda: optax.chain(stabjax.zclip(), optax.scale(1.0), stabjax.zclip()),
+        ["0/zclip", "2/zclip"],
+    ),
+    "scheduled": (
+        lambda: optax.chain(
+            stabjax.clip_by_global_norm(FALLING), stabjax.clip_by_global_norm(FALLING)
+        ),
+        ["0/clip_by_global_norm", "1/clip_by_global_norm"],
+    ),
+    "name given and own": (
+        lambda: optax.chain(stabjax.zclip(), watched("zclip")),
+        ["0/zclip", "1/zclip"],
+    ),
+    "masked": (
+        lambda: optax.chain(
+            optax.masked(watched(), {"a": True, "b": False}),
+            optax.masked(watched(), {"a": False, "b": True}),
+        ),
+        ["0/clip", "1/clip"],
+    ),
+    "a name that reads like a place": (
+        lambda: optax.chain(watched(), watched(), watched("0/clip")),
+        ["0%2Fclip", "0/clip", "1/clip"],
+    ),
+}
+
+
+@pytest.mark.parametrize("which", TWICE)
+def test_two_of_one_name_are_told_apart_by_their_places(which):
+    make, owners = TWICE[which]
+    state = updated(make())
+    found = stabjax.metrics(state)
+    assert sorted({name.rpartition("/")[0] for name in found}) == sorted(owners)
+    held = [path for path in leaf_paths(state) if "metrics" in path]
+    assert len(found) == len(held)
+    assert not any("/" in key for path in held for key in path)
+
+
+def test_names_keep_from_init_to_update_and_in_other_forms_of_the_state():
+    tx = optax.chain(watched(), optax.scale(1.0), watched())
+    before, state = tx.init(PARAMS), updated(tx)
+    forms = [before, state, serialization.to_state_dict(state), jax.device_get(state)]
+    names = [list(stabjax.metrics(form)) for form in forms]
+    assert names == [names[0]] * len(forms)
+
+
+def test_rates_of_two_groups_are_told_apart(standard_promotion):
+    def group(rate, which):
+        tx = optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
+        return optax.masked(tx, {key: key == which for key in "ab"})
+
+    found = stabjax.metrics(updated(optax.chain(group(0.1, "a"), group(0.2, "b"))))
+    np.testing.assert_allclose(found["0/learning_rate"], 0.1)
+    np.testing.assert_allclose(found["1/learning_rate"], 0.2)
+
+
+def test_a_guard_in_a_guard_is_checked():
+    guards = stabjax.skip_if_nonfinite(stabjax.skip_if_nonfinite(optax.sgd(0.1)))
+    state = updated(guards, {"a": jnp.full(2, jnp.nan), "b": jnp.array(0.0)})
+    with pytest.raises(RuntimeError, match="skip_if_nonfinite met 1 bad step"):
+        stabjax.check_guards(state, PARAMS, max_consecutive=0)
 
 
 def test_equal_names_in_two_groups_carry_the_label_of_the_group():
@@ -289,3 +374,76 @@ def test_norms_by_path_on_request():
     assert before["clip/grad_norm/dense/b"] == 0
     assert after["clip/grad_norm/dense/b"] == 5
     assert after["clip/grad_norm/dense/k"] == jnp.inf
+
+
+@dataclasses.dataclass
+class Layer:
+    kernel: jax.Array
+    bias: jax.Array
+
+
+jax.tree_util.register_dataclass(Layer, ["kernel", "bias"], [])
+CONTAINERS = {
+    "slashes": (
+        {"a/b": jnp.array([3.0]), "a": {"b": jnp.array([4.0]), "c": jnp.array([5.0])}},
+        {"a%2Fb": 3.0, "a/b": 4.0, "a/c": 5.0},
+    ),
+    "slash alone": ({"mlp/~/linear": {"w": jnp.ones(1)}}, {"mlp/~/linear/w": 1.0}),
+    "list": ([jnp.ones(1), (jnp.zeros(1),)], {"0": 1.0, "1/0": 0.0}),
+    "FrozenDict": (FrozenDict({"a": {"b": jnp.ones(1)}}), {"a/b": 1.0}),
+    "dataclass": (
+        {"l": Layer(jnp.ones(1), jnp.zeros(1))},
+        {"l/kernel": 1, "l/bias": 0},
+    ),
+    "one array": (jnp.ones(1), {}),  # its norm is the total
+    "masked": ({"a": optax.MaskedNode(), "b": jnp.ones(1), "c": None}, {"b": 1.0}),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_leaf_has_a_name_of_its_own(container):
+    grads, expected = CONTAINERS[container]
+    tx = optax.chain(
+        stabjax.with_metrics(stabjax.clip(9.0), name="c", per_leaf=True),
+        optax.scale(1.0),
+    )
+    state = tx.init(grads)
+    before = sorted(stabjax.metrics(state))
+    found = stabjax.metrics(jax.jit(tx.update)(grads, state)[1])
+    assert sorted(found) == before
+    norms = {
+        name.partition("c/grad_norm/")[2]: float(norm)
+        for name, norm in found.items()
+        if "grad_norm/" in name
+    }
+    assert norms == expected
+
+
+def test_leaves_of_an_nnx_model_keep_their_names(standard_promotion):
+    layers = (nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.BatchNorm(4, rngs=nnx.Rngs(0)))
+    model = nnx.Sequential(*layers)
+    tx = stabjax.with_metrics(stabjax.clip_by_global_norm(1.0), "clip", per_leaf=True)
+    guarded = stabjax.skip_if_nonfinite(optax.chain(tx, optax.sgd(0.1)))
+    optimizer = nnx.Optimizer(model, guarded, wrt=nnx.Param)
+    before = sorted(stabjax.metrics(optimizer.opt_state))
+    optimizer.update(model, nnx.grad(lambda m: m(jnp.ones((5, 3))).sum())(model))
+    found = stabjax.metrics(optimizer.opt_state)
+    assert sorted(found) == before
+    assert "clip/grad_norm/layers/1/bias" in found
+
+
+def test_two_of_one_name_are_recorded_in_a_sweep():
+    def make_optimizer(max_norm):
+        clips = stabjax.zclip(max_norm=max_norm), stabjax.zclip(max_norm=10 * max_norm)
+        return optax.chain(clips[0], optax.scale(-0.1), clips[1])
+
+    space = stabjax.grid(max_norm=[0.1, 1.0])
+    runs = stabjax.sweep(
+        stabjax.problems.quadratic(),
+        make_optimizer,
+        space,
+        steps=3,
+        record_every=1,
+        progress=False,
+    )
+    assert (runs["0_zclip_grad_norm"] > runs["2_zclip_grad_norm"]).all()

@@ -13,6 +13,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import stabjax
+from stabjax._norms import norm_dtype, scaled_norm
+from stabjax._scaling import apply_factor, clip_factor, multiply
 
 ORDERS = (1, 1.5, 2, 3, 300, np.inf)
 MAGNITUDES = {
@@ -229,12 +231,11 @@ def test_named_vmap_equals_one_device():
             models.assert_close(got, np.full(8, models.norm(x, p)), "float32")
 
 
-def test_one_shard_alone_needs_no_axis_name():
-    """Inside shard_map, without a name, the norm is the shard's own."""
+def test_one_shard_alone_has_no_axes():
     mesh = Mesh(np.array(jax.devices()), ("d",))
     x = jnp.asarray(SHARDED["huge on one device"], jnp.float32)
     got = jax.shard_map(
-        lambda row: stabjax.global_norm(row)[None],
+        lambda row: stabjax.global_norm(row, axis_name=())[None],
         mesh=mesh,
         in_specs=P("d"),
         out_specs=P("d"),
@@ -242,19 +243,121 @@ def test_one_shard_alone_needs_no_axis_name():
     models.assert_close(got, np.array([1e30] * 3 + [0] * 5), "float32")
 
 
+MIXED = {"both": P("d", "e"), "first": P("d"), "second": P(None, "e"), "none": P()}
+SAID = {"both": ("d", "e"), "first": "d", "second": ("e",), "none": ()}
+
+
+def mixed_tree(magnitude=1.0):
+    rng = np.random.default_rng(3)
+    return {
+        name: jnp.asarray(rng.normal(size=(4, 6)) * magnitude, jnp.float32)
+        for name in MIXED
+    }
+
+
+def on_two_axes(function, tree, specs=MIXED, check_vma=True):
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("d", "e"))
+    sharded = jax.shard_map(
+        function, mesh=mesh, in_specs=(specs,), out_specs=P(), check_vma=check_vma
+    )
+    return jax.jit(sharded)(tree)
+
+
+@pytest.mark.parametrize("axis_name", (None, ("d", "e"), SAID, SAID | {"first": None}))
+@pytest.mark.parametrize("p", (1, 2, 3, np.inf))
+def test_leaves_sharded_over_different_axes(axis_name, p):
+    """By their types, whether or not these are also stated."""
+    for magnitude in (1, 1e30, 1e-30):
+        tree = mixed_tree(magnitude)
+        whole, each = on_two_axes(
+            lambda tree: (
+                stabjax.global_norm(tree, p, axis_name=axis_name),
+                stabjax.leaf_norms(tree, p, axis_name=axis_name),
+            ),
+            tree,
+        )
+        models.assert_close(whole, models.norm(tree, p), "float32")
+        expected = jax.tree.map(lambda x: models.norm(x, p), tree)  # noqa: B023
+        models.assert_close(each, expected, "float32")
+
+
+@pytest.mark.parametrize("p", (1, 2, np.inf))
+def test_axes_that_types_do_not_show_are_stated_for_each_leaf(p):
+    def norm(tree):
+        return stabjax.global_norm(tree, p, axis_name=SAID)
+
+    got = on_two_axes(norm, mixed_tree(), check_vma=False)
+    models.assert_close(got, models.norm(mixed_tree(), p), "float32")
+
+
+@pytest.mark.parametrize(
+    ("axis_name", "leaf"),
+    [
+        ("d", "tree/both"),
+        (SAID | {"none": "d"}, "tree/none"),
+        (SAID | {"both": "e"}, "tree/both"),
+        (SAID | {"first": ()}, "tree/first"),
+    ],
+)
+def test_axes_that_contradict_a_leaf_raise(axis_name, leaf):
+    with pytest.raises(ValueError, match=f"axis_name must name .*'{leaf}' varies"):
+        on_two_axes(lambda t: stabjax.global_norm(t, axis_name=axis_name), mixed_tree())
+
+
+def test_axes_for_leaves_that_are_missing_raise():
+    for axes, message in [
+        ({"a": "d"}, "got none for 'b'"),
+        ({"a": "d", "b": (), "c": "d"}, "got one for 'c'"),
+    ]:
+        with pytest.raises(ValueError, match=f"axis_name .*{message}"):
+            stabjax.global_norm({"a": 1.0, "b": 2.0}, axis_name=axes)
+
+
+def test_leaves_that_are_not_arrays_raise():
+    tree = {"layers": [{"w": jnp.ones(2), "act": jax.nn.relu}]}
+    for norm in (stabjax.global_norm, stabjax.leaf_norms):
+        with pytest.raises(TypeError, match=r"tree must hold arrays.*'layers/0/act'"):
+            norm(tree)
+
+
 @pytest.mark.parametrize("p", (0.5, -1, np.nan, "2", None, 1j))
 def test_orders_that_are_none_raise(p):
-    with pytest.raises(ValueError, match=r"ord must be a number from 1 to inf.*got"):
+    with pytest.raises(ValueError, match=r"ord must be a number in \[1, inf\].*got"):
         stabjax.global_norm(jnp.ones(2), p)
     with pytest.raises(ValueError, match="ord must be"):
         stabjax.leaf_norms(jnp.ones(2), p)
 
 
 def test_a_traced_order_raises():
-    with pytest.raises(ValueError, match="known when tracing"):
+    with pytest.raises(ValueError, match="known before tracing"):
         jax.jit(lambda p: stabjax.global_norm(jnp.ones(2), p))(2.0)
 
 
 def test_orders_of_numpy():
     for two in (2.0, np.int64(2), np.float32(2)):
         assert stabjax.global_norm([3.0, 4.0], two) == 5
+
+
+def test_leaves_without_numbers_count_for_nothing_and_pass_unchanged():
+    grads = jax.grad(lambda p: jnp.sum(p["w"] ** 2), allow_int=True)(
+        {"w": jnp.array([1.5, 2.0]), "n": jnp.arange(3)}
+    )
+    assert float(stabjax.global_norm(grads)) == 5.0
+    factor = clip_factor(scaled_norm(grads), jnp.float32(1.0))
+    for changed in (apply_factor(grads["n"], factor), multiply(grads["n"], 0.5)):
+        assert (changed.dtype, changed.shape) == (jax.dtypes.float0, (3,))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32, jnp.complex64, jnp.int8])
+def test_the_dtype_of_statistics_comes_from_shapes_and_python_numbers(dtype):
+    assert norm_dtype([jax.ShapeDtypeStruct((2, 3), dtype), 1.0, 2]) == jnp.float32
+
+
+@pytest.mark.parametrize("scale", [0.3, 1e30, jnp.float16(0.3), jnp.asarray(0.3)])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_products_with_a_scalar_are_taken_in_float32(dtype, scale):
+    x = jnp.linspace(-2, 2, 5, dtype=dtype)
+    product = multiply(x, scale)
+    right = np.asarray(x, np.float32) * np.asarray(scale, np.float32)
+    assert product.dtype == dtype
+    np.testing.assert_array_equal(product, jnp.asarray(right).astype(dtype))

@@ -10,24 +10,15 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from stabjax._clipping.threshold import (
-    Shrinkage,
-    Threshold,
-    bounded_by,
-    cast_back,
-    map_bounded,
-    scalar,
-    shrinkage,
-    shrunk,
-)
-from stabjax._metrics import Told
+from stabjax._clipping.threshold import Threshold, bounded_by, map_bounded
+from stabjax._metrics import Report
 from stabjax._norms import (
-    AxisName,
     ScaledNorm,
     check_order,
     norm_dtype,
     scaled_norm,
 )
+from stabjax._scaling import ClipFactor, apply_factor, as_scalar, cast_back, clip_factor
 
 
 def clip(max_delta: Threshold) -> optax.GradientTransformation:
@@ -68,7 +59,7 @@ def clip(max_delta: Threshold) -> optax.GradientTransformation:
 
 
 def clip_by_global_norm(
-    max_norm: Threshold, *, ord: float | None = None, axis_name: AxisName | None = None
+    max_norm: Threshold, *, ord: float | None = None, axis_name: object = None
 ) -> optax.GradientTransformation:
     r"""Rescales the updates so that their global norm is at most ``max_norm``.
 
@@ -114,27 +105,27 @@ def clip_by_global_norm(
 
     def measured(
         updates: optax.Updates, limit: ArrayLike
-    ) -> tuple[ScaledNorm, jax.Array, Shrinkage]:
+    ) -> tuple[ScaledNorm, jax.Array, ClipFactor]:
         norm = scaled_norm(updates, order, axis_name=axis_name)
-        largest = scalar("max_norm", limit, norm.value.dtype)
-        return norm, largest, shrinkage(norm, largest)
+        largest = as_scalar("max_norm", limit, norm.value.dtype)
+        return norm, largest, clip_factor(norm, largest)
 
     def bound(
         updates: optax.Updates, params: optax.Params | None, limit: ArrayLike
     ) -> tuple[optax.Updates, jax.Array]:
         del params
         *_, by = measured(updates, limit)
-        return jax.tree.map(lambda g: shrunk(g, by), updates), by.exceeded
+        return jax.tree.map(lambda g: apply_factor(g, by), updates), by.exceeded
 
-    def tell(updates: optax.Updates, limit: ArrayLike) -> Told:
+    def report(updates: optax.Updates, limit: ArrayLike) -> Report:
         norm, largest, by = measured(updates, limit)
-        after = jnp.where(by.exceeded, largest, norm.product * by.factor)
-        return Told(norm.product, after, by.exceeded)
+        after = jnp.where(by.exceeded, largest, norm.product * by.first)
+        return Report(norm.product, after, by.exceeded)
 
     return bounded_by(
         max_norm,
         bound,
-        tell if order == 2 and axis_name is None else None,
+        report if order == 2 and axis_name is None else None,
         name="clip_by_global_norm",
         argument="max_norm",
     )
@@ -231,9 +222,9 @@ def _clip_blocks(
 
     def bound_block(g: ArrayLike, limit: ArrayLike) -> tuple[jax.Array, jax.Array]:
         norm = scaled_norm(g)
-        bound = scalar(argument, limit, norm.value.dtype) * norm_of_one(g)
-        by = shrinkage(norm, bound)
-        return shrunk(g, by), by.exceeded
+        bound = as_scalar(argument, limit, norm.value.dtype) * norm_of_one(g)
+        by = clip_factor(norm, bound)
+        return apply_factor(g, by), by.exceeded
 
     def bound(
         updates: optax.Updates, params: optax.Params | None, limit: ArrayLike

@@ -1,77 +1,82 @@
-"""Bounds relative to a running level of past norms, which only clipped norms enter."""
+"""Bounds relative to a running level of past norms, taken after clipping."""
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
+from jax.typing import DTypeLike
 
+from stabjax._arguments import check_choice
 from stabjax._clipping.history import (
     Streak,
-    bounded_by_history,
-    lengthened,
-    no_streak,
-    scalars,
-    softened,
+    clip_by_history,
+    extend_streak,
+    init_streak,
+    with_eps,
 )
-from stabjax._clipping.threshold import check_between
+from stabjax._clipping.numbers import as_finite, checked
 from stabjax._norms import scaled_norm
+from stabjax._types import Number
 
 
 class NormLevel(NamedTuple):
-    """What each norm is compared with."""
+    """The level that each norm is compared with."""
 
     norm_level: jax.Array
     level_seen: jax.Array  # int32: norms that entered
-    level_streak: Any  # a Streak, or None where nothing follows from one
+    level_streak: Streak | None  # None for a method without patience
 
 
 def adagc(
-    relative_clip: ArrayLike = 1.04,
-    decay: ArrayLike = 0.99,
-    max_norm: ArrayLike = 1.0,
-    warmup_steps: ArrayLike = 100,
+    relative_clip: Number = 1.04,
+    decay: Number = 0.99,
+    max_norm: Number = 1.0,
     *,
-    patience: ArrayLike = 100,
-    reference: Literal["megatron", "paddle"] | None = None,
+    warmup_steps: Number = 100,
+    patience: Number = 100,
+    reference: bool = False,
+    variant: Literal["megatron", "paddle"] = "megatron",
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
-    r"""Bounds each leaf's norm by a multiple of its own running average: AdaGC.
+    """Bounds each leaf's norm by a multiple of its own running average: AdaGC.
 
-    With the norm :math:`n_i` of leaf :math:`i` and the global norm :math:`N`: in the
-    first :math:`T` updates the leaf is scaled by :math:`h = \min(1, c / N)`, and
-    :math:`\gamma_i` is the least :math:`h n_i` among them. Afterwards :math:`u_i = g_i
-    \min(1, \lambda \gamma_i / n_i)` and :math:`\gamma_i' = \beta \gamma_i + (1 - \beta)
-    \|u_i\|`. Each leaf counts its own :math:`T` updates.
+    During warm-up, a leaf with norm `n` is scaled by `h = min(1, max_norm / N)` with
+    the global norm `N`, and its level `a` is the smallest `h n` so far. After it,
+
+        u = g min(1, relative_clip a / n)
+        a = decay a + (1 - decay) ||u||
+
+    With `reference=True` it gives the authors' numbers, which differ in four ways:
+    1e-6 (paddle: 1e-8) is added to the norm that divides, zero norms enter the average
+    (one of them during warm-up stops its leaf for ever), `patience` is inf, and with
+    paddle the warm-up is one update longer and takes the smallest `n`.
 
     Args:
-      relative_clip: :math:`\lambda \ge 0`; traceable.
-      decay: :math:`\beta`, from 0 to 1; traceable.
-      max_norm: :math:`c \ge 0`, the global bound of the warm-up; traceable.
-      warmup_steps: :math:`T`, updates; traceable.
-      patience: after this many clips of a leaf in a row its scale has changed, see
-        below; inf: never, as the authors have it; traceable.
-      reference: whose numbers to give where they differ, static. "megatron": 1e-6 is
-        added to the norm that divides, zero norms enter, ``patience`` is inf. "paddle":
-        so too, but 1e-8, the warm-up has one update more and takes the least
-        :math:`n_i`.
+      relative_clip: multiple of the average, >= 0. Traceable.
+      decay: decay of the average, in [0, 1]. Traceable.
+      max_norm: bound of the global norm during warm-up, >= 0. Traceable.
+      warmup_steps: updates of the warm-up, counted for each leaf. Traceable.
+      patience: number of consecutive clips of a leaf after which its level becomes the
+        smallest norm among them, as its scale has changed; inf: never. Traceable.
+      reference: whether to give the authors' numbers. Static.
+      variant: which of their codes `reference` follows. Static.
+      axis_name: mapped axes over which the leaves are sharded where their types do not
+        say so, see `stabjax.global_norm`. Static.
 
     Returns:
-      A transformation whose state has metrics: the norm, how many leaves were clipped,
-      whether and how often any was. A non-finite leaf becomes NaN, in the warm-up all
-      do; such an update does not enter, nor does the zero norm of a leaf (with the
-      authors either, in the warm-up, stops that leaf for ever): the next update is
-      clipped as if it had not been. When ``patience`` clips of a leaf follow one
-      another, :math:`\gamma` becomes the smallest of their norms: so a lasting rise of
-      its scale, by any factor, is let through after at most twice as many updates (the
-      authors' threshold grows by :math:`1 + (1 - \beta)(\lambda - 1)` in an update,
-      twofold in 1733). After a fall by a factor :math:`r` it has followed in about
-      :math:`\ln r / (1 - \beta)` updates.
+      A transformation whose state reports the norm, the number of clipped leaves,
+      whether any was clipped and how often. A non-finite leaf becomes NaN (during
+      warm-up all leaves do); such an update and the zero norm of a leaf leave the state
+      unchanged. It lets a lasting rise of the scale through, by any factor, after at
+      most `2 patience` updates (the authors' threshold grows by
+      `1 + (1 - decay) (relative_clip - 1)` per update: twofold in 1733). After a fall
+      by a factor `r` it has followed in about `ln r / (1 - decay)` updates.
 
     Raises:
-      ValueError: if a number is concrete and out of range, or ``reference`` is unknown.
-      TypeError: if a number is none.
+      ValueError: a number is concrete and out of range, or `variant` is unknown.
+      TypeError: an argument is not a number.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -85,86 +90,90 @@ def adagc(
       [0.6, 0.3]
       [0.5, 0.312]
 
-    Source: Wang et al., AdaGC: improving training stability for large language model
-    pretraining, 2025.
+    References:
+      Wang et al., AdaGC: Improving Training Stability for Large Language Model
+      Pretraining, 2025. https://arxiv.org/abs/2502.11034
     """
-    numbers = {
-        "relative_clip": relative_clip,
-        "decay": decay,
-        "max_norm": max_norm,
-        "warmup_steps": warmup_steps,
-        "patience": math.inf if reference else patience,
-    }
-    _check(numbers)
-    if reference not in (None, "megatron", "paddle"):
-        raise ValueError(
-            f"reference must be None, 'megatron' or 'paddle', got {reference!r}"
-        )
-    raw = reference == "paddle"
-    eps = {None: 0.0, "megatron": 1e-6, "paddle": 1e-8}[reference]
+    scalars = checked(
+        relative_clip=(relative_clip, ">= 0"),
+        decay=(decay, "in [0, 1]"),
+        max_norm=(max_norm, ">= 0"),
+        warmup_steps=(warmup_steps, ">= 0"),
+        patience=(math.inf if reference else patience, ">= 0"),
+    )
+    check_choice("variant", variant, ("megatron", "paddle"))
+    paddle = reference and variant == "paddle"
+    eps = (1e-8 if paddle else 1e-6) if reference else 0.0
 
     def rule(norms: jax.Array, past: NormLevel) -> tuple[jax.Array, NormLevel]:
-        relative, beta, most, steps, long = scalars(numbers, norms.dtype)
+        relative, beta, max_norm, steps, patience = as_finite(scalars(norms.dtype))
         known = past.level_seen > 0
-        warming = past.level_seen.astype(norms.dtype) < steps + int(raw)
+        warming_up = past.level_seen.astype(norms.dtype) < steps + int(paddle)
         bound = jnp.where(known, relative * past.norm_level, jnp.inf)
-        globally = _share_of(most, norms, eps)
-        clipped = ~warming & (norms > bound)
-        limit = jnp.where(clipped, softened(bound, norms, eps), bound)
-        start = norms if raw else globally
-        start = jnp.where(known, jnp.minimum(past.norm_level, start), start)
-        level = _averaged(past, jnp.minimum(norms, bound), beta)
-        entered = _entered(past, jnp.where(warming, start, level))
-        entered = _escaped(entered, clipped, norms, long)
-        return jnp.where(warming, globally, limit), entered
+        warmup_bound = _bound_by_global_norm(norms, max_norm, eps)
+        clipped = ~warming_up & (norms > bound)
+        least = norms if paddle else warmup_bound
+        least = jnp.where(known, jnp.minimum(past.norm_level, least), least)
+        average = _average(past, jnp.minimum(norms, bound), beta)
+        new = _with_level(past, jnp.where(warming_up, least, average))
+        new = _with_streak(new, clipped, norms, patience)
+        bound = jnp.where(clipped, with_eps(bound, norms, eps), bound)
+        return jnp.where(warming_up, warmup_bound, bound), new
 
-    return bounded_by_history(
+    return clip_by_history(
         "adagc",
-        _no_level_or_streak,
+        _init_with_streak,
         rule,
         per_leaf=True,
-        zeros_enter=reference is not None,
+        reference=reference,
+        axis_name=axis_name,
     )
 
 
 def clip_by_norm_ratio(
-    max_norm_ratio: ArrayLike,
-    decay: ArrayLike = 0.95,
+    max_norm_ratio: Number,
+    decay: Number = 0.95,
     *,
     per_leaf: bool = True,
-    patience: ArrayLike = 50,
+    patience: Number = 50,
     reference: bool = False,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
-    r"""Bounds each norm by a multiple of the running average of those before.
+    """Bounds each norm by a multiple of the running average of past norms.
 
-    :math:`u = g \cdot \min(1, r a / n)` with the norm :math:`n` of a leaf (or of all)
-    and the average :math:`a` of what was let through: :math:`a' = \beta a + (1 - \beta)
-    \|u\|`, and :math:`a = n` at first.
+    With the norm `n` of a leaf (or the global norm) and the average `a` of the norms
+    after clipping, which starts at the first `n`,
+
+        u = g min(1, max_norm_ratio a / n)
+        a = decay a + (1 - decay) ||u||
+
+    With `reference=True` it gives OLMo's numbers, which differ in four ways: the
+    average starts with the second update, 1e-6 is added to the norm that divides, zero
+    norms enter, and `patience` is inf.
 
     Args:
-      max_norm_ratio: :math:`r \ge 0`; traceable.
-      decay: :math:`\beta`, from 0 to 1; OLMo takes the larger of Adam's; traceable.
-      per_leaf: whether each leaf has its own norm and average; static.
-      patience: after this many clips of a norm in a row its scale has changed, see
-        below; inf: never, as the authors have it; traceable.
-      reference: whether to give OLMo's numbers where they differ: the average starts
-        with the second update, 1e-6 is added to the norm that divides, zero norms
-        enter, and ``patience`` is inf; static.
+      max_norm_ratio: multiple of the average, >= 0. Traceable.
+      decay: decay of the average, in [0, 1]; OLMo takes the larger of Adam's.
+        Traceable.
+      per_leaf: whether each leaf has its own norm and average. Static.
+      patience: number of consecutive clips of a norm after which the average becomes
+        the smallest norm among them, as the scale has changed; inf: never. Traceable.
+      reference: whether to give OLMo's numbers. Static.
+      axis_name: mapped axes over which the leaves are sharded where their types do not
+        say so, see `stabjax.global_norm`. Static.
 
     Returns:
-      A transformation whose state has metrics: the norm, the threshold or how many
-      leaves were clipped, whether and how often any was. A non-finite gradient gives
-      NaN, in the leaf if ``per_leaf``, else everywhere, and does not enter, nor does a
-      zero norm: the next update is clipped as if it had not been. When ``patience``
-      clips of a norm follow one another, the average becomes the smallest of them: so a
-      lasting rise of the scale, by any factor, is let through after at most twice as
-      many updates (OLMo's average grows by :math:`1 + (1 - \beta)(r - 1)` in an
-      update). After a fall by a factor :math:`f` it has followed in about :math:`\ln f
-      / (1 - \beta)` updates.
+      A transformation whose state reports the norm, the threshold or the number of
+      clipped leaves, whether any was clipped and how often. A non-finite gradient gives
+      NaN, in the leaf if `per_leaf`, otherwise everywhere; it leaves the state
+      unchanged, and so does a zero norm. It lets a lasting rise of the scale through,
+      by any factor, after at most `2 patience` updates (OLMo's average grows by
+      `1 + (1 - decay) (max_norm_ratio - 1)` per update). After a fall by a factor `f`
+      it has followed in about `ln f / (1 - decay)` updates.
 
     Raises:
-      ValueError: if a number is concrete and out of range.
-      TypeError: if a number is none.
+      ValueError: a number is concrete and out of range.
+      TypeError: an argument is not a number.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -178,67 +187,73 @@ def clip_by_norm_ratio(
       2.0
       3.0
 
-    Source: OLMo, `max_grad_norm_ratio`, 2024.
+    References:
+      OLMo, `max_grad_norm_ratio`, 2024. https://github.com/allenai/OLMo
     """
-    numbers = {
-        "max_norm_ratio": max_norm_ratio,
-        "decay": decay,
-        "patience": math.inf if reference else patience,
-    }
-    _check(numbers)
+    scalars = checked(
+        max_norm_ratio=(max_norm_ratio, ">= 0"),
+        decay=(decay, "in [0, 1]"),
+        patience=(math.inf if reference else patience, ">= 0"),
+    )
 
     def rule(norms: jax.Array, past: NormLevel) -> tuple[jax.Array, NormLevel]:
-        relative, beta, long = scalars(numbers, norms.dtype)
-        # With OLMo the first average is forgotten.
+        max_norm_ratio, beta, patience = as_finite(scalars(norms.dtype))
+        # OLMo overwrites its first average with the second norm.
         known = past.level_seen > int(reference)
         past = past._replace(norm_level=jnp.where(known, past.norm_level, norms))
-        bound = relative * past.norm_level
-        limit = softened(bound, norms, 1e-6 if reference else 0)
-        entered = _entered(past, _averaged(past, jnp.minimum(norms, limit), beta))
-        return limit, _escaped(entered, known & (norms > bound), norms, long)
+        unsoftened = max_norm_ratio * past.norm_level
+        bound = with_eps(unsoftened, norms, 1e-6 if reference else 0.0)
+        new = _with_level(past, _average(past, jnp.minimum(norms, bound), beta))
+        return bound, _with_streak(new, known & (norms > unsoftened), norms, patience)
 
-    return bounded_by_history(
+    return clip_by_history(
         "clip_by_norm_ratio",
-        _no_level_or_streak,
+        _init_with_streak,
         rule,
         per_leaf=per_leaf,
-        zeros_enter=reference,
+        reference=reference,
+        axis_name=axis_name,
     )
 
 
 def limit_norm_growth(
-    max_growth: ArrayLike = 1.01,
-    min_norm: ArrayLike = 0.0,
+    max_growth: Number = 1.01,
+    min_norm: Number = 0.0,
     *,
     per_leaf: bool = True,
     reference: bool = False,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
-    r"""Bounds how much each norm may grow from one update to the next.
+    """Bounds the growth of each norm from one update to the next.
 
-    :math:`u_t = g_t \cdot \min(1, \gamma \max(\|u_{t-1}\|, m) / \|g_t\|)` with
-    the norms of a leaf (or of all); the first is let through. In Fira it stands after
-    the scaling of the part of the gradient outside of a subspace, in APOLLO after the
-    scaling of the whole.
+    With the norm of a leaf (or the global norm), and with no bound on the first one,
+
+        u_t = g_t min(1, max_growth max(||u_{t-1}||, min_norm) / ||g_t||)
+
+    Fira applies it to the part of the gradient outside of a subspace after scaling it,
+    APOLLO to the whole gradient after scaling it. With `reference=True` it gives Fira's
+    numbers, which differ in two ways: 1e-8 is added to the previous norm, and a zero
+    norm counts as one (a return to 1 then takes about 1400 updates).
 
     Args:
-      max_growth: :math:`\gamma \ge 0`; traceable.
-      min_norm: :math:`m \ge 0`, below which growth is free; traceable.
-      per_leaf: whether each leaf has its own norm; static.
-      reference: whether to give Fira's numbers where they differ: 1e-8 is added to the
-        norm before, and a zero norm is one as well (it then takes some 1400 updates
-        to come back to 1); static.
+      max_growth: largest ratio of consecutive norms, >= 0. Traceable.
+      min_norm: norm up to which growth is free, >= 0. Traceable.
+      per_leaf: whether each leaf has its own norm. Static.
+      reference: whether to give Fira's numbers. Static.
+      axis_name: mapped axes over which the leaves are sharded where their types do not
+        say so, see `stabjax.global_norm`. Static.
 
     Returns:
-      A transformation whose state has metrics: the norm, the threshold or how many
-      leaves were clipped, whether and how often any was. A non-finite gradient gives
-      NaN, in the leaf if ``per_leaf``, else everywhere, and is not remembered, nor is a
-      zero norm: the next update is clipped as if it had not been. After a lasting rise
-      of the scale by a factor :math:`r` it has followed in :math:`\ln r / \ln \gamma`
-      updates (a hundredfold one in 463), after a fall at once.
+      A transformation whose state reports the norm, the threshold or the number of
+      clipped leaves, whether any was clipped and how often. A non-finite gradient gives
+      NaN, in the leaf if `per_leaf`, otherwise everywhere; it leaves the state
+      unchanged, and so does a zero norm. After a lasting rise of the scale by a factor
+      `r` it has followed in `ln r / ln max_growth` updates (463 for a hundredfold
+      rise), after a fall at once.
 
     Raises:
-      ValueError: if a number is concrete and negative or NaN.
-      TypeError: if a number is none.
+      ValueError: a number is concrete and negative or NaN.
+      TypeError: an argument is not a number.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -253,59 +268,66 @@ def limit_norm_growth(
       2.25
       0.5
 
-    Source: Chen et al., Fira, 2024; Zhu et al., APOLLO, 2024.
+    References:
+      Chen et al., Fira: Can We Achieve Full-rank Training of LLMs Under Low-rank
+      Constraint?, 2024. https://arxiv.org/abs/2410.01623
+      Zhu et al., APOLLO: SGD-like Memory, AdamW-level Performance, 2024.
+      https://arxiv.org/abs/2412.05270
     """
-    numbers = {"max_growth": max_growth, "min_norm": min_norm}
-    _check(numbers)
+    scalars = checked(max_growth=(max_growth, ">= 0"), min_norm=(min_norm, ">= 0"))
     eps = 1e-8 if reference else 0.0
 
     def rule(norms: jax.Array, past: NormLevel) -> tuple[jax.Array, NormLevel]:
-        growth, least = scalars(numbers, norms.dtype)
-        before = jnp.maximum(past.norm_level + eps, least)
-        limit = jnp.where(past.level_seen > 0, growth * before, jnp.inf)
-        return limit, _entered(past, jnp.minimum(norms, limit))
+        max_growth, min_norm = as_finite(scalars(norms.dtype))
+        previous = jnp.maximum(past.norm_level + eps, min_norm)
+        bound = jnp.where(past.level_seen > 0, max_growth * previous, jnp.inf)
+        return bound, _with_level(past, jnp.minimum(norms, bound))
 
-    return bounded_by_history(
-        "limit_norm_growth", _no_level, rule, per_leaf=per_leaf, zeros_enter=reference
+    return clip_by_history(
+        "limit_norm_growth",
+        _init,
+        rule,
+        per_leaf=per_leaf,
+        reference=reference,
+        axis_name=axis_name,
     )
 
 
-def _check(numbers: dict[str, ArrayLike]) -> None:
-    for name, number in numbers.items():
-        check_between(name, number, 0, 1 if name == "decay" else math.inf)
+def _init(number: int, dtype: DTypeLike) -> NormLevel:
+    return NormLevel(jnp.zeros(number, dtype), jnp.zeros(number, jnp.int32), None)
 
 
-def _no_level(number: int, dtype: Any, streak: Streak | None = None) -> NormLevel:
-    return NormLevel(jnp.zeros(number, dtype), jnp.zeros(number, jnp.int32), streak)
+def _init_with_streak(number: int, dtype: DTypeLike) -> NormLevel:
+    return _init(number, dtype)._replace(level_streak=init_streak(number, dtype))
 
 
-def _no_level_or_streak(number: int, dtype: Any) -> NormLevel:
-    return _no_level(number, dtype, no_streak(number, dtype))
-
-
-def _averaged(past: NormLevel, norms: jax.Array, decay: jax.Array) -> jax.Array:
-    # In a form in which no subnormal number appears, which devices flush to zero.
+def _average(past: NormLevel, norms: jax.Array, decay: jax.Array) -> jax.Array:
+    # In this form no subnormal number appears, which devices flush to zero.
     return past.norm_level + (1 - decay) * (norms - past.norm_level)
 
 
-def _entered(past: NormLevel, level: jax.Array) -> NormLevel:
+def _with_level(past: NormLevel, level: jax.Array) -> NormLevel:
     seen = optax.safe_increment(past.level_seen)
     return past._replace(norm_level=level, level_seen=seen)
 
 
-def _escaped(
-    entered: NormLevel, clipped: jax.Array, norms: jax.Array, patience: jax.Array
+def _with_streak(
+    new: NormLevel, clipped: jax.Array, norms: jax.Array, patience: jax.Array
 ) -> NormLevel:
-    """The smallest norm of a streak of clips that has lasted is the new level."""
-    streak, lasted, least = lengthened(entered.level_streak, clipped, norms, patience)
-    level = jnp.where(lasted, least, entered.norm_level)
-    return entered._replace(norm_level=level, level_streak=streak)
+    """The level where a streak of clips ended is the smallest norm among them."""
+    if new.level_streak is None:
+        return new
+    streak, ended, least = extend_streak(new.level_streak, clipped, norms, patience)
+    level = jnp.where(ended, least, new.norm_level)
+    return new._replace(norm_level=level, level_streak=streak)
 
 
-def _share_of(most: jax.Array, norms: jax.Array, eps: float) -> jax.Array:
-    """Each norm times min(1, most / (their norm + eps))."""
+def _bound_by_global_norm(
+    norms: jax.Array, max_norm: jax.Array, eps: float
+) -> jax.Array:
+    """Each norm times min(1, max_norm / (their norm + eps))."""
     total = scaled_norm(norms)
     k = 1 / total.unit
-    some = norms > 0
-    divisor = jnp.where(some, total.value + eps * k, 1)
-    return jnp.minimum(norms, most * jnp.where(some, norms * k / divisor, 1))
+    positive = norms > 0
+    divisor = jnp.where(positive, total.value + eps * k, 1)
+    return jnp.minimum(norms, max_norm * jnp.where(positive, norms * k / divisor, 1))

@@ -9,14 +9,9 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from stabjax._clipping.threshold import (
-    cast_back,
-    check_threshold,
-    scalar,
-    shrinkage,
-    shrunk,
-)
+from stabjax._clipping.threshold import check_threshold
 from stabjax._norms import norm_dtype, scaled_norm, widened
+from stabjax._scaling import apply_factor, as_scalar, cast_back, clip_factor
 
 
 class DifferentiallyPrivateAggregateState(NamedTuple):
@@ -163,7 +158,7 @@ def differentially_private_aggregate(
     name = "differentially_private_aggregate"
 
     def seen(fraction: jax.Array) -> dict[str, jax.Array]:
-        return {f"{name}/clip_fraction": fraction}
+        return {f"{name}:clip_fraction": fraction}
 
     def init_fn(params: optax.Params) -> DifferentiallyPrivateAggregateState:
         del params
@@ -181,8 +176,8 @@ def differentially_private_aggregate(
             return updates, state
         sums, clipped = _clipped_sums(name, updates, l2_norm_clip)
         dtype = norm_dtype(jax.tree.leaves(updates))
-        std = scalar("noise_multiplier", noise_multiplier, dtype)
-        std = std * scalar("l2_norm_clip", l2_norm_clip, dtype)
+        std = as_scalar("noise_multiplier", noise_multiplier, dtype)
+        std = std * as_scalar("l2_norm_clip", l2_norm_clip, dtype)
         data, noise_key = _next_key(state.rng_key, typed)
         size = _examples(updates)
         fraction = clipped.astype(jnp.float32) / size
@@ -257,13 +252,13 @@ def adaptive_quantile_clip(
 
     def seen(norm: jax.Array, fraction: jax.Array) -> dict[str, jax.Array]:
         return {
-            f"{name}/max_norm": norm,
-            f"{name}/clip_fraction": fraction,
+            f"{name}:max_norm": norm,
+            f"{name}:clip_fraction": fraction,
         }
 
     def init_fn(params: optax.Params) -> AdaptiveQuantileClipState:
         dtype = norm_dtype(jax.tree.leaves(params))
-        norm = jnp.array(scalar("init_norm", init_norm, dtype))
+        norm = jnp.array(as_scalar("init_norm", init_norm, dtype))
         data = None if typed is None else jnp.array(jax.random.key_data(typed))
         fraction = jnp.zeros((), dtype)
         return AdaptiveQuantileClipState(norm, data, seen(jnp.array(norm), fraction))
@@ -285,12 +280,12 @@ def adaptive_quantile_clip(
         if typed is not None and state.quantile_key is not None:
             data, noise_key = _next_key(state.quantile_key, typed)
             count_key, noise_key = jax.random.split(noise_key)
-            z = scalar("noise_multiplier", noise_multiplier, dtype)
-            sigma = scalar("count_noise", count_noise, dtype)
+            z = as_scalar("noise_multiplier", noise_multiplier, dtype)
+            sigma = as_scalar("count_noise", count_noise, dtype)
             share = share + sigma * jax.random.normal(count_key, (), dtype) / size
             std = norm * _noise_beside_count(z, sigma)
-        q = scalar("target_quantile", target_quantile, dtype)
-        eta = scalar("learning_rate", learning_rate, dtype)
+        q = as_scalar("target_quantile", target_quantile, dtype)
+        eta = as_scalar("learning_rate", learning_rate, dtype)
         moved = jnp.where(finite, norm * jnp.exp(-eta * (share - q)), norm)
         means = _cast_like(updates, _noisy_means(sums, std, size, noise_key))
         return means, AdaptiveQuantileClipState(moved, data, seen(norm, 1 - share))
@@ -305,12 +300,12 @@ def _clipped_sums(
     _check_examples(function, grads)
     check_threshold("l2_norm_clip", l2_norm_clip)
     norms = jax.vmap(scaled_norm)(grads)
-    limit = scalar("l2_norm_clip", l2_norm_clip, norms.value.dtype)
-    by = jax.vmap(shrinkage, in_axes=(0, None))(norms, limit)
+    limit = as_scalar("l2_norm_clip", l2_norm_clip, norms.value.dtype)
+    by = jax.vmap(clip_factor, in_axes=(0, None))(norms, limit)
 
     def clipped_sum(g: ArrayLike) -> jax.Array:
-        wide = widened(g, by.factor.dtype)
-        return jnp.sum(jax.vmap(shrunk)(wide, by), axis=0)
+        wide = widened(g, by.first.dtype)
+        return jnp.sum(jax.vmap(apply_factor)(wide, by), axis=0)
 
     return jax.tree.map(clipped_sum, grads), jnp.sum(by.exceeded, dtype=jnp.int32)
 

@@ -8,17 +8,15 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from stabjax._clipping.threshold import (
-    Shrinkage,
-    Threshold,
-    bounded_by,
-    check_between,
-    ratio,
-    scalar,
-    shrinkage,
-    shrunk,
-)
+from stabjax._clipping.threshold import Threshold, bounded_by, check_between
 from stabjax._norms import ScaledNorm, scaled_norm
+from stabjax._scaling import (
+    ClipFactor,
+    apply_factor,
+    as_scalar,
+    clip_factor,
+    safe_ratio,
+)
 
 
 def smooth_clip_by_global_norm(
@@ -66,9 +64,9 @@ def smooth_clip_by_global_norm(
     ) -> tuple[optax.Updates, jax.Array]:
         del params
         norm = scaled_norm(updates)
-        most = scalar("max_norm", limit, norm.value.dtype)
-        by = shrinkage(norm, _approached(norm.product, most, kind))
-        return jax.tree.map(lambda g: shrunk(g, by), updates), by.exceeded
+        most = as_scalar("max_norm", limit, norm.value.dtype)
+        by = clip_factor(norm, _approached(norm.product, most, kind))
+        return jax.tree.map(lambda g: apply_factor(g, by), updates), by.exceeded
 
     return bounded_by(
         max_norm, bound, name="smooth_clip_by_global_norm", argument="max_norm"
@@ -121,10 +119,10 @@ def normalize_by_update_norm(
         dtype = norm.value.dtype
         by = _normalization(
             norm,
-            scalar("scale_factor", scale_factor, dtype),
-            scalar("eps", eps, dtype),
+            as_scalar("scale_factor", scale_factor, dtype),
+            as_scalar("eps", eps, dtype),
         )
-        return jax.tree.map(lambda g: shrunk(g, by), updates), state
+        return jax.tree.map(lambda g: apply_factor(g, by), updates), state
 
     return optax.GradientTransformation(optax.init_empty_state, update_fn)
 
@@ -132,12 +130,12 @@ def normalize_by_update_norm(
 def _approached(norm: jax.Array, most: jax.Array, kind: str) -> jax.Array:
     """n / (1 + n / c) or n / sqrt(1 + (n / c)^2), symmetric in n and c."""
     low, high = jnp.minimum(norm, most), jnp.maximum(norm, most)
-    share = ratio(low, jnp.where((high > 0) & (high < jnp.inf), high, 1))
+    share = safe_ratio(low, jnp.where((high > 0) & (high < jnp.inf), high, 1))
     share = jnp.where(high < jnp.inf, share, 0)
     return low / (1 + share if kind == "rational" else jnp.sqrt(1 + share * share))
 
 
-def _normalization(norm: ScaledNorm, factor: jax.Array, eps: jax.Array) -> Shrinkage:
+def _normalization(norm: ScaledNorm, factor: jax.Array, eps: jax.Array) -> ClipFactor:
     """factor / (norm + eps), as two factors of which none leaves the range."""
     k = 1 / norm.unit
     divisor = norm.value + eps * k
@@ -145,8 +143,8 @@ def _normalization(norm: ScaledNorm, factor: jax.Array, eps: jax.Array) -> Shrin
     inverse = jnp.where(divisor > 0, 1 / jnp.where(divisor > 0, divisor, 1), 0)
     inverse = jnp.where(valid, inverse, jnp.nan)
     # A large entry shrinks first, a small one grows first.
-    return Shrinkage(
-        factor=jnp.where(k > 1, k, inverse),
-        scale=jnp.where(k > 1, inverse, k) * factor,
+    return ClipFactor(
+        first=jnp.where(k > 1, k, inverse),
+        second=jnp.where(k > 1, inverse, k) * factor,
         exceeded=valid,
     )

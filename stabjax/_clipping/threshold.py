@@ -1,19 +1,16 @@
-"""A threshold: a number, an array, a tracer, a schedule or a tree; and shrinking."""
+"""A threshold: a number, an array, a tracer, a schedule or a tree."""
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from jax.typing import ArrayLike
 
-from stabjax._metrics import Telling, Told, count_clip
-from stabjax._norms import ScaledNorm
+from stabjax._metrics import Report, ReportingTransformation, count_clip
 
 # Any: a tree of numbers, which is a prefix of that of the updates.
 Threshold = ArrayLike | Callable[[ArrayLike], ArrayLike] | Any
@@ -25,7 +22,7 @@ Bound = Callable[
 
 
 # (updates, limit) -> what the bound does to them
-Tell = Callable[[optax.Updates, ArrayLike], Told]
+Reporter = Callable[[optax.Updates, ArrayLike], Report]
 
 
 class ScheduledClipState(NamedTuple):
@@ -39,7 +36,7 @@ class ScheduledClipState(NamedTuple):
 def bounded_by(
     threshold: Threshold,
     bound: Bound,
-    tell: Tell | None = None,
+    report: Reporter | None = None,
     *,
     name: str,
     argument: str,
@@ -48,7 +45,7 @@ def bounded_by(
 
     A constant keeps no state; a schedule keeps its count, and publishes metrics. A tree
     of constants bounds each of its groups by itself. Where it is known what
-    a constant does, the transformation tells it.
+    a constant does, the transformation reports it.
     """
     if callable(threshold):
         return _scheduled(threshold, bound, name, argument)
@@ -56,7 +53,7 @@ def bounded_by(
     if groups.num_leaves and not jax.tree_util.treedef_is_leaf(groups):
         for limit in jax.tree.leaves(threshold):
             check_between(argument, limit, 0, math.inf)
-        bound, tell = _by_group(bound, groups, argument), None
+        bound, report = _by_group(bound, groups, argument), None
         limit = threshold
     else:
         limit = check_threshold(argument, threshold)
@@ -68,10 +65,10 @@ def bounded_by(
     ) -> tuple[optax.Updates, optax.OptState]:
         return bound(updates, params, limit)[0], state
 
-    if tell is None:
+    if report is None:
         return optax.GradientTransformation(optax.init_empty_state, update_fn)
-    made = Telling(optax.init_empty_state, update_fn)
-    made.tell = lambda updates: tell(updates, limit)
+    made = ReportingTransformation(optax.init_empty_state, update_fn)
+    made.report = lambda updates: report(updates, limit)
     return made
 
 
@@ -118,9 +115,9 @@ def _scheduled(
         limit: ArrayLike, clipped: ArrayLike, fraction: ArrayLike
     ) -> dict[str, jax.Array]:
         return {
-            f"{name}/{argument}": jnp.asarray(limit, jnp.float32),
-            f"{name}/clipped": jnp.asarray(clipped, bool),
-            f"{name}/clip_fraction": jnp.asarray(fraction, jnp.float32),
+            f"{name}:{argument}": jnp.asarray(limit, jnp.float32),
+            f"{name}:clipped": jnp.asarray(clipped, bool),
+            f"{name}:clip_fraction": jnp.asarray(fraction, jnp.float32),
         }
 
     def init_fn(params: optax.Params) -> ScheduledClipState:
@@ -167,72 +164,3 @@ def check_between(argument: str, value: ArrayLike, least: float, most: float) ->
     array = _number(argument, value, "a number or an array")
     if not np.all((least <= array) & (array <= most)):
         raise ValueError(f"{argument} must be from {least} to {most}, got {value}")
-
-
-def scalar(argument: str, value: ArrayLike, dtype: Any) -> jax.Array:
-    """A threshold as a scalar of the dtype of the statistics."""
-    array = jnp.asarray(value)
-    if array.size != 1:
-        raise ValueError(
-            f"{argument} must be a single number, got an array of shape {array.shape}"
-        )
-    return array.reshape(()).astype(dtype)
-
-
-class Shrinkage(NamedTuple):
-    """min(1, limit / norm), as a product of two factors that are applied in turn."""
-
-    factor: jax.Array
-    scale: jax.Array  # 1, unless the product alone would underflow
-    exceeded: jax.Array  # whether the norm is finite and above the limit
-
-
-# Jitted, for otherwise each call outside of `jit` would run some thirty programs.
-@partial(jax.jit, inline=True)
-def shrinkage(norm: ScaledNorm, limit: jax.Array) -> Shrinkage:
-    """What multiplies entries of a given norm so that their norm is at most `limit`.
-
-    Exactly 1 up to the limit. A non-finite norm, and a negative limit, give NaN. All is
-    decided among scalars: a product with one scalar fuses into the loops that follow,
-    where a selection among entries does not.
-    """
-    valid = jnp.isfinite(norm.value) & (limit >= 0)
-    k = 1 / norm.unit
-    exceeded = valid & (norm.value > limit * k)
-    value = jnp.where(exceeded, norm.value, 1)
-    # limit / norm, with the power of two k where every step keeps in range. One
-    # division only: XLA turns a / b / c into a / (b c), and b c may overflow.
-    ratio = limit * jnp.maximum(k, 1) / value * jnp.minimum(k, 1)
-    # Where that is too small for the dtype: 1 / norm, and then the limit, each of them
-    # moved away from the ends of its range (a norm may exceed the largest number).
-    apart = 2.0**24
-    whole = (ratio >= np.finfo(norm.value.dtype).tiny) | (limit == 0)
-    inverse = apart * k / value
-    factor = jnp.where(exceeded, jnp.where(whole, ratio, inverse), 1)
-    return Shrinkage(
-        factor=jnp.where(valid, factor, jnp.nan),
-        scale=jnp.where(exceeded & ~whole, limit / apart, 1),
-        exceeded=exceeded,
-    )
-
-
-@partial(jax.jit, inline=True)
-def shrunk(x: ArrayLike, by: Shrinkage) -> jax.Array:
-    """An array times both factors, in their dtype, cast back to its own."""
-    x = jnp.asarray(x)
-    if jnp.iscomplexobj(x):
-        return lax.complex(shrunk(x.real, by), shrunk(x.imag, by))
-    return cast_back(x.astype(by.factor.dtype) * by.factor * by.scale, x.dtype)
-
-
-def ratio(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a / b of positive numbers; its derivative, which takes 1 / b^2, is in range."""
-    exponent = np.finfo(b.dtype).maxexp
-    far, up = 2.0 ** (exponent // 4), 2.0 ** (5 * exponent // 8)
-    k = jnp.where(b > far, 1 / up, jnp.where(b < 1 / far, up, jnp.ones_like(b)))
-    return (a * k) / (b * k)
-
-
-def cast_back(wide: jax.Array, dtype: Any) -> jax.Array:
-    """A bounded array in the dtype it had; one of integers stays wide."""
-    return wide.astype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else wide

@@ -6,16 +6,13 @@ import optax
 from jax.typing import ArrayLike
 
 from stabjax._clipping.threshold import (
-    Shrinkage,
     Threshold,
     bounded_by,
     check_threshold,
     map_bounded,
-    scalar,
-    shrinkage,
-    shrunk,
 )
 from stabjax._norms import ScaledNorm, norm_dtype, unit_norms
+from stabjax._scaling import ClipFactor, apply_factor, as_scalar, clip_factor
 
 Axis = int | tuple[int, ...] | None
 
@@ -66,9 +63,9 @@ def adaptive_grad_clip(
     ) -> tuple[jax.Array, jax.Array]:
         norm, norm_w = _unit_norms(g, axis), _unit_norms(w, axis).product
         dtype = norm.value.dtype
-        least = jnp.maximum(norm_w.astype(dtype), scalar("eps", eps, dtype))
-        by = shrinkage(norm, scalar("clipping", limit, dtype) * least)
-        return shrunk(g, by), jnp.any(by.exceeded)
+        least = jnp.maximum(norm_w.astype(dtype), as_scalar("eps", eps, dtype))
+        by = clip_factor(norm, as_scalar("clipping", limit, dtype) * least)
+        return apply_factor(g, by), jnp.any(by.exceeded)
 
     def bound(
         updates: optax.Updates, params: optax.Params | None, limit: ArrayLike
@@ -158,8 +155,8 @@ def unitwise_clip(
     valid, exceeded = jnp.isfinite(norm) & (limit >= 0), norm >= limit
     ratio = limit / jnp.maximum(norm, jnp.asarray(div_eps, dtype))
     factor = jnp.where(valid, jnp.where(exceeded, ratio, 1), jnp.nan)
-    by = Shrinkage(factor, jnp.ones_like(factor), exceeded)
-    clipped: jax.Array = shrunk(grad, by)
+    by = ClipFactor(factor, jnp.ones_like(factor), exceeded)
+    clipped: jax.Array = apply_factor(grad, by)
     return clipped
 
 

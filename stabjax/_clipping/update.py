@@ -13,14 +13,11 @@ from stabjax._clipping.fixed import clip
 from stabjax._clipping.threshold import (
     Threshold,
     bounded_by,
-    cast_back,
     check_threshold,
     map_bounded,
-    scalar,
-    shrinkage,
-    shrunk,
 )
 from stabjax._norms import ScaledNorm, magnitudes, norm_dtype, widened
+from stabjax._scaling import apply_factor, as_scalar, cast_back, clip_factor
 
 
 def clip_by_relative_update(
@@ -70,7 +67,10 @@ def clip_by_relative_update(
                 "call update(updates, state, params)"
             )
         dtype = norm_dtype(jax.tree.leaves(updates))
-        numbers = scalar("relative", limit, dtype), scalar("absolute", absolute, dtype)
+        numbers = (
+            as_scalar("relative", limit, dtype),
+            as_scalar("absolute", absolute, dtype),
+        )
         return map_bounded(lambda u, w: _bounded(u, w, *numbers), updates, params)
 
     return bounded_by(
@@ -113,7 +113,7 @@ def adopt_clip(exponent: ArrayLike = 0.25) -> optax.GradientTransformation:
 
     def growing(count: ArrayLike) -> jax.Array:
         t = jnp.asarray(count).astype(jnp.float32) + 1
-        return t ** scalar("exponent", exponent, jnp.float32)
+        return t ** as_scalar("exponent", exponent, jnp.float32)
 
     return clip(growing)
 
@@ -170,7 +170,10 @@ def qk_clip(
         leaf = jnp.asarray(leaf)
         wide = widened(leaf, norm_dtype([leaf]))
         dtype = wide.real.dtype
-        tau, p = scalar("max_logit", max_logit, dtype), scalar("power", power, dtype)
+        tau, p = (
+            as_scalar("max_logit", max_logit, dtype),
+            as_scalar("power", power, dtype),
+        )
         s = jnp.asarray(largest, dtype)
         above = s > tau
         factor = jnp.where(above, tau / jnp.where(above, s, 1), 1) ** p
@@ -208,5 +211,5 @@ def _bounded(
     value = lax.cond(huge, lambda: largest(down), lambda: plain)
     valid = (relative >= 0) & (absolute >= 0)
     limit = jnp.where(valid, 1, jnp.nan).astype(dtype)
-    by = shrinkage(ScaledNorm(value, 1 / down), limit)
-    return shrunk(u, by), by.exceeded
+    by = clip_factor(ScaledNorm(value, 1 / down), limit)
+    return apply_factor(u, by), by.exceeded

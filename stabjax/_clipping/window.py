@@ -1,17 +1,17 @@
-"""Bounds learned from a window of the last norms: percentile, mean and deviations."""
+"""Bounds learned from a window of the last norms: percentile, mean and deviation."""
 
-import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.typing import ArrayLike
+from jax.typing import DTypeLike
 
-from stabjax._clipping.history import bounded_by_history, scalars, softened
-from stabjax._clipping.threshold import check_between
+from stabjax._arguments import as_integer, check_choice
+from stabjax._clipping.history import clip_by_history, with_eps
+from stabjax._clipping.numbers import as_finite, checked
 from stabjax._norms import unit_norms
+from stabjax._types import Number
 
 
 class NormWindow(NamedTuple):
@@ -22,42 +22,50 @@ class NormWindow(NamedTuple):
 
 
 def clip_by_percentile(
-    percentile: ArrayLike = 10.0,
+    percentile: Number = 10.0,
     window: int = 1000,
     *,
     per_leaf: bool = False,
-    reference: Literal["autoclip", "bitsandbytes"] | None = None,
+    reference: bool = False,
+    variant: Literal["autoclip", "bitsandbytes"] = "autoclip",
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
-    r"""Rescales the updates to a percentile of the norms seen of late: AutoClip.
+    """Rescales updates to a percentile of the last norms: AutoClip.
 
-    :math:`u = g \cdot \min(1, c_t / n_t)` with :math:`n_t = \|g\|_2` and :math:`c_t`
-    the percentile :math:`p` of :math:`n_{t-W+1} \dots n_t`, the present norm included,
-    interpolated as in ``numpy.percentile``. With the authors' :math:`p = 10` nine
-    updates of ten shrink. The norms that are remembered are those before clipping.
+        u = g min(1, c / n)
+
+    with the norm `n` and the percentile `c` of the last `window` norms, this one
+    included, interpolated as in `numpy.percentile`. The window holds norms before
+    clipping. With the authors' `percentile` of 10, nine updates of ten shrink.
+
+    With `reference=True` it gives the authors' numbers, in which zero norms enter.
+    AutoClip's factor is `min(1, c / (n + 1e-6))`; set `window` to the number of updates
+    or more, as the authors forget nothing. With bitsandbytes the first norm fills the
+    window, and `c` is element `floor(percentile)` of the sorted window (its defaults
+    are `window=100, per_leaf=True`).
 
     Args:
-      percentile: :math:`p`, from 0 to 100; traceable.
-      window: :math:`W \ge 1`, how many norms are remembered; static (``static_args``
-        under ``optax.inject_hyperparams``).
-      per_leaf: whether each leaf has its own norm and history; static.
-      reference: whose numbers to give where they differ, static. "autoclip": the factor
-        is :math:`\min(1, c / (n + 10^{-6}))` (and ``window`` at least the number of
-        updates: the authors forget nothing). "bitsandbytes": the first norm fills the
-        window, and :math:`c` is entry :math:`\lfloor p \rfloor` of the sorted window
-        (there ``window=100, per_leaf=True``).
+      percentile: in [0, 100]. Traceable.
+      window: number of norms that are remembered, >= 1. Static (`static_args` under
+        `optax.inject_hyperparams`).
+      per_leaf: whether each leaf has its own norm and window. Static.
+      reference: whether to give the authors' numbers. Static.
+      variant: which of the two codes `reference` follows. Static.
+      axis_name: mapped axes over which the leaves are sharded where their types do not
+        say so, see `stabjax.global_norm`. Static.
 
     Returns:
-      A transformation whose state has metrics: the norm, the threshold, whether and how
-      often it clipped. A non-finite gradient gives NaN, in the leaf if ``per_leaf``,
-      else everywhere, and is not remembered: the next update is clipped as if it had
-      not been. A zero norm is not remembered either, unless ``reference``. After a
-      lasting rise of the gradient's scale the threshold has followed when :math:`(1 - p
-      / 100) W` norms have entered, after a fall when :math:`p W / 100` have.
+      A transformation whose state reports the norm, the threshold (per leaf: the number
+      of clipped leaves), whether any was clipped and how often. A non-finite gradient
+      gives NaN, in the leaf if `per_leaf`, otherwise everywhere; it leaves the state
+      unchanged, and so does a zero norm. After a lasting rise of the scale the
+      threshold has followed when `(1 - percentile / 100) window` norms have entered,
+      after a fall when `percentile / 100 window` have.
 
     Raises:
-      ValueError: if ``percentile`` is concrete and not from 0 to 100, if ``window`` is
-        below 1, or ``reference`` is unknown.
-      TypeError: if ``percentile`` is no number or ``window`` no Python integer.
+      ValueError: `percentile` is concrete and out of range, `window` is below 1, or
+        `variant` is unknown.
+      TypeError: `percentile` is not a number or `window` not a Python integer.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -71,68 +79,75 @@ def clip_by_percentile(
       1.5
       2.0
 
-    Source: Seetharaman, Wichern, Pardo, Le Roux, AutoClip, 2020; the 8-bit optimizers
-    of bitsandbytes, `percentile_clipping`.
+    References:
+      Seetharaman, Wichern, Pardo, Le Roux, AutoClip: Adaptive Gradient Clipping for
+      Source Separation Networks, 2020. https://arxiv.org/abs/2007.14469
+      bitsandbytes, `percentile_clipping`.
+      https://github.com/bitsandbytes-foundation/bitsandbytes
     """
-    check_between("percentile", percentile, 0, 100)
-    window = _check_window(window, 1)
-    if reference not in (None, "autoclip", "bitsandbytes"):
-        raise ValueError(
-            f"reference must be None, 'autoclip' or 'bitsandbytes', got {reference!r}"
-        )
+    scalars = checked(percentile=(percentile, "in [0, 100]"))
+    window = _as_window(window, ">= 1")
+    check_choice("variant", variant, ("autoclip", "bitsandbytes"))
 
     def rule(norms: jax.Array, past: NormWindow) -> tuple[jax.Array, NormWindow]:
-        (p,) = scalars({"percentile": percentile}, norms.dtype)
-        p = jnp.where((p >= 0) & (p <= 100), p, jnp.nan)
-        if reference == "bitsandbytes":
+        (percentile,) = scalars(norms.dtype)
+        if reference and variant == "bitsandbytes":
             first = past.window_seen[:, None] == 0
-            past = past._replace(
-                window_norms=jnp.where(first, norms[:, None], past.window_norms)
-            )
-            entered = _pushed(past, norms)
-            return _order_statistic(entered.window_norms, p), entered
-        entered = _pushed(past, norms)
-        limit = _percentile(entered, p)
-        return softened(limit, norms, 1e-6 if reference else 0), entered
+            filled = jnp.where(first, norms[:, None], past.window_norms)
+            new = _push(past._replace(window_norms=filled), norms)
+            return _order_statistic(new.window_norms, percentile), new
+        new = _push(past, norms)
+        return with_eps(
+            _percentile(new, percentile), norms, 1e-6 if reference else 0.0
+        ), new
 
-    return bounded_by_history(
+    return clip_by_history(
         "clip_by_percentile",
-        lambda number, dtype: _empty_window(number, window, dtype),
+        lambda number, dtype: _empty(number, window, dtype),
         rule,
         per_leaf=per_leaf,
-        zeros_enter=reference is not None,
+        reference=reference,
+        axis_name=axis_name,
     )
 
 
 def clip_update_norm(
-    sigma: ArrayLike = 3.0, window: int = 128, *, reference: bool = False
+    z_threshold: Number = 3.0,
+    *,
+    window: int = 128,
+    reference: bool = False,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
-    r"""Rescales updates whose norm is an outlier among those before.
+    """Rescales updates whose norm is an outlier among the last norms.
 
-    :math:`u = g \cdot \min(1, c_t / n_t)` with :math:`n_t = \|g\|_2` and :math:`c_t =
-    \mathrm{mean} + \sigma \cdot \mathrm{std}` of the last :math:`W` norms before this
-    one (of the population), as they were before clipping. As long as fewer than
-    :math:`\max(2, \lfloor W / 2 \rfloor)` are known nothing is clipped. Meant for the
-    updates, late in a chain, after an optimizer's own scaling.
+        u = g min(1, (mean + z_threshold std) / n)
+
+    with the global norm `n` and the mean and the standard deviation (of the population)
+    of the `window` norms before it, taken before clipping. Nothing is clipped until
+    `max(2, window // 2)` norms are known. Place it late in a chain, after the
+    optimizer's own scaling.
+
+    With `reference=True` it gives Levanter's numbers, which differ in three ways: the
+    deviation is at least 1e-6, so is the norm that divides, and zero norms enter.
 
     Args:
-      sigma: :math:`\sigma \ge 0`, deviations above the mean; traceable.
-      window: :math:`W \ge 2`, how many norms are remembered; static (``static_args``
-        under ``optax.inject_hyperparams``).
-      reference: whether to give Levanter's numbers where they differ: the deviation is
-        at least 1e-6, so is the norm that divides, and zero norms enter; static.
+      z_threshold: deviations above the mean, >= 0. Traceable.
+      window: number of norms that are remembered, >= 2. Static (`static_args` under
+        `optax.inject_hyperparams`).
+      reference: whether to give Levanter's numbers. Static.
+      axis_name: mapped axes over which the leaves are sharded where their types do not
+        say so, see `stabjax.global_norm`. Static.
 
     Returns:
-      A transformation whose state has metrics: the norm, the threshold, whether and how
-      often it clipped. A non-finite gradient gives NaN everywhere and is not
-      remembered: the next update is clipped as if it had not been. After a lasting rise
-      of the scale by any factor it clips no more when :math:`W / (1 + \sigma^2)` norms
-      have entered, after a fall the threshold has followed when :math:`W` have.
+      A transformation whose state reports the norm, the threshold, whether it clipped
+      and how often. A non-finite gradient gives NaN everywhere; it leaves the state
+      unchanged, and so does a zero norm. After a lasting rise of the scale by any
+      factor it stops clipping when `window / (1 + z_threshold^2)` norms have entered;
+      after a fall the threshold has followed when `window` have.
 
     Raises:
-      ValueError: if ``sigma`` is concrete and negative or NaN, or if ``window`` is
-        below 2.
-      TypeError: if ``sigma`` is no number or ``window`` no Python integer.
+      ValueError: `z_threshold` is concrete and negative or NaN, or `window` is below 2.
+      TypeError: `z_threshold` is not a number or `window` not a Python integer.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -146,88 +161,87 @@ def clip_update_norm(
       3.0
       5.0
 
-    Source: Levanter, `ClipUpdateNormConfig`, 2025.
+    References:
+      Levanter, `ClipUpdateNormConfig`, 2025.
+      https://github.com/stanford-crfm/levanter
     """
-    check_between("sigma", sigma, 0, math.inf)
-    window = _check_window(window, 2)
+    scalars = checked(z_threshold=(z_threshold, ">= 0"))
+    window = _as_window(window, ">= 2")
     least = 1e-6 if reference else 0.0
 
     def rule(norms: jax.Array, past: NormWindow) -> tuple[jax.Array, NormWindow]:
-        (factor,) = scalars({"sigma": sigma}, norms.dtype)
-        mean, deviation = _moments(past)
-        limit = mean + factor * jnp.maximum(deviation, least)
+        (z_threshold,) = as_finite(scalars(norms.dtype))
+        mean, std = _mean_and_std(past)
+        bound = mean + z_threshold * jnp.maximum(std, least)
         if reference:
-            limit = limit * (norms / jnp.maximum(norms, least))
-        warming = past.window_seen < max(2, window // 2)
-        return jnp.where(warming, jnp.inf, limit), _pushed(past, norms)
+            bound = bound * (norms / jnp.maximum(norms, least))
+        warming_up = past.window_seen < max(2, window // 2)
+        return jnp.where(warming_up, jnp.inf, bound), _push(past, norms)
 
-    return bounded_by_history(
+    return clip_by_history(
         "clip_update_norm",
-        lambda number, dtype: _empty_window(number, window, dtype),
+        lambda number, dtype: _empty(number, window, dtype),
         rule,
-        zeros_enter=reference,
+        reference=reference,
+        axis_name=axis_name,
     )
 
 
-def _empty_window(number: int, window: int, dtype: Any) -> NormWindow:
-    return NormWindow(
-        jnp.full((number, window), jnp.inf, dtype), jnp.zeros(number, jnp.int32)
-    )
+def _as_window(window: int, allowed: str) -> int:
+    try:
+        return as_integer("window", window, allowed)
+    except TypeError as error:
+        hint = "Under optax.inject_hyperparams pass static_args=('window',)."
+        raise TypeError(f"{error} {hint}") from None
 
 
-def _pushed(past: NormWindow, norms: jax.Array) -> NormWindow:
-    """With these norms in the place of the oldest."""
+def _empty(number: int, window: int, dtype: DTypeLike) -> NormWindow:
+    norms = jnp.full((number, window), jnp.inf, dtype)
+    return NormWindow(norms, jnp.zeros(number, jnp.int32))
+
+
+def _push(past: NormWindow, norms: jax.Array) -> NormWindow:
+    """Replaces the oldest norms."""
     size = past.window_norms.shape[1]
-    here = (
-        jnp.arange(size, dtype=jnp.int32)[None, :] == (past.window_seen % size)[:, None]
-    )
+    positions = jnp.arange(size, dtype=jnp.int32)[None, :]
+    oldest = positions == (past.window_seen % size)[:, None]
     return NormWindow(
-        jnp.where(here, norms[:, None], past.window_norms),
+        jnp.where(oldest, norms[:, None], past.window_norms),
         optax.safe_increment(past.window_seen),
     )
 
 
-def _number(past: NormWindow) -> jax.Array:
-    """How many norms are in the window."""
+def _size(past: NormWindow) -> jax.Array:
+    """How many norms each window holds."""
     return jnp.minimum(past.window_seen, past.window_norms.shape[1])
 
 
-def _percentile(past: NormWindow, p: jax.Array) -> jax.Array:
+def _percentile(past: NormWindow, percentile: jax.Array) -> jax.Array:
     ordered = jnp.sort(past.window_norms, axis=1)
-    place = (_number(past) - 1).astype(p.dtype) * (p / 100)
-    below = jnp.nan_to_num(jnp.floor(place)).astype(jnp.int32)
-    above = jnp.minimum(below + 1, _number(past) - 1)
+    position = (_size(past) - 1).astype(percentile.dtype) * (percentile / 100)
+    below = jnp.nan_to_num(jnp.floor(position)).astype(jnp.int32)
+    above = jnp.minimum(below + 1, _size(past) - 1)
     low, high = (
         jnp.take_along_axis(ordered, index[:, None], axis=1)[:, 0]
         for index in (below, above)
     )
-    return low + (place - jnp.floor(place)) * (high - low)
+    return low + (position - jnp.floor(position)) * (high - low)
 
 
-def _order_statistic(norms: jax.Array, p: jax.Array) -> jax.Array:
-    index = jnp.minimum(jnp.floor(p), norms.shape[1] - 1)
+def _order_statistic(norms: jax.Array, percentile: jax.Array) -> jax.Array:
+    index = jnp.minimum(jnp.floor(percentile), norms.shape[1] - 1)
     ordered = jnp.sort(norms, axis=1)
     found = ordered[:, jnp.nan_to_num(index).astype(jnp.int32)]
-    return jnp.where(jnp.isnan(p), jnp.nan, found)
+    return jnp.where(jnp.isnan(percentile), jnp.nan, found)
 
 
-def _moments(past: NormWindow) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation of the norms in the window; 0 if there are none."""
-    size = past.window_norms.shape[1]
-    known = jnp.arange(size, dtype=jnp.int32)[None, :] < _number(past)[:, None]
-    number = jnp.maximum(_number(past), 1)[:, None].astype(past.window_norms.dtype)
+def _mean_and_std(past: NormWindow) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation of the norms in each window; 0 if it is empty."""
+    positions = jnp.arange(past.window_norms.shape[1], dtype=jnp.int32)[None, :]
+    known = positions < _size(past)[:, None]
+    size = jnp.maximum(_size(past), 1)[:, None].astype(past.window_norms.dtype)
     norms = jnp.where(known, past.window_norms, 0)
-    mean = jnp.sum(norms / number, axis=1, keepdims=True)
+    # Each norm is divided first: the sum of large ones would overflow.
+    mean = jnp.sum(norms / size, axis=1, keepdims=True)
     deviations = unit_norms(jnp.where(known, norms - mean, 0), 1).product
-    return mean[:, 0], (deviations / jnp.sqrt(number))[:, 0]
-
-
-def _check_window(window: int, least: int) -> int:
-    if not isinstance(window, int | np.integer) or isinstance(window, bool):
-        raise TypeError(
-            "window must be a Python integer (static_args=('window',) under "
-            f"optax.inject_hyperparams), got {window!r}"
-        )
-    if window < least:
-        raise ValueError(f"window must be at least {least}, got {window}")
-    return int(window)
+    return mean[:, 0], (deviations / jnp.sqrt(size))[:, 0]

@@ -1,86 +1,97 @@
-"""A bound from the mean and the deviation of past norms: ZClip."""
+"""A bound from the mean and the standard deviation of past norms: ZClip."""
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
+from jax.typing import DTypeLike
 
+from stabjax._arguments import check_choice
 from stabjax._clipping.history import (
     Streak,
-    bounded_by_history,
-    lengthened,
-    no_streak,
-    scalars,
-    softened,
+    clip_by_history,
+    extend_streak,
+    init_streak,
+    with_eps,
 )
-from stabjax._clipping.threshold import check_between, ratio
+from stabjax._clipping.numbers import as_finite, checked
 from stabjax._norms import unit_norms
+from stabjax._scaling import safe_ratio
+from stabjax._types import Number
 
 
 class ZClipStatistics(NamedTuple):
-    """Running mean and deviation of the norms."""
+    """Running mean and standard deviation of the norms."""
 
     zclip_mean: jax.Array
-    zclip_std: jax.Array  # no variance: its square may exceed the dtype
+    zclip_std: jax.Array  # not the variance, which may exceed the dtype
     zclip_seen: jax.Array  # int32: norms that entered
     zclip_streak: Streak
 
 
 def zclip(
-    decay: ArrayLike = 0.97,
-    z_threshold: ArrayLike = 2.5,
-    max_norm: ArrayLike = 1.0,
-    warmup_steps: ArrayLike = 25,
+    decay: Number = 0.97,
+    z_threshold: Number = 2.5,
+    max_norm: Number = 1.0,
     *,
+    warmup_steps: Number = 25,
     mode: Literal["adaptive", "mean", "threshold"] = "adaptive",
-    clip_factor: ArrayLike = 1.0,
+    clip_factor: Number = 1.0,
     skip_update_on_spike: bool = False,
-    patience: ArrayLike = 25,
+    patience: Number = 25,
     reference: bool = False,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
-    r"""Rescales the updates whose norm stands out from the mean of those before: ZClip.
+    """Rescales updates whose norm is an outlier from the running mean: ZClip.
 
-    With the mean :math:`\mu` and the deviation :math:`\sigma` of the norms so far,
-    :math:`n = \|g\|_2` is a spike if :math:`n - \mu > z \sigma`, and is then bounded by
-    :math:`c`: in the mode "adaptive" :math:`f (\mu + z^2 \sigma^2 / (n - \mu))`, the
-    lower the larger the spike; in "mean" :math:`\mu`; in "threshold" (the authors'
-    "percentile") :math:`\mu + z \sigma`. Every norm, spike or not, is bounded by
-    ``max_norm`` too. Then :math:`x`, which is :math:`c` after a spike and else
-    :math:`n`, enters: :math:`\mu' = \alpha \mu + (1 - \alpha) x` and
-    :math:`\sigma'^2 = \alpha \sigma^2 + (1 - \alpha) (x - \mu')^2`. The first
-    ``warmup_steps`` norms (at least one) are only bounded by ``max_norm``, and their
-    mean and deviation are what it starts from.
+    With the running mean and std of the global norm `n`, an update is a spike if
+    `n - mean > z_threshold std`. A spike is bounded by
+
+        clip_factor (mean + (z_threshold std)^2 / (n - mean))  (mode "adaptive"),
+        mean                                                   (mode "mean"),
+        mean + z_threshold std          (mode "threshold"; the authors' "percentile"),
+
+    and every update by `max_norm`. Then `x`, the bound of a spike or otherwise `n`,
+    enters the statistics:
+
+        mean = decay mean + (1 - decay) x
+        std^2 = decay std^2 + (1 - decay) (x - mean)^2
+
+    The first `warmup_steps` norms (at least one) are only bounded by `max_norm`, and
+    the statistics start from their mean and standard deviation.
+
+    With `reference=True` it gives the authors' numbers, which differ in three ways:
+    1e-6 is added to the std and to the norm that divides, zero norms enter, and
+    `patience` is inf.
 
     Args:
-      decay: :math:`\alpha`, from 0 to 1; traceable.
-      z_threshold: :math:`z \ge 0`; traceable.
-      max_norm: the largest norm let through at all; inf: no such bound; traceable.
-      warmup_steps: norms, traceable.
-      mode: static; the two others than "adaptive" do not use ``clip_factor``.
-      clip_factor: :math:`f \ge 0`; traceable.
-      skip_update_on_spike: whether spikes do not enter the statistics; static.
-      patience: after this many spikes in a row the scale has changed, see below; inf:
-        never, as the authors have it; traceable.
-      reference: whether to give the authors' numbers where they differ: 1e-6 is added
-        to :math:`\sigma` and to the norm that divides, zero norms enter, and
-        ``patience`` is inf; static.
+      decay: decay of the statistics, in [0, 1]. Traceable.
+      z_threshold: standard deviations above the mean, >= 0. Traceable.
+      max_norm: bound of every update's norm, >= 0; inf: no bound. Traceable.
+      warmup_steps: norms from which the statistics start, >= 0. Traceable.
+      mode: what bounds a spike. Static.
+      clip_factor: factor of the mode "adaptive", >= 0. Traceable.
+      skip_update_on_spike: whether spikes leave the statistics unchanged. Static.
+      patience: number of consecutive spikes after which the mean becomes the smallest
+        norm among them, as the scale has changed; inf: never. Traceable.
+      reference: whether to give the authors' numbers. Static.
+      axis_name: mapped axes over which the leaves are sharded where their types do not
+        say so, see `stabjax.global_norm`. Static.
 
     Returns:
-      A transformation whose state has metrics: the norm, the threshold, whether and how
-      often it clipped. A non-finite gradient gives NaN everywhere and does not enter
-      (with the authors it ends all clipping): the next update is clipped as if it had
-      not been. When ``patience`` spikes follow one another, :math:`\mu` becomes the
-      smallest of their norms and :math:`\sigma` grows with it: so a lasting rise of the
-      scale, by any factor, is let through after at most twice as many updates (with the
-      authors a tenfold one is not within 3000). After a fall by a factor :math:`r` the
-      threshold has followed in about :math:`2 \ln(z r) / (1 - \alpha)` updates.
+      A transformation whose state reports the norm, the threshold, whether it clipped
+      and how often. A non-finite gradient gives NaN everywhere and leaves the state
+      unchanged (in the authors' code it ends all clipping). When `patience` spikes
+      follow one another, the std grows with the mean; so a lasting rise of the scale,
+      by any factor, is let through after at most `2 patience` updates (in the authors'
+      code a tenfold rise is not within 3000). After a fall by a factor `r` the
+      threshold has followed in about `2 ln(z_threshold r) / (1 - decay)` updates.
 
     Raises:
-      ValueError: if a number is concrete and out of range, or ``mode`` is unknown.
-      TypeError: if a number is none.
+      ValueError: a number is concrete and out of range, or `mode` is unknown.
+      TypeError: an argument is not a number.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -96,52 +107,50 @@ def zclip(
       1.1
       1.044
 
-    Source: Kumar, Owen, Roy Chowdhury, Guera, ZClip: adaptive spike mitigation for LLM
-    pre-training, 2025.
+    References:
+      Kumar, Owen, Roy Chowdhury, Guera, ZClip: Adaptive Spike Mitigation for LLM
+      Pre-Training, 2025. https://arxiv.org/abs/2504.02507
     """
-    numbers = {
-        "decay": decay,
-        "z_threshold": z_threshold,
-        "max_norm": max_norm,
-        "warmup_steps": warmup_steps,
-        "clip_factor": clip_factor,
-        "patience": math.inf if reference else patience,
-    }
-    for name, number in numbers.items():
-        check_between(name, number, 0, 1 if name == "decay" else math.inf)
-    if mode not in ("adaptive", "mean", "threshold"):
-        raise ValueError(
-            f"mode must be 'adaptive', 'mean' or 'threshold', got {mode!r}"
-        )
+    scalars = checked(
+        decay=(decay, "in [0, 1]"),
+        z_threshold=(z_threshold, ">= 0"),
+        max_norm=(max_norm, ">= 0"),
+        warmup_steps=(warmup_steps, ">= 0"),
+        clip_factor=(clip_factor, ">= 0"),
+        patience=(math.inf if reference else patience, ">= 0"),
+    )
+    check_choice("mode", mode, ("adaptive", "mean", "threshold"))
+    check_choice("skip_update_on_spike", skip_update_on_spike, (False, True))
     eps = 1e-6 if reference else 0.0
 
     def rule(
         norms: jax.Array, past: ZClipStatistics
     ) -> tuple[jax.Array, ZClipStatistics]:
-        alpha, z, most, warm, f, long = scalars(numbers, norms.dtype)
-        above, bound = _spike_bound(norms, past, z, f, mode, eps)
-        spike = above & (past.zclip_seen.astype(norms.dtype) >= jnp.maximum(warm, 1))
-        limit = jnp.minimum(jnp.where(spike, bound, jnp.inf), most)
-        # What is not above its limit must not be softened either.
-        softer = jnp.where(norms > limit, softened(limit, norms, eps), limit)
-        entered = _entered(past, jnp.where(spike, bound, norms), alpha, warm)
+        beta, z, max_norm, steps, *others = as_finite(scalars(norms.dtype))
+        clip_factor, patience = others
+        spike, bound = _spike_bound(norms, past, z, clip_factor, mode, eps)
+        spike &= past.zclip_seen.astype(norms.dtype) >= jnp.maximum(steps, 1)
+        new = _update(past, jnp.where(spike, bound, norms), beta, steps)
         if skip_update_on_spike:
-            entered = jax.tree.map(
-                lambda new, old: jnp.where(spike, old, new), entered, past
-            )
-        streak, lasted, least = lengthened(past.zclip_streak, spike, norms, long)
-        entered = _rescaled(entered, past, lasted, least)
-        return softer, entered._replace(zclip_streak=streak)
+            new = jax.tree.map(lambda x, old: jnp.where(spike, old, x), new, past)
+        streak, ended, least = extend_streak(past.zclip_streak, spike, norms, patience)
+        new = _rescale(new, past, ended, least)._replace(zclip_streak=streak)
+        bound = jnp.minimum(jnp.where(spike, bound, jnp.inf), max_norm)
+        # The authors' 1e-6 applies to clipped updates alone.
+        clipped = norms > bound
+        return jnp.where(clipped, with_eps(bound, norms, eps), bound), new
 
-    return bounded_by_history("zclip", _no_statistics, rule, zeros_enter=reference)
+    return clip_by_history(
+        "zclip", _init, rule, reference=reference, axis_name=axis_name
+    )
 
 
-def _no_statistics(number: int, dtype: Any) -> ZClipStatistics:
+def _init(number: int, dtype: DTypeLike) -> ZClipStatistics:
     return ZClipStatistics(
         jnp.zeros(number, dtype),
         jnp.zeros(number, dtype),
         jnp.zeros(number, jnp.int32),
-        no_streak(number, dtype),
+        init_streak(number, dtype),
     )
 
 
@@ -153,30 +162,30 @@ def _spike_bound(
     mode: str,
     eps: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Whether each norm is a spike, and what it is then bounded by."""
+    """Whether each norm is a spike, which NaN is too, and the bound of a spike."""
     mean, std = past.zclip_mean, past.zclip_std
     deviation = norms - mean
     if mode == "threshold":
-        return deviation > z * std, mean + z * std
+        return ~(deviation <= z * std), mean + z * std
     least = z * (std + eps)
-    spike = deviation > least
+    spike = ~(deviation <= least)
     if mode == "mean":
         return spike, mean
-    # z^2 std over the z-score, in an order in which no square is taken.
-    excess = z * std * ratio(least, jnp.where(spike, deviation, 1))
+    # z^2 std over the z-score, in an order that takes no square: it may overflow.
+    excess = z * std * safe_ratio(least, jnp.where(spike, deviation, 1))
     return spike, clip_factor * (mean + excess)
 
 
-def _entered(
+def _update(
     past: ZClipStatistics, x: jax.Array, decay: jax.Array, warmup_steps: jax.Array
 ) -> ZClipStatistics:
-    """The statistics with x: of all norms alike in the warm-up, else running."""
+    """The statistics with x: during warm-up all norms weigh the same."""
     seen = optax.safe_increment(past.zclip_seen)
     number = seen.astype(x.dtype)
-    warming = number <= jnp.maximum(warmup_steps, 1)
-    weight = jnp.where(warming, 1 / number, 1 - decay)
+    warming_up = number <= jnp.maximum(warmup_steps, 1)
+    weight = jnp.where(warming_up, 1 / number, 1 - decay)
     # The variance shrinks by 1 - weight and gains the square of a part of x - mean.
-    gain = jnp.where(warming, weight * (1 - weight), weight * decay * decay)
+    gain = jnp.where(warming_up, weight * (1 - weight), weight * decay * decay)
     parts = [_root(1 - weight) * past.zclip_std, _root(gain) * (x - past.zclip_mean)]
     std = unit_norms(jnp.stack(parts), 0).product[0]
     mean = past.zclip_mean + weight * (x - past.zclip_mean)
@@ -184,17 +193,17 @@ def _entered(
 
 
 def _root(x: jax.Array) -> jax.Array:
-    """Square root of what is at least 0, with a finite derivative there."""
+    """Square root of a number >= 0 that passes NaN, with a finite derivative at 0."""
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0 * x)
 
 
-def _rescaled(
-    entered: ZClipStatistics, past: ZClipStatistics, lasted: jax.Array, least: jax.Array
+def _rescale(
+    new: ZClipStatistics, past: ZClipStatistics, ended: jax.Array, least: jax.Array
 ) -> ZClipStatistics:
-    """Where a streak lasted its least norm is the mean, and the deviation grows too."""
-    some = lasted & (past.zclip_mean > 0)
-    factor = ratio(least, jnp.where(some, past.zclip_mean, 1))
-    return entered._replace(
-        zclip_mean=jnp.where(some, least, entered.zclip_mean),
-        zclip_std=jnp.where(some, past.zclip_std * factor, entered.zclip_std),
+    """Where a streak ended, its smallest norm is the mean, and the std grows alike."""
+    positive = ended & (past.zclip_mean > 0)
+    factor = safe_ratio(least, jnp.where(positive, past.zclip_mean, 1))
+    return new._replace(
+        zclip_mean=jnp.where(positive, least, new.zclip_mean),
+        zclip_std=jnp.where(positive, past.zclip_std * factor, new.zclip_std),
     )

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: functions from a count of updates to a value."""
+"""Schedules: functions from a count of updates to a value."""
 
 from stabjax._schedules.compose import (
     join_schedules,
@@ -51,10 +51,10 @@ from stabjax._schedules.warmups import (
     untuned_linear_warmup_schedule,
 )
 from stabjax._schedules.wrappers import (
-    clip_schedule,
     multiply_schedules,
     repeat_schedule,
     shift_schedule,
+    with_bounds,
     with_cooldown,
     with_warmup,
 )
@@ -63,7 +63,6 @@ __all__ = [
     "ScheduleBound",
     "best_cooldown_fraction",
     "chebyshev_schedule",
-    "clip_schedule",
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
@@ -97,6 +96,7 @@ __all__ = [
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
+    "with_bounds",
     "with_cooldown",
     "with_warmup",
     "wsd_schedule",

@@ -1,114 +1,112 @@
 """Schedules of one piece: from a count of updates to a value."""
 
-import jax
+import math
+
 import jax.numpy as jnp
-import optax
 
-from stabjax._schedules.arguments import (
-    ArrayLike,
-    builder,
-    check_positive,
-    nan_unless,
-    select,
-)
+from stabjax._arguments import check, nan_unless, select
+from stabjax._schedules.counts import builder, divmod_count, since
+from stabjax._schedules.shapes import with_ends
+from stabjax._types import Condition, Number, Schedule
 
 
-def constant_schedule(value: ArrayLike) -> optax.Schedule:
-    r"""A value that never changes: :math:`f(t) = v`.
+def constant_schedule(value: Number) -> Schedule:
+    """Returns a schedule that never changes: `f(t) = v`.
 
     Args:
-      value: the value :math:`v`, of any type and shape. Traceable.
+      value: v, of any type and shape. **Traceable.**
 
     Returns:
-      A function of the count that returns the very object `value`.
+      A function of the count that returns the object `value` itself.
 
     Example:
       >>> import stabjax
       >>> stabjax.constant_schedule(0.3)(100)
       0.3
-
-    Source: Optax's schedule of this name.
     """
     return lambda count: value
 
 
 @builder
 def polynomial_schedule(
-    init_value: ArrayLike,
-    end_value: ArrayLike,
-    power: ArrayLike,
-    transition_steps: ArrayLike,
-    transition_begin: ArrayLike = 0,
-) -> optax.Schedule:
-    r"""From one value to another along a power of the steps that remain.
+    init_value: Number,
+    end_value: Number,
+    power: Number,
+    transition_steps: Number,
+    transition_begin: Number = 0,
+) -> Schedule:
+    """Returns a schedule that decays with a power of the remaining steps.
 
-    .. math:: f(t) = E + (I - E)\,(1 - q)^p, \quad q = \mathrm{clip}(t - B, 0, T) / T
+        f(t) = E + (I - E) (1 - q)^p,    q = clip(t - B, 0, T) / T
 
     Args:
-      init_value: :math:`I`, the value up to step B. Traceable.
-      end_value: :math:`E`, the value from step B + T on. Traceable.
-      power: :math:`p`; 1 is a straight line, and 0 holds `init_value` for ever.
-        Traceable.
-      transition_steps: :math:`T` in steps; zero or less holds `init_value` for ever.
-        Traceable.
-      transition_begin: :math:`B` in steps; a negative one counts as 0. Traceable.
+      init_value: I, the value up to step B. **Traceable.**
+      end_value: E, the value from step B + T on, exactly. **Traceable.**
+      power: p; 1 is linear, 0 keeps `init_value` forever. **Traceable.**
+      transition_steps: T in steps; <= 0 keeps `init_value` forever. **Traceable.**
+      transition_begin: B in steps; a negative one counts as 0. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value. Where q = 1 the
-      derivative of the power is taken to be 0 (for p < 1 it is infinite).
+      A function of the count, of any shape, that returns the value. At q = 1 the
+      derivative of the power is taken as 0 (for p < 1 it is infinite).
+
+    Raises:
+      TypeError: an argument is not a number.
 
     Example:
       >>> import stabjax
       >>> schedule = stabjax.polynomial_schedule(1.0, 0.0, 2, transition_steps=10)
       >>> [round(float(schedule(count)), 4) for count in (0, 5, 10, 50)]
       [1.0, 0.25, 0.0, 0.0]
-
-    Source: Optax's schedule of this name.
     """
     off = transition_steps <= 0
+    if off is True:
+        return constant_schedule(init_value)
     steps = select(off, 1, transition_steps)
     begin = select(transition_begin < 0, 0, transition_begin)
+    held = (power == 0) | off
+    end = select(held, init_value, end_value)
 
-    def schedule(count: ArrayLike) -> ArrayLike:
-        elapsed = jnp.clip(count - begin, 0, steps)
-        left = 1 - elapsed / steps
-        # Compiled, XLA multiplies by the inverse of the steps, rounded, which may leave
-        # a little at the end, or less than nothing; and a root of that is NaN.
-        ended = (elapsed >= steps) | (left <= 0)
-        value = (init_value - end_value) * _power(left, power, ended) + end_value
-        return select(off, init_value, value)
+    def schedule(count: Number) -> Number:
+        elapsed = since(count, begin)
+        ended = elapsed >= steps
+        left = 1 - jnp.clip(elapsed, 0, steps) / steps
+        # Rounding may leave less than nothing, and a root of that is NaN.
+        height = _power(left, power, ended | (left <= 0))
+        value = _mix(init_value, end_value, height)
+        return with_ends(value, init_value, elapsed <= 0, end, ended)
 
     return schedule
 
 
 @builder
 def linear_schedule(
-    init_value: ArrayLike,
-    end_value: ArrayLike,
-    transition_steps: ArrayLike,
-    transition_begin: ArrayLike = 0,
-) -> optax.Schedule:
-    r"""From one value to another in a straight line.
+    init_value: Number,
+    end_value: Number,
+    transition_steps: Number,
+    transition_begin: Number = 0,
+) -> Schedule:
+    """Returns a linear schedule from one value to another.
 
-    .. math:: f(t) = E + (I - E)\,(1 - q), \quad q = \mathrm{clip}(t - B, 0, T) / T
+        f(t) = E + (I - E) (1 - q),    q = clip(t - B, 0, T) / T
 
     Args:
-      init_value: :math:`I`, the value up to step B. Traceable.
-      end_value: :math:`E`, the value from step B + T on. Traceable.
-      transition_steps: :math:`T` in steps; zero or less holds `init_value` for ever.
-        Traceable.
-      transition_begin: :math:`B` in steps; a negative one counts as 0. Traceable.
+      init_value: I, the value up to step B. **Traceable.**
+      end_value: E, the value from step B + T on, exactly. **Traceable.**
+      transition_steps: T in steps; <= 0 keeps `init_value` forever. **Traceable.**
+      transition_begin: B in steps; a negative one counts as 0. **Traceable.**
 
     Returns:
       A function of the count, of any shape, that returns the value.
+
+    Raises:
+      TypeError: an argument is not a number.
 
     Example:
       >>> import stabjax
       >>> schedule = stabjax.linear_schedule(0.0, 1.0, 4, transition_begin=2)
       >>> [float(schedule(count)) for count in (0, 2, 3, 4, 6, 50)]
       [0.0, 0.0, 0.25, 0.5, 1.0, 1.0]
-
-    Source: Optax's schedule of this name.
     """
     return polynomial_schedule(
         init_value, end_value, 1, transition_steps, transition_begin
@@ -117,62 +115,60 @@ def linear_schedule(
 
 @builder
 def exponential_decay(
-    init_value: ArrayLike,
-    transition_steps: ArrayLike,
-    decay_rate: ArrayLike,
-    transition_begin: ArrayLike = 0,
+    init_value: Number,
+    transition_steps: Number,
+    decay_rate: Number,
+    transition_begin: Number = 0,
     staircase: bool = False,
-    end_value: ArrayLike | None = None,
-) -> optax.Schedule:
-    r"""Multiply by a rate every so many steps, smoothly or in stairs.
+    end_value: Number | None = None,
+) -> Schedule:
+    """Returns a schedule that is multiplied by a rate every T steps.
 
-    .. math:: f(t) = I\,r^q, \quad q = \max(t - B, 0) / T
+        f(t) = I r^q,    q = max(t - B, 0) / T
 
-    and :math:`\lfloor q \rfloor` for q in stairs. An `end_value` E bounds it at every
-    count: :math:`\max(f, E)` if r < 1, else :math:`\min(f, E)`.
+    In a staircase q is rounded down. An `end_value` E bounds the value at every count:
+    `max(f, E)` if r < 1, else `min(f, E)`.
 
     Args:
-      init_value: :math:`I`, the value up to step B. Traceable.
-      transition_steps: :math:`T` in steps; zero or less holds `init_value` for ever.
-        Traceable.
-      decay_rate: :math:`r`; zero holds `init_value` for ever, and a negative one gives
-        NaN wherever q is no integer. Traceable.
-      transition_begin: :math:`B` in steps; a negative one counts as 0. Traceable.
-      staircase: whether to take whole transitions only. Static.
-      end_value: the bound :math:`E`, or None for none. Traceable.
+      init_value: I, the value up to step B. **Traceable.**
+      transition_steps: T in steps; <= 0 keeps `init_value` forever. **Traceable.**
+      decay_rate: r; 0 keeps `init_value` forever, and a negative one gives NaN wherever
+        q is not an integer. **Traceable.**
+      transition_begin: B in steps; a negative one counts as 0. **Traceable.**
+      staircase: whether q is rounded down. **Static.**
+      end_value: the bound E, or None for none. **Traceable.**
 
     Returns:
       A function of the count, of any shape, that returns the value.
+
+    Raises:
+      TypeError: an argument is not a number.
 
     Example:
       >>> import stabjax
       >>> schedule = stabjax.exponential_decay(0.8, 10, 0.5, end_value=0.1)
       >>> [round(float(schedule(count)), 4) for count in (0, 5, 10, 20, 50)]
       [0.8, 0.5657, 0.4, 0.2, 0.1]
-
-    Source: Optax's schedule of this name.
     """
     off = (transition_steps <= 0) | (decay_rate == 0)
     steps = select(off, 1, transition_steps)
     rate = select(off, 1, decay_rate)
     begin = select(transition_begin < 0, 0, transition_begin)
 
-    def schedule(count: ArrayLike) -> ArrayLike:
-        elapsed = count - begin
+    def schedule(count: Number) -> Number:
+        elapsed = since(count, begin)
         elapsed = select(elapsed < 0, 0, elapsed)
-        periods = elapsed / steps
-        if staircase:
-            # XLA multiplies by the rounded inverse of a divisor that counts share, and
-            # 14 / 7 may fall short of 2: so each count divides by its own.
-            periods = jnp.floor(elapsed / select(elapsed > 0, steps, 1))
-        value = init_value * jnp.power(rate, periods)
+        # In integers: 2e9 - 1 is not 2e9, and 14 / 7, by a rounded inverse, not below
+        # 2.
+        periods = divmod_count(elapsed, steps)[0] if staircase else elapsed / steps
+        value: Number = init_value * jnp.power(rate, periods)
         if end_value is not None:
             value = bounded(value, periods, end_value)
         return select(off, init_value, value)
 
-    def bounded(value: ArrayLike, periods: ArrayLike, bound: ArrayLike) -> ArrayLike:
+    def bounded(value: Number, periods: Number, bound: Number) -> Number:
         # Beyond its bound a growing value may overflow, and its derivative be 0 * inf.
-        beyond = select(rate < 1, value < bound, value > bound)
+        beyond = jnp.where(rate < 1, value < bound, value > bound)
         value = init_value * jnp.power(rate, jnp.where(beyond, 0, periods))
         value = jnp.where(beyond, bound, value)
         return select(rate < 1, jnp.maximum(value, bound), jnp.minimum(value, bound))
@@ -182,33 +178,31 @@ def exponential_decay(
 
 @builder
 def cosine_decay_schedule(
-    init_value: ArrayLike,
-    decay_steps: ArrayLike,
-    alpha: ArrayLike = 0.0,
-    exponent: ArrayLike = 1.0,
-) -> optax.Schedule:
-    r"""From a value down to a fraction of it along half a wave of the cosine.
+    init_value: Number,
+    decay_steps: Number,
+    alpha: Number = 0.0,
+    exponent: Number = 1.0,
+) -> Schedule:
+    """Returns a half-cosine decay from a value to a fraction of it.
 
-    .. math::
-        f(t) = I \left[ (1 - \alpha) \left( \frac{1 + \cos(\pi \min(t, T) / T)}{2}
-        \right)^p + \alpha \right]
+        f(t) = I ((1 - alpha) ((1 + cos(pi q)) / 2)^p + alpha),    q = min(t / T, 1)
 
     Args:
-      init_value: :math:`I`, the value at step 0. Traceable.
-      decay_steps: :math:`T` in steps, positive. Traceable.
-      alpha: :math:`\alpha`, the fraction that is left at the end. Traceable.
-      exponent: :math:`p`; 0 holds `init_value` for ever. Traceable.
+      init_value: I, the value at step 0. **Traceable.**
+      decay_steps: T in steps, > 0. **Traceable.**
+      alpha: the fraction of I at the end. **Traceable.**
+      exponent: p; 0 keeps `init_value` forever. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if
-      `decay_steps` was traced and is not positive. Where the cosine is -1 the
-      derivative of the power is taken to be 0 (for p < 1/2 it is infinite). If
-      `decay_steps` is an array the wave is computed as the square of a sine, and stays
-      accurate to the last digits near its end; for a Python number it is Optax's
-      :math:`1 + \cos`, to the last bit, which is rounded at 6e-8 of the peak.
+      A function of the count, of any shape, that returns the value, and NaN if a traced
+      `decay_steps` is not > 0. At the end the derivative of the power is taken as 0
+      (for p < 1/2 it is infinite). If `decay_steps` is an array, the cosine is computed
+      as the square of a sine, which is accurate to the last digits near the end. If it
+      is a Python number, it is Optax's `1 + cos`, to the last bit.
 
     Raises:
-      ValueError: a concrete `decay_steps` is not positive.
+      ValueError: a concrete `decay_steps` is not > 0.
+      TypeError: an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -216,29 +210,54 @@ def cosine_decay_schedule(
       >>> [round(float(schedule(count)), 4) for count in (0, 5, 10, 50)]
       [0.8, 0.44, 0.08, 0.08]
 
-    Source: Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts,
-    2017 (arXiv 1608.03983).
+    References:
+      Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017.
+      https://arxiv.org/abs/1608.03983
     """
-    init_value = nan_unless(check_positive(decay_steps=decay_steps), init_value)
+    return cosine_decay(init_value, decay_steps, alpha, exponent, init_value * alpha)
 
-    def schedule(count: ArrayLike) -> ArrayLike:
-        # Python integers may exceed what int32 holds.
-        count, steps = (
-            float(x) if isinstance(x, int) else x for x in (count, decay_steps)
-        )
-        elapsed = jnp.minimum(count, steps)
-        if isinstance(steps, int | float):
-            wave = 0.5 * (1 + jnp.cos(jnp.pi * elapsed / steps))  # Optax's very bits
+
+@builder
+def cosine_decay(
+    init_value: Number,
+    decay_steps: Number,
+    alpha: Number,
+    exponent: Number,
+    end_value: Number,
+) -> Schedule:
+    """`cosine_decay_schedule`, with `init_value * alpha` also given unrounded."""
+    good = check("decay_steps", decay_steps, "> 0")
+    init_value = nan_unless(good, init_value)
+    end = nan_unless(good, select(exponent == 0, init_value, end_value))
+
+    def schedule(count: Number) -> Number:
+        elapsed = jnp.minimum(count, decay_steps)
+        wave: Number
+        if isinstance(decay_steps, int | float):
+            wave = 0.5 * (1 + jnp.cos(jnp.pi * elapsed / decay_steps))
         else:
-            wave = jnp.square(jnp.sin(jnp.pi / 2 * ((steps - elapsed) / steps)))
-        shape = _power(wave, exponent, wave <= 0)
-        return init_value * ((1 - alpha) * shape + alpha)
+            wave = (decay_steps - elapsed) / decay_steps
+            wave = jnp.square(jnp.sin(jnp.pi / 2 * wave))
+        height = _power(wave, exponent, wave <= 0)
+        value = init_value * ((1 - alpha) * height + alpha)
+        # A float16 or beyond-int32 count is compared as it is.
+        ended = since(count, decay_steps) >= 0
+        return with_ends(value, init_value, count == 0, end, ended)
 
     return schedule
 
 
-def _power(base: jax.Array, exponent: ArrayLike, at_zero: jax.Array) -> jax.Array:
-    """`base ** exponent`, and as if base were 0, with no derivative, if `at_zero`."""
+def _mix(start: Number, end: Number, height: Number) -> Number:
+    """Returns `end + (start - end) * height`, also if one of the two is infinite."""
+    infinite = any(isinstance(x, float) and math.isinf(x) for x in (start, end))
+    if infinite and start != end:
+        # inf * 0 is at the ends alone, which are not taken from here.
+        return start * height + end * (1 - height)
+    return (start - end) * height + end
+
+
+def _power(base: Number, exponent: Number, at_zero: Condition) -> Number:
+    """Returns `base ** exponent`; 0 to the power, with no derivative, if `at_zero`."""
     if isinstance(exponent, int) and exponent > 0:
         return base**exponent  # a product: it has its derivative everywhere
     return jnp.where(

@@ -1,59 +1,50 @@
-"""Schedules that come back: triangles, and restarts."""
+"""Schedules that repeat: triangles and restarts."""
 
 import jax.numpy as jnp
-import optax
 from jax import lax
 
-from stabjax._schedules.arguments import (
-    ArrayLike,
-    builder,
-    check,
-    check_positive,
-    divmod_count,
-    nan_unless,
-    select,
-    since,
-)
+from stabjax._arguments import check, nan_unless, select
 from stabjax._schedules.core import cosine_decay_schedule
+from stabjax._schedules.counts import builder, divmod_count, since
+from stabjax._schedules.shapes import fraction_gone, fraction_left, with_ends, within
+from stabjax._types import Number, Schedule
 
 
 @builder
 def cyclic_schedule(
-    init_value: ArrayLike,
-    peak_value: ArrayLike,
-    up_steps: ArrayLike,
-    down_steps: ArrayLike,
-    cycle_factor: ArrayLike = 1.0,
-    decay_rate: ArrayLike = 1.0,
-) -> optax.Schedule:
-    r"""Up and down between two values in straight lines, again and again.
+    init_value: Number,
+    peak_value: Number,
+    up_steps: Number,
+    down_steps: Number,
+    cycle_factor: Number = 1.0,
+    decay_rate: Number = 1.0,
+) -> Schedule:
+    """Returns a schedule that goes linearly up and down between two values, repeatedly.
 
-    With :math:`k` the number of the cycle, from 0, and :math:`c` the steps in it,
+    With k the number of the cycle, from 0, and c the steps since it started,
 
-    .. math::
-        f(t) = I + (P - I)\, a^k r^t h, \qquad h = \begin{cases} c / U & c \le U \\
-        (U + D - c) / D & c > U \end{cases}
+        f(t) = I + (P - I) a^k r^t h,    h = c / U for c <= U,  (U + D - c) / D after it
 
-    The policies of the paper are :math:`a = r = 1` (triangular), :math:`a = 1/2`
-    (triangular2) and :math:`r < 1` (exp_range).
+    The policies of the paper are a = r = 1 (triangular), a = 1/2 (triangular2) and
+    r < 1 (exp_range).
 
     Args:
-      init_value: :math:`I`, the value at both ends of a cycle. Traceable.
-      peak_value: :math:`P`, the value at the peak of the first cycle. Traceable.
-      up_steps: :math:`U` in steps, positive. Traceable.
-      down_steps: :math:`D` in steps, positive. Traceable. If U + D has no fraction,
+      init_value: I, the value at both ends of a cycle. **Traceable.**
+      peak_value: P, the peak of the first cycle. **Traceable.**
+      up_steps: U in steps, > 0. **Traceable.**
+      down_steps: D in steps, > 0. **Traceable.** If U + D has no fraction, integer
         counts beyond 2**24 stay exact.
-      cycle_factor: :math:`a`, what is left of the height from one cycle to the next.
-        Traceable.
-      decay_rate: :math:`r`, what is left of the height from one step to the next.
-        Traceable.
+      cycle_factor: a, the factor of the height from one cycle to the next.
+        **Traceable.**
+      decay_rate: r, the factor of the height from one step to the next. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if steps
-      were traced and are not positive.
+      A function of the count, of any shape, that returns the value, and NaN if traced
+      steps are not > 0.
 
     Raises:
-      ValueError: concrete steps are not positive.
+      ValueError: concrete steps are not > 0.
+      TypeError: an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -61,60 +52,67 @@ def cyclic_schedule(
       >>> [round(float(schedule(count)), 4) for count in (0, 1, 2, 4, 6, 8)]
       [0.1, 0.6, 1.1, 0.6, 0.1, 0.6]
 
-    Source: Smith, Cyclical Learning Rates for Training Neural Networks, 2017
-    (arXiv 1506.01186).
+    References:
+      Smith, Cyclical Learning Rates for Training Neural Networks, 2017.
+      https://arxiv.org/abs/1506.01186
     """
-    good = check_positive(up_steps=up_steps, down_steps=down_steps)
+    good = check("up_steps", up_steps, "> 0") & check("down_steps", down_steps, "> 0")
     up, down = select(good, up_steps, 1), select(good, down_steps, 1)
 
-    def schedule(count: ArrayLike) -> ArrayLike:
+    def schedule(count: Number) -> Number:
         cycle, position = divmod_count(count, up + down)
-        height = jnp.where(
-            position <= up, position / up, -since(position, up + down) / down
-        )
+        rising = fraction_gone(position, 0, up)
+        # Exactly 1 at the peak, though compiled c / U is c times a rounded inverse.
+        height = jnp.where(since(position, up) < 0, rising, 1.0)
+        falling = fraction_left(position, up, down)
+        height = jnp.where(since(position, up) > 0, falling, height)
         height *= power(cycle_factor, cycle) * power(decay_rate, count)
-        return nan_unless(good, init_value + (peak_value - init_value) * height)
+        value = init_value + (peak_value - init_value) * height
+        # To the last bit, with the derivative by the factors.
+        exact = jnp.where(height == 1, peak_value, value)
+        exact = jnp.where(height < 1, within(exact, init_value, peak_value), exact)
+        return nan_unless(good, value + lax.stop_gradient(exact - value))
 
     return schedule
 
 
-def power(base: ArrayLike, exponent: ArrayLike) -> ArrayLike:
-    """The power of a float, 1 for the exponent 0 and without infinite derivatives."""
+def power(base: Number, exponent: Number) -> Number:
+    """Returns a float power: 1 for the exponent 0, without an infinite derivative."""
     exponent = jnp.asarray(exponent, jnp.result_type(exponent, float))
-    nothing = exponent <= 0
-    return jnp.where(nothing, 1.0, jnp.power(base, jnp.where(nothing, 1, exponent)))
+    zero = exponent <= 0
+    return jnp.where(zero, 1.0, jnp.power(base, jnp.where(zero, 1, exponent)))
 
 
 @builder
 def cosine_restarts_schedule(
-    peak_value: ArrayLike,
-    period: ArrayLike,
-    period_factor: ArrayLike = 1.0,
-    peak_factor: ArrayLike = 1.0,
-    end_value: ArrayLike = 0.0,
-) -> optax.Schedule:
-    r"""Half waves of the cosine, restarted for ever, each longer than the one before.
+    peak_value: Number,
+    period: Number,
+    period_factor: Number = 1.0,
+    peak_factor: Number = 1.0,
+    end_value: Number = 0.0,
+) -> Schedule:
+    """Returns half cosines that restart forever, each cycle longer than the one before.
 
-    .. math::
-        f(t) = E + (P d^i - E) \cos^2\left(\frac{\pi}{2} \frac{t - b_i}{T m^i}\right)
-        \quad \text{for } b_i \le t < b_{i+1} = b_i + T m^i, \quad b_0 = 0
+        f(t) = E + (P d^i - E) cos(pi (t - b_i) / (2 T m^i))^2
+        for b_i <= t < b_{i+1} = b_i + T m^i,    b_0 = 0
 
     Args:
-      peak_value: :math:`P`, the value at the start of the first cycle. Traceable.
-      period: :math:`T`, the length of the first cycle, in steps. Traceable; without a
-        fraction, and with `period_factor` 1, counts beyond 2**24 stay exact.
-      period_factor: :math:`m`, each cycle's length by that of the one before, at least
-        1. Traceable; the Python number 1 costs nothing.
-      peak_factor: :math:`d`, each cycle's peak by that of the one before. Traceable.
-      end_value: :math:`E`, to which each cycle goes, and never gets before the next
-        begins. Traceable.
+      peak_value: P, the value at the start of the first cycle. **Traceable.**
+      period: T, the length of the first cycle in steps, > 0. **Traceable.** Without a
+        fraction, and with `period_factor` 1, integer counts beyond 2**24 stay exact.
+      period_factor: m, the length of a cycle relative to the one before, >= 1.
+        **Traceable.** The Python number 1 needs no logarithm.
+      peak_factor: d, the peak of a cycle relative to the one before. **Traceable.**
+      end_value: E, which a cycle approaches and the next start precedes.
+        **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if an
-      argument was traced and is none of those allowed.
+      A function of the count, of any shape, that returns the value, and NaN if a traced
+      argument is out of its range.
 
     Raises:
-      ValueError: a concrete `period` is not positive, a `period_factor` less than 1.
+      ValueError: a concrete `period` is not > 0, or a `period_factor` is not >= 1.
+      TypeError: an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -122,25 +120,28 @@ def cosine_restarts_schedule(
       >>> [round(float(schedule(count)), 4) for count in (0, 2, 4, 8, 12)]
       [1.0, 0.5, 0.5, 0.25, 0.25]
 
-    Source: Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts,
-    2017 (arXiv 1608.03983).
+    References:
+      Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017.
+      https://arxiv.org/abs/1608.03983
     """
-    good = check_positive(period=period)
-    good &= check("period_factor", period_factor, lambda x: x >= 1, "1 or greater")
-    wave = cosine_decay_schedule(1.0, select(good, period, 1))
+    good = check("period", period, "> 0")
+    good &= check("period_factor", period_factor, ">= 1")
+    period = select(good, period, 1)
+    wave = cosine_decay_schedule(1.0, period)
 
-    def schedule(count: ArrayLike) -> ArrayLike:
-        cycle, position = cycle_of(count, select(good, period, 1), period_factor)
+    def schedule(count: Number) -> Number:
+        cycle, position = cycle_of(count, period, period_factor)
         peak = peak_value * power(peak_factor, cycle)
-        return nan_unless(good, end_value + (peak - end_value) * wave(position))
+        height = wave(position)
+        value = end_value + (peak - end_value) * height
+        value = with_ends(value, peak, height == 1, end_value, height == 0)
+        return nan_unless(good, value)
 
     return schedule
 
 
-def cycle_of(
-    count: ArrayLike, period: ArrayLike, factor: ArrayLike
-) -> tuple[ArrayLike, ArrayLike]:
-    """The cycle that a count is in, and its position as if that were the first cycle.
+def cycle_of(count: Number, period: Number, factor: Number) -> tuple[Number, Number]:
+    """Returns the cycle of a count, and its position scaled to the first cycle.
 
     Cycle i has `period * factor**i` steps.
     """
@@ -149,26 +150,26 @@ def cycle_of(
     count, period, factor = (jnp.asarray(x) for x in (count, period, factor))
     cycle = lax.stop_gradient(_growing_cycle(count, period, factor))
     position = since(count, period * _cycles_before(cycle, factor))
-    # Rounded, it may fall out of its cycle.
+    # Rounding may move the position out of its cycle.
     return cycle, jnp.clip(position / _whole_if(factor, factor**cycle), 0, period)
 
 
-def _growing_cycle(count: ArrayLike, period: ArrayLike, factor: ArrayLike) -> ArrayLike:
+def _growing_cycle(count: Number, period: Number, factor: Number) -> Number:
     grows = factor > 1
     growth = jnp.where(grows, factor - 1, 1)
     elapsed = jnp.maximum(count / period, 0)
     cycle = jnp.floor(
         jnp.where(grows, jnp.log1p(growth * elapsed) / jnp.log1p(growth), elapsed)
     )
-    # Rounded, the logarithm may be off by one at a boundary.
+    # The rounded logarithm may be off by one at a boundary.
     starts = period * _cycles_before(cycle, factor)
     ends = period * _cycles_before(cycle + 1, factor)
     cycle = jnp.where(count >= ends, cycle + 1, cycle)
     return jnp.where(count < starts, jnp.maximum(cycle - 1, 0), cycle)
 
 
-def _cycles_before(cycle: ArrayLike, factor: ArrayLike) -> ArrayLike:
-    """Lengths of all cycles before this one, by that of the first: 1 + m + m^2 + ..."""
+def _cycles_before(cycle: Number, factor: Number) -> Number:
+    """The length of all earlier cycles relative to the first: 1 + m + m^2 + ..."""
     growth = factor - 1
     none = growth == 0
     growing = jnp.where(none, 1, growth)
@@ -177,7 +178,7 @@ def _cycles_before(cycle: ArrayLike, factor: ArrayLike) -> ArrayLike:
     return _whole_if(factor, jnp.where(none, steady, total))
 
 
-def _whole_if(factor: ArrayLike, number: ArrayLike) -> ArrayLike:
+def _whole_if(factor: Number, number: Number) -> Number:
     """Rounds what is whole if the factor is; the derivative stays."""
     rounded = jnp.where(factor == jnp.floor(factor), jnp.round(number), number)
     return number + lax.stop_gradient(rounded - number)

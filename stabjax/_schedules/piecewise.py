@@ -1,67 +1,66 @@
-"""Schedules given by boundaries and the scales that act there."""
+"""Schedules given by boundaries and by the scales or values there."""
 
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from stabjax._schedules.arguments import (
-    ArrayLike,
-    builder,
-    check,
-    check_positive,
-    nan_unless,
-    select,
-)
+from stabjax._arguments import as_number, check, check_choice, nan_unless, select
+from stabjax._schedules.counts import builder, since
+from stabjax._schedules.shapes import with_ends
+from stabjax._types import Condition, Number, Schedule
 
-# A dict as in Optax, or a pair: the boundaries, and as many scales.
+# A dict as in Optax, or a pair of the boundaries and the scales.
 BoundariesAndScales: TypeAlias = (
-    Mapping[float, ArrayLike]
-    | tuple[Sequence[ArrayLike] | ArrayLike, Sequence[ArrayLike] | ArrayLike]
+    Mapping[int, Number]
+    | Mapping[float, Number]
+    | tuple[
+        Sequence[Number] | jax.Array | np.ndarray,
+        Sequence[Number] | jax.Array | np.ndarray,
+    ]
     | None
 )
 
 
 @builder
 def piecewise_constant_schedule(
-    init_value: ArrayLike, boundaries_and_scales: BoundariesAndScales = None
-) -> optax.Schedule:
-    r"""A value that jumps at boundaries.
+    init_value: Number, boundaries_and_scales: BoundariesAndScales = None
+) -> Schedule:
+    """Returns a schedule that is multiplied by a scale at each boundary.
 
-    .. math:: f(t) = I \prod_{i:\, b_i \le t} s_i
+        f(t) = I prod_i s_i    over all i with b_i <= t
 
     Args:
-      init_value: :math:`I`, the value before the first boundary. Traceable.
-      boundaries_and_scales: a dict from boundaries :math:`b_i`, in steps, to scales
-        :math:`s_i \ge 0`; or a pair of sequences or arrays, the boundaries and the
-        scales, in which a boundary may come twice; or None for no jump. How many is
-        static; the scales, and the boundaries of a pair, are traceable.
+      init_value: I, the value before the first boundary. **Traceable.**
+      boundaries_and_scales: a dict from boundaries b_i, in steps, to scales s_i >= 0;
+        or a pair of sequences or arrays, the boundaries and the scales, in which a
+        boundary may occur twice; or None for a constant. Their number is static; the
+        scales, and the boundaries of a pair, are **traceable**.
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a scale
-      was traced and is negative.
+      A function of the count, of any shape, that returns the value, and NaN if a traced
+      scale is negative.
 
     Raises:
-      ValueError: a concrete scale is negative; a pair is no pair of equal lengths.
+      ValueError: a concrete scale is negative, or the two of a pair differ in length.
+      TypeError: a boundary or a scale is not a number.
 
     Example:
       >>> import stabjax
       >>> schedule = stabjax.piecewise_constant_schedule(1.0, {10: 0.5, 20: 0.5})
       >>> [float(schedule(count)) for count in (0, 9, 10, 20)]
       [1.0, 1.0, 0.5, 0.25]
-
-    Source: Optax's schedule of this name.
     """
     boundaries, scales, good = _pieces(boundaries_and_scales)
-    init_value = nan_unless(good, init_value)
+    values = _products(nan_unless(good, init_value), scales)
 
-    def schedule(count: ArrayLike) -> ArrayLike:
-        value = init_value
-        for boundary, scale in zip(boundaries, scales, strict=True):
-            value = value * jnp.where(count < boundary, 1.0, scale)
+    def schedule(count: Number) -> Number:
+        value = values[0]
+        for boundary, later_value in zip(boundaries, values[1:], strict=True):
+            value = jnp.where(since(count, boundary) < 0, value, later_value)
         return value
 
     return schedule
@@ -69,114 +68,126 @@ def piecewise_constant_schedule(
 
 @builder
 def piecewise_interpolate_schedule(
-    interpolate_type: str,
-    init_value: ArrayLike,
+    interpolate_type: Literal["linear", "cosine"],
+    init_value: Number,
     boundaries_and_scales: BoundariesAndScales = None,
-) -> optax.Schedule:
-    r"""A value that goes from knot to knot, in straight lines or half waves.
+) -> Schedule:
+    """Returns a schedule that interpolates between knots.
 
-    The knots are :math:`(x_0, V_0) = (0, I)`, :math:`(x_i, V_i) = (b_i, V_{i-1} s_i)`:
-    the scales accumulate. For :math:`x_{i-1} \le t < x_i`
+    The knots are (x_0, V_0) = (0, I) and (x_i, V_i) = (b_i, V_{i-1} s_i): the scales
+    accumulate. For x_{i-1} <= t < x_i, with q = (t - x_{i-1}) / max(x_i - x_{i-1}, 1),
 
-    .. math::
-        f(t) = V_{i-1} + (V_i - V_{i-1})\,q \quad \text{or} \quad
-        V_i + \frac{V_{i-1} - V_i}{2} (1 + \cos \pi q), \qquad
-        q = \frac{t - x_{i-1}}{\max(x_i - x_{i-1}, 1)},
+        f(t) = V_{i-1} + (V_i - V_{i-1}) q                        linear
+        f(t) = V_i + (V_{i-1} - V_i) (1 + cos(pi q)) / 2          cosine
 
-    from the last knot on its value, and 0 before step 0.
+    The value is that of the last knot from there on, and 0 before step 0.
 
     Args:
-      interpolate_type: `"linear"` or `"cosine"`. Static.
-      init_value: :math:`I`, the value at step 0. Traceable.
-      boundaries_and_scales: a dict from boundaries :math:`b_i`, in steps, to scales
-        :math:`s_i \ge 0`; or a pair of sequences or arrays, the boundaries and the
-        scales, in which a boundary may come twice; or None for no knot but the first.
-        How many is static; the scales, and the boundaries of a pair, are traceable.
+      interpolate_type: "linear" or "cosine". **Static.**
+      init_value: I, the value at step 0. **Traceable.**
+      boundaries_and_scales: a dict from boundaries b_i, in steps, to scales s_i >= 0;
+        or a pair of sequences or arrays, the boundaries and the scales, in which a
+        boundary may occur twice; or None for a constant. Their number is static; the
+        scales, and the boundaries of a pair, are **traceable**.
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a scale
-      was traced and is negative.
+      A function of the count, of any shape, that returns the value, and NaN if a traced
+      scale is negative.
 
     Raises:
-      ValueError: an unknown `interpolate_type`; a concrete scale is negative; a pair is
-        no pair of equal lengths.
+      ValueError: an unknown `interpolate_type`, a concrete scale is negative, or the
+      two
+        of a pair differ in length.
+      TypeError: a boundary or a scale is not a number.
 
     Example:
       >>> import stabjax
       >>> schedule = stabjax.piecewise_interpolate_schedule("linear", 1.0, {4: 3, 8: 0})
       >>> [float(schedule(count)) for count in (0, 2, 4, 6, 8, 50)]
       [1.0, 2.0, 3.0, 1.5, 0.0, 0.0]
-
-    Source: Optax's schedule of this name.
     """
-    if interpolate_type not in _INTERPOLATIONS:
-        raise ValueError(
-            f"interpolate_type must be 'linear' or 'cosine', got {interpolate_type!r}."
-        )
-    interpolate = _INTERPOLATIONS[interpolate_type]
+    check_choice("interpolate_type", interpolate_type, list(_INTERPOLATIONS))
     boundaries, scales, good = _pieces(boundaries_and_scales)
-    init_value = nan_unless(good, init_value)
+    values = _products(nan_unless(good, init_value), scales)
+    return _interpolated(interpolate_type, (0, *boundaries), values)
 
-    def schedule(count: ArrayLike) -> ArrayLike:
-        # The knots lie along a new first axis, before those of the count.
-        knots = (-1,) + (1,) * jnp.ndim(count)
-        x = jnp.stack((0, *boundaries)).reshape(knots)
-        v = jnp.cumprod(jnp.stack((init_value, *scales))).reshape(knots)
-        t = jnp.expand_dims(count, 0)
-        q = (t - x[:-1]) / jnp.maximum(x[1:] - x[:-1], 1)
-        inside = (x[:-1] <= t) & (t < x[1:])
-        value = jnp.sum(jnp.where(inside, interpolate(v[:-1], v[1:], q), 0), axis=0)
-        return jnp.where(x[-1] <= count, v[-1], value)
+
+def _interpolated(
+    interpolate_type: str, knots: Sequence[Number], values: Sequence[Number]
+) -> Schedule:
+    """The schedule through (knot, value), of which the first knot is step 0."""
+    interpolate = _INTERPOLATIONS[interpolate_type]
+
+    def schedule(count: Number) -> Number:
+        value: Number = jnp.where(since(count, 0) < 0, 0.0, values[0])
+        segments = zip(
+            itertools.pairwise(knots), itertools.pairwise(values), strict=True
+        )
+        for (x, next_x), (v, next_v) in segments:
+            elapsed = since(count, x)
+            q = elapsed / _at_least_one(next_x - x)
+            inside = interpolate(v, next_v, q)
+            ended = since(count, next_x) >= 0
+            segment = with_ends(inside, v, elapsed <= 0, next_v, ended)
+            value = jnp.where(elapsed < 0, value, segment)
+        return value
 
     return schedule
 
 
-def _linear(start: ArrayLike, end: ArrayLike, q: ArrayLike) -> ArrayLike:
+def _at_least_one(steps: Number) -> Number:
+    # In Python where possible: the steps may be beyond int32.
+    return max(steps, 1) if isinstance(steps, int | float) else jnp.maximum(steps, 1)
+
+
+def _linear(start: Number, end: Number, q: Number) -> Number:
     return (end - start) * q + start
 
 
-def _cosine(start: ArrayLike, end: ArrayLike, q: ArrayLike) -> ArrayLike:
+def _cosine(start: Number, end: Number, q: Number) -> Number:
     return end + (start - end) / 2.0 * (jnp.cos(jnp.pi * q) + 1)
 
 
-_INTERPOLATIONS = {"linear": _linear, "cosine": _cosine}
+_INTERPOLATIONS: dict[str, Callable[[Number, Number, Number], Number]] = {
+    "linear": _linear,
+    "cosine": _cosine,
+}
 
 
 @builder
 def linear_onecycle_schedule(
-    transition_steps: ArrayLike,
-    peak_value: ArrayLike,
-    pct_start: ArrayLike = 0.3,
-    pct_final: ArrayLike = 0.85,
-    div_factor: ArrayLike = 25.0,
-    final_div_factor: ArrayLike = 1e4,
-) -> optax.Schedule:
-    r"""Up to a peak, down again and further down, in three straight lines.
+    transition_steps: Number,
+    peak_value: Number,
+    pct_start: Number = 0.3,
+    pct_final: Number = 0.85,
+    div_factor: Number = 25.0,
+    final_div_factor: Number = 1e4,
+) -> Schedule:
+    """Returns the 1cycle schedule: linear up to the peak, down again, and further down.
 
-    With :math:`a = \lfloor p_s T \rfloor` and :math:`b = \lfloor p_f T \rfloor` the
-    value goes
+    With a = floor(p_s T) and b = floor(p_f T) the value goes linearly
 
-    .. math:: P/d \to P \to P/d \to P/(dF) \quad \text{at} \quad 0, a, b, T
+        P / d  ->  P  ->  P / d  ->  P / (d F)    at steps 0, a, b, T
 
-    and stays there. If a = 0 the value starts at the peak. Of two equal boundaries the
-    first loses its scale, as in Optax: with `pct_final` 1 the end is :math:`P/F`.
+    and stays there. If a = 0 it starts at the peak. If two boundaries are equal, the
+    first loses its scale, as in Optax: with `pct_final` 1 the end is P / F.
 
     Args:
-      transition_steps: :math:`T` in steps, positive. Traceable.
-      peak_value: :math:`P`, the greatest value. Traceable.
-      pct_start: :math:`p_s`, a fraction between 0 and 1 (Optax takes any number).
-        The product with T is cut to an integer: for Python numbers in float64, for
-        arrays in their own precision. Traceable.
-      pct_final: :math:`p_f`, likewise. Traceable.
-      div_factor: :math:`d`, positive. Traceable.
-      final_div_factor: :math:`F`, positive. Traceable.
+      transition_steps: T in steps, > 0. **Traceable.**
+      peak_value: P, the largest value. **Traceable.**
+      pct_start: p_s, in [0, 1]. The product with T is rounded down: in float64 for
+        Python numbers, in its own precision for an array. **Traceable.**
+      pct_final: p_f, in [0, 1], likewise. **Traceable.**
+      div_factor: d, > 0. **Traceable.**
+      final_div_factor: F, > 0. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if an
-      argument was traced and is none of those allowed.
+      A function of the count, of any shape, that returns the value, and NaN if a traced
+      argument is out of its range.
 
     Raises:
-      ValueError: a concrete argument is not positive, or no fraction between 0 and 1.
+      ValueError: a concrete argument is out of its range.
+      TypeError: an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -184,59 +195,52 @@ def linear_onecycle_schedule(
       >>> [round(float(schedule(count)), 5) for count in (0, 15, 30, 85, 100)]
       [0.1, 0.55, 1.0, 0.1, 1e-05]
 
-    Source: Smith and Topin, Super-Convergence: Very Fast Training of Neural Networks
-    Using Large Learning Rates, 2017 (arXiv 1708.07120).
+    References:
+      Smith and Topin, Super-Convergence: Very Fast Training of Neural Networks Using
+      Large Learning Rates, 2017. https://arxiv.org/abs/1708.07120
     """
-    good = check_positive(
-        transition_steps=transition_steps,
-        div_factor=div_factor,
-        final_div_factor=final_div_factor,
-    )
-    good &= _check_fraction("pct_start", pct_start)
-    good &= _check_fraction("pct_final", pct_final)
-    return piecewise_interpolate_schedule(
-        "linear",
-        nan_unless(good, peak_value / div_factor),
-        _as_in_a_dict(
-            (_cut(pct_start * transition_steps), div_factor),
-            (_cut(pct_final * transition_steps), 1.0 / div_factor),
-            (transition_steps, 1.0 / final_div_factor),
-        ),
-    )
+    good = _check_onecycle(transition_steps, pct_start, div_factor, final_div_factor)
+    good &= check("pct_final", pct_final, "in [0, 1]")
+    knots = [
+        (_floor(pct_start * transition_steps), div_factor),
+        (_floor(pct_final * transition_steps), 1.0 / div_factor),
+        (transition_steps, 1.0 / final_div_factor),
+    ]
+    return _onecycle("linear", nan_unless(good, peak_value), div_factor, knots)
 
 
 @builder
 def cosine_onecycle_schedule(
-    transition_steps: ArrayLike,
-    peak_value: ArrayLike,
-    pct_start: ArrayLike = 0.3,
-    div_factor: ArrayLike = 25.0,
-    final_div_factor: ArrayLike = 1e4,
-) -> optax.Schedule:
-    r"""Up to a peak and down to nearly nothing, in two half waves of the cosine.
+    transition_steps: Number,
+    peak_value: Number,
+    pct_start: Number = 0.3,
+    div_factor: Number = 25.0,
+    final_div_factor: Number = 1e4,
+) -> Schedule:
+    """Returns the 1cycle schedule of two half cosines: up to the peak, and down.
 
-    With :math:`a = \lfloor p_s T \rfloor` the value goes
+    With a = floor(p_s T) the value goes along half cosines
 
-    .. math:: P/d \to P \to P/(dF) \quad \text{at} \quad 0, a, \lfloor T \rfloor
+        P / d  ->  P  ->  P / (d F)    at steps 0, a, floor(T)
 
-    and stays there. If a = 0 the value starts at the peak; if a = T it never gets
-    there, as in Optax: of two equal boundaries the first loses its scale.
+    and stays there. If a = 0 it starts at the peak. If a = T it never reaches the peak,
+    as in Optax: of two equal boundaries the first loses its scale.
 
     Args:
-      transition_steps: :math:`T` in steps, positive. Traceable.
-      peak_value: :math:`P`, the greatest value. Traceable.
-      pct_start: :math:`p_s`, a fraction between 0 and 1 (Optax takes any number).
-        The product with T is cut to an integer: for Python numbers in float64, for
-        arrays in their own precision. Traceable.
-      div_factor: :math:`d`, positive. Traceable.
-      final_div_factor: :math:`F`, positive. Traceable.
+      transition_steps: T in steps, > 0. **Traceable.**
+      peak_value: P, the largest value. **Traceable.**
+      pct_start: p_s, in [0, 1]. The product with T is rounded down: in float64 for
+        Python numbers, in its own precision for an array. **Traceable.**
+      div_factor: d, > 0. **Traceable.**
+      final_div_factor: F, > 0. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if an
-      argument was traced and is none of those allowed.
+      A function of the count, of any shape, that returns the value, and NaN if a traced
+      argument is out of its range.
 
     Raises:
-      ValueError: a concrete argument is not positive, or no fraction between 0 and 1.
+      ValueError: a concrete argument is out of its range.
+      TypeError: an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -244,60 +248,93 @@ def cosine_onecycle_schedule(
       >>> [round(float(schedule(count)), 5) for count in (0, 15, 30, 65, 100)]
       [0.1, 0.55, 1.0, 0.5, 1e-05]
 
-    Source: Smith and Topin, Super-Convergence: Very Fast Training of Neural Networks
-    Using Large Learning Rates, 2017 (arXiv 1708.07120).
+    References:
+      Smith and Topin, Super-Convergence: Very Fast Training of Neural Networks Using
+      Large Learning Rates, 2017. https://arxiv.org/abs/1708.07120
     """
-    good = check_positive(
-        transition_steps=transition_steps,
-        div_factor=div_factor,
-        final_div_factor=final_div_factor,
-    )
-    good &= _check_fraction("pct_start", pct_start)
-    return piecewise_interpolate_schedule(
-        "cosine",
-        nan_unless(good, peak_value / div_factor),
-        _as_in_a_dict(
-            (_cut(pct_start * transition_steps), div_factor),
-            (_cut(transition_steps), 1.0 / (div_factor * final_div_factor)),
-        ),
-    )
+    good = _check_onecycle(transition_steps, pct_start, div_factor, final_div_factor)
+    knots = [
+        (_floor(pct_start * transition_steps), div_factor),
+        (_floor(transition_steps), 1.0 / (div_factor * final_div_factor)),
+    ]
+    return _onecycle("cosine", nan_unless(good, peak_value), div_factor, knots)
+
+
+def _onecycle(
+    interpolate_type: str,
+    peak_value: Number,
+    div_factor: Number,
+    knots: list[tuple[Number, Number]],
+) -> Schedule:
+    """The schedule from `peak_value / div_factor` through (boundary, scale)."""
+    boundaries, scales = _ascending(*zip(*_last_of_equal(knots), strict=True))
+    # Heights relative to the peak: that of the peak itself is 1 to the last bit.
+    heights = _products(1.0 / div_factor, scales)
+    values = [peak_value * height for height in heights]
+    return _interpolated(interpolate_type, (0, *boundaries), values)
+
+
+def _last_of_equal(
+    knots: list[tuple[Number, Number]],
+) -> list[tuple[Number, Number]]:
+    """The knots as a dict would hold them: the last of equal boundaries replaces."""
+    kept = []
+    for index, (boundary, scale) in enumerate(knots):
+        replaced: Condition = False
+        for later_boundary, _ in knots[index + 1 :]:
+            replaced |= boundary == later_boundary
+        # A scale of 1 at step 0 has no effect.
+        kept.append((select(replaced, 0, boundary), select(replaced, 1, scale)))
+    return kept
+
+
+def _check_onecycle(
+    transition_steps: Number,
+    pct_start: Number,
+    div_factor: Number,
+    final_div_factor: Number,
+) -> Condition:
+    good = check("transition_steps", transition_steps, "> 0")
+    good &= check("div_factor", div_factor, "> 0")
+    good &= check("final_div_factor", final_div_factor, "> 0")
+    return good & check("pct_start", pct_start, "in [0, 1]")
 
 
 def _pieces(
     given: BoundariesAndScales,
-) -> tuple[tuple[ArrayLike, ...], tuple[ArrayLike, ...], ArrayLike]:
+) -> tuple[Sequence[Number], Sequence[Number], Condition]:
     """Boundaries in ascending order, their scales, and whether all are allowed."""
     if given is None:
         return (), (), True
     if isinstance(given, Mapping):
         given = tuple(given.keys()), tuple(given.values())
     try:
-        boundaries, scales = (tuple(entries) for entries in given)
+        boundaries, scales = (tuple(numbers) for numbers in given)
     except (TypeError, ValueError):
         raise TypeError(
-            "boundaries_and_scales must be a dict, or a pair of sequences, "
+            "boundaries_and_scales must be a dict or a pair of sequences, "
             f"got {given!r}."
         ) from None
     if len(boundaries) != len(scales) or any(map(np.ndim, boundaries + scales)):
         raise ValueError(
             "boundaries_and_scales must hold as many boundaries as scales, all of them "
-            f"scalars, got {given}."
+            f"scalars, got {given!r}."
         )
-    good: ArrayLike = True
+    boundaries = tuple(
+        as_number("each boundary in boundaries_and_scales", b) for b in boundaries
+    )
+    name = "each scale in boundaries_and_scales"
+    scales = tuple(1.0 * as_number(name, s) for s in scales)
+    good: Condition = True
     for scale in scales:
-        good &= check(
-            "a scale in boundaries_and_scales",
-            scale,
-            lambda x: x >= 0,
-            "zero or greater",
-        )
+        good &= check(name, scale, ">= 0")
     return *_ascending(boundaries, scales), good
 
 
 def _ascending(
-    boundaries: tuple[ArrayLike, ...], scales: tuple[ArrayLike, ...]
-) -> tuple[tuple[ArrayLike, ...], tuple[ArrayLike, ...]]:
-    """Both in the order of the boundaries; equal ones stay as they were."""
+    boundaries: Sequence[Number], scales: Sequence[Number]
+) -> tuple[Sequence[Number], Sequence[Number]]:
+    """Both in the order of the boundaries; equal ones keep their order."""
     if any(isinstance(boundary, jax.Array) for boundary in boundaries):
         by_boundary = jnp.argsort(jnp.stack(boundaries))
         return (
@@ -308,27 +345,11 @@ def _ascending(
     return tuple(boundaries[i] for i in order), tuple(scales[i] for i in order)
 
 
-def _check_fraction(name: str, value: ArrayLike) -> ArrayLike:
-    return check(name, value, lambda x: (x >= 0) & (x <= 1), "between 0 and 1")
+def _products(init_value: Number, scales: Sequence[Number]) -> list[Number]:
+    """The value after each boundary; in float64 while all are Python numbers."""
+    return [*itertools.accumulate((init_value, *scales), lambda a, b: a * b)]
 
 
-def _cut(steps: ArrayLike) -> ArrayLike:
-    """The integer below; for Python numbers as Python has it, in float64."""
-    if isinstance(steps, jax.Array):
-        return jnp.floor(steps)
-    return int(steps)
-
-
-def _as_in_a_dict(*pieces: tuple[ArrayLike, ArrayLike]) -> BoundariesAndScales:
-    """The pieces as a dict would hold them: the last of equal boundaries replaces."""
-    if not any(isinstance(boundary, jax.Array) for boundary, _ in pieces):
-        return dict(pieces)
-    boundaries, scales = [], []
-    for index, (boundary, scale) in enumerate(pieces):
-        replaced = False
-        for later, _ in pieces[index + 1 :]:
-            replaced |= boundary == later
-        # A piece at step 0 with scale 1 is as good as none.
-        boundaries.append(select(replaced, 0, boundary))
-        scales.append(select(replaced, 1, scale))
-    return boundaries, scales
+def _floor(steps: Number) -> Number:
+    floor = jnp.floor(steps) if isinstance(steps, jax.Array) else int(steps)
+    return as_number("transition_steps", floor)

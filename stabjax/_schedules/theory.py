@@ -1,4 +1,4 @@
-"""What theory says of a schedule before, and after, anything is trained."""
+"""What theory says about a schedule, before and after a run."""
 
 import functools
 from collections.abc import Callable
@@ -6,29 +6,24 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
-from stabjax._schedules.arguments import (
-    ArrayLike,
-    builder,
-    check,
-    check_positive,
-    nan_unless,
-    standard_promotion,
-)
+from stabjax._arguments import as_integer, check
 from stabjax._schedules.core import constant_schedule
+from stabjax._schedules.counts import builder, standard_promotion
+from stabjax._schedules.shapes import Shape
 from stabjax._schedules.wrappers import with_cooldown
+from stabjax._types import Condition, Number, Schedule
 
-_HALVINGS = 40  # of an interval: more than float32 can tell apart
+_HALVINGS = 40  # of an interval: below the resolution of float32
 
 
 class ScheduleBound(NamedTuple):
-    """What :func:`schedule_bound` returns.
+    """The result of `schedule_bound`.
 
     Attributes:
       value: the bound of the schedule as it is.
-      best_rate: the number to multiply the schedule with, so that the bound is least.
+      best_rate: the factor of the schedule that minimizes the bound.
       best_value: the bound of the schedule times `best_rate`.
     """
 
@@ -39,42 +34,40 @@ class ScheduleBound(NamedTuple):
 
 @standard_promotion
 def schedule_bound(
-    schedule: optax.Schedule,
+    schedule: Schedule,
     steps: int,
     *,
-    distance: ArrayLike = 1.0,
-    gradient_norms: ArrayLike = 1.0,
+    distance: Number = 1.0,
+    gradient_norms: Number = 1.0,
 ) -> ScheduleBound:
-    r"""How far from the minimum a schedule may end, in the worst case.
+    """Returns the worst-case distance to the minimum at the end of a schedule.
 
-    For (stochastic) subgradient steps :math:`x_{t+1} = x_t - \eta_t g_t` on a convex
-    function, with :math:`\|x_1 - x_*\| \le D` and :math:`E \|g_t\|^2 \le G_t^2`, the
-    last iterate is bounded by :math:`E f(x_T) - f_* \le \Omega`,
+    For (stochastic) subgradient steps x_{t+1} = x_t - eta_t g_t on a convex function,
+    with |x_1 - x*| <= D and E |g_t|^2 <= G_t^2, the last iterate is bounded by
+    E f(x_T) - f* <= Omega,
 
-    .. math::
-        \Omega = \frac{D^2}{2 S_1} + \frac{Q_1}{2 S_1} +
-        \frac12 \sum_{k=1}^{T-1} \frac{\eta_k}{S_{k+1}} \frac{Q_k}{S_k}, \qquad
-        S_k = \sum_{t=k}^T \eta_t, \quad Q_k = \sum_{t=k}^T \eta_t^2 G_t^2
+        Omega = D^2 / (2 S_1) + Q_1 / (2 S_1)
+                + 1/2 sum_{k=1}^{T-1} (eta_k / S_{k+1}) (Q_k / S_k)
+        S_k = sum_{t=k}^T eta_t,    Q_k = sum_{t=k}^T eta_t^2 G_t^2
 
-    with :math:`\eta_t = f(t - 1)`. Of :math:`\gamma f` the bound is
-    :math:`\Omega_1 / \gamma + \gamma \Omega_2`, with :math:`\Omega_1` its first term,
-    and so least for :math:`\gamma_* = \sqrt{\Omega_1 / \Omega_2}`. Schedules are ranked
-    by what they reach at their best rates.
+    with eta_t = f(t - 1). The bound of gamma f is Omega_1 / gamma + gamma Omega_2, with
+    Omega_1 its first term, and is smallest at gamma* = sqrt(Omega_1 / Omega_2).
+    Schedules are ranked by what they reach at their best rates.
 
     Args:
-      schedule: :math:`f`, any function of the count; its numbers may be traced.
-      steps: :math:`T`, the number of updates; static.
-      distance: :math:`D`, from the start to a minimum. Traceable.
-      gradient_norms: :math:`G_t`, a number or one for each step. Traceable.
+      schedule: f, any function of the count; its numbers may be traced.
+      steps: T, the number of updates, >= 1. **Static.**
+      distance: D, from the start to a minimum, > 0. **Traceable.**
+      gradient_norms: G_t, a number or one for each step, >= 0. **Traceable.**
 
     Returns:
-      A :class:`ScheduleBound` of scalars: `value` :math:`\Omega`, `best_rate`
-      :math:`\gamma_*`, `best_value` :math:`2 \sqrt{\Omega_1 \Omega_2}`. Their sums are
-      float32, good to about five digits for thousands of steps.
+      A `ScheduleBound` of scalars: `value` Omega, `best_rate` gamma*, `best_value`
+      2 sqrt(Omega_1 Omega_2). Their sums are float32, accurate to about five digits for
+      thousands of steps. NaN if a traced argument is out of its range.
 
     Raises:
-      ValueError: `steps` is not positive; a concrete `distance` is not positive, or
-        `gradient_norms` are negative.
+      ValueError: `steps` is not >= 1, a concrete `distance` is not > 0, or
+        `gradient_norms` are not >= 0.
 
     Example:
       >>> import stabjax
@@ -88,27 +81,28 @@ def schedule_bound(
       0.1034 at 0.0482
       0.1093 at 0.0254
 
-    Source: Schaipp, Haegele, Taylor, Simsekli and Bach, The Surprising Agreement
-    Between Convex Optimization Theory and Learning-Rate Scheduling for Large Model
-    Training, 2025 (arXiv 2501.18965).
+    References:
+      Schaipp, Haegele, Taylor, Simsekli and Bach, The Surprising Agreement Between
+      Convex Optimization Theory and Learning-Rate Scheduling for Large Model Training,
+      2025. https://arxiv.org/abs/2501.18965
     """
-    good = check_positive(steps=steps)
-    good &= check_positive(distance=distance)
-    good &= check("gradient_norms", gradient_norms, lambda x: x >= 0, "zero or greater")
+    steps = as_integer("steps", steps)
+    good = check("distance", distance, "> 0")
+    good &= check("gradient_norms", gradient_norms, ">= 0")
     good = jnp.all(jnp.asarray(good))
     rates = jax.vmap(lambda count: jnp.asarray(schedule(count)))(jnp.arange(steps))
     dtype = jnp.result_type(rates, float)
-    distance, norms = (jnp.asarray(x, dtype) for x in (distance, gradient_norms))
-    first, second = _terms(rates.astype(dtype), distance, norms)
+    far, norms = (jnp.asarray(x, dtype) for x in (distance, gradient_norms))
+    first, second = _terms(rates.astype(dtype), far, norms)
     bound = first + second, jnp.sqrt(first / second), 2 * jnp.sqrt(first * second)
-    return ScheduleBound(*(nan_unless(good, value) for value in bound))
+    return ScheduleBound(*(jnp.where(good, value, jnp.nan) for value in bound))
 
 
 @jax.jit
 def _terms(
     rates: jax.Array, distance: jax.Array, norms: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """What falls with the rate, and what grows with it."""
+    """The term that falls with the rate, and the one that grows with it."""
     sums = _sums_from(rates)
     spent = _sums_from(jnp.square(rates * norms)) / jnp.where(sums > 0, sums, 1)
     # After the last step that moves there is nothing left to sum.
@@ -119,32 +113,32 @@ def _terms(
 
 
 def _sums_from(values: jax.Array) -> jax.Array:
-    """The sum from each entry to the last."""
+    """The sum from each element to the last."""
     return lax.cumsum(values, reverse=True)
 
 
 def best_cooldown_fraction(
-    steps: int, base_rate: ArrayLike, shape: str = "linear", candidates: int = 100
+    steps: int, base_rate: Number, *, shape: Shape = "linear", candidates: int = 100
 ) -> jax.Array:
-    r"""The share of a run with constant rate that is best spent cooling down.
+    """Returns the fraction of a constant-rate run that is best spent cooling down.
 
-    It makes the :func:`schedule_bound` (with D = G = 1) least for a rate that is given.
-    Were the rate tuned for each share, a straight line over the whole run would be
-    best; at a rate tuned for something else the best share lies in between.
+    It minimizes `schedule_bound` (with D = G = 1) at a given rate. If the rate were
+    tuned for each fraction, a linear decay over the whole run would be best. At a rate
+    tuned for something else the best fraction is smaller.
 
     Args:
-      steps: length of the run; static.
-      base_rate: the rate before the cool-down, by D/G: a `best_rate` of
-        :func:`schedule_bound`, or a multiple. Traceable.
-      shape: of the cool-down, as in :func:`with_cooldown`. Static.
-      candidates: how many evenly spaced shares from 1/candidates to 1 are tried;
-        static.
+      steps: length of the run. **Static.**
+      base_rate: the rate before the cooldown, in units of D / G: a `best_rate` of
+        `schedule_bound`, or a multiple of it. **Traceable.**
+      shape: of the cooldown, as in `with_cooldown`. **Static.**
+      candidates: number of evenly spaced fractions to try, from 1 / candidates to 1.
+        **Static.**
 
     Returns:
       The best of the candidates, a scalar.
 
     Raises:
-      ValueError: `steps` is not positive; an unknown or exponential shape.
+      ValueError: `steps` is not >= 1, or the shape is unknown or exponential.
 
     Example:
       >>> import stabjax
@@ -153,13 +147,14 @@ def best_cooldown_fraction(
       >>> [round(float(fraction), 2) for fraction in best]
       [0.29, 0.79, 1.0]
 
-    Source: Schaipp et al., 2025 (arXiv 2501.18965).
+    References:
+      Schaipp et al., 2025. https://arxiv.org/abs/2501.18965
     """
 
     def bound(fraction: jax.Array) -> jax.Array:
         plateau = constant_schedule(base_rate)
         start, length = (1 - fraction) * steps, fraction * steps
-        schedule = with_cooldown(plateau, start, length, shape)
+        schedule = with_cooldown(plateau, start, length, shape=shape)
         return schedule_bound(schedule, steps).value
 
     fractions = jnp.arange(1, candidates + 1) / candidates
@@ -169,32 +164,32 @@ def best_cooldown_fraction(
 
 @standard_promotion
 def transfer_to_horizon(
-    make_schedule: Callable[[jax.Array], optax.Schedule],
+    make_schedule: Callable[[jax.Array], Schedule],
     steps: int,
-    base_rate: ArrayLike,
-    low: ArrayLike = 0.0,
-    high: ArrayLike = 1.0,
+    base_rate: Number,
+    *,
+    low: Number = 0.0,
+    high: Number = 1.0,
 ) -> jax.Array:
-    r"""The schedule of a family whose best rate is the one that is already in use.
+    """Returns the number x for which a family's schedule has a given best rate.
 
-    A run tuned for one horizon goes on to a longer one without tuning its rate again:
-    of the ways to go on, described by a number x (the share of the cool-down, how far
-    the plateau is lowered), it finds the one for which theory has the same best rate,
-    :math:`\gamma_*(s_x) = \gamma`, by halving the interval.
+    A run tuned for one horizon continues to a longer one without tuning its rate again.
+    The ways to continue are described by a number x (the fraction of the cooldown, how
+    far the plateau is lowered), and theory should give the chosen one the same best
+    rate: gamma*(s_x) = gamma. The interval is halved until x is found.
 
     Args:
       make_schedule: from x, a traced scalar, to a schedule whose plateau is 1.
-      steps: the new length; static.
-      base_rate: :math:`\gamma`, the `best_rate` of the schedule that was tuned.
-        Traceable.
-      low: the least x. Traceable.
-      high: the greatest x; between them the best rate rises or falls. Traceable.
+      steps: the new length. **Static.**
+      base_rate: gamma, the `best_rate` of the schedule that was tuned. **Traceable.**
+      low: the smallest x. **Traceable.**
+      high: the largest x; in between the best rate rises or falls. **Traceable.**
 
     Returns:
-      x, a scalar: `low` or `high` if nothing between them has that rate.
+      x, a scalar: `low` or `high` if no x in between has that rate.
 
     Example:
-      A run of 400 steps, a fifth of it cool-down, is to become twice as long.
+      A run of 400 steps, a fifth of it cooldown, is extended to twice the length.
 
       >>> import stabjax
       >>> tuned = stabjax.schedule_bound(stabjax.wsd_schedule(1.0, 0, 320, 80), 400)
@@ -204,7 +199,8 @@ def transfer_to_horizon(
       >>> print(round(float(share), 2))
       0.62
 
-    Source: Schaipp et al., 2025 (arXiv 2501.18965).
+    References:
+      Schaipp et al., 2025. https://arxiv.org/abs/2501.18965
     """
 
     def excess(x: jax.Array) -> jax.Array:
@@ -225,42 +221,42 @@ def transfer_to_horizon(
 
 @builder
 def refine_schedule(
-    gradient_norms: ArrayLike,
-    peak_value: ArrayLike = 1.0,
-    power: ArrayLike = 2.0,
+    gradient_norms: Number,
+    peak_value: Number = 1.0,
+    power: Number = 2.0,
+    *,
     smoothing: float = 0.1,
-    steps: ArrayLike | None = None,
-) -> optax.Schedule:
-    r"""The schedule that theory would have chosen, given the gradients of a run.
+    steps: Number | None = None,
+) -> Schedule:
+    """Returns the schedule that theory chooses for the gradient norms of a run.
 
-    With :math:`\hat G_t` the running median of the norms,
+    With G_t the running median of the norms,
 
-    .. math::
-        f(t) = P\, \frac{\eta_t}{\max_s \eta_s}, \qquad
-        \eta_t = w_t \sum_{s > t} w_s, \quad w_t = \hat G_t^{-p}
+        f(t) = P eta_t / max_s eta_s,    eta_t = w_t sum_{s > t} w_s,    w_t = G_t^(-p)
 
-    Large norms at the start make a warm-up, falling ones make the end steeper than a
-    line, constant ones make it one: :math:`1 - t / (T - 1)`.
+    Large norms at the start make a warmup, falling norms make the end steeper than
+    linear, and constant norms make it linear: 1 - t / (T - 1).
 
     Args:
-      gradient_norms: of the stochastic gradients of a run, one for each step or at even
-        distances, positive: l2 norms for SGD, l1 norms for Adam. Length static, values
-        traceable.
-      peak_value: :math:`P`, the greatest value; still to be tuned. Traceable.
-      power: :math:`p`: 2 for SGD, 1 for Adam. Traceable.
-      smoothing: width of the running median by the number of norms, from 0 (none) to
-        1. Static. Beyond the end the norms are reflected, before the start the first
-        one is repeated.
+      gradient_norms: of the stochastic gradients of a run, one for each step or evenly
+        spaced, > 0: 2-norms for SGD, 1-norms for Adam. The length is static, the values
+        are **traceable**.
+      peak_value: P, the largest value, which remains to be tuned. **Traceable.**
+      power: p: 2 for SGD, 1 for Adam. **Traceable.**
+      smoothing: width of the running median as a fraction of the number of norms, in
+        [0, 1]; 0 is none. Beyond the end the norms are reflected, before the start the
+        first one is repeated. **Static.**
       steps: number of updates to stretch the schedule to; None for one for each norm.
-        Traceable.
+        **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value: 0 at the last of
-      the steps and after. NaN if an argument was traced and is none of those allowed.
+      A function of the count, of any shape, that returns the value: 0 from the last
+      step on, and NaN if a traced argument is out of its range.
 
     Raises:
-      ValueError: `gradient_norms` are no array of two numbers or more, or one of them,
-        concrete, is not positive or not finite; `smoothing` is not between 0 and 1.
+      ValueError: `gradient_norms` are not an array of two or more numbers, a concrete
+        one is not positive and finite, or `smoothing` is not in [0, 1].
+      TypeError: an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -269,56 +265,50 @@ def refine_schedule(
       >>> [round(float(schedule(count)), 3) for count in range(8)]
       [0.094, 0.163, 0.343, 1.0, 0.629, 0.258, 0.041, 0.0]
 
-    Source: Defazio, Cutkosky, Mehta and Mishchenko, Optimal Linear Decay Learning Rate
-    Schedules and Further Refinements, 2023 (arXiv 2310.07831).
+    References:
+      Defazio, Cutkosky, Mehta and Mishchenko, Optimal Linear Decay Learning Rate
+      Schedules and Further Refinements, 2023. https://arxiv.org/abs/2310.07831
     """
     norms = jnp.asarray(gradient_norms)
     norms = norms.astype(jnp.result_type(norms, float))
     if norms.ndim != 1 or norms.size < 2:
         raise ValueError(
-            "gradient_norms must be one-dimensional with at least two entries, got "
+            "gradient_norms must be one-dimensional with at least two elements, got "
             f"shape {norms.shape}."
         )
-    if not 0 <= smoothing <= 1:
-        raise ValueError(f"smoothing must be between 0 and 1, got {smoothing}.")
-    allowed = jnp.asarray(
-        check("gradient_norms", norms, _positive_and_finite, "positive and finite")
-    )
-    good = jnp.all(allowed)
+    check("smoothing", smoothing, "in [0, 1]")
+    finite: Condition = jnp.asarray(check("gradient_norms", norms, "in (0, inf)"))
+    good = jnp.all(jnp.asarray(finite))
     half = int(smoothing * norms.size) // 2
-    heights = _heights(jnp.where(allowed, norms, 1), jnp.asarray(power, float), half)
-    heights = nan_unless(good, heights)
+    heights = _heights(jnp.where(finite, norms, 1), jnp.asarray(power, float), half)
+    heights = jnp.where(good, heights, jnp.nan)
     last = norms.size - 1
     stretch = 1 if steps is None else last / jnp.maximum(steps - 1, 1)
 
-    def schedule(count: ArrayLike) -> ArrayLike:
+    def schedule(count: Number) -> Number:
         at = jnp.clip(count * stretch, 0, last)
         return peak_value * jnp.interp(at, jnp.arange(norms.size), heights)
 
     return schedule
 
 
-def _positive_and_finite(x: ArrayLike) -> ArrayLike:
-    return (x > 0) & (x < jnp.inf)
-
-
 @functools.partial(jax.jit, static_argnums=2)
 def _heights(norms: jax.Array, power: jax.Array, half: int) -> jax.Array:
     smooth = _running_median(norms, half) if half else norms
-    # By the smallest: a power of the norms themselves might overflow.
+    # Relative to the smallest: a power of the norms themselves might overflow.
     weights = (jnp.min(smooth) / smooth) ** power.astype(norms.dtype)
     heights = weights * jnp.append(_sums_from(weights)[1:], 0)
     return heights / jnp.max(heights)
 
 
 def _running_median(values: jax.Array, half: int) -> jax.Array:
-    """The median of each value and so many on either side."""
+    """The median of each value and its `half` neighbors on either side."""
     ahead = jnp.pad(values, (0, half), mode="reflect")
     padded = jnp.pad(ahead, (half, 0), mode="edge")
 
     def median(start: jax.Array) -> jax.Array:
         return jnp.median(lax.dynamic_slice(padded, (start,), (2 * half + 1,)))
 
-    # In batches: all windows at once are as many numbers as the square of the run.
+    # In batches: all windows at once need memory quadratic in the length of the run.
     medians: jax.Array = lax.map(median, jnp.arange(values.size), batch_size=256)
     return medians

@@ -1,67 +1,60 @@
-"""Any schedule with a warm-up, a cool-down, a bound; multiplied, repeated, shifted.
-
-A count is best left an integer, as Optax counts. Steps that are integers, or floats
-without a fraction, are then compared and subtracted in integers, which is exact up to
-the largest int32; the difference of a phase and its share are float32. A step beyond
-2**24 that comes as a float32 array is what float32 made of it.
-"""
+"""Any schedule with a warmup, a cooldown or bounds; multiplied, repeated, shifted."""
 
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from stabjax._schedules.arguments import (
-    ArrayLike,
-    as_count,
-    check,
-    known,
-    later,
-    nan_unless,
-    since,
-    standard_promotion,
-)
+from stabjax._arguments import check, is_concrete, nan_unless
+from stabjax._schedules.counts import as_whole, builder, later, since
 from stabjax._schedules.cycles import cycle_of
-from stabjax._schedules.shapes import between, check_shape, share, share_ahead
+from stabjax._schedules.shapes import (
+    Shape,
+    between,
+    check_shape,
+    fraction_gone,
+    fraction_left,
+)
+from stabjax._types import Number, Schedule
 
 
+@builder
 def with_warmup(
-    schedule: optax.Schedule,
-    warmup_steps: ArrayLike,
-    shape: str = "linear",
-    init_value: ArrayLike = 0.0,
-) -> optax.Schedule:
-    r"""A warm-up in front of any schedule, which begins when it is over.
+    schedule: Schedule,
+    warmup_steps: Number,
+    *,
+    init_value: Number = 0.0,
+    shape: Shape = "linear",
+) -> Schedule:
+    """Returns a schedule with a warmup in front of it.
 
-    .. math::
-        f(t) = \begin{cases} I + (s(0) - I)\, g(t / W) & t < W \\
-        s(t - W) & t \ge W \end{cases}
+        f(t) = I + (s(0) - I) g(t / W)    for t < W
+        f(t) = s(t - W)                   for t >= W
 
-    with :math:`g(q)` of the shape: `"linear"` :math:`q`, `"cosine"`
-    :math:`\sin^2(\pi q / 2)`, `"1-sqrt"` :math:`1 - \sqrt{1 - q}`, `"square"`
-    :math:`1 - (1 - q)^2`, `"mirror-cosine"` :math:`2 q - \sin^2(\pi q / 2)`; and
-    :math:`f = I^{1 - q} s(0)^q` for `"exponential"`.
+    The shapes g(q) are "linear" q, "cosine" sin(pi q / 2)^2, "1-sqrt" 1 - sqrt(1 - q),
+    "square" 1 - (1 - q)^2 and "mirror-cosine" 2 q - sin(pi q / 2)^2; for "exponential"
+    f = I^(1 - q) s(0)^q.
 
-    The first update has the value `init_value`, and with 0 does nothing. For a linear
-    warm-up by steps of P/(W + 1) to the peak P give P/(W + 1) as `init_value`. A
-    factor that leaves the schedule's own count alone is a second schedule:
+    The first update has the value `init_value`: with 0 it changes nothing. For a linear
+    warmup to the peak P whose first value is P / (W + 1), pass that as `init_value`. A
+    factor that leaves the count of the schedule alone is a second schedule:
     `multiply_schedules([schedule, linear_schedule(0.0, 1.0, warmup_steps)])`.
 
     Args:
-      schedule: :math:`s`, any function of the count.
-      warmup_steps: :math:`W` in steps; 0 is no warm-up. Traceable; counts beyond 2**24
-        are subtracted exactly if it has no fraction.
-      shape: one of the above. Static.
-      init_value: :math:`I`, the value at step 0. Traceable.
+      schedule: s, any function of the count.
+      warmup_steps: W in steps, >= 0; 0 is no warmup. **Traceable.** Without a fraction,
+        integer counts beyond 2**24 stay exact.
+      init_value: I, the value at step 0. **Traceable.**
+      shape: one of the above. **Static.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if
-      `warmup_steps` was traced and is negative.
+      A function of the count, of any shape, that returns the value, and NaN if a traced
+      `warmup_steps` is not >= 0.
 
     Raises:
-      ValueError: an unknown shape; concrete `warmup_steps` are negative; a concrete
-        `init_value` of an exponential warm-up is not positive.
+      ValueError: an unknown shape, concrete `warmup_steps` are not >= 0, or a concrete
+        `init_value` of an exponential warmup is not > 0.
+      TypeError: an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -70,97 +63,92 @@ def with_warmup(
       >>> [float(schedule(count)) for count in (0, 1, 4, 6, 8)]
       [0.0, 0.25, 1.0, 0.5, 0.25]
 
-    Source: Goyal et al., Accurate, Large Minibatch SGD, 2017 (arXiv 1706.02677).
+    References:
+      Goyal et al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017.
+      https://arxiv.org/abs/1706.02677
     """
     check_shape(shape, "init_value", init_value)
-    good = _check_not_negative("warmup_steps", warmup_steps)
+    good = check("warmup_steps", warmup_steps, ">= 0")
 
-    @standard_promotion
-    def own_count(count: ArrayLike) -> ArrayLike:
-        own = since(count, warmup_steps)
-        return jnp.maximum(own, 0)
+    def warmed(count: Number) -> Number:
+        own_count = since(count, warmup_steps)
+        value = schedule(jnp.maximum(own_count, 0))
+        # A cooldown from the value, backwards.
+        left = fraction_gone(count, 0, warmup_steps)
+        gone = fraction_left(count, 0, warmup_steps)
+        rising = between(shape, value, init_value, gone, left)
+        return nan_unless(good, jnp.where(own_count < 0, rising, value))
 
-    @standard_promotion
-    def warmed(count: ArrayLike, value: ArrayLike) -> ArrayLike:
-        # A cool-down from the value, backwards.
-        q = share_ahead(count, 0, warmup_steps)
-        left = share(count, 0, warmup_steps)
-        rising = between(shape, value, init_value, q, left)
-        return nan_unless(
-            good, jnp.where(since(count, warmup_steps) < 0, rising, value)
-        )
-
-    return lambda count: warmed(count, schedule(own_count(count)))
+    return warmed
 
 
+@builder
 def with_cooldown(
-    schedule: optax.Schedule,
-    start: ArrayLike,
-    steps: ArrayLike,
-    shape: str = "linear",
-    end_value: ArrayLike = 0.0,
-) -> optax.Schedule:
-    r"""Any schedule up to a step, and from there a decay to the end value.
+    schedule: Schedule,
+    start: Number,
+    decay_steps: Number,
+    *,
+    end_value: Number = 0.0,
+    shape: Shape = "linear",
+) -> Schedule:
+    """Returns a schedule that decays to an end value from a given step on.
 
-    .. math::
-        f(t) = \begin{cases} s(t) & t \le b \\
-        E + (s(b) - E)\, g(q) & t > b \end{cases} \qquad
-        q = \min\left(\frac{t - b}{D}, 1\right)
+        f(t) = s(t)                      for t <= b
+        f(t) = E + (s(b) - E) g(q)       for t > b,    q = min((t - b) / D, 1)
 
-    with :math:`g(q)` of the shape: `"linear"` :math:`1 - q`, `"1-sqrt"`
-    :math:`1 - \sqrt q`, `"cosine"` :math:`\cos^2(\pi q / 2)`, `"square"`
-    :math:`1 - q^2`, `"mirror-cosine"` :math:`2 (1 - q) - \cos^2(\pi q / 2)`; and
-    :math:`f = s(b)^{1 - q} E^q` for `"exponential"`.
+    The shapes g(q) are "linear" 1 - q, "1-sqrt" 1 - sqrt(q), "cosine" cos(pi q / 2)^2,
+    "square" 1 - q^2 and "mirror-cosine" 2 (1 - q) - cos(pi q / 2)^2; for "exponential"
+    f = s(b)^(1 - q) E^q.
 
-    To decay from a checkpoint on, `start` is the count that was saved with it: up to
-    there the schedule is the one that made it, so several decays may branch off.
+    To decay from a checkpoint, pass the count saved with it as `start`. Up to there the
+    schedule is unchanged, so several decays can branch off one run.
 
     Args:
-      schedule: :math:`s`, any function of the count; it never sees one beyond `start`.
-      start: :math:`b`, the last step of the schedule itself. Traceable; counts beyond
-        2**24 are subtracted exactly if it has no fraction.
-      steps: :math:`D` in steps; 0 goes to `end_value` at `start`. Traceable.
-      shape: one of the above. Static.
-      end_value: :math:`E`, the value from step b + D on. Traceable.
+      schedule: s, any function of the count; it is never called beyond `start`.
+      start: b, the last step of the schedule itself. **Traceable.** Without a fraction,
+        integer counts beyond 2**24 stay exact.
+      decay_steps: D in steps, >= 0; 0 goes to `end_value` at `start`. **Traceable.**
+      end_value: E, the value from step b + D on, exactly. **Traceable.**
+      shape: one of the above. **Static.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if `steps`
-      was traced and is negative.
+      A function of the count, of any shape, that returns the value, and NaN if a traced
+      `decay_steps` is not >= 0.
 
     Raises:
-      ValueError: an unknown shape; concrete `steps` are negative; a concrete
-        `end_value` of an exponential cool-down is not positive.
+      ValueError: an unknown shape, concrete `decay_steps` are not >= 0, or a concrete
+        `end_value` of an exponential cooldown is not > 0.
+      TypeError: an argument is not a number.
 
     Example:
       >>> import stabjax
-      >>> steady = stabjax.constant_schedule(1.0)
-      >>> schedule = stabjax.with_cooldown(steady, start=100, steps=20, shape="1-sqrt")
+      >>> constant = stabjax.constant_schedule(1.0)
+      >>> schedule = stabjax.with_cooldown(constant, 100, 20, shape="1-sqrt")
       >>> [round(float(schedule(count)), 4) for count in (0, 100, 105, 120, 200)]
       [1.0, 1.0, 0.5, 0.0, 0.0]
 
-    Source: Haegele et al., Scaling Laws and Compute-Optimal Training Beyond Fixed
-    Training Durations, 2024 (arXiv 2405.18392).
+    References:
+      Haegele et al., Scaling Laws and Compute-Optimal Training Beyond Fixed Training
+      Durations, 2024. https://arxiv.org/abs/2405.18392
     """
     check_shape(shape, "end_value", end_value)
-    good = _check_not_negative("steps", steps)
+    good = check("decay_steps", decay_steps, ">= 0")
 
-    @standard_promotion
-    def own_count(count: ArrayLike) -> ArrayLike:
-        return jnp.minimum(count, as_count(start))
+    def cooled(count: Number) -> Number:
+        value = schedule(jnp.minimum(count, as_whole(start)))
+        gone = fraction_gone(count, start, decay_steps)
+        left = fraction_left(count, start, decay_steps)
+        return nan_unless(good, between(shape, value, end_value, gone, left))
 
-    @standard_promotion
-    def cooled(count: ArrayLike, value: ArrayLike) -> ArrayLike:
-        q, left = share(count, start, steps), share_ahead(count, start, steps)
-        return nan_unless(good, between(shape, value, end_value, q, left))
-
-    return lambda count: cooled(count, schedule(own_count(count)))
+    return cooled
 
 
-def multiply_schedules(schedules: Sequence[optax.Schedule]) -> optax.Schedule:
-    r"""The product of schedules: :math:`f(t) = \prod_i s_i(t)`.
+@builder
+def multiply_schedules(schedules: Sequence[Schedule]) -> Schedule:
+    """Returns the product of schedules: `f(t) = s_1(t) s_2(t) ...`.
 
     Args:
-      schedules: functions of the count; how many is static.
+      schedules: functions of the count; their number is static.
 
     Returns:
       A function of the count, of any shape, that returns the value.
@@ -170,51 +158,48 @@ def multiply_schedules(schedules: Sequence[optax.Schedule]) -> optax.Schedule:
 
     Example:
       >>> import stabjax
-      >>> wave = stabjax.cosine_decay_schedule(1.0, 10)
+      >>> decay = stabjax.cosine_decay_schedule(1.0, 10)
       >>> jumps = stabjax.piecewise_constant_schedule(0.1, {5: 0.5})
-      >>> schedule = stabjax.multiply_schedules([wave, jumps])
+      >>> schedule = stabjax.multiply_schedules([decay, jumps])
       >>> [round(float(schedule(count)), 4) for count in (0, 4, 5, 10)]
       [0.1, 0.0655, 0.025, 0.0]
-
-    Source: this library's; PyTorch's ChainedScheduler is its like.
     """
     factors = tuple(schedules)
     if not factors:
         raise ValueError("schedules must hold at least one schedule, got none.")
 
-    @standard_promotion
-    def product(values: Sequence[ArrayLike]) -> ArrayLike:
-        result = values[0]
-        for value in values[1:]:
-            result = result * value
-        return result
+    def product(count: Number) -> Number:
+        value, *others = (factor(count) for factor in factors)
+        for other in others:
+            value = value * other
+        return value
 
-    return lambda count: product([factor(count) for factor in factors])
+    return product
 
 
+@builder
 def repeat_schedule(
-    schedule: optax.Schedule, period: ArrayLike, period_factor: ArrayLike = 1.0
-) -> optax.Schedule:
-    r"""A schedule again and again, each time stretched by a factor if there is one.
+    schedule: Schedule, period: Number, period_factor: Number = 1.0
+) -> Schedule:
+    """Returns a schedule that starts again after a period, stretched each time.
 
-    .. math::
-        f(t) = s\left(\frac{t - b_i}{m^i}\right) \quad \text{for } b_i \le t <
-        b_{i+1} = b_i + P m^i, \quad b_0 = 0
+        f(t) = s((t - b_i) / m^i)    for b_i <= t < b_{i+1} = b_i + P m^i,    b_0 = 0
 
     Args:
-      schedule: :math:`s`, any function of the count; it sees counts below `period`,
-        with fractions where a cycle is stretched.
-      period: :math:`P`, the length of the first cycle, in steps. Traceable; without a
-        fraction, and with `period_factor` 1, counts beyond 2**24 stay exact.
-      period_factor: :math:`m`, each cycle's length by that of the one before, at least
-        1. Traceable; the Python number 1 costs nothing.
+      schedule: s, any function of the count. It is called with counts below `period`,
+        which have fractions where a cycle is stretched.
+      period: P, the length of the first cycle in steps, > 0. **Traceable.** Without a
+        fraction, and with `period_factor` 1, integer counts beyond 2**24 stay exact.
+      period_factor: m, the length of a cycle relative to the one before, >= 1.
+        **Traceable.** The Python number 1 needs no logarithm.
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if an
-      argument was traced and is none of those allowed.
+      A function of the count, of any shape, that returns the value, and NaN if a traced
+      argument is out of its range.
 
     Raises:
-      ValueError: a concrete `period` is not positive, a `period_factor` less than 1.
+      ValueError: a concrete `period` is not > 0, or a `period_factor` is not >= 1.
+      TypeError: an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -223,29 +208,37 @@ def repeat_schedule(
       >>> [float(schedule(count)) for count in (0, 3, 4, 8, 11, 12)]
       [1.0, 0.25, 1.0, 0.5, 0.125, 1.0]
 
-    Source: Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts,
-    2017 (arXiv 1608.03983), for the stretched cycles.
+    References:
+      Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017,
+      for the stretched cycles. https://arxiv.org/abs/1608.03983
     """
-    good = check("period", period, lambda x: x > 0, "positive")
-    good &= check("period_factor", period_factor, lambda x: x >= 1, "1 or greater")
-    position = standard_promotion(lambda count: cycle_of(count, period, period_factor))
-    kept = standard_promotion(nan_unless)
-    return lambda count: kept(good, schedule(position(count)[1]))
+    good = check("period", period, "> 0")
+    good &= check("period_factor", period_factor, ">= 1")
+
+    def repeated(count: Number) -> Number:
+        _, position = cycle_of(count, period, period_factor)
+        return nan_unless(good, schedule(position))
+
+    return repeated
 
 
-def shift_schedule(schedule: optax.Schedule, steps: ArrayLike) -> optax.Schedule:
-    r"""A schedule that is so many steps ahead: :math:`f(t) = s(\max(t + n, 0))`.
+@builder
+def shift_schedule(schedule: Schedule, steps: Number) -> Schedule:
+    """Returns a schedule that is some steps ahead: `f(t) = s(max(t + n, 0))`.
 
-    With the count of a checkpoint it goes on where that training stopped, though the
+    With the count of a checkpoint, it continues where that run stopped, although the
     new optimizer counts from 0.
 
     Args:
-      schedule: :math:`s`, any function of the count.
-      steps: :math:`n` in steps; a negative number holds :math:`s(0)` that long first.
-        Traceable; without a fraction counts beyond 2**24 are added exactly.
+      schedule: s, any function of the count.
+      steps: n in steps; a negative number first holds s(0) that long. **Traceable.**
+        Without a fraction, integer counts beyond 2**24 stay exact.
 
     Returns:
       A function of the count, of any shape, that returns the value.
+
+    Raises:
+      TypeError: `steps` is not a number.
 
     Example:
       >>> import stabjax
@@ -253,52 +246,41 @@ def shift_schedule(schedule: optax.Schedule, steps: ArrayLike) -> optax.Schedule
       >>> schedule = stabjax.shift_schedule(ramp, 5)
       >>> [round(float(schedule(count)), 4) for count in (0, 1, 5)]
       [0.5, 0.4, 0.0]
-
-    Source: this library's; PyTorch's `last_epoch` is its like.
     """
-
-    @standard_promotion
-    def own_count(count: ArrayLike) -> ArrayLike:
-        return jnp.maximum(later(count, steps), 0)
-
-    return lambda count: schedule(own_count(count))
+    return lambda count: schedule(jnp.maximum(later(count, steps), 0))
 
 
-def clip_schedule(
-    schedule: optax.Schedule,
-    min_value: ArrayLike | None = None,
-    max_value: ArrayLike | None = None,
-) -> optax.Schedule:
-    r"""A schedule between bounds: :math:`f(t) = \min(\max(s(t), a), b)`.
+@builder
+def with_bounds(
+    schedule: Schedule,
+    min_value: Number | None = None,
+    max_value: Number | None = None,
+) -> Schedule:
+    """Returns a schedule kept between bounds: `f(t) = min(max(s(t), a), b)`.
 
     Args:
-      schedule: :math:`s`, any function of the count.
-      min_value: :math:`a`, or None for no bound. Traceable.
-      max_value: :math:`b`, or None for no bound; it wins where a > b. Traceable.
+      schedule: s, any function of the count.
+      min_value: a, or None for no bound. **Traceable.**
+      max_value: b, or None for no bound; it wins where a > b. **Traceable.**
 
     Returns:
       A function of the count, of any shape, that returns the value.
 
     Raises:
       ValueError: concrete bounds have `min_value` above `max_value`.
+      TypeError: a bound is not a number.
 
     Example:
       >>> import stabjax
       >>> decay = stabjax.exponential_decay(1.0, 1, 0.5)
-      >>> schedule = stabjax.clip_schedule(decay, min_value=0.1)
+      >>> schedule = stabjax.with_bounds(decay, min_value=0.1)
       >>> [round(float(schedule(count)), 4) for count in (0, 2, 3, 4)]
       [1.0, 0.25, 0.125, 0.1]
-
-    Source: this library's.
     """
-    bounds = [bound for bound in (min_value, max_value) if bound is not None]
-    if len(bounds) == 2 and known(*bounds) and np.any(np.greater(*bounds)):
-        raise ValueError(
-            f"min_value must not be above max_value, got {min_value} and {max_value}."
-        )
-    clipped = standard_promotion(jnp.clip)
-    return lambda count: clipped(schedule(count), min_value, max_value)
-
-
-def _check_not_negative(name: str, steps: ArrayLike) -> ArrayLike:
-    return check(name, steps, lambda x: x >= 0, "zero or greater")
+    if min_value is not None and max_value is not None:
+        crossed = min_value > max_value
+        if is_concrete(crossed) and np.any(crossed):
+            raise ValueError(
+                f"min_value must be <= max_value, got {min_value} and {max_value}."
+            )
+    return lambda count: jnp.clip(schedule(count), min_value, max_value)

@@ -198,7 +198,7 @@ def test_the_threshold_of_the_vectors():
         mean = np.mean(np.array(row["norms"]) * row["mult"])
         np.testing.assert_allclose(updates, [mean], rtol=1e-6)
         np.testing.assert_allclose(state.quantile_norm, row["C_next"], rtol=1e-6)
-        clipped = state.metrics["adaptive_quantile_clip/clip_fraction"]
+        clipped = state.metrics["adaptive_quantile_clip:clip_fraction"]
         np.testing.assert_allclose(clipped, 1 - row["b"], rtol=1e-6)
 
 

@@ -132,6 +132,13 @@ class Draw:
         return ([dict(zip(names, draw(), strict=False)) for _ in range(cycles)],)
 
 
+# Products of scales are taken in float64 here, and in float32 in Optax.
+ACCUMULATING = {
+    "piecewise_constant_schedule",
+    "piecewise_interpolate_schedule",
+    "linear_onecycle_schedule",
+    "cosine_onecycle_schedule",
+}
 SOME = pytest.param(8, 6, id="some")
 ALL = pytest.param(25, 1, id="all", marks=pytest.mark.slow)
 
@@ -148,8 +155,16 @@ def test_values_are_exactly_those_of_optax(name, sets, stride):
             count = jnp.asarray(count) if isinstance(count, np.int32) else count
             with jax.numpy_dtype_promotion("standard"):
                 expected = theirs(count)
+                with jax.enable_x64(True):
+                    exact = np.float32(theirs(float(count)))
             value = ours(count)
-            np.testing.assert_array_equal(value, expected, f"{count}, {arguments}")
+            # At its ends, and where scales accumulate, ours is rounded only once.
+            rounding = 3e-7 if name in ACCUMULATING else 0
+            if np.float32(value) != exact:
+                message = f"{count}, {arguments}"
+                np.testing.assert_allclose(
+                    value, expected, rounding, rounding / 10, True, message
+                )
             assert jnp.result_type(value) == jnp.result_type(expected)
 
 

@@ -1,0 +1,96 @@
+"""The mapped axes over which each leaf of a tree is sharded, and sums over them."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from stabjax._paths import check_arrays, leaf_name, leaf_paths
+from stabjax._prefixes import match_prefix
+from stabjax._types import AxisName
+
+# The names of the mapped axes to sum over.
+Axes: TypeAlias = tuple[AxisName, ...]
+
+
+def leaf_axes(argument: str, tree: object, axis_name: object) -> tuple[Axes, ...]:
+    """Returns the mapped axes over which each leaf of a tree is sharded.
+
+    Args:
+      argument: the name of the tree, for messages.
+      tree: arrays, whose types show the mesh axes of `shard_map` they vary over.
+      axis_name: None, to take these; a name or a tuple of names that holds them; or a
+        tree of these, a prefix of `tree`, that states each leaf's axes exactly.
+
+    Raises:
+      ValueError: the types contradict `axis_name`.
+      TypeError: a leaf is not an array or a number.
+    """
+    leaves = jax.tree.leaves(tree)
+    try:
+        varying = [_varying_axes(leaf) for leaf in leaves]
+    except TypeError:
+        check_arrays(argument, tree)
+        raise
+    exact = not _is_axes(axis_name)
+    if exact:
+        values = jax.tree.leaves(axis_name, is_leaf=_is_axes)
+        positions = match_prefix("axis_name", axis_name, tree, _is_axes)
+        told = [values[position] for position in positions]
+    else:
+        told = [axis_name] * len(leaves)
+    typed: dict[AxisName, bool] = {}
+    axes = []
+    for i, (names, shown) in enumerate(zip(told, varying, strict=True)):
+        if names is None:
+            axes.append(tuple(sorted(shown, key=str)))
+            continue
+        names = names if type(names) is tuple else (names,)
+        for name in names:
+            if name not in typed:
+                # The index along an axis varies over it, in whatever `shard_map`
+                # checks; with `check_vma=False` and in `vmap` types show nothing.
+                typed[name] = name in _varying_axes(lax.axis_index(name))
+        stated = {name for name in names if typed[name]}
+        if (shown - stated and (exact or names)) or (exact and stated - shown):
+            raise ValueError(
+                f"axis_name must name the mesh axes that "
+                f"{leaf_name((argument, *leaf_paths(tree)[i]))!r} varies over, "
+                f"{sorted(map(str, shown))}, got {names!r}."
+            )
+        axes.append(tuple(n for n in names if n in shown or not typed[n]))
+    return tuple(axes)
+
+
+def over_devices(x: jax.Array, axes: Axes) -> jax.Array:
+    """The sum of an array over mapped axes."""
+    return lax.psum(x, axes) if axes else x
+
+
+def any_shard(flag: jax.Array, axes: Sequence[Axes] = ()) -> jax.Array:
+    """Whether a flag is true on any device, over all axes it or `axes` know of."""
+    told = {name for names in axes for name in names}
+    names = tuple(sorted(told | _varying_axes(flag), key=str))
+    return over_devices(flag.astype(jnp.int32), names) > 0 if names else flag
+
+
+def _varying_axes(x: ArrayLike) -> frozenset[AxisName]:
+    """The mesh axes of `shard_map` over which the type of an array says it varies.
+
+    JAX 0.7 calls this set `vma`, JAX 0.10 `mat.varying`.
+    """
+    kind = jax.typeof(x)
+    varying: frozenset[AxisName] = (
+        kind.mat.varying if hasattr(kind, "mat") else getattr(kind, "vma", frozenset())
+    )
+    return varying
+
+
+def _is_axes(value: object) -> bool:
+    """Whether a value names axes: None, a name, or a tuple of names; or is a tree."""
+    if type(value) is tuple:
+        return all(name is not None and _is_axes(name) for name in value)
+    return value is None or jax.tree_util.all_leaves([value])

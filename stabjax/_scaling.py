@@ -1,0 +1,93 @@
+"""The arithmetic of clipping: a factor that cannot overflow, applied in float32."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from stabjax._norms import ScaledNorm, is_float0, norm_dtype, widened
+
+
+class ClipFactor(NamedTuple):
+    """The factor `min(1, max_norm / norm)`, as two factors applied one by one."""
+
+    first: jax.Array
+    second: jax.Array  # 1, unless the product of the two alone would underflow
+    exceeded: jax.Array  # whether the norm is finite and above max_norm
+
+
+# Under `jit`: in eager mode each of about thirty operations would be dispatched.
+@partial(jax.jit, inline=True)
+def clip_factor(norm: ScaledNorm, max_norm: jax.Array) -> ClipFactor:
+    """Returns what to multiply elements by so that their norm is at most `max_norm`.
+
+    Exactly 1 up to `max_norm`, and exactly 0 for a `max_norm` of 0. A non-finite norm
+    and a negative or NaN `max_norm` give NaN. Every decision is made among scalars: a
+    product with one scalar fuses into the loops that follow, which a selection among
+    elements does not.
+    """
+    valid = jnp.isfinite(norm.value) & (max_norm >= 0)
+    k = 1 / norm.unit
+    exceeded = valid & (norm.value > max_norm * k)
+    value = jnp.where(exceeded, norm.value, 1)
+    # max_norm / norm, with the power of two k where every step stays in range. One
+    # division only: XLA turns a / b / c into a / (b c), and b c may overflow.
+    ratio = max_norm * jnp.maximum(k, 1) / value * jnp.minimum(k, 1)
+    # Where that is too small for the dtype: 1 / norm and then max_norm, each of them
+    # moved away from the ends of its range (a norm may exceed the largest number).
+    apart = 2.0**24
+    whole = (ratio >= np.finfo(norm.value.dtype).tiny) | (max_norm == 0)
+    inverse = apart * k / value
+    first = jnp.where(exceeded, jnp.where(whole, ratio, inverse), 1)
+    return ClipFactor(
+        first=jnp.where(valid, first, jnp.nan),
+        second=jnp.where(exceeded & ~whole, max_norm / apart, 1),
+        exceeded=exceeded,
+    )
+
+
+@partial(jax.jit, inline=True)
+def apply_factor(x: ArrayLike, factor: ClipFactor) -> jax.Array:
+    """Returns an array times both factors, in their dtype, cast back to its own."""
+    if is_float0(x):
+        return x
+    x = jnp.asarray(x)
+    if jnp.iscomplexobj(x):
+        real, imag = apply_factor(x.real, factor), apply_factor(x.imag, factor)
+        return lax.complex(real, imag)
+    wide = x.astype(factor.first.dtype) * factor.first * factor.second
+    return cast_back(wide, x.dtype)
+
+
+def multiply(x: ArrayLike, scalar: ArrayLike) -> jax.Array:
+    """Returns an array times a scalar, taken in float32 or wider and cast back."""
+    if is_float0(x):
+        return x
+    wide = widened(x, norm_dtype([x, scalar]))
+    product = wide * jnp.asarray(scalar).astype(wide.dtype)
+    return cast_back(product, jnp.result_type(x))
+
+
+def cast_back(wide: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Returns an array in the dtype it came in; what was an integer stays wide."""
+    return wide.astype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else wide
+
+
+def safe_ratio(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns a / b of positive numbers; its derivative, with 1 / b^2, is in range."""
+    exponent = np.finfo(b.dtype).maxexp
+    far, up = 2.0 ** (exponent // 4), 2.0 ** (5 * exponent // 8)
+    k = jnp.where(b > far, 1 / up, jnp.where(b < 1 / far, up, jnp.ones_like(b)))
+    return (a * k) / (b * k)
+
+
+def as_scalar(name: str, value: ArrayLike, dtype: DTypeLike) -> jax.Array:
+    """Returns a number or an array of one element as a scalar of a dtype."""
+    array = jnp.asarray(value)
+    if array.size != 1:
+        raise ValueError(f"{name} must be a scalar, got shape {array.shape}.")
+    return array.reshape(()).astype(dtype)

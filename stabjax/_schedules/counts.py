@@ -1,0 +1,159 @@
+"""Counts of updates: of any integer type, subtracted and divided exactly.
+
+Inside a schedule a count is a Python number, an int32 array or a float array. Steps
+that are whole, integers or not, are subtracted from integer counts in integers: above
+2**24 float32 no longer tells one count from the next.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from stabjax._arguments import as_number
+from stabjax._types import Number, Schedule
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_LARGEST = 2.0**31 - 128  # the largest float32 that int32 holds
+
+
+def standard_promotion(function: Callable[P, T]) -> Callable[P, T]:
+    """Lets a function mix int32 counts, float32 arrays and Python numbers.
+
+    A schedule's purpose is to mix them, also where the user keeps JAX's promotion
+    strict. Optax's values are those of standard promotion.
+    """
+
+    @functools.wraps(function)
+    def promoting(*args: P.args, **kwargs: P.kwargs) -> T:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args, **kwargs)
+
+    return promoting
+
+
+def builder(build: Callable[P, Schedule]) -> Callable[P, Schedule]:
+    """Decorates a function that returns a schedule.
+
+    Arguments annotated as `Number` reach the function as Python numbers or arrays of
+    float or int32, and raise a TypeError if they are not numbers. The schedule accepts
+    counts of every integer or float type, and mixes dtypes.
+    """
+    signature = inspect.signature(build)
+    required = {n for n, p in signature.parameters.items() if p.annotation == Number}
+    optional = {
+        n for n, p in signature.parameters.items() if p.annotation == Number | None
+    }
+    promoting = standard_promotion(build)
+
+    @functools.wraps(build)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Schedule:
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            if name in required or (name in optional and value is not None):
+                bound.arguments[name] = as_number(name, value)
+        return at_any_count(promoting(*bound.args, **bound.kwargs))
+
+    return checked
+
+
+def at_any_count(schedule: Schedule) -> Schedule:
+    """Returns the schedule as a function of counts of every integer or float type."""
+
+    @standard_promotion
+    def value_at(count: Number) -> Number:
+        if isinstance(count, jax.core.Tracer) and _is_uint32(count):
+            # int32 cannot hold the upper half; there float32 counts to one in 10**7.
+            lower = schedule(count.astype(jnp.int32))
+            upper = schedule(count.astype(jnp.float32))
+            return jnp.where(count <= np.iinfo(np.int32).max, lower, upper)
+        if isinstance(count, np.ndarray) and _beyond_int32(count):
+            values = [jnp.asarray(schedule(as_number("count", c))) for c in count.flat]
+            return jnp.stack(values).reshape(count.shape)
+        return schedule(as_number("count", count))
+
+    return value_at
+
+
+def since(count: Number, start: Number) -> Number:
+    """Returns `count - start`, subtracted in integers where both are whole.
+
+    A float `start` is split into a whole part, which is subtracted from an integer
+    count exactly, and the rest, which keeps the derivative.
+    """
+    if not _is_integer_array(count):
+        return count - start
+    if isinstance(start, int | float):
+        whole = math.floor(start) if abs(start) < 2**31 else 0
+        rest = start - whole
+        return count - whole if rest == 0 else (count - whole) - rest
+    start = jnp.asarray(start)
+    if jnp.issubdtype(start.dtype, jnp.integer):
+        return count - start
+    # What int32 cannot hold stays in the rest.
+    floor = lax.stop_gradient(jnp.clip(jnp.floor(start), -(2.0**30), _LARGEST))
+    return (count - floor.astype(jnp.int32)) - (start - floor)
+
+
+def later(count: Number, steps: Number) -> Number:
+    """Returns `count + steps`; a sum beyond the count's type stays at the count."""
+    total = since(count, -steps)
+    if not _is_integer_array(count):
+        return total
+    return jnp.where((steps > 0) & (total < count), count, total)
+
+
+def divmod_count(count: Number, period: Number) -> tuple[Number, Number]:
+    """Returns `divmod(count, period)`, in integers where both are whole."""
+    if isinstance(count, int | float) and isinstance(period, int | float):
+        quotient, remainder = divmod(count, period)
+        return as_number("count", quotient), as_number("count", remainder)
+    period = as_whole(period)
+    if not _is_integer_array(count):
+        return _divmod(count, period)
+    period = jnp.asarray(period)
+    if jnp.issubdtype(period.dtype, jnp.integer):
+        return jnp.floor_divide(count, period), jnp.mod(count, period)
+    # A whole float divides as an integer; the derivative is that of the division.
+    whole = jnp.clip(jnp.floor(lax.stop_gradient(period)), 1, _LARGEST)
+    as_integer = whole.astype(jnp.int32)
+    cycle, position = _divmod(count, period)
+    cycle = jnp.where(whole == period, jnp.floor_divide(count, as_integer), cycle)
+    position = jnp.where(whole == period, jnp.mod(count, as_integer), position)
+    fixed = lax.stop_gradient(position)
+    return cycle, fixed - cycle * (period - lax.stop_gradient(period))
+
+
+def as_whole(number: Number) -> Number:
+    """Returns a Python number as an integer if it is one that int32 holds."""
+    if isinstance(number, float) and number.is_integer() and abs(number) < 2**31:
+        return int(number)
+    return number
+
+
+def _divmod(count: Number, period: Number) -> tuple[Number, Number]:
+    cycle = jnp.floor(count / period)
+    # Rounding may move the position out of its cycle.
+    return cycle, jnp.clip(count - cycle * period, 0, period)
+
+
+def _is_integer_array(count: Number) -> bool:
+    return hasattr(count, "dtype") and jnp.issubdtype(count.dtype, jnp.integer)
+
+
+def _is_uint32(count: jax.Array) -> bool:
+    return count.dtype == jnp.uint32 and not jax.config.read("jax_enable_x64")
+
+
+def _beyond_int32(counts: np.ndarray) -> bool:
+    if counts.ndim == 0 or not np.issubdtype(counts.dtype, np.integer):
+        return False
+    return bool(np.any(counts > np.iinfo(np.int32).max))
