@@ -93,7 +93,7 @@ class Watch:
         return {
             "compile_seconds": round(trace_seconds + self.compile_seconds, 3),
             "seconds": round(running, 3),
-            "trainings_per_second": round(self.trained / running, 1),
+            "runs_per_second": round(self.trained / running, 1),
         }
 
 
