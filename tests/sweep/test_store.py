@@ -407,7 +407,7 @@ def test_parts_share_a_store_without_a_word(uninterrupted, tmp_path):
     [
         ({"part": (3, 3), "store": "a"}, r"part must be \(i, n\).*got \(3, 3\)"),
         ({"part": 3, "store": "a"}, r"part must be \(i, n\).*got 3"),
-        ({"part": (0, 2)}, "part 0 of 2 is of no use alone"),
+        ({"part": (0, 2)}, "part 0 of 2 needs a store"),
     ],
 )
 def test_bad_parts(arguments, message):
