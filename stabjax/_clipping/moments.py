@@ -264,17 +264,17 @@ def scale_by_stable_adam(
     def rule(step: Step) -> list[Moved]:
         b1, b2, eps, threshold, rate = scalars(step.dtype)
         adam = adam_step((b1, b2), eps, step.number, step.number, step.finite)
-        decayed: list[tuple[jax.Array, ...]] = [() for _ in step.updates]
+        decayed: list[tuple[jax.Array, ...]] = [()] * len(step.updates)
         if weight_decay is not None:
             if step.params is None:
                 raise ValueError(
                     "params must be given for weight_decay, got None. "
                     "Call update(updates, state, params)."
                 )
-            decayed = [(w,) for w in step.params]
+            decayed = [(w, rate) for w in step.params]
         return [
-            _bounded_adam_leaf(g, averages, w, adam, threshold, rate, axes)
-            for (g, averages, axes), w in zip(step.leaves(), decayed, strict=True)
+            _bounded_adam_leaf(g, averages, pair, adam, threshold, axes)
+            for (g, averages, axes), pair in zip(step.leaves(), decayed, strict=True)
         ]
 
     return with_averages(
@@ -293,13 +293,13 @@ def _bounded_adam_leaf(
     decayed: tuple[jax.Array, ...],
     adam: AdamStep,
     threshold: jax.Array,
-    rate: jax.Array,
     axes: Axes,
 ) -> Moved:
     dtype = averages[0].dtype
     x = widened(g, dtype)
     direction, mean, root = update_moments(x, averages[0], averages[1], adam)
-    for w in decayed:
+    if decayed:
+        w, rate = decayed
         direction = direction + rate.astype(dtype) * widened(w, dtype)
     # Quotients of at most 1 / sqrt(1 - b2): their squares need no care.
     squares = divide_or_zero(x, jnp.maximum(root, adam.eps.astype(dtype))) ** 2
