@@ -119,7 +119,7 @@ def rows_but(*names):
     marks = {name: [pytest.mark.xfail] for name in names}
     return pytest.mark.parametrize(
         "row",
-        [pytest.param(row, marks=marks.get(row.name, [])) for row in TRANSFORMATIONS],
+        [pytest.param(row, marks=marks.get(str(row), [])) for row in TRANSFORMATIONS],
         ids=str,
     )
 
@@ -127,9 +127,6 @@ def rows_but(*names):
 @rows_but(
     "differentially_private_aggregate",
     "adaptive_quantile_clip",
-    "skip_if_nonfinite",
-    "skip_above_norm",
-    "skip_on_spike",
 )
 def test_explicit_mesh(row):
     """Types, which name the sharding, stay; eagerly and under `jit`."""
@@ -203,9 +200,11 @@ def in_shard_map(row, params, grads, *, check_vma=True, **axes):
 
 
 @rows_but(
-    "clip",
+    "clip-scheduled",
     "clip_by_block_rms",
+    "clip_by_block_rms-scheduled",
     "adaptive_grad_clip",
+    "adaptive_grad_clip-scheduled",
     "clip_by_relative_update",
     "adopt_clip",
 )
