@@ -115,9 +115,9 @@ def reset_moments(
     Args:
       inner: an Optax transformation whose state holds moments. It must not hold a count
         that goes on, such as that of a schedule. Extra arguments are passed on to it.
-      every: updates from reset to reset, >= 0; 0: never. Traceable.
+      every: updates from reset to reset, >= 0; 0: never. **Traceable.**
       warmup_steps: updates over which the factor rises, >= 0; Stable-SPAM has 0, SPAM
-        150. Traceable.
+        150. **Traceable.**
 
     Returns:
       A transformation with a `ResetMomentsState`, whose `update` needs `params`. It
@@ -217,14 +217,13 @@ def scale_by_stable_adam(
     where `rms` exceeds 1 if the second moment lags behind.
 
     Args:
-      b1: decay of `m`, in [0, 1). Traceable.
-      b2: decay of `v`, in [0, 1). Traceable.
-      eps: added to the denominator, >= 0. Traceable.
-      threshold: largest `rms` without shrinking, >= 0; inf: plain Adam. Traceable.
+      b1: decay of `m`, in [0, 1). **Traceable.**
+      b2: decay of `v`, in [0, 1). **Traceable.**
+      eps: added to the denominator, >= 0. **Traceable.**
+      threshold: largest `rms` without shrinking, >= 0; inf: plain Adam. **Traceable.**
       weight_decay: >= 0; it shrinks with the step, as in the authors' StableAdamW.
-        Without it (None) `update` does not need `params`. Traceable.
-      axis_name: mapped axes over which the leaves are sharded where their types do not
-        say so, see `stabjax.global_norm`. Static.
+        Without it (None) `update` does not need `params`. **Traceable.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A transformation with a `StableAdamState`, to be followed by the learning rate. It

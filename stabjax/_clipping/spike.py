@@ -68,11 +68,10 @@ def clip_by_second_moment(
 
     Args:
       threshold: largest ratio of the square of an element to its second moment, >= 0;
-        inf: no clipping. Traceable.
-      decay: decay of the second moment, in [0, 1). Traceable.
-      clip_delay: number of the first update that is clipped, >= 0. Traceable.
-      axis_name: mapped axes over which the leaves are sharded where their types do not
-        say so, see `stabjax.global_norm`. Static.
+        inf turns clipping off. **Traceable.**
+      decay: decay of the second moment, in [0, 1). **Traceable.**
+      clip_delay: number of the first update that is clipped, >= 0. **Traceable.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A transformation with a `SecondMomentClipState`. An element whose moment is 0 is
@@ -156,17 +155,16 @@ def scale_by_spam(
     0 are bounded by 0, so for ever.
 
     Args:
-      b1: decay of the first moment, in [0, 1). Traceable.
-      b2: decay of the second moment, in [0, 1). Traceable.
-      eps: added to the denominator, >= 0. Traceable.
+      b1: decay of the first moment, in [0, 1). **Traceable.**
+      b2: decay of the second moment, in [0, 1). **Traceable.**
+      eps: added to the denominator, >= 0. **Traceable.**
       threshold: largest ratio of the square of an element to its second moment, >= 0;
-        inf: no clipping. Traceable.
-      reset_every: updates from reset to reset, >= 0; 0: never. Traceable.
-      warmup_steps: updates over which `s_k` rises, >= 0. Traceable.
-      clip_delay: updates after a reset without bounds, >= 0. Traceable.
-      reference: whether to give the numbers of the authors' code. Static.
-      axis_name: mapped axes over which the leaves are sharded where their types do not
-        say so, see `stabjax.global_norm`. Static.
+        inf turns clipping off. **Traceable.**
+      reset_every: updates from reset to reset, >= 0; 0: never. **Traceable.**
+      warmup_steps: updates over which `s_k` rises, >= 0. **Traceable.**
+      clip_delay: updates after a reset without bounds, >= 0. **Traceable.**
+      reference: whether to give the numbers of the authors' code. **Static.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A transformation with a `SpamState`, to be followed by weight decay and the
