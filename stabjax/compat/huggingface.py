@@ -329,20 +329,19 @@ def _warmup_stable_decay(
         num_stable_steps = num_training_steps - num_warmup_steps - num_decay_steps
     steady, low = constant_schedule(learning_rate), min_lr_ratio * learning_rate
     warmup = with_warmup(steady, num_warmup_steps, init_value=low, shape=warmup_type)
-    if decay_type == "cosine":
-        waves = _waves(learning_rate, low, num_decay_steps, num_cycles)
+    decay = with_cooldown(
+        steady, num_stable_steps, num_decay_steps, end_value=low, shape=decay_type
+    )
+    waves = _waves(learning_rate, low, num_decay_steps, num_cycles)
 
-        def decay(count: Number) -> Number:
-            # A negative number of stable steps starts the decay before step 0.
-            elapsed = since(count, num_stable_steps)
-            value = waves(jnp.maximum(elapsed, 0))
-            return jnp.where(elapsed >= num_decay_steps, low, value)
+    def cosine_decay(count: Number) -> Number:
+        # A negative number of stable steps starts the decay before step 0.
+        elapsed = since(count, num_stable_steps)
+        value = waves(jnp.maximum(elapsed, 0))
+        return jnp.where(elapsed >= num_decay_steps, low, value)
 
-    else:
-        decay = with_cooldown(
-            steady, num_stable_steps, num_decay_steps, end_value=low, shape=decay_type
-        )
-    return join_schedules([warmup, decay], [num_warmup_steps])
+    pieces = [warmup, cosine_decay if decay_type == "cosine" else decay]
+    return join_schedules(pieces, [num_warmup_steps])
 
 
 _W, _T = "num_warmup_steps", "num_training_steps"
