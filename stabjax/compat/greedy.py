@@ -62,9 +62,8 @@ def greedy(
     check_choice("threshold_mode", threshold_mode, ["rel", "abs"])
     check("learning_rate", learning_rate, "> 0")
     check("factor", factor, "in (0, 1)")
-    numbers = (learning_rate, factor, patience, threshold, cooldown, warmup)
-    numbers += (min_lr, max_lr, eps, reset_start)
-    rule = _Rule(*map(as_number, _Rule._fields, numbers))
+    numbers = (learning_rate, factor, patience, threshold, cooldown, warmup, min_lr)
+    rule = _Rule(*map(as_number, _Rule._fields, (*numbers, max_lr, eps, reset_start)))
     sign, relative = (1 if mode == "min" else -1), threshold_mode == "rel"
     # Without smoothing a window of one: checkpoints refuse arrays of size 0.
     length = as_integer("window_size", window_size) if smooth else 1
