@@ -218,7 +218,7 @@ def _from_linen(module: linen.Module, inputs: Array) -> tuple[Init, Apply]:
     def init(key: jax.Array) -> optax.Params:
         return variables(key).get("params", {})
 
-    def apply(params: optax.Params, x: jax.Array) -> Any:
+    def apply(params: Any, x: jax.Array) -> Any:
         return module.apply({"params": params}, x)
 
     key = jax.random.key(0)
