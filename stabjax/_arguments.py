@@ -4,12 +4,13 @@ A concrete value out of range raises. A traced one cannot, so the result of the 
 a traced boolean, and :func:`nan_unless` lets it show as NaN.
 """
 
+import difflib
 import functools
 import math
 import operator
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import numpy as np
 
 from stabjax._types import Condition, Number
 
+T = TypeVar("T")
 _INT32 = np.iinfo(np.int32)
 
 
@@ -127,6 +129,21 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         *first, last = map(repr, choices)
         listed = f"{', '.join(first)} or {last}" if first else last
         raise ValueError(f"{name} must be {listed}, got {value!r}.")
+
+
+def lookup(name: str, value: str, table: Mapping[str, T]) -> T:
+    """Returns the entry of this name from a table.
+
+    Raises:
+      ValueError: there is none; the message lists the names and suggests close ones.
+    """
+    if value in table:
+        return table[value]
+    close = [known for known in table if value and value in known]
+    close = close or difflib.get_close_matches(value, table)
+    hint = f" Did you mean {' or '.join(close)}?" if 0 < len(close) < 4 else ""
+    known = ", ".join(table)
+    raise ValueError(f"{name} must be one of {known}, got {value!r}.{hint}")
 
 
 def is_concrete(*values: object) -> bool:
