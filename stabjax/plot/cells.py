@@ -58,8 +58,8 @@ def is_scale(values: np.ndarray) -> bool:
 def infinity_last(dataset: xr.Dataset, *dims: str | None) -> xr.Dataset:
     """Returns the dataset with every axis that has an infinite value in its order.
 
-    A threshold of infinity then stands at the same end of every plot, in whatever order
-    a grid lists its values.
+    A threshold of infinity then stands at the same end of every plot, for any order of
+    the grid.
     """
     for dim in dims:
         values = dataset[dim].to_numpy() if dim in dataset.dims else np.empty(0)
