@@ -47,7 +47,7 @@ def test_relative_updates_of_the_vectors_and_far_out():
         updates, _ = tx.update(jnp.array(delta), tx.init(0), jnp.array(params))
         expected = np.array(delta) * factor
         np.testing.assert_allclose(updates, expected, rtol=1e-6, atol=1e-37)
-    with pytest.raises(ValueError, match="compares updates with params"):
+    with pytest.raises(ValueError, match="clip_by_relative_update needs params: call"):
         tx.update(updates, optax.EmptyState())
 
 
@@ -86,7 +86,7 @@ def test_resets_forget_and_warm_up():
     for _ in range(3):
         updates, state = never.update(ones, state, params)
     assert updates == 3
-    with pytest.raises(ValueError, match="reset_moments makes new moments for params"):
+    with pytest.raises(ValueError, match="params must be given to make new moments"):
         never.update(ones, state)
     with pytest.raises(TypeError, match="inner must be an optax.GradientTransf"):
         stabjax.reset_moments("adam")
@@ -136,22 +136,22 @@ def test_qk_clip_takes_prefixes_axes_powers_and_keeps_dtypes():
     assert (whole["q"] == 0.25).all()
     below = stabjax.qk_clip(params["a"], jnp.float32(-50.0), 4.0)
     assert (below["q"] == 1).all()
-    with pytest.raises(ValueError, match="max_logit must be at least 0"):
+    with pytest.raises(ValueError, match="max_logit must be >= 0"):
         stabjax.qk_clip(params, logits, -1.0)
 
 
 @pytest.mark.parametrize(
     "make, bad, message",
     [
-        (stabjax.scale_by_spam, {"b1": 1.0}, "b1 must be at least 0 and below 1"),
-        (stabjax.scale_by_spam, {"threshold": -1}, "threshold must be at least 0"),
-        (stabjax.scale_by_stable_spam, {"gamma3": 2}, "gamma3 must be at least 0 and"),
-        (stabjax.scale_by_stable_adam, {"eps": -1e-8}, "eps must be at least 0"),
-        (stabjax.clip_by_tracked_max, {"decay": -0.1}, "decay must be at least 0"),
-        (stabjax.clip_by_second_moment, {"decay": 1.0}, "decay must be at least 0 and"),
-        (stabjax.normalize_by_tracked_norm, {"b2": 1}, "b2 must be at least 0 and be"),
-        (stabjax.adopt_clip, {"exponent": -1}, "exponent must be at least 0"),
-        (stabjax.clip_by_relative_update, {"absolute": -1}, "absolute must be at lea"),
+        (stabjax.scale_by_spam, {"b1": 1.0}, r"b1 must be in \[0, 1\)"),
+        (stabjax.scale_by_spam, {"threshold": -1}, "threshold must be >= 0"),
+        (stabjax.scale_by_stable_spam, {"gamma3": 2}, r"gamma3 must be in \[0, 1\)"),
+        (stabjax.scale_by_stable_adam, {"eps": -1e-8}, "eps must be >= 0"),
+        (stabjax.clip_by_tracked_max, {"decay": -0.1}, "decay must be in"),
+        (stabjax.clip_by_second_moment, {"decay": 1.0}, r"decay must be in \[0, 1\)"),
+        (stabjax.normalize_by_tracked_norm, {"b2": 1}, r"b2 must be in \[0, 1\)"),
+        (stabjax.adopt_clip, {"exponent": -1}, "exponent must be >= 0"),
+        (stabjax.clip_by_relative_update, {"absolute": -1}, "absolute must be >= 0"),
         (stabjax.reset_moments, {"inner": optax.identity(), "every": -1}, "every must"),
     ],
 )
