@@ -15,16 +15,9 @@ import optax
 from jax import lax
 from jax.typing import DTypeLike
 
+from stabjax._axes import Axes, leaf_axes
 from stabjax._metrics import count_clip
-from stabjax._norms import (
-    Axes,
-    is_float0,
-    leaf_axes,
-    norm_dtype,
-    over_devices,
-    safe_root,
-    scaled_norm,
-)
+from stabjax._norms import is_float0, norm_dtype, safe_root, scaled_norm
 from stabjax._types import Number
 
 
@@ -69,8 +62,8 @@ def update_root(root: jax.Array, x: jax.Array, weight: Weight) -> jax.Array:
 
 def divide_or_zero(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """Returns the quotient, or 0 where the denominator is 0."""
-    positive = denominator > 0
-    return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 0)
+    nonzero = denominator != 0
+    return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1), 0)
 
 
 def zero_moments(params: optax.Params) -> optax.Params:
@@ -100,7 +93,7 @@ class Step(NamedTuple):
     averages: list[list[jax.Array]]
     params: list[jax.Array] | None
     axes: list[Axes]  # mapped axes over which each of the updates is sharded
-    count: jax.Array  # int32: number of finite updates, this one included
+    number: jax.Array  # int32: how many updates were finite, this one included
     finite: jax.Array  # whether this one is; if not, averages must not change
     dtype: DTypeLike  # of the statistics
 
@@ -125,7 +118,7 @@ def with_averages(
     rule: Callable[[Step], list[Moved]],
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Returns the transformation `name`; its state is (step, clips, *averages, metrics).
+    """Returns the transformation `name`, with state (step, clips, *averages, metrics).
 
     A non-finite gradient gives NaN in every element of the updates, and leaves averages
     and counts unchanged.
@@ -177,11 +170,6 @@ def with_averages(
         return _put(updates, kept, new), state_type(*counts, *averages, metrics)
 
     return optax.GradientTransformation(init_fn, update_fn)
-
-
-def any_on_devices(flags: jax.Array, axes: Axes) -> jax.Array:
-    """Returns whether a flag is true on any device of the mapped axes."""
-    return over_devices(jnp.any(flags).astype(jnp.int32), axes) > 0
 
 
 def _pick(tree: optax.Params, kept: list[int]) -> list[jax.Array]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from stabjax._axes import Axes, over_devices
 from stabjax._clipping.averages import (
     Moved,
     Step,
@@ -21,7 +22,7 @@ from stabjax._clipping.averages import (
 )
 from stabjax._clipping.numbers import checked
 from stabjax._metrics import check_transformation
-from stabjax._norms import Axes, ScaledNorm, over_devices, safe_root, widened
+from stabjax._norms import ScaledNorm, safe_root, widened
 from stabjax._scaling import apply_factor, cast_back, clip_factor, multiply
 from stabjax._types import Number
 
@@ -43,7 +44,7 @@ def adam_step(
     debias_count: jax.Array,
     valid: jax.Array,
 ) -> AdamStep:
-    """Returns the step for moments of `age` updates, debiased as if of `debias_count`."""
+    """Returns the step for moments of `age` updates, debiased by another count."""
     b1, b2 = decays
     mean, root = (bias_correction(b, age) for b in decays)
     return AdamStep(
@@ -180,9 +181,8 @@ def reset_moments(
         updates, inner_state = inner.update(updates, inner_state, params, **extra_args)
         factor = cosine_warmup(was_reset, age, warmup_steps)
         updates = jax.tree.map(lambda u: multiply(u, factor), updates)
-        return updates, ResetMomentsState(
-            inner_state, count, {"reset_moments:age": age}
-        )
+        metrics = {"reset_moments:age": age}
+        return updates, ResetMomentsState(inner_state, count, metrics)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -263,7 +263,7 @@ def scale_by_stable_adam(
 
     def rule(step: Step) -> list[Moved]:
         b1, b2, eps, threshold, rate = scalars(step.dtype)
-        adam = adam_step((b1, b2), eps, step.count, step.count, step.finite)
+        adam = adam_step((b1, b2), eps, step.number, step.number, step.finite)
         decayed: list[tuple[jax.Array, ...]] = [() for _ in step.updates]
         if weight_decay is not None:
             if step.params is None:
@@ -298,7 +298,7 @@ def _bounded_adam_leaf(
 ) -> Moved:
     dtype = averages[0].dtype
     x = widened(g, dtype)
-    direction, mean, root = update_moments(x, *averages, adam)
+    direction, mean, root = update_moments(x, averages[0], averages[1], adam)
     for w in decayed:
         direction = direction + rate.astype(dtype) * widened(w, dtype)
     # Quotients of at most 1 / sqrt(1 - b2): their squares need no care.

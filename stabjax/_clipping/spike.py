@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from stabjax._arguments import check_choice
+from stabjax._axes import Axes, any_shard
 from stabjax._clipping.averages import (
     Moved,
     Step,
     Weight,
-    any_on_devices,
     average_weight,
     bias_correction,
     update_root,
@@ -27,7 +27,7 @@ from stabjax._clipping.moments import (
     update_moments,
 )
 from stabjax._clipping.numbers import checked
-from stabjax._norms import Axes, safe_root, widened
+from stabjax._norms import safe_root, widened
 from stabjax._scaling import cast_back
 from stabjax._types import Number
 
@@ -107,9 +107,9 @@ def clip_by_second_moment(
     def rule(step: Step) -> list[Moved]:
         threshold, b = scalars(step.dtype)
         (first,) = counts(jnp.int32)
-        active = (step.count >= first) & (step.count > 1)
-        bound = _element_bound(threshold, b, step.count, active)
-        weight = average_weight(b, step.count, step.finite)
+        active = (step.number >= first) & (step.number > 1)
+        bound = _element_bound(threshold, b, step.number, active)
+        weight = average_weight(b, step.number, step.finite)
 
         return [
             _clip_leaf(g, root, bound, weight, axes)
@@ -208,12 +208,12 @@ def scale_by_spam(
     def rule(step: Step) -> list[Moved]:
         b1, b2, eps, threshold, warmup_steps = scalars(step.dtype)
         reset_every, delay = counts(jnp.int32)
-        was_reset, age = since_reset(step.count, reset_every)
+        was_reset, age = since_reset(step.number, reset_every)
         active = jnp.where(was_reset, age - 1, age) >= delay
         if not reference:
             active &= age > 1
         bound = _element_bound(threshold, b2, age, active)
-        debias_count = step.count if reference else age
+        debias_count = step.number if reference else age
         # The authors add eps to the root of the biased moment, Adam to the other.
         eps = eps / jnp.sqrt(bias_correction(b2, debias_count))
         adam = adam_step((b1, b2), eps, age, debias_count, step.finite)
@@ -243,9 +243,7 @@ def _element_bound(
     threshold: jax.Array, decay: jax.Array, age: jax.Array, active: jax.Array
 ) -> _ElementBound:
     """The bound from the moment before update number `age`, biased as in Adam."""
-    square = jnp.where(
-        threshold >= 0, threshold * bias_correction(decay, age - 1), jnp.nan
-    )
+    square = threshold * bias_correction(decay, age - 1)
     active = active & (square != jnp.inf)
     return _ElementBound(safe_root(jnp.where(active, square, 1)), active)
 
@@ -253,10 +251,10 @@ def _element_bound(
 def _clip(
     x: jax.Array, root: jax.Array, bound: _ElementBound, *, also_zeros: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-    """Bounded elements, and which were; on request also those with a moment of 0."""
-    applies = bound.active if also_zeros else bound.active & (root > 0)
+    """Bounded elements, and whether any was; if asked, also where the moment is 0."""
+    applies = bound.active if also_zeros else bound.active & (root != 0)
     limit = jnp.where(applies, root * bound.factor.astype(root.dtype), jnp.inf)
-    return jnp.clip(x, -limit, limit), abs(x) > limit
+    return jnp.clip(x, -limit, limit), jnp.any(abs(x) > limit)
 
 
 # Under `jit`: in eager mode each of some twenty operations would be dispatched.
@@ -267,7 +265,7 @@ def _clip_leaf(
     x, exceeded = _clip(widened(g, root.dtype), root, bound)
     update = cast_back(x, jnp.result_type(g))
     root = update_root(root, x, weight)
-    return Moved(update, (root,), any_on_devices(exceeded, axes))
+    return Moved(update, (root,), any_shard(exceeded, [axes]))
 
 
 @partial(jax.jit, static_argnames=("axes", "reference"), inline=True)
@@ -284,4 +282,4 @@ def _spam_leaf(
     x, exceeded = _clip(widened(g, root.dtype), root, bound, also_zeros=reference)
     direction, mean, root = update_moments(x, mean, root, adam)
     update = cast_back(direction * scale.astype(direction.dtype), jnp.result_type(g))
-    return Moved(update, (mean, root), any_on_devices(exceeded, axes))
+    return Moved(update, (mean, root), any_shard(exceeded, [axes]))

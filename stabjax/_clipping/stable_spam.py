@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from stabjax._arguments import check_choice
+from stabjax._axes import Axes, over_devices
 from stabjax._clipping.averages import (
     Moved,
     Step,
@@ -30,11 +31,9 @@ from stabjax._clipping.moments import (
 )
 from stabjax._clipping.numbers import checked
 from stabjax._norms import (
-    Axes,
     ScaledNorm,
     as_scaled,
     norm_of_leaves,
-    over_devices,
     safe_root,
     widened,
 )
@@ -124,7 +123,7 @@ def clip_by_tracked_max(
 
     def rule(step: Step) -> list[Moved]:
         (b,) = scalars(step.dtype)
-        weight = average_weight(b, step.count, step.finite)
+        weight = average_weight(b, step.number, step.finite)
         return [
             _clip_leaf(g, average, weight, axes)
             for g, (average,), axes in step.leaves()
@@ -195,7 +194,7 @@ def normalize_by_tracked_norm(
 
     def rule(step: Step) -> list[Moved]:
         b1, b2, eps = scalars(step.dtype)
-        adam = adam_step((b1, b2), eps, step.count, step.count, step.finite)
+        adam = adam_step((b1, b2), eps, step.number, step.number, step.finite)
         return [
             _normalize_leaf(g, averages, adam, axes)
             for g, averages, axes in step.leaves()
@@ -290,17 +289,17 @@ def scale_by_stable_spam(
     def rule(step: Step) -> list[Moved]:
         b1, b2, eps, gamma1, gamma2, gamma3 = scalars(step.dtype)
         (every,) = counts(jnp.int32)
-        _, age = since_reset(step.count, every)
-        norm_count, moments_age = step.count, age
+        _, age = since_reset(step.number, every)
+        norm_count, moments_age = step.number, age
         if reference:
             # The authors set counts back before an update, and moments after it.
-            norm_count = since_reset(step.count - 1, every)[1] + 1
-            within = (step.count - 1) % jnp.maximum(every, 1) + 1
-            moments_age = jnp.where(every > 0, within, step.count)
+            norm_count = since_reset(step.number - 1, every)[1] + 1
+            within = (step.number - 1) % jnp.maximum(every, 1) + 1
+            moments_age = jnp.where(every > 0, within, step.number)
         numbers = _Numbers(
-            average_weight(gamma3, step.count, step.finite),
-            bias_correction(gamma3, step.count) / bias_correction(gamma3, norm_count),
-            adam_step((gamma1, gamma2), eps, step.count, norm_count, step.finite),
+            average_weight(gamma3, step.number, step.finite),
+            bias_correction(gamma3, step.number) / bias_correction(gamma3, norm_count),
+            adam_step((gamma1, gamma2), eps, step.number, norm_count, step.finite),
             adam_step((b1, b2), eps, moments_age, age, step.finite),
         )
         return [
@@ -330,7 +329,7 @@ def _clip(
     average = update_mean(average, top, weight)
     bound = average * bias
     factor = clip_factor(as_scaled(top), bound)
-    x = jnp.where(abs(x) > bound, apply_factor(x, factor), x)
+    x = jnp.where(abs(x) <= bound, x, apply_factor(x, factor))
     return x, average, factor.exceeded, jnp.minimum(top, bound)
 
 
@@ -344,12 +343,8 @@ def _normalize(
     smaller = target < value
     # The unit first: the quotient may be as small as the inverse of the unit is large.
     quotient = divide_or_zero(target, norm.value)
-    return (
-        apply_factor(x, ClipFactor(1 / norm.unit, quotient, smaller)),
-        mean,
-        root,
-        smaller,
-    )
+    x = apply_factor(x, ClipFactor(1 / norm.unit, quotient, smaller))
+    return x, mean, root, smaller
 
 
 # Under `jit`: in eager mode each of some fifty operations would be dispatched.
@@ -382,9 +377,7 @@ def _stable_spam_leaf(
     unit = as_scaled(top).unit
     squares = over_devices(jnp.sum((x * (1 / unit)) ** 2), axes)
     norm = ScaledNorm(safe_root(squares), unit)
-    x, norm_mean, norm_root, _ = _normalize(
-        x, norm, norm_mean, norm_root, numbers.norms
-    )
+    x, *norms, _ = _normalize(x, norm, norm_mean, norm_root, numbers.norms)
     x, mean, root = update_moments(x, mean, root, numbers.moments)
-    averages = [largest, norm_mean, norm_root, mean, root]
-    return Moved(cast_back(x, jnp.result_type(g)), tuple(averages), clipped)
+    update = cast_back(x, jnp.result_type(g))
+    return Moved(update, (largest, *norms, mean, root), clipped)

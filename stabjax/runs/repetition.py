@@ -1,0 +1,108 @@
+"""One trial of a sweep again, by its labels: its parameters and its curve."""
+
+import json
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import optax
+import xarray as xr
+
+from stabjax._sweep.axes import static
+from stabjax._sweep.compiler import no_mesh
+from stabjax._sweep.factories import route
+from stabjax._sweep.planning import labels_of
+from stabjax._sweep.program import Inputs, Program
+from stabjax._sweep.space import Space, grid
+from stabjax._sweep.spec import settings_from_json
+from stabjax._train.problem import Problem
+from stabjax._train.trial import TrainResult
+from stabjax.runs.points import hyperparameters
+
+
+def rerun(
+    problem: Problem | Callable[..., Problem],
+    make_optimizer: Callable[..., optax.GradientTransformation],
+    trial: xr.Dataset,
+    *,
+    record_every: int | None = 1,
+    values: Mapping[str, Any] = MappingProxyType({}),
+) -> TrainResult:
+    """Trains one trial of a sweep again, for its parameters and its full curve.
+
+    It runs in a chunk of the same width as in the sweep (the widest, where programs
+    differ), since the width decides the last bits of a result. All that it needs to
+    know is in the dataset.
+
+    Args:
+      problem: what was given to `sweep`.
+      make_optimizer: what was given to `sweep`.
+      trial: the sweep's dataset at one point, such as `runs.sel(rate=0.1, seed=3)` or
+        `runs.isel(trial=7)`.
+      record_every: records loss and metrics as in `train`; None records nothing.
+      values: static values by name of axis, for those that their labels do not tell,
+        such as functions.
+
+    Returns:
+      The `TrainResult` of the trial.
+
+    Raises:
+      ValueError: if `trial` is more than one point, or a static value is missing.
+
+    Example:
+      >>> import optax, stabjax
+      >>> def make_optimizer(rate):
+      ...     return optax.sgd(rate)
+      >>> problem = stabjax.problems.quadratic()
+      >>> space = stabjax.grid(rate=[0.1, 1.5], seed=range(4))
+      >>> runs = stabjax.sweep(problem, make_optimizer, space, steps=20)
+      >>> trial = runs.sel(rate=1.5, seed=3)
+      >>> run = stabjax.runs.rerun(problem, make_optimizer, trial)
+      >>> run.loss.shape, int(run.diverged_at) == int(trial.diverged_at)
+      ((20,), True)
+    """
+    space = _point(trial, values)
+    recipe = json.loads(trial.attrs["recipe"])
+    settings = settings_from_json(recipe["settings"])
+    settings = settings._replace(record_every=record_every)
+    factories = route(problem, make_optimizer, [axis.name for axis in space.axes])
+    ((statics, _),) = space.groups()
+    labels = labels_of(space, 0)
+    ((width, shared),) = (
+        (width, shared) for known, width, shared in recipe["groups"] if known == labels
+    )
+    numbers = space.numbers()
+    dtypes = {name: values.dtype for name, values in numbers.items()}
+    program = Program(factories, statics, dtypes, settings)
+    lanes = {name: np.repeat(values, width) for name, values in numbers.items()}
+    given: Inputs = {"seed": space.seeds[0]}, lanes
+    if not shared:
+        given = {}, {**lanes, "seed": np.repeat(space.seeds, width)}
+    with no_mesh():
+        return program.results(*given)
+
+
+def _point(trial: xr.Dataset, values: Mapping[str, Any]) -> Space:
+    """The space of one trial."""
+    if dims := [str(dim) for dim in trial["status"].dims]:
+        raise ValueError(
+            f"trial must be one point of a dataset, got one with the dimensions "
+            f"{', '.join(dims)}: select it with runs.sel(...) or runs.isel(...)."
+        )
+    given = hyperparameters(trial)
+    for name in values:
+        if name not in given:
+            raise ValueError(f"values has {name!r}, which is no axis of the sweep.")
+    for name in given:
+        opaque = trial[name].attrs.get("static") == ""
+        if opaque and name not in values:
+            raise ValueError(
+                f"axis {name!r} has the label {given[name]!r}, which does not tell its "
+                f"value: pass values={{{name!r}: ...}}."
+            )
+    axes = {
+        name: static([value]) if "static" in trial[name].attrs else [value]
+        for name, value in {**given, **values}.items()
+    }
+    return grid(**axes, seed=[int(trial["seed"]) if "seed" in trial.coords else 0])

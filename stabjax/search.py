@@ -1,0 +1,256 @@
+"""Optuna, both ways: datasets as studies, and its samplers driving whole batches.
+
+`to_study` gives Optuna's importances, plots and dashboard what a sweep has found. `ask`
+and `tell` let any of its samplers choose the trials of a sweep, many at once:
+
+    for _ in range(10):
+        space = stabjax.search.ask(study, 64, rate=FloatDistribution(1e-3, 1, log=True))
+        runs = stabjax.sweep(problem, make_optimizer, space, steps=200)
+        stabjax.search.tell(study, runs)
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+import xarray as xr
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import TrialState
+
+from stabjax._sweep.axes import static
+from stabjax._sweep.space import Space, zipped
+from stabjax.runs.points import NO_HYPERPARAMETERS, mean_of, values_of
+
+__all__ = ["ask", "tell", "to_study"]
+
+_LOG_RATIO = 100.0  # of the largest to the smallest value of a logarithmic axis
+
+
+def ask(study: optuna.Study, n: int, /, **axes: BaseDistribution) -> Space:
+    """Asks a study for `n` trials, as a space for `sweep`.
+
+    Args:
+      study: any study; its sampler chooses.
+      n: the number of trials; the same in each batch, so that `sweep` compiles once.
+      **axes: one of `optuna.distributions` for each axis. Numbers are traced; each
+        combination of other choices is one compilation.
+
+    Returns:
+      A space with the one dimension `trial`; `ask(...) * grid(seed=range(8))` trains
+      each of its trials with eight seeds.
+
+    Raises:
+      ValueError: if `n` is not positive or there is no axis.
+
+    Example:
+      >>> import optuna, stabjax
+      >>> from optuna.distributions import CategoricalDistribution, FloatDistribution
+      >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+      >>> study = optuna.create_study()
+      >>> rate = FloatDistribution(1e-3, 1.0, log=True)
+      >>> decay = CategoricalDistribution([0.0, 0.9])
+      >>> stabjax.search.ask(study, 16, rate=rate, decay=decay)
+      Space(trial: 16; 16 trials)
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n must be a positive number of trials, got {n!r}.")
+    if not axes:
+        raise ValueError("ask needs at least one axis and its distribution.")
+    asked = [study.ask(axes).params for _ in range(n)]
+    columns = {name: [params[name] for params in asked] for name in axes}
+    return zipped(
+        **{
+            name: static(values) if _is_static(axes[name]) else values
+            for name, values in columns.items()
+        }
+    )
+
+
+def tell(
+    study: optuna.Study,
+    runs: xr.Dataset,
+    variable: str = "final_loss",
+    *,
+    over: str | Sequence[str] = "seed",
+) -> None:
+    """Tells a study what became of the trials it was last asked for.
+
+    The value of a trial is the mean of a variable over the seeds; one of them diverged
+    makes it infinitely bad. A trial that was not run is told as failed.
+
+    Args:
+      study: the study that was asked.
+      runs: the dataset of `sweep` for the space that `ask` returned.
+      variable: one with a value for each training.
+      over: the dimension, or dimensions, to take the mean over.
+
+    Raises:
+      ValueError: if these are not the trials that the study waits for, or the dataset
+        lacks the variable or a dimension.
+
+    Example:
+      >>> import optax, optuna, stabjax
+      >>> from optuna.distributions import FloatDistribution
+      >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+      >>> study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+      >>> problem = stabjax.problems.quadratic()
+      >>> def make_optimizer(rate):
+      ...     return optax.sgd(rate)
+      >>> for _ in range(3):
+      ...     rate = FloatDistribution(1e-3, 1.5, log=True)
+      ...     space = stabjax.search.ask(study, 8, rate=rate)
+      ...     runs = stabjax.sweep(problem, make_optimizer, space, steps=20)
+      ...     stabjax.search.tell(study, runs)
+      >>> 0.3 < study.best_params["rate"] < 0.7
+      True
+    """
+    maximize = study.direction == optuna.study.StudyDirection.MAXIMIZE
+    mean = mean_of(runs, variable, over, maximize)
+    if mean.dims != ("trial",):
+        raise ValueError(
+            f"runs must be those of a space from ask, with no other dimension than "
+            f"trial and those of over, got {', '.join(map(str, mean.dims))}."
+        )
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    asked = waiting[len(waiting) - mean.size :] if mean.size <= len(waiting) else []
+    columns = _columns(runs, mean)
+    same = all(
+        name in columns and columns[name][row] == value
+        for row, trial in enumerate(asked)
+        for name, value in trial.params.items()
+    )
+    if not (asked and same):
+        raise ValueError("runs are not the trials that the study was last asked for.")
+    for trial, value in zip(asked, mean.values.tolist(), strict=True):
+        if np.isnan(value):
+            study.tell(trial.number, state=TrialState.FAIL)
+        else:
+            study.tell(trial.number, -value if maximize else value)
+
+
+def to_study(
+    runs: xr.Dataset,
+    variable: str = "final_loss",
+    *,
+    over: str | Sequence[str] = "seed",
+    maximize: bool = False,
+    study: optuna.Study | None = None,
+) -> optuna.Study:
+    """Makes an Optuna study of a dataset: one complete trial for each point.
+
+    The value of a trial is the mean of a variable over the seeds; one of them diverged
+    makes it infinitely bad. The share of the seeds that held is its user attribute
+    `stable_fraction`, and where the loss was recorded its mean is there as intermediate
+    values. Points that were not run are left out.
+
+    Args:
+      runs: what `sweep` returns, or a part of it.
+      variable: one with a value for each training.
+      over: the dimension, or dimensions, to take the mean over.
+      maximize: makes a study that maximizes.
+      study: adds the trials to this one, in a file or a database perhaps, instead of a
+        new one in memory; its direction must be that of `maximize`.
+
+    Returns:
+      The study. Axes of numbers are of Float- or IntDistribution, logarithmic where the
+      largest value is 100 times the smallest or more; all others, and those with an
+      infinite value, are categorical.
+
+    Raises:
+      ValueError: if the dataset lacks the variable or a dimension, or the study has the
+        other direction.
+
+    Example:
+      >>> import optax, optuna, stabjax
+      >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+      >>> def make_optimizer(rate, decay):
+      ...     return optax.sgd(rate, momentum=decay)
+      >>> space = stabjax.grid(rate=[0.01, 0.1, 0.4], decay=[0.0, 0.5], seed=range(4))
+      >>> problem = stabjax.problems.quadratic()
+      >>> runs = stabjax.sweep(problem, make_optimizer, space, steps=20)
+      >>> study = stabjax.search.to_study(runs)
+      >>> len(study.trials), study.best_params
+      (6, {'rate': 0.4, 'decay': 0.0})
+    """
+    directions = optuna.study.StudyDirection
+    direction = directions.MAXIMIZE if maximize else directions.MINIMIZE
+    study = study or optuna.create_study(direction=direction)
+    if study.direction != direction:
+        raise ValueError(
+            f"study must {direction.name.lower()} as maximize={maximize} does, but its "
+            f"direction is {study.direction.name}."
+        )
+    mean = mean_of(runs, variable, over, maximize)
+    columns = _columns(runs, mean)
+    distributions = {name: _distribution(values) for name, values in columns.items()}
+    held = (runs["status"] == 0).mean(set(runs["status"].dims) - set(mean.dims))
+    stable = held.transpose(*mean.dims).values.ravel()
+    curves = _curves(runs, mean)
+    study.add_trials(
+        [
+            optuna.create_trial(
+                params={name: values[row] for name, values in columns.items()},
+                distributions=distributions,
+                value=-value if maximize else value,
+                user_attrs={"stable_fraction": float(stable[row])},
+                intermediate_values=curves(row),
+            )
+            for row, value in enumerate(mean.values.ravel().tolist())
+            if not np.isnan(value)
+        ]
+    )
+    return study
+
+
+def _columns(runs: xr.Dataset, mean: xr.DataArray) -> dict[str, list[Any]]:
+    """For each axis its value at every point, as Optuna can keep it."""
+    rows = np.unravel_index(np.arange(mean.size), mean.shape)
+    positions = dict(zip(mean.dims, rows, strict=True))
+    columns = {}
+    for name, coordinate in runs.coords.items():
+        if name in NO_HYPERPARAMETERS or not set(coordinate.dims) <= set(mean.dims):
+            continue
+        values = [_plain(value) for value in values_of(coordinate)]
+        row = positions[coordinate.dims[0]] if coordinate.dims else np.zeros(mean.size)
+        columns[str(name)] = [values[int(position)] for position in row]
+    return columns
+
+
+def _curves(runs: xr.Dataset, mean: xr.DataArray) -> Any:
+    """A function from a point to its recorded losses by step, if there are any."""
+    if "step" not in runs.dims or "loss" not in runs:
+        return lambda row: {}
+    loss = runs["loss"]
+    pooled = loss.mean(set(loss.dims) - {*mean.dims, "step"})
+    curves = pooled.transpose(*mean.dims, "step").values.reshape(mean.size, -1)
+    steps = runs["step"].values.tolist()
+    return lambda row: dict(zip(steps, curves[row].tolist(), strict=True))
+
+
+def _distribution(values: list[Any]) -> BaseDistribution:
+    distinct = list(dict.fromkeys(values))
+    numbers = all(type(value) in (int, float) for value in distinct)
+    if not numbers or not np.isfinite(distinct).all():
+        return CategoricalDistribution(distinct)
+    low, high = min(distinct), max(distinct)
+    log = low > 0 and high / low >= _LOG_RATIO
+    if all(type(value) is int for value in distinct):
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(low, high, log=log)
+
+
+def _plain(value: Any) -> Any:
+    plain = value is None or isinstance(value, (bool, int, float, str))
+    return value if plain else str(getattr(value, "__name__", value))
+
+
+def _is_static(distribution: BaseDistribution) -> bool:
+    if not isinstance(distribution, CategoricalDistribution):
+        return False
+    return any(type(choice) not in (int, float) for choice in distribution.choices)

@@ -1,0 +1,140 @@
+"""Optuna: studies of datasets, and sweeps whose trials a sampler chooses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import stabjax
+
+optuna = pytest.importorskip("optuna")
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+Float = optuna.distributions.FloatDistribution
+Integer = optuna.distributions.IntDistribution
+Categorical = optuna.distributions.CategoricalDistribution
+
+PROBLEM = stabjax.problems.Problem(
+    lambda key: jnp.array([3.0, -4.0]) * jax.random.uniform(key, (2,), minval=0.5),
+    lambda w, key: jnp.sum(w * w),
+)
+
+
+def make_optimizer(rate, max_norm, kind, warmup=0):
+    factor = jnp.where(jnp.asarray(warmup) > 2, 0.5, 1.0)
+    inner = optax.identity() if kind is None else stabjax.clip_by_global_norm(max_norm)
+    return optax.chain(inner, optax.sgd(rate * factor))
+
+
+SPACE = stabjax.grid(
+    rate=np.logspace(-3, 0.5, 8),
+    max_norm=[0.1, 1.0, np.inf],
+    kind=[None, "clip"],
+    seed=range(2),
+)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    with jax.numpy_dtype_promotion("strict"):
+        return stabjax.sweep(PROBLEM, make_optimizer, SPACE, steps=20, record_every=10)
+
+
+def test_a_dataset_is_a_study(runs):
+    study = stabjax.search.to_study(runs)
+    assert len(study.trials) == 48
+    trial = study.trials[-1]
+    assert trial.params == {"rate": 10**0.5, "max_norm": np.inf, "kind": "clip"}
+    assert trial.distributions == {
+        "rate": Float(1e-3, 10**0.5, log=True),
+        "max_norm": Categorical([0.1, 1.0, np.inf]),
+        "kind": Categorical([None, "clip"]),
+    }
+    assert trial.value == np.inf  # it diverged, and is complete all the same
+    assert trial.user_attrs == {"stable_fraction": 0.0}
+    assert study.best_params == stabjax.runs.best(runs)
+    first = study.trials[0]
+    np.testing.assert_allclose(first.value, runs.final_loss[0, 0, 0].mean())
+    curve = runs.loss[0, 0, 0].mean("seed").values.tolist()
+    assert first.intermediate_values == {0: curve[0], 10: curve[1]}
+
+
+def test_importances_run_on_it(runs):
+    # Without a clip the threshold is nothing.
+    study = stabjax.search.to_study(runs.sel(rate=slice(None, 0.9), kind="None"))
+    for evaluator in (
+        optuna.importance.FanovaImportanceEvaluator(n_trees=8, seed=0),
+        optuna.importance.PedAnovaImportanceEvaluator(),
+    ):
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        assert {"rate", "max_norm"} <= found.keys()
+        assert max(found, key=found.get) == "rate"
+
+
+def test_a_study_takes_what_was_run_and_may_maximize(runs):
+    holes = runs.copy(deep=True)
+    holes["final_loss"][0] = np.nan
+    study = optuna.create_study(direction="maximize")
+    found = stabjax.search.to_study(holes, maximize=True, study=study)
+    assert found is study
+    assert len(study.trials) == 42
+    assert min(t.value for t in study.trials) == -np.inf  # the diverged ones
+    assert study.best_params == stabjax.runs.best(holes, maximize=True)
+    with pytest.raises(ValueError, match="study must minimize as maximize=False does"):
+        stabjax.search.to_study(runs, study=study)
+
+
+def test_sampled_axes_are_numbers():
+    space = stabjax.sample(16, 0, rate=[0.1, 0.3], warmup=[1, 2, 3, 300])
+    runs = stabjax.sweep(
+        PROBLEM, lambda rate, warmup=0: optax.sgd(rate), space, steps=2
+    )
+    found = stabjax.search.to_study(runs, over=()).trials[0].distributions
+    assert found == {"rate": Float(0.1, 0.3), "warmup": Integer(1, 300, log=True)}
+
+
+AXES = {
+    "rate": Float(1e-3, 3.0, log=True),
+    "max_norm": Float(0.1, 10.0),
+    "kind": Categorical([None, "clip"]),
+    "warmup": Integer(0, 5),
+}
+
+
+def test_a_sampler_drives_sweeps_in_batches():
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=1))
+    for _ in range(3):
+        space = stabjax.search.ask(study, 12, **AXES) * stabjax.grid(seed=range(2))
+        runs = stabjax.sweep(PROBLEM, make_optimizer, space, steps=20, chunk_size=24)
+        stabjax.search.tell(study, runs)
+    states = {trial.state for trial in study.trials}
+    assert states == {optuna.trial.TrialState.COMPLETE}
+    told = [trial.value for trial in study.trials[-12:]]
+    np.testing.assert_allclose(told, runs.final_loss.mean("seed"), rtol=1e-6)
+    assert {type(t.params["kind"]) for t in study.trials} == {type(None), str}
+    firsts = [t.value for t in study.trials[:12]]
+    assert study.best_value < min(firsts)
+
+
+def test_what_was_not_run_is_told_as_failed_and_others_are_refused():
+    study = optuna.create_study()
+    axes = {"rate": AXES["rate"]}
+    space = stabjax.search.ask(study, 3, **axes)
+    runs = stabjax.sweep(PROBLEM, lambda rate: optax.sgd(rate), space, steps=2)
+    runs["final_loss"][1] = np.nan
+    other = runs.assign_coords(rate=("trial", [0.5, 0.5, 0.5]))
+    for wrong in (other, runs.isel(trial=[0, 1]), runs.isel(trial=[0, 1, 2, 2])):
+        with pytest.raises(ValueError, match="not the trials that the study was last"):
+            stabjax.search.tell(study, wrong)
+    stabjax.search.tell(study, runs)
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+@pytest.mark.parametrize(
+    ("n", "axes", "message"),
+    [(0, AXES, "positive number of trials, got 0"), (3, {}, "at least one axis")],
+)
+def test_bad_questions(n, axes, message):
+    with pytest.raises(ValueError, match=message):
+        stabjax.search.ask(optuna.create_study(), n, **axes)
