@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from stabjax._paths import check_arrays, leaf_name, leaf_paths
-from stabjax._prefixes import match_prefix
+from stabjax._paths import check_arrays, leaf_name, leaf_paths, match_prefix
 from stabjax._types import AxisName
 
 # The names of the mapped axes to sum over.

@@ -11,8 +11,7 @@ from stabjax._arguments import check, is_schedule
 from stabjax._axes import Axes, leaf_axes
 from stabjax._metrics import Report, ReportingTransformation, count_clip, metric_key
 from stabjax._norms import global_norm, is_float0
-from stabjax._paths import leaf_paths
-from stabjax._prefixes import match_prefix
+from stabjax._paths import leaf_paths, match_prefix
 from stabjax._types import Number, Schedule
 
 Threshold: TypeAlias = Number | Schedule | optax.Params
@@ -113,7 +112,9 @@ class Thresholds:
         leaves, structure = jax.tree.flatten(threshold, is_leaf=is_schedule)
         self.argument, self.tree = argument, threshold
         self.axis_name, self.some_axes = axis_name, some_axes
-        self.limits = leaves or [threshold]  # None and {}, which the check refuses
+        if not leaves:
+            raise TypeError(f"{argument} must be a number, got {threshold!r}.")
+        self.limits = leaves
         for limit in self.limits:
             if not is_schedule(limit):
                 check(argument, limit, ">= 0")
