@@ -1,10 +1,10 @@
 """A transformer on eight devices: sharded weights, guarded, logged, saved and resumed.
 
 The mesh is explicit, with an axis `fsdp` over which batch and weights are sharded, and
-an axis `tensor` over attention heads and hidden units. Parameters are float32 and
-computed with in bfloat16; gradients of two microbatches accumulate; the optimizer clips,
-warms up, decays, skips NaN steps and logs, and its state is sharded like the parameters.
-A run that is stopped continues from its checkpoint with the same losses.
+an axis `tensor` over attention heads and hidden units. Parameters are float32, and
+computed with in bfloat16. Gradients of two microbatches accumulate. The optimizer
+clips, warms up, decays, skips NaN steps and logs; its state is sharded like the
+parameters. A run that is stopped continues from its checkpoint with the same losses.
 
     python examples/fsdp_transformer.py            # eight virtual devices of the CPU
     python examples/fsdp_transformer.py --devices 1
@@ -133,11 +133,11 @@ def make_optimizer(steps):
 
 
 def batch_of(step):
-    """Text that repeats itself: the second half of each line is its first half."""
-    half = jax.random.randint(
-        jax.random.fold_in(jax.random.key(1), step), (BATCH, LENGTH // 2), 0, VOCABULARY
-    )
-    tokens = jnp.concatenate([half, half], axis=1)
+    """Lines that count up from a random token by one, two or three."""
+    first, stride = jax.random.split(jax.random.fold_in(jax.random.key(1), step))
+    first = jax.random.randint(first, (BATCH, 1), 0, VOCABULARY)
+    stride = jax.random.randint(stride, (BATCH, 1), 1, 4)
+    tokens = (first + stride * jnp.arange(LENGTH)) % VOCABULARY
     return reshard(tokens, P("fsdp", None))
 
 
@@ -183,9 +183,8 @@ def main(arguments=None):
         opt_state = jax.jit(optimizer.init)(params)
         held = [leaf for leaf in jax.tree.leaves(opt_state) if leaf.ndim]
         share = sum(leaf.addressable_shards[0].data.nbytes for leaf in held)
-        print(
-            f"optimizer state a device: {share} bytes of {sum(x.nbytes for x in held)}"
-        )
+        total = sum(leaf.nbytes for leaf in held)
+        print(f"optimizer state: {share} bytes a device, {total} in all")
 
         params, opt_state, losses = train(
             train_step, params, opt_state, 0, options.stop
