@@ -39,14 +39,16 @@ from stabjax._clipping import (
     unitwise_norm,
     zclip,
 )
+from stabjax._groups import by_group
 from stabjax._guards import (
-    check,
+    check_guards,
     reduce_on_plateau,
     skip_above_norm,
     skip_if_nonfinite,
     skip_on_spike,
+    unless_skipped,
 )
-from stabjax._metrics import metrics, with_metrics
+from stabjax._metrics import metrics, with_learning_rate, with_metrics
 from stabjax._norms import global_norm, leaf_norms
 from stabjax._schedules import (
     best_cooldown_fraction,
@@ -137,8 +139,9 @@ __all__ = [
     "adopt_clip",
     "best",
     "best_cooldown_fraction",
+    "by_group",
     "chebyshev_schedule",
-    "check",
+    "check_guards",
     "clip",
     "clip_by_block_norm",
     "clip_by_block_rms",
@@ -215,6 +218,7 @@ __all__ = [
     "transfer_to_horizon",
     "unitwise_clip",
     "unitwise_norm",
+    "unless_skipped",
     "untuned_exponential_warmup_schedule",
     "untuned_linear_warmup_schedule",
     "warmup_constant_schedule",
@@ -222,6 +226,7 @@ __all__ = [
     "warmup_exponential_decay_schedule",
     "with_bounds",
     "with_cooldown",
+    "with_learning_rate",
     "with_metrics",
     "with_warmup",
     "wsd_schedule",

@@ -91,12 +91,36 @@ def as_integer(name: str, value: object, allowed: str = ">= 1") -> int:
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]  # raises TypeError
     except TypeError:
+        traced = isinstance(value, jax.core.Tracer)
+        hint = " In a sweep, pass its values as stabjax.static(...)." if traced else ""
         raise TypeError(
             f"{name} must be an integer {allowed}, known before tracing, got {value!r}."
+            f"{hint}"
         ) from None
     if not _range(allowed).contains(number):
         raise ValueError(f"{name} must be an integer {allowed}, got {value!r}.")
     return number
+
+
+def as_scalar(
+    name: str, value: object, allowed: str = "in (-inf, inf)"
+) -> float | jax.Array:
+    """Returns one finite number: a Python float, or a traced float, NaN out of range.
+
+    Raises:
+      TypeError: the value is not a single number.
+      ValueError: it is concrete and out of range, infinite or NaN.
+    """
+    number = as_number(name, value)
+    if np.ndim(number):
+        raise TypeError(f"{name} must be a single number, got {value!r}.")
+    if isinstance(number, jax.core.Tracer):
+        traced = number.astype(jnp.result_type(float))
+        return jnp.where(check(name, traced, allowed), traced, jnp.nan)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value!r}.")
+    check(name, number, allowed)
+    return float(number)
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:

@@ -301,7 +301,7 @@ TRANSFORMATIONS = [
     Transformation(
         "skip_if_nonfinite",
         lambda max_norm, max_consecutive: stabjax.skip_if_nonfinite(
-            stabjax.clip_by_global_norm(max_norm), max_consecutive
+            stabjax.clip_by_global_norm(max_norm), max_consecutive=max_consecutive
         ),
         {"max_norm": 1.0, "max_consecutive": 8.0},
         spoils="none",
@@ -310,7 +310,9 @@ TRANSFORMATIONS = [
     Transformation(
         "skip_above_norm",
         lambda max_norm, drop_norm, max_consecutive: stabjax.skip_above_norm(
-            stabjax.clip_by_global_norm(max_norm), drop_norm, max_consecutive
+            stabjax.clip_by_global_norm(max_norm),
+            drop_norm,
+            max_consecutive=max_consecutive,
         ),
         {"max_norm": 1.0, "drop_norm": 10.0, "max_consecutive": 8.0},
         spoils="none",
@@ -319,17 +321,17 @@ TRANSFORMATIONS = [
     ),
     Transformation(
         "skip_on_spike",
-        lambda max_norm, sigma, min_count, max_consecutive: stabjax.skip_on_spike(
+        lambda max_norm, z_threshold, min_count, max_consecutive: stabjax.skip_on_spike(
             stabjax.clip_by_global_norm(max_norm),
             window=8,
-            sigma=sigma,
+            z_threshold=z_threshold,
             min_count=min_count,
             max_consecutive=max_consecutive,
         ),
-        {"max_norm": 1.0, "sigma": 2.0, "min_count": 2.0, "max_consecutive": 8.0},
+        {"max_norm": 1.0, "z_threshold": 2.0, "min_count": 2.0, "max_consecutive": 8.0},
         spoils="none",
         extra={"value": 1.0},
-        decides=("sigma", "min_count", "max_consecutive"),
+        decides=("z_threshold", "min_count", "max_consecutive"),
     ),
     Transformation(
         "reduce_on_plateau",
@@ -345,7 +347,10 @@ TRANSFORMATIONS = [
 # Public functions that are no transformations: of norms, of gradients, of states.
 FUNCTIONS = {
     "best_cooldown_fraction",
-    "check",
+    "by_group",
+    "check_guards",
+    "unless_skipped",
+    "with_learning_rate",
     "global_norm",
     "leaf_norms",
     "metrics",

@@ -15,10 +15,11 @@ PACKAGE = pathlib.Path(stabjax.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part may import of the others.
-GROUND = {"_types", "_arguments"}  # which everything may use
+GROUND = {"_types", "_arguments", "_paths", "_extras"}  # which everything may use
 ARROWS = {
     "_types": set(),
     "_arguments": set(),
+    "_paths": set(),
     "_intervals": set(),
     "_paths": set(),
     "_prefixes": {"_paths"},
@@ -27,6 +28,7 @@ ARROWS = {
     "_scaling": {"_norms"},
     "_metrics": {"_norms"},
     "_clipping": {"_norms", "_scaling", "_metrics"},
+    "_groups": {"_metrics"},
     "_guards": {"_norms", "_scaling", "_metrics", "_schedules"},
     "_schedules": set(),
     "_train": {"_metrics"},
@@ -43,8 +45,10 @@ HEAVY += ("torch", "transformers", "timm")
 # `sweep` by the design, and `train`, which says of one training what `sweep` says of
 # all; `successive_halving` is a sweep with a rule; `supervised` names a module, its
 # data, its loss and its batch; the optimizers SPAM and Stable-SPAM, and `zclip`, have
-# as many in their authors' code.
+# as many in their authors' code; `heatmap` names two axes, a variable, its
+# direction and its limits.
 MANY_PARAMETERS = {
+    "heatmap",
     "scale_by_spam",
     "scale_by_stable_spam",
     "successive_halving",

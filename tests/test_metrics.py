@@ -13,7 +13,7 @@ from flax import nnx, serialization
 from flax.core import FrozenDict
 
 import stabjax
-from stabjax._metrics import leaf_paths
+from stabjax._paths import leaf_paths
 
 PARAMS = {"a": jnp.zeros(2), "b": jnp.zeros(())}
 GRADS = {"a": jnp.array([3.0, 4.0]), "b": jnp.array(0.0)}
@@ -272,7 +272,7 @@ def test_a_guard_in_a_guard_is_checked():
     guards = stabjax.skip_if_nonfinite(stabjax.skip_if_nonfinite(optax.sgd(0.1)))
     state = updated(guards, {"a": jnp.full(2, jnp.nan), "b": jnp.array(0.0)})
     with pytest.raises(RuntimeError, match="skip_if_nonfinite met 1 bad step"):
-        stabjax.check(state, PARAMS, max_consecutive=0)
+        stabjax.check_guards(state, PARAMS, max_consecutive=0)
 
 
 def test_equal_names_in_two_groups_carry_the_label_of_the_group():

@@ -1,6 +1,6 @@
-"""What every guard does: it judges a step, and skips it whole or lets it pass."""
+"""The part that all guards share: judge a step, then apply it or skip it whole."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,41 +9,43 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.typing import ArrayLike
 
+from stabjax._arguments import check, nan_unless
 from stabjax._guards.history import History
-from stabjax._metrics import check_transformation
-from stabjax._norms import norm_dtype, scaled_norm
-from stabjax._schedules.arguments import check
+from stabjax._guards.mesh import of_one_type, scalar_loss
+from stabjax._metrics import check_transformation, metric_key
+from stabjax._norms import is_float0, leaf_norms, norm_dtype, scaled_norm
+from stabjax._paths import check_arrays
+from stabjax._types import AxisName, Number
 
 
 class GuardState(NamedTuple):
     """State of a guard."""
 
     inner_state: optax.OptState
-    skip_step: jax.Array  # int32: updates seen
+    skip_step: jax.Array  # int32: number of updates
     skip_history: History | tuple[()]  # what the guard remembers of the past
     metrics: dict[str, jax.Array]  # what was skipped, why and how often
 
 
-class Seen(NamedTuple):
-    """What a guard judges a step by."""
+class Step(NamedTuple):
+    """What a guard judges."""
 
-    step: jax.Array
+    number: jax.Array
     grad_norm: jax.Array
-    value: ArrayLike | None  # the extra argument of that name
+    value: jax.Array | None  # the loss, if `update` gets it
     nonfinite: jax.Array
 
 
 class Verdict(NamedTuple):
-    """What a judge makes of a step; the names are those of the metrics."""
+    """What a judge makes of a step; the keys are names of metrics."""
 
     reasons: dict[str, jax.Array]  # "what_count" -> whether it speaks against the step
     limits: dict[str, jax.Array]
     history: History | tuple[()]
 
 
-Judge = Callable[[Seen, Any], Verdict]
+Judge = Callable[[Step, Any], Verdict]
 
 # Metrics of all guards beside their reasons, limits and the norm.
 _COMMON: dict[str, Any] = {
@@ -61,26 +63,29 @@ def guard(
     inner: optax.GradientTransformation,
     judge: Judge,
     init_history: Callable[[Any], History | tuple[()]],
-    max_consecutive: ArrayLike,
-    axis_name: Hashable | None,
+    max_consecutive: Number,
+    axis_name: AxisName | None,
 ) -> optax.GradientTransformationExtraArgs:
     """The guard that skips a step which is not finite, or for the judge's reasons."""
     check_transformation("inner", inner)
-    check("max_consecutive", max_consecutive, lambda x: x >= 0, "at least 0")
+    max_consecutive = nan_unless(
+        check("max_consecutive", max_consecutive, ">= 0"), max_consecutive
+    )
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> GuardState:
+        check_arrays("params", params)
         dtype = norm_dtype(jax.tree.leaves(params))
         history = init_history(dtype)
-        step = jnp.zeros((), jnp.int32)
-        nothing = Seen(step, jnp.zeros((), dtype), None, jnp.zeros((), bool))
+        number = jnp.zeros((), jnp.int32)
+        nothing = Step(number, jnp.zeros((), dtype), None, jnp.zeros((), bool))
         reasons, limits, _ = jax.eval_shape(judge, nothing, history)
-        kinds = _COMMON | dict.fromkeys(reasons, jnp.int32)
-        kinds |= dict.fromkeys((*limits, "grad_norm"), dtype)
-        # Each its own array: a state may be donated, and no buffer twice.
-        zeros = {what: jnp.zeros((), kind) for what, kind in kinds.items()}
+        dtypes = _COMMON | dict.fromkeys(reasons, jnp.int32)
+        dtypes |= dict.fromkeys((*limits, "grad_norm"), dtype)
+        # Arrays of their own: no buffer of a donated state may occur twice.
+        zeros = {metric: jnp.zeros((), kind) for metric, kind in dtypes.items()}
         metrics = zeros | {"nonfinite_leaf": jnp.full((), -1, jnp.int32)}
-        return GuardState(inner.init(params), step, history, _named(name, metrics))
+        return GuardState(inner.init(params), number, history, _keyed(name, metrics))
 
     def update_fn(
         updates: optax.Updates,
@@ -88,48 +93,51 @@ def guard(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, GuardState]:
-        before = _unnamed(name, state.metrics)
-        # A decision has no derivative; that of what it rests on, which metrics publish,
-        # may be NaN, also times 0.
-        norm, leaf = _looked_at(lax.stop_gradient(updates), axis_name)
-        norm = norm.astype(before["grad_norm"].dtype)
-        seen = Seen(state.skip_step, norm, extra_args.get("value"), leaf >= 0)
-        reasons, limits, history = lax.stop_gradient(judge(seen, state.skip_history))
-        reasons = {"nonfinite_count": seen.nonfinite, **reasons}
+        check_arrays("updates", updates)
+        before = {key.rpartition(":")[2]: value for key, value in state.metrics.items()}
+        dtype = before["grad_norm"].dtype
+        # A decision has no derivative. That of the norms, which metrics publish, may be
+        # NaN, also times 0.
+        norm, leaf = _norm_and_nonfinite_leaf(lax.stop_gradient(updates), axis_name)
+        value = extra_args.get("value")
+        loss = None if value is None else scalar_loss(value, dtype, axis_name)
+        step = Step(state.skip_step, norm.astype(dtype), loss, leaf >= 0)
+        reasons, limits, history = lax.stop_gradient(judge(step, state.skip_history))
+        reasons = {"nonfinite_count": step.nonfinite, **reasons}
 
         bad = jnp.stack(list(reasons.values())).any()
         streak = jnp.where(bad, optax.safe_increment(before["consecutive"]), 0)
         passes = ~bad | _exceeds(streak, max_consecutive)
-        updates, inner_state = _unless_skipped(
+        updates, inner_state = _step_or_skip(
             passes, inner, (updates, state.inner_state, params), extra_args
         )
-        step = optax.safe_increment(state.skip_step)
-        counts = _counted(before, reasons | {"skip_count": ~passes})
-        began = seen.nonfinite & ~before["nonfinite"]
+        number = optax.safe_increment(state.skip_step)
+        counts = _incremented(before, reasons | {"skip_count": ~passes})
+        began = step.nonfinite & ~before["nonfinite"]
         metrics = {
             **counts,
             **limits,
             "skipped": ~passes,
-            "skip_fraction": _share(counts["skip_count"], step),
+            "skip_fraction": _fraction(counts["skip_count"], number),
             "consecutive": streak,
-            "nonfinite": seen.nonfinite,
+            "nonfinite": step.nonfinite,
             "nonfinite_leaf": jnp.where(began, leaf, before["nonfinite_leaf"]),
-            "grad_norm": norm,
+            "grad_norm": step.grad_norm,
         }
-        return updates, GuardState(inner_state, step, history, _named(name, metrics))
+        return updates, GuardState(inner_state, number, history, _keyed(name, metrics))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-# Jitted, for otherwise each call outside of `jit` would compile its `cond` anew.
+# Under `jit`: in eager mode each call would compile its `cond` again.
 @partial(jax.jit, static_argnames="axis_name", inline=True)
-def _looked_at(
-    updates: optax.Updates, axis_name: Hashable | None
+def _norm_and_nonfinite_leaf(
+    updates: optax.Updates, axis_name: AxisName | None
 ) -> tuple[jax.Array, jax.Array]:
     """The norm, and the position of the first leaf that is not finite, or -1.
 
-    Where the norm is finite all entries are, so that the tree is read once; finite
-    entries of which even the norm overflows have the largest number for a norm.
+    Where the norm is finite all elements are, so the tree is read once. Finite elements
+    whose norm overflows have the largest number for a norm.
     """
     norm = scaled_norm(updates, axis_name=axis_name).product
     leaf: jax.Array = lax.cond(
@@ -141,67 +149,81 @@ def _looked_at(
     return jnp.where(leaf < 0, largest, norm), leaf
 
 
-def _first_nonfinite(updates: optax.Updates, axis_name: Hashable | None) -> jax.Array:
-    leaves = jax.tree.leaves(updates)
-    spoilt = jnp.array([~jnp.isfinite(leaf).all() for leaf in leaves], bool)
-    if axis_name is not None:
-        spoilt = lax.psum(spoilt.astype(jnp.int32), axis_name) > 0
-    position = jnp.arange(len(leaves), dtype=jnp.int32)
-    first = jnp.min(position, where=spoilt, initial=len(leaves))
-    return jnp.where(spoilt.any(), first, -1)
+def _first_nonfinite(updates: optax.Updates, axis_name: AxisName | None) -> jax.Array:
+    """The position of the first leaf that is not finite on some shard, or -1."""
+
+    def flag(leaf: jax.Array) -> jax.Array:
+        if is_float0(leaf):
+            return jnp.zeros((), jnp.float32)
+        return (~jnp.isfinite(leaf)).any().astype(jnp.float32)
+
+    flags = jax.tree.map(flag, updates)
+    # As norms, the flags of all shards are combined.
+    norms = jax.tree.leaves(leaf_norms(flags, jnp.inf, axis_name=axis_name))
+    nonfinite = jnp.array([norm > 0 for norm in norms], bool)
+    position = jnp.arange(len(norms), dtype=jnp.int32)
+    first = jnp.min(position, where=nonfinite, initial=len(norms))
+    return jnp.where(nonfinite.any(), first, -1)
 
 
-def _unless_skipped(
+def _step_or_skip(
     passes: jax.Array,
     inner: optax.GradientTransformationExtraArgs,
     arguments: tuple[optax.Updates, optax.OptState, optax.Params | None],
     extra_args: dict[str, Any],
 ) -> tuple[optax.Updates, optax.OptState]:
-    """What `inner` makes of the updates; or zeros, and its state as it was."""
-    updates, inner_state, params = arguments
+    """The updates and the state of `inner`; or zeros, and its state as it was."""
 
-    def step() -> tuple[optax.Updates, optax.OptState]:
-        # Under `vmap` this runs for skipped steps too, and its derivative, times 0,
-        # must be 0: so there it is taken at ones, where norms and roots have one.
-        safe = jax.tree.map(lambda g: jnp.where(passes, g, jnp.ones_like(g)), updates)
+    def step(
+        updates: optax.Updates, inner_state: optax.OptState, params: optax.Params | None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        # Under `vmap` this runs for skipped steps too. Its derivative, which is then
+        # multiplied by 0, must be finite: so it is taken at ones.
+        def safe(g: jax.Array) -> jax.Array:
+            return g if is_float0(g) else jnp.where(passes, g, jnp.ones_like(g))
+
         done: tuple[optax.Updates, optax.OptState] = inner.update(
-            safe, inner_state, params, **extra_args
+            jax.tree.map(safe, updates), inner_state, params, **extra_args
         )
         return done
 
-    made, _ = jax.eval_shape(step)
+    made, _ = jax.eval_shape(step, *arguments)
 
-    def skip() -> tuple[optax.Updates, optax.OptState]:
-        zeros = jax.tree.map(
-            lambda g, u: jnp.zeros_like(g, dtype=u.dtype), updates, made
-        )
-        return zeros, inner_state
+    def skip(
+        updates: optax.Updates, inner_state: optax.OptState, params: optax.Params | None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del params
 
-    result: tuple[optax.Updates, optax.OptState] = lax.cond(passes, step, skip)
+        def zeros(g: jax.Array, u: jax.ShapeDtypeStruct) -> jax.Array:
+            return g if is_float0(g) else jnp.zeros_like(g, dtype=u.dtype)
+
+        return jax.tree.map(zeros, updates, made), inner_state
+
+    # Operands: a closure would hold arrays outside of `jit`, whose `ones_like` has no
+    # sharding on an explicit mesh (jax 0.10).
+    result: tuple[optax.Updates, optax.OptState] = lax.cond(
+        passes, *of_one_type(step, skip, arguments), *arguments
+    )
     return result
 
 
-def _counted(
+def _incremented(
     before: dict[str, jax.Array], happened: dict[str, jax.Array]
 ) -> dict[str, jax.Array]:
-    """One more of each count whose event happened."""
+    """Counts one more of each event that happened."""
     return {
-        what: jnp.where(now, optax.safe_increment(before[what]), before[what])
-        for what, now in happened.items()
+        metric: jnp.where(now, optax.safe_increment(before[metric]), before[metric])
+        for metric, now in happened.items()
     }
 
 
-def _exceeds(count: jax.Array, limit: ArrayLike) -> jax.Array:
+def _exceeds(count: jax.Array, limit: Number) -> jax.Array:
     return count.astype(jnp.float32) > jnp.asarray(limit).astype(jnp.float32)
 
 
-def _share(count: jax.Array, of: jax.Array) -> jax.Array:
-    return count.astype(jnp.float32) / of.astype(jnp.float32)
+def _fraction(count: jax.Array, total: jax.Array) -> jax.Array:
+    return count.astype(jnp.float32) / total.astype(jnp.float32)
 
 
-def _named(name: str, metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {f"{name}:{what}": value for what, value in metrics.items()}
-
-
-def _unnamed(name: str, metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {full.removeprefix(f"{name}:"): value for full, value in metrics.items()}
+def _keyed(name: str, metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {metric_key(name, metric): value for metric, value in metrics.items()}

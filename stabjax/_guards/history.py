@@ -1,4 +1,4 @@
-"""The last losses and gradient norms, and how far the next may leap."""
+"""The last losses and gradient norms, and the limits of the next."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
-# Deviations are at least this share of the largest magnitude: what was constant may
-# still move by its roundings.
+from stabjax._types import Number
+
+# Deviations are at least this part of the largest magnitude: a constant may still move
+# by its roundings.
 _LEAST_DEVIATION = 1e-6
 
 
@@ -17,16 +18,16 @@ class History(NamedTuple):
     """The last losses and norms; the latest stand in the last column."""
 
     values: jax.Array  # (2, window)
-    number: jax.Array  # int32: columns that hold values
+    number: jax.Array  # int32: number of columns that hold values
 
 
 def no_history(window: int, dtype: Any) -> History:
-    """A history that holds nothing yet."""
+    """Returns an empty history."""
     return History(jnp.zeros((2, window), dtype), jnp.zeros((), jnp.int32))
 
 
 def recorded(history: History, latest: jax.Array) -> History:
-    """With the latest loss and norm, unless one of them is not finite."""
+    """Returns the history with the latest loss and norm, if both are finite."""
     window = history.values.shape[1]
     longer = History(
         jnp.concatenate([history.values[:, 1:], latest[:, None]], axis=1),
@@ -37,11 +38,11 @@ def recorded(history: History, latest: jax.Array) -> History:
     return kept
 
 
-def limits_of(history: History, sigma: ArrayLike, least: ArrayLike) -> jax.Array:
-    """Mean + sigma deviations of each row; inf where too little is known.
+def limits_of(history: History, z_threshold: Number, min_count: Number) -> jax.Array:
+    """Mean + z_threshold * deviation of each row; inf below `min_count` values.
 
-    Relative to the largest magnitude, so that no square overflows. Nothing is known
-    from zeros alone.
+    Values are relative to the largest magnitude, so that no square overflows. Zeros
+    alone say nothing about the scale and set no limit.
     """
     values = history.values
     dtype, window = values.dtype, values.shape[1]
@@ -52,13 +53,13 @@ def limits_of(history: History, sigma: ArrayLike, least: ArrayLike) -> jax.Array
         return jnp.sum(jnp.where(held, terms, 0), axis=1, keepdims=True)
 
     largest = jnp.max(jnp.abs(values), axis=1, keepdims=True)
-    # 1 / M may be subnormal, which devices flush to zero: to its middle range first.
+    # 1 / largest may be subnormal, which devices flush to zero: scale by k first.
     half = 2.0 ** (np.finfo(dtype).maxexp // 2)
     k = jnp.where(largest > 1, 1 / half, half)
     relative = (values * k) / (jnp.where(largest > 0, largest, 1) * k)
     mean = total(relative) / jnp.maximum(number, 1)
     squares = total((relative - mean) ** 2) / jnp.maximum(number - 1, 1)
     deviation = jnp.maximum(jnp.sqrt(squares), _LEAST_DEVIATION)
-    limit = (mean + jnp.asarray(sigma).astype(dtype) * deviation) * largest
-    known = (largest > 0) & (number >= jnp.asarray(least).astype(dtype))
+    limit = (mean + jnp.asarray(z_threshold).astype(dtype) * deviation) * largest
+    known = (largest > 0) & (number >= jnp.asarray(min_count).astype(dtype))
     return jnp.where(known, limit, jnp.inf)[:, 0]

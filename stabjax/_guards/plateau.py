@@ -1,19 +1,23 @@
 """A learning rate that falls when the loss no longer does."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
-from stabjax._norms import norm_dtype, widened
-from stabjax._schedules.arguments import check
+from stabjax._arguments import check, check_choice, nan_unless
+from stabjax._guards.mesh import scalar_loss
+from stabjax._metrics import metric_key
+from stabjax._norms import norm_dtype
+from stabjax._paths import check_arrays
+from stabjax._scaling import multiply
+from stabjax._types import Number
 
 
 class ReduceOnPlateauState(NamedTuple):
-    """State of :func:`reduce_on_plateau`; names and order are Optax's."""
+    """State of `reduce_on_plateau`; names and order are Optax's."""
 
     scale: jax.Array
     best_value: jax.Array
@@ -25,7 +29,7 @@ class ReduceOnPlateauState(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """Numbers of :func:`reduce_on_plateau`; `limit` is the plateau that reduces."""
+    """The numbers of `reduce_on_plateau`; a plateau as long as `limit` reduces."""
 
     factor: Any
     limit: Any
@@ -41,57 +45,63 @@ class _Rule(NamedTuple):
 
 
 def reduce_on_plateau(
-    factor: ArrayLike = 0.1,
-    patience: ArrayLike = 10,
-    rtol: ArrayLike = 1e-4,
-    atol: ArrayLike = 0.0,
-    cooldown: ArrayLike = 0,
-    accumulation_size: ArrayLike = 1,
-    min_scale: ArrayLike = 0.0,
+    factor: Number = 0.1,
+    patience: Number = 10,
+    rtol: Number = 1e-4,
+    atol: Number = 0.0,
+    cooldown: Number = 0,
+    accumulation_size: Number = 1,
+    min_scale: Number = 0.0,
     *,
-    mode: str = "min",
-    semantics: str = "optax",
-    eps: ArrayLike = 0.0,
+    mode: Literal["min", "max"] = "min",
+    semantics: Literal["optax", "torch"] = "optax",
+    eps: Number = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Multiplies the updates by a scale that falls when a metric no longer improves.
+    """Multiplies the updates by a scale that falls when a metric no longer improves.
 
-    The scale :math:`s` starts at 1. With :math:`v` the mean of ``accumulation_size``
-    values and :math:`b` the best of these means so far, a decision finds an
-    improvement where :math:`v < b - r|b| - a` (where :math:`v > b + r|b| + a` for
-    ``mode="max"``), and sets :math:`b = v`. After too many decisions in a row without
-    one, :math:`s \leftarrow \max(s f, s_{\min})`, and the ``cooldown`` decisions that
-    follow do not count.
+    The scale `s` starts at 1. With `v` the mean of `accumulation_size` values and `b`
+    the best of these means so far, a decision finds an improvement where
 
-    A metric may have any sign; Optax and PyTorch multiply :math:`b` by
-    :math:`1 \mp r`, so that a negative metric improves by standing still. A value that
-    is not finite is no improvement and never becomes the best.
+        v < b - rtol |b| - atol    (v > b + rtol |b| + atol for mode="max")
+
+    and sets `b = v`. After too many decisions in a row without one, `s` becomes
+    `max(factor * s, min_scale)`, and the next `cooldown` decisions do not count.
+
+    A metric may have any sign. Optax and PyTorch multiply `b` by `1 - rtol` or
+    `1 + rtol`, so that a negative metric improves by standing still. A value that is
+    not finite is not an improvement and never becomes the best.
 
     Args:
-      factor: :math:`f`, in (0, 1).
-      patience: decisions without improvement; the last of them reduces the scale in
-        Optax's semantics, the next one after them in PyTorch's. A fraction counts as
-        Optax's next or PyTorch's last whole number. In Optax's, 0 reduces the scale at
-        each improvement, and at nothing else; in PyTorch's, at each failure to improve.
-      rtol: :math:`r`, at least 0, and at most 1 for ``mode="min"``.
-      atol: :math:`a`, at least 0. If both are 0, any gain is an improvement.
-      cooldown: decisions, after a reduction, at which the scale stays.
-      accumulation_size: values, that is updates, for each decision.
-      min_scale: :math:`s_{\min}`, at least 0. In Optax's semantics the scale is
-        raised to it, in PyTorch's never.
-      mode: ``"min"`` where smaller is better, or ``"max"``; static.
-      semantics: ``"optax"`` or ``"torch"``; static.
-      eps: a reduction that lowers the scale by no more than this is left out, as in
-        PyTorch, where it is 1e-8 of a learning rate.
-
-    All numbers may be traced.
+      factor: multiplies the scale; in (0, 1). **Traceable.**
+      patience: number of decisions without improvement, >= 0. The last of them reduces
+        the scale in Optax's semantics, the next one after them in PyTorch's. A fraction
+        counts as Optax's next or PyTorch's last whole number. 0 reduces the scale at
+        each improvement, and only then, in Optax's semantics; at each failure to
+        improve in PyTorch's. **Traceable.**
+      rtol: relative improvement that counts; >= 0, and <= 1 for `mode="min"`.
+        **Traceable.**
+      atol: absolute improvement that counts; >= 0. If both are 0, any gain counts.
+        **Traceable.**
+      cooldown: number of decisions after a reduction at which the scale stays; >= 0.
+        **Traceable.**
+      accumulation_size: number of values, one per update, in each decision; >= 1.
+        **Traceable.**
+      min_scale: lower bound of the scale; >= 0. In Optax's semantics the scale is
+        raised to it, in PyTorch's never. **Traceable.**
+      mode: `"min"` where smaller is better, or `"max"`. **Static.**
+      semantics: `"optax"` or `"torch"`. **Static.**
+      eps: a reduction that lowers the scale by no more than this is left out; >= 0. In
+        PyTorch it is 1e-8 of a learning rate. **Traceable.**
 
     Returns:
-      A transformation whose ``update`` needs the extra argument ``value``, a scalar;
-      the scale applies to the very update that came with the value. Its metrics are
-      ``scale`` and ``best_value``; they are float32, or float64 if a parameter is.
+      A transformation whose `update` needs the extra argument `value`, a scalar. The
+      scale applies to the update that came with the value. Inside `shard_map` the
+      value is averaged over the axes along which it varies. Its metrics are `scale` and
+      `best_value`: float32, or float64 if a parameter is.
 
     Raises:
-      ValueError: if an argument is outside of its range and known.
+      ValueError: an argument is out of its range, or `value` is not a scalar.
+      TypeError: a number is not one, or a leaf of the parameters is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -103,34 +113,40 @@ def reduce_on_plateau(
       ...     print(float(state.scale), end=" ")
       1.0 1.0 1.0 0.5 0.5 0.25
 
-    Source: Optax's contrib and PyTorch's ``ReduceLROnPlateau``.
+    References:
+      Optax, `contrib.reduce_on_plateau`. https://optax.readthedocs.io
+      PyTorch, `ReduceLROnPlateau`. https://docs.pytorch.org
     """
-    _check_choice("mode", mode, ("min", "max"))
-    _check_choice("semantics", semantics, ("optax", "torch"))
-    torch, most = semantics == "torch", 1 if mode == "min" else jnp.inf
-    check("factor", factor, lambda x: (x > 0) & (x < 1), "between 0 and 1")
-    check("rtol", rtol, lambda x: (x >= 0) & (x <= most), f"from 0 to {most}")
-    check("accumulation_size", accumulation_size, lambda x: x >= 1, "at least 1")
-    others = {"patience": patience, "atol": atol, "cooldown": cooldown}
-    for name, number in (others | {"min_scale": min_scale, "eps": eps}).items():
-        check(name, number, lambda x: x >= 0, "at least 0")
-    rule = _Rule(
-        factor=factor,
-        limit=jnp.floor(patience) + 1 if torch else jnp.ceil(patience),
-        rtol=rtol,
-        atol=atol,
-        cooldown=cooldown,
-        accumulation_size=accumulation_size,
-        min_scale=jnp.minimum(min_scale, 1) if torch else min_scale,
-        eps=eps,
-    )
+    check_choice("mode", mode, ("min", "max"))
+    check_choice("semantics", semantics, ("optax", "torch"))
+    torch = semantics == "torch"
+    given = {
+        "factor": (factor, "in (0, 1)"),
+        "patience": (patience, ">= 0"),
+        "rtol": (rtol, "in [0, 1]" if mode == "min" else ">= 0"),
+        "atol": (atol, ">= 0"),
+        "cooldown": (cooldown, ">= 0"),
+        "accumulation_size": (accumulation_size, ">= 1"),
+        "min_scale": (min_scale, ">= 0"),
+        "eps": (eps, ">= 0"),
+    }
+    numbers = {
+        name: nan_unless(check(name, number, allowed), number)
+        for name, (number, allowed) in given.items()
+    }
+    patience = numbers.pop("patience")
+    if torch:
+        numbers["min_scale"] = jnp.minimum(jnp.asarray(numbers["min_scale"]), 1)
+    limit = jnp.floor(patience) + 1 if torch else jnp.ceil(patience)
+    rule = _Rule(limit=limit, **numbers)
     sign = 1 if mode == "min" else -1
 
     def init_fn(params: optax.Params) -> ReduceOnPlateauState:
+        check_arrays("params", params)
         dtype = norm_dtype(jax.tree.leaves(params))
 
         def fields() -> dict[str, jax.Array]:
-            # New arrays at each call: a state may be donated, and no buffer twice.
+            # New arrays at each call: no buffer of a donated state may occur twice.
             best = jnp.full((), sign * jnp.inf, dtype)
             return {"scale": jnp.ones((), dtype), "best_value": best}
 
@@ -140,7 +156,7 @@ def reduce_on_plateau(
             cooldown_count=jnp.zeros((), jnp.int32),
             value_count=jnp.zeros((), jnp.int32),
             avg_value=jnp.zeros((), dtype),
-            metrics=_named(fields()),
+            metrics=_keyed(fields()),
         )
 
     def update_fn(
@@ -148,15 +164,13 @@ def reduce_on_plateau(
         state: ReduceOnPlateauState,
         params: optax.Params | None = None,
         *,
-        value: ArrayLike,
+        value: Number,
         **extra_args: Any,
     ) -> tuple[optax.Updates, ReduceOnPlateauState]:
         del params, extra_args
-        value = jnp.asarray(value)
-        if value.size != 1:
-            raise ValueError(f"value must be a scalar, got shape {value.shape}")
         dtype = state.scale.dtype
-        state = _seen(state, value.reshape(()).astype(dtype), rule.astype(dtype), sign)
+        loss = scalar_loss(value, dtype, None)
+        state = _next(state, loss, rule.astype(dtype), sign)
         return scaled_updates(updates, state.scale), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -164,10 +178,10 @@ def reduce_on_plateau(
 
 # Jitted: outside of `jit`, a call for each of its operations would take long.
 @partial(jax.jit, static_argnames="sign", inline=True)
-def _seen(
+def _next(
     state: ReduceOnPlateauState, value: jax.Array, rule: _Rule, sign: int
 ) -> ReduceOnPlateauState:
-    """After one more value: a new mean, and a decision if it is complete."""
+    """The state after one more value: a new mean, and a decision if it is complete."""
     dtype = value.dtype
     count = optax.safe_increment(state.value_count)
     total = state.value_count.astype(dtype) * state.avg_value.astype(dtype) + value
@@ -178,14 +192,14 @@ def _seen(
         _decided(state, rule, sign),
         state,
     )
-    seen = {"scale": state.scale, "best_value": state.best_value}
-    return state._replace(metrics=_named(seen))
+    published = {"scale": state.scale, "best_value": state.best_value}
+    return state._replace(metrics=_keyed(published))
 
 
 def _decided(
     state: ReduceOnPlateauState, rule: _Rule, sign: int
 ) -> ReduceOnPlateauState:
-    """After a decision about the mean; `sign` is -1 where larger is better."""
+    """The state after a decision about the mean; `sign` is -1 for `mode="max"`."""
     best, value = sign * state.best_value, sign * state.avg_value
     bar = jnp.where(
         jnp.isfinite(best), best * (1 - rule.rtol * jnp.sign(best)) - rule.atol, best
@@ -210,20 +224,9 @@ def _decided(
 
 
 def scaled_updates(updates: optax.Updates, scale: jax.Array) -> optax.Updates:
-    """All leaves times a scalar, in its dtype or wider, cast back to their own."""
-
-    def scaled(g: jax.Array) -> jax.Array:
-        wide = widened(g, norm_dtype([g, scale]))
-        return (wide * scale.astype(wide.dtype)).astype(g.dtype)
-
-    return jax.tree.map(scaled, updates)
+    """Returns all leaves times a scalar, in their own dtypes."""
+    return jax.tree.map(lambda g: multiply(g, scale), updates)
 
 
-def _named(fields: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {f"reduce_on_plateau:{name}": value for name, value in fields.items()}
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, str]) -> None:
-    if value not in allowed:
-        one, other = allowed
-        raise ValueError(f"{name} must be {one!r} or {other!r}, got {value!r}")
+def _keyed(fields: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {metric_key("reduce_on_plateau", name): x for name, x in fields.items()}

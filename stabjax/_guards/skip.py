@@ -1,53 +1,57 @@
-"""Wrappers that skip a bad step: no update, and nothing of the optimizer moves."""
+"""Wrappers that skip a bad step: no update, and the optimizer's state stays."""
 
-from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.typing import ArrayLike
 
-from stabjax._guards.guard import Seen, Verdict, guard
+from stabjax._arguments import as_integer, check, nan_unless
+from stabjax._guards.guard import Step, Verdict, guard
 from stabjax._guards.history import History, limits_of, no_history, recorded
-from stabjax._schedules.arguments import check
+from stabjax._types import AxisName, Number, Schedule
 
 
 def skip_if_nonfinite(
     inner: optax.GradientTransformation,
-    max_consecutive: ArrayLike = jnp.inf,
     *,
-    axis_name: Hashable | None = None,
+    max_consecutive: Number = jnp.inf,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Skips the steps whose gradient is not finite.
+    """Skips the steps whose gradient is not finite.
 
-    If an entry of the gradient is inf or NaN, the update is zero and the state of
-    ``inner`` stays as it was, its counters of steps included. The guard has no
-    statistics: the next finite gradient is an ordinary step. Derivatives through a
-    skipped step are finite; those by its gradient are zero (what computed a NaN may
-    still make NaN of that zero).
+    If an element of the gradient is inf or NaN, the update is zero and the state of
+    `inner` stays as it was, including its step counts. The guard learns nothing from
+    the past: the next finite gradient is an ordinary step. Optax's `apply_if_finite`
+    gives up after a number of steps, which it requires.
+
+    Derivatives through a skipped step are finite, and zero with respect to its
+    gradient. (The operation that computed a NaN may still make NaN of that zero.)
+
+    `optax.MultiSteps` belongs inside, `skip_if_nonfinite(optax.MultiSteps(...))`:
+    outside, it keeps a NaN in its accumulated gradient, and every later update is
+    skipped. `stabjax.check_guards` raises in that case. What else a step changes, such
+    as batch statistics, stays as it was by `stabjax.unless_skipped`.
 
     Args:
-      inner: the optimizer, all of it; extra arguments are passed on to it.
-      max_consecutive: after so many skipped steps in a row the next bad step passes, as
-        do those that follow it until a good one; at least 0. Infinite: none ever does.
-        Traceable.
-      axis_name: name of the mapped axis of ``shard_map`` along which every leaf is
-        taken to be sharded, so that all shards decide alike; static.
+      inner: the whole optimizer; extra arguments reach it.
+      max_consecutive: the next bad step after this number of skipped steps in a row is
+        applied, and so are those that follow until a good one; >= 0. Infinite, the
+        default, skips them all. **Traceable.**
+      axis_name: name of the mapped axis (or axes) of `shard_map` along which the leaves
+        are sharded, as in `stabjax.global_norm`; all shards decide alike. Needed only
+        where the types of the leaves do not say so. **Static.**
 
     Returns:
-      A transformation with a ``GuardState``. Its metrics are ``skipped`` (whether
-      the last step was), ``skip_count``, ``skip_fraction``, ``consecutive`` (bad steps
-      in a row), ``nonfinite`` (whether the last step was), ``nonfinite_count``,
-      ``nonfinite_leaf`` (the position, in the tree, of the first leaf that was not
-      finite when that began last; -1 if all always were) and ``grad_norm``. See
-      :func:`stabjax.check`.
+      A transformation with a `GuardState`. Its metrics are `skipped` (whether the last
+      step was), `skip_count`, `skip_fraction`, `consecutive` (bad steps in a row),
+      `nonfinite` (whether the last gradient was), `nonfinite_count`, `nonfinite_leaf`
+      (the position, in the tree, of the first leaf that was not finite when that began
+      last; -1 if all always were) and `grad_norm`. See `stabjax.check_guards`.
 
     Raises:
-      TypeError: if ``inner`` is no Optax transformation.
-      ValueError: if ``max_consecutive`` is negative.
+      TypeError: `inner` is not an Optax transformation, or a leaf is not an array.
+      ValueError: `max_consecutive` is negative.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -57,12 +61,10 @@ def skip_if_nonfinite(
       >>> updates, state = optimizer.update(jnp.array([1.0, jnp.nan]), state)
       >>> print(updates, int(stabjax.metrics(state)["skip_if_nonfinite/skip_count"]))
       [0. 0.] 1
-
-    Source: Optax's ``apply_if_finite``, which has a finite limit.
     """
 
-    def judge(seen: Seen, history: Any) -> Verdict:
-        del seen
+    def judge(step: Step, history: Any) -> Verdict:
+        del step
         return Verdict({}, {}, history)
 
     return guard(
@@ -72,33 +74,33 @@ def skip_if_nonfinite(
 
 def skip_above_norm(
     inner: optax.GradientTransformation,
-    drop_norm: ArrayLike | Callable[[ArrayLike], ArrayLike],
-    max_consecutive: ArrayLike = jnp.inf,
+    drop_norm: Number | Schedule,
     *,
-    axis_name: Hashable | None = None,
+    max_consecutive: Number = jnp.inf,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Skips the steps whose gradient is too large, or not finite.
+    """Skips the steps whose gradient is too large, or not finite.
 
-    A step is skipped, as by :func:`stabjax.skip_if_nonfinite`, unless
-    :math:`\|g\|_2 \le d`. The guard has no statistics: the next gradient within the
-    limit is an ordinary step, and after a lasting change of scale it is the limit
-    that must change.
+    A step is skipped, as by `stabjax.skip_if_nonfinite`, unless
+    `||g||_2 <= drop_norm`. The guard learns nothing from the past: the next gradient
+    within the limit is an ordinary step, and after a lasting change of scale the limit
+    must change.
 
     Args:
-      inner: the optimizer, all of it; extra arguments are passed on to it.
-      drop_norm: :math:`d`, at least 0, or a schedule of it, given the number of steps
-        so far, skipped ones included. Traceable.
-      max_consecutive: after so many skipped steps in a row the next one passes;
-        infinite: none ever does. Traceable.
-      axis_name: name of the mapped axis along which every leaf is sharded; static.
+      inner: the whole optimizer; extra arguments reach it.
+      drop_norm: the largest norm that is applied, >= 0, or a schedule of it, given the
+        number of steps so far including skipped ones. **Traceable.**
+      max_consecutive: as in `stabjax.skip_if_nonfinite`. **Traceable.**
+      axis_name: as in `stabjax.skip_if_nonfinite`. **Static.**
 
     Returns:
-      A transformation with a ``GuardState``; its metrics are those of
-      :func:`stabjax.skip_if_nonfinite`, ``drop_norm``, and ``large_count``.
+      A transformation with a `GuardState`. Its metrics are those of
+      `stabjax.skip_if_nonfinite`, `drop_norm`, and `large_count`.
 
     Raises:
-      TypeError: if ``inner`` is no Optax transformation.
-      ValueError: if a number is negative.
+      TypeError: `inner` is not an Optax transformation, or `drop_norm` is neither a
+        number nor a schedule.
+      ValueError: a number is negative.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -109,15 +111,18 @@ def skip_above_norm(
       >>> print(updates)
       [0. 0.]
 
-    Source: ``drop_norm`` of Apple's AXLearn; Megatron's threshold to skip by norm.
+    References:
+      Apple, AXLearn, `drop_norm`. https://github.com/apple/axlearn
+      NVIDIA, Megatron-LM, `grad_norm_skip_threshold`.
+      https://github.com/NVIDIA/Megatron-LM
     """
     if not callable(drop_norm):
-        check("drop_norm", drop_norm, lambda x: x >= 0, "at least 0")
+        drop_norm = nan_unless(check("drop_norm", drop_norm, ">= 0"), drop_norm)
 
-    def judge(seen: Seen, history: Any) -> Verdict:
-        limit = drop_norm(seen.step) if callable(drop_norm) else drop_norm
-        limit = jnp.asarray(limit).astype(seen.grad_norm.dtype)
-        large = ~seen.nonfinite & ~(seen.grad_norm <= limit)
+    def judge(step: Step, history: Any) -> Verdict:
+        limit = drop_norm(step.number) if callable(drop_norm) else drop_norm
+        limit = jnp.asarray(limit).astype(step.grad_norm.dtype)
+        large = ~step.nonfinite & ~(step.grad_norm <= limit)
         return Verdict({"large_count": large}, {"drop_norm": limit}, history)
 
     return guard(
@@ -127,51 +132,54 @@ def skip_above_norm(
 
 def skip_on_spike(
     inner: optax.GradientTransformation,
-    window: int = 128,
-    sigma: ArrayLike = 6.0,
     *,
-    min_count: ArrayLike | None = None,
-    max_consecutive: ArrayLike = jnp.inf,
-    axis_name: Hashable | None = None,
+    z_threshold: Number = 6.0,
+    window: int = 128,
+    min_count: Number | None = None,
+    max_consecutive: Number = jnp.inf,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Skips the steps whose loss or gradient norm leaps, or is not finite.
+    """Skips the steps whose loss or gradient norm spikes, or is not finite.
 
-    With :math:`m` and :math:`s` the mean and the standard deviation of the last
-    ``window`` losses before this one, the loss :math:`x` is a spike if
-    :math:`x > m + \sigma \max(s, 10^{-6} M)`, where :math:`M` is the largest of their
-    magnitudes; so is a gradient norm, by the last norms. A step with a spike is
-    skipped, as by :func:`stabjax.skip_if_nonfinite`.
+    With `m` and `s` the mean and the standard deviation of the last `window` losses
+    before this one, and `M` the largest of their magnitudes, the loss `x` is a spike if
 
-    Spikes are remembered, so that a lasting rise is accepted: a leap to a new level, of
-    any height, after at most :math:`\lceil w / (1 + \sigma^2) \rceil` skipped steps,
-    which are 4 with the defaults; and ``window`` steps later the old level is forgotten
-    and the guard as alert as before. What is not finite is never remembered, and the
-    step after it is an ordinary one.
+        x > m + z_threshold * max(s, 1e-6 M)
 
-    OLMo-core's rule multiplies by 0 what is skipped, which keeps NaN; remembers NaN,
-    and skips the ``window`` steps that follow; skips the second step of a window of
-    five or less, whose deviation is NaN; and skips any rise at all after a constant.
+    and so is a gradient norm, by the last norms. A step with a spike is skipped, as by
+    `stabjax.skip_if_nonfinite`.
+
+    Spikes enter the history, so that a lasting rise is accepted: a jump to a new level
+    of any height after at most `ceil(window / (1 + z_threshold^2))` skipped steps,
+    which are 4 with the defaults. After `window` more steps the old level is forgotten
+    and the guard as sensitive as before. Values that are not finite never enter, and
+    the step after one is an ordinary step.
+
+    OLMo-core's rule multiplies skipped updates by 0, which keeps NaN; takes NaN into
+    its history, and skips the `window` steps that follow; skips the second step of a
+    window of five or less, whose deviation is NaN; and skips any rise after a constant.
 
     Args:
-      inner: the optimizer, all of it; extra arguments are passed on to it.
-      window: losses and norms to remember, at least 2; static.
-      sigma: :math:`\sigma`, at least 0. Traceable.
-      min_count: nothing is a spike before so many steps were remembered, from 1 to
-        ``window``; None is half the window, and at least 2. Traceable.
-      max_consecutive: after so many skipped steps in a row the next one passes;
-        infinite: only by the rule above. Traceable.
-      axis_name: name of the mapped axis along which every leaf is sharded; static.
+      inner: the whole optimizer; extra arguments reach it.
+      z_threshold: the number of standard deviations; >= 0. **Traceable.**
+      window: number of losses and norms in the history; >= 2. **Static.**
+      min_count: number of steps in the history before anything is a spike, in
+        [1, window]; None is half the window, and at least 2. **Traceable.**
+      max_consecutive: after this number of skipped steps in a row the next one is
+        applied; infinite, only the rule above accepts it. >= 0. **Traceable.**
+      axis_name: as in `stabjax.skip_if_nonfinite`; the loss is averaged over it.
+        **Static.**
 
     Returns:
-      A transformation with a ``GuardState``. Its ``update`` takes the loss as the
-      extra argument ``value``; without it, only the norm is watched. Metrics are those
-      of :func:`stabjax.skip_if_nonfinite`, the limits ``value_limit`` and
-      ``grad_norm_limit``, and how often each of them was exceeded: ``grad_norm_count``
-      and ``value_count``, which counts the losses that were not finite, too.
+      A transformation with a `GuardState`. Its `update` takes the loss as the extra
+      argument `value`; without it, only the norm is judged. Metrics are those of
+      `stabjax.skip_if_nonfinite`, the limits `value_limit` and `grad_norm_limit`, and
+      how often each of them was exceeded: `grad_norm_count` and `value_count`, which
+      also counts losses that were not finite.
 
     Raises:
-      TypeError: if ``inner`` is no Optax transformation.
-      ValueError: if a number is out of range.
+      TypeError: `inner` is not an Optax transformation, or a number is not one.
+      ValueError: a number is out of range, or `value` is not a scalar.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -183,17 +191,20 @@ def skip_on_spike(
       ...     print(float(update), end=" ")
       -1.0 -1.0 -1.0 0.0 -1.0
 
-    Source: Ai2's OLMo-core, ``SkipStepOptimizer``.
+    References:
+      Ai2, OLMo-core, `SkipStepOptimizer`. https://github.com/allenai/OLMo-core
     """
-    if not isinstance(window, int | np.integer) or window < 2:
-        raise ValueError(f"window must be an integer of at least 2, got {window!r}")
+    window = as_integer("window", window, ">= 2")
     least = max(2, window // 2) if min_count is None else min_count
-    check("sigma", sigma, lambda x: x >= 0, "at least 0")
-    check("min_count", least, lambda x: (x >= 1) & (x <= window), f"from 1 to {window}")
+    least = nan_unless(check("min_count", least, f"in [1, {window}]"), least)
+    z = nan_unless(check("z_threshold", z_threshold, ">= 0"), z_threshold)
 
-    def judge(seen: Seen, history: History) -> Verdict:
-        latest = jnp.stack([_loss(seen), seen.grad_norm])
-        limits = limits_of(history, sigma, least)
+    def judge(step: Step, history: History) -> Verdict:
+        # Without a loss a constant, which never spikes.
+        no_loss = jnp.zeros_like(step.grad_norm)
+        loss = no_loss if step.value is None else step.value
+        latest = jnp.stack([loss, step.grad_norm])
+        limits = limits_of(history, z, least)
         finite = jnp.isfinite(latest)
         spikes = jnp.where(finite, latest > limits, False)
         return Verdict(
@@ -210,11 +221,3 @@ def skip_on_spike(
         max_consecutive,
         axis_name,
     )
-
-
-def _loss(seen: Seen) -> jax.Array:
-    """The loss of a step; without one a constant, which never leaps."""
-    value = jnp.asarray(0 if seen.value is None else seen.value)
-    if value.size != 1:
-        raise ValueError(f"value must be a scalar, got shape {value.shape}")
-    return value.reshape(()).astype(seen.grad_norm.dtype)

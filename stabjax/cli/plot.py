@@ -77,5 +77,5 @@ def _draw(runs: "xr.Dataset", options: argparse.Namespace) -> Any:
         raise ValueError("--x must be given: no axis has more than one value.")
     y = options.y or next((name for name in axes if name != x), None)
     if y is None or options.variable == "status":
-        return stabjax.plot.stable_share(runs, x=x, hue=options.hue)
+        return stabjax.plot.stable_fraction(runs, x=x, hue=options.hue)
     return stabjax.plot.heatmap(runs, x=x, y=y, variable=options.variable)

@@ -92,7 +92,7 @@ def _stability(runs: xr.Dataset) -> Any:
     )
     runs_of_four["treatment"].attrs["long_name"] = " "  # the values need no title
     target = runs.attrs["target_loss"]
-    plot.stable_share(runs_of_four, x="peak_value", hue="treatment", ax=left)
+    plot.stable_fraction(runs_of_four, x="peak_value", hue="treatment", ax=left)
     plot.rate_ranges(
         runs_of_four, x="peak_value", y="treatment", target_loss=target, ax=right
     )

@@ -1,0 +1,87 @@
+"""Keeps the rest of a model as it was in a step that a guard skipped."""
+
+import itertools
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from stabjax._metrics import metrics
+from stabjax._paths import leaf_paths
+
+_T = TypeVar("_T")
+
+
+def unless_skipped(opt_state: optax.OptState, new: _T, old: _T) -> _T:
+    """Returns the new tree, or the old one if a guard skipped the last update.
+
+    A guard leaves parameters and optimizer as they were. Whatever else a step changes,
+    such as batch statistics, averaged weights or a position in the data, takes this
+    function to be left so too: the forward pass that gave the NaN gradient has also put
+    NaN into the running mean.
+
+    Args:
+      opt_state: the state after the update, with guards at any depth.
+      new: any tree of arrays, such as the batch statistics after the step.
+      old: a tree of the same structure, as it was before the step.
+
+    Returns:
+      A tree of that structure: `old` where a guard skipped the update, else `new`.
+
+    Raises:
+      ValueError: the state has no guard, or one inside `optax.MultiSteps`, as for
+        `stabjax.check_guards`.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> import stabjax
+      >>> optimizer = stabjax.skip_if_nonfinite(optax.sgd(0.1))
+      >>> params, mean = jnp.ones(2), jnp.array(3.0)
+      >>> state = optimizer.init(params)
+      >>> _, state = optimizer.update(jnp.full(2, jnp.nan), state, params)
+      >>> float(stabjax.unless_skipped(state, new=jnp.array(jnp.nan), old=mean))
+      3.0
+    """
+    check_accumulation(opt_state)
+    found = metrics(opt_state)
+    flags = [value for name, value in found.items() if name.endswith("/skipped")]
+    if not flags:
+        raise ValueError(
+            "opt_state must hold the state of a guard such as "
+            "stabjax.skip_if_nonfinite, got a state without one."
+        )
+    skipped = jnp.stack([jnp.asarray(flag) for flag in flags]).any()
+
+    def select(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.where(skipped, y, x)
+
+    chosen: _T = jax.tree.map(select, new, old)
+    return chosen
+
+
+def check_accumulation(opt_state: optax.OptState) -> None:
+    """Raises a ValueError if a guard stands inside `optax.MultiSteps`.
+
+    One NaN in a minibatch stays in the accumulated gradient: Optax multiplies by 0 to
+    start again, and every later update is skipped. With `optax.skip_not_finite` the
+    state has fields of its own, and no NaN enters.
+    """
+    paths = leaf_paths(opt_state)
+    nodes = {path[:depth] for path in paths for depth in range(len(path))}
+    for path in paths:
+        for depth, (field, key) in enumerate(itertools.pairwise(path)):
+            guard, _, metric = key.rpartition(":")
+            if field != "metrics" or metric != "skipped":
+                continue
+            outer = {path[:i] for i in range(depth) if path[i] == "inner_opt_state"}
+            if any(
+                (*node, "acc_grads") in {*nodes, *paths}
+                and (*node, "skip_state") not in nodes
+                for node in outer
+            ):
+                raise ValueError(
+                    f"{guard} must stand outside of optax.MultiSteps, which keeps a "
+                    f"NaN in its accumulated gradient: use {guard}(optax.MultiSteps("
+                    "...)), or should_skip_update_fn=optax.skip_not_finite."
+                )

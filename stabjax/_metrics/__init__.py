@@ -1,0 +1,24 @@
+"""Metrics: numbers about the last update, kept in the optimizer's state."""
+
+from stabjax._metrics.collection import metric_key, metrics
+from stabjax._metrics.learning_rate import with_learning_rate
+from stabjax._metrics.recorder import (
+    MetricsState,
+    Report,
+    ReportingTransformation,
+    check_transformation,
+    count_clip,
+    with_metrics,
+)
+
+__all__ = [
+    "MetricsState",
+    "Report",
+    "ReportingTransformation",
+    "check_transformation",
+    "count_clip",
+    "metric_key",
+    "metrics",
+    "with_learning_rate",
+    "with_metrics",
+]
