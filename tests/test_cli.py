@@ -130,7 +130,7 @@ def test_schedule_is_drawn_and_written(tmp_path, capsys):
         ),
         (
             ["constant_schedule", "value=1", "--steps", "-3"],
-            "steps must be positive, got -3",
+            "steps must be an integer >= 1, got -3.",
         ),
     ],
 )
