@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 def _load(store: str) -> "xr.Dataset":
     if Path(store).is_dir():
-        return stabjax.load(store)
+        return stabjax.runs.load(store)
     import xarray as xr
 
     try:

@@ -180,7 +180,7 @@ def _summary(runs: "xr.Dataset") -> str:
         f"diverged: {float((runs.status == 1).mean()):.1%}",
     ]
     try:
-        best = stabjax.best(runs)
+        best = stabjax.runs.best(runs)
     except ValueError as error:  # every run diverged
         return "\n".join([*lines, str(error)])
     values = " ".join(f"{name}={_short(value)}" for name, value in best.items())

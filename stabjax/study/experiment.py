@@ -12,7 +12,7 @@ import xarray as xr
 
 import stabjax
 from stabjax._sweep import grid, sweep
-from stabjax._sweep.job import fingerprint
+from stabjax._sweep.planning import fingerprint
 from stabjax._sweep.space import Space
 from stabjax.study.methods import make_optimizer_from
 from stabjax.study.plan import Plan

@@ -264,7 +264,7 @@ class TestResuming:
             with pytest.raises(ZeroDivisionError):
                 experiment.observe(plan, tmp_path)
         [store] = (tmp_path / experiment.UNFINISHED).iterdir()
-        kept = stabjax.load(store)
+        kept = stabjax.runs.load(store)
         assert (kept.status >= 0).all()
         runs = experiment.observe(plan, tmp_path)
         assert runs.attrs["seconds"] == 0  # of training
