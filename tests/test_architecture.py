@@ -21,7 +21,6 @@ ARROWS = {
     "_arguments": set(),
     "_paths": set(),
     "_intervals": set(),
-    "_paths": set(),
     "_prefixes": {"_paths"},
     "_axes": {"_paths", "_prefixes"},
     "_norms": {"_axes"},

@@ -55,7 +55,9 @@ def _varying(x: jax.Array, axes: frozenset[Any]) -> jax.Array:
         return x
     # `pcast` replaced `pvary` in jax 0.9.
     older: Any = getattr(lax, "pvary", None)
+    cast: jax.Array
     if older is None:
-        return lax.pcast(x, missing, to="varying")
-    cast: jax.Array = older(x, missing)
+        cast = lax.pcast(x, missing, to="varying")
+    else:
+        cast = older(x, missing)
     return cast
