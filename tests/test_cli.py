@@ -134,7 +134,7 @@ def test_schedule_is_drawn_and_written(tmp_path, capsys):
         ),
     ],
 )
-def test_a_schedule_that_is_none(arguments, message, capsys):
+def test_schedules_are_refused_in_one_sentence(arguments, message, capsys):
     assert message in refused(["schedule", *arguments], capsys)
 
 

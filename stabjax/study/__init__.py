@@ -29,12 +29,12 @@ from stabjax.study.measure import measure
 from stabjax.study.methods import Methods
 from stabjax.study.page import page
 from stabjax.study.pictures import draw, draw_overview
-from stabjax.study.plan import FOUNDING, PROBLEMS, Plan, Sizes, plans
+from stabjax.study.plan import DEFAULT_PROBLEMS, PROBLEMS, Plan, Sizes, plans
 from stabjax.study.report import Chapter, markdown, sections, summary
 
 __all__ = [
     "CLIPPINGS",
-    "FOUNDING",
+    "DEFAULT_PROBLEMS",
     "PROBLEMS",
     "SCHEDULES",
     "Methods",
