@@ -24,3 +24,9 @@ __all__ = [
     "stable_fraction",
     "trainability_map",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "stable_share":
+        raise AttributeError("stabjax.plot.stable_share is now plot.stable_fraction.")
+    raise AttributeError(f"module 'stabjax.plot' has no attribute {name!r}")
