@@ -11,8 +11,8 @@ $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.sweep: $(VENV)/.venv pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[sweep]'
+$(VENV)/.study: $(VENV)/.venv pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[study]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml
@@ -25,7 +25,7 @@ $(VENV)/.compare: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[compare]'
 	touch $@
 
-study: $(VENV)/.sweep  ## the founding experiment, measured; ARGS="--quick" passes options
+study: $(VENV)/.study  ## the founding experiment, measured; ARGS="--quick" passes options
 	$(BIN)/stabjax study $(ARGS)
 
 test: $(VENV)/.dev  ## the default tests; ARGS="-k clip" passes options

@@ -1,11 +1,11 @@
-"""What clipping adds to a clip + AdamW step, in units of one norm pass.
+"""The cost of clipping before AdamW, in units of one norm pass.
 
 python benchmarks/clip_overhead.py [--rounds 15] [--all]
 
 About 31 M float32 parameters in 148 arrays, shaped like a small transformer. Update and
-apply in one jit, parameters and state donated, three warm steps, the variants
-interleaved in an order drawn for each round, medians. (time with clipping - time
-without) / (time of one global norm).
+apply in one jit, parameters and state donated, three warm-up steps. The variants
+alternate in random order; medians of (time with clipping - time without) / (time of one
+global norm).
 """
 
 import argparse
@@ -38,7 +38,7 @@ def make_step(optimizer):
 
 
 def spike_variants():
-    """Methods with moments; what replaces Adam stands in the place of AdamW."""
+    """Methods with moments, before AdamW or in place of it."""
     before = {
         "clip_by_second_moment": stabjax.clip_by_second_moment(),
         "clip_by_tracked_max": stabjax.clip_by_tracked_max(),
@@ -61,7 +61,7 @@ def spike_variants():
 
 
 def history_variants():
-    """Methods that learn their threshold, before AdamW."""
+    """Methods with a threshold from history, before AdamW."""
     methods = {
         "clip_by_percentile": stabjax.clip_by_percentile(),
         "clip_by_percentile, leaves": stabjax.clip_by_percentile(per_leaf=True),
@@ -93,7 +93,7 @@ def main():
     keys = jax.random.split(jax.random.key(0), 148)
     shapes = transformer_shapes()
     grads = [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
-    entries = sum(g.size for g in grads)
+    elements = sum(g.size for g in grads)
 
     variants = {
         "no clipping": optax.adamw(1e-3),
@@ -115,7 +115,7 @@ def main():
     norm_pass = jax.jit(lambda tree: jnp.sqrt(sum(jnp.sum(g * g) for g in tree)))
 
     times = {name: [] for name in [*variants, "norm pass"]}
-    shuffled = random.Random(0)  # what ran before a step may slow it down
+    shuffled = random.Random(0)  # the previous variant can slow a step down
     for round_ in range(rounds + 3):
         for name, step in shuffled.sample([*steps.items()], len(steps)):
             took, held[name] = seconds(lambda: step(*held[name], grads))  # noqa: B023
@@ -128,7 +128,7 @@ def main():
     medians = {name: statistics.median(values) for name, values in times.items()}
     unit = medians.pop("norm pass")
     base = medians["no clipping"]
-    print(f"{entries / 1e6:.1f} M parameters in {len(grads)} arrays, {rounds} rounds")
+    print(f"{elements / 1e6:.1f} M parameters in {len(grads)} arrays, {rounds} rounds")
     print(f"one norm pass {unit * 1e3:.2f} ms; AdamW alone {base / unit:.1f} passes")
     for name, median in medians.items():
         print(f"{name:26s} adds {(median - base) / unit:6.2f} norm passes")

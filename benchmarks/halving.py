@@ -2,12 +2,12 @@
 
 python benchmarks/halving.py [--repeats 5]
 
-8 thresholds x 24 peak rates x 4 seeds of SGD with momentum, clipped, with a warm-up and
-a cosine over 400 steps; points are compared by their loss on held-out images. In each
-repeat, with seeds of its own, both searches choose a point. As a choice among many is
-luck in part, the two points are then trained with 64 fresh seeds: `regret` is how much
-worse halving's is there, with the standard error of the paired difference. Times are
-without compilation.
+8 thresholds x 24 peak rates x 4 seeds of clipped SGD with momentum, a warm-up and a
+cosine over 400 steps; points are ranked by their loss on held-out images. In each
+repeat, with new seeds, both searches select a point. The two points are then trained
+with 64 fresh seeds, as the best of many is partly luck: `regret` is the excess loss of
+halving's point, with the standard error of the paired difference. Times exclude
+compilation.
 """
 
 import argparse
@@ -52,8 +52,8 @@ def main():
         given = (PROBLEM, make_optimizer, space)
         full = stabjax.sweep(*given, steps=STEPS, progress=False)
         halved = stabjax.successive_halving(*given, steps=STEPS, variable="test_loss")
-        found = stabjax.best(halved, "test_loss")
-        chosen += [stabjax.best(full, "test_loss"), found]
+        found = stabjax.runs.best(halved, "test_loss")
+        chosen += [stabjax.runs.best(full, "test_loss"), found]
         mean = full.test_loss.mean("seed")
         ranks.append(int((mean < mean.sel(found)).sum()) + 1)
         shares.append(halved.attrs["share_of_steps"])

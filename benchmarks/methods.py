@@ -1,12 +1,12 @@
-"""Which clipping method survives where, and what does it reach?
+"""Clipping methods compared: which prevent divergence, and which reach the target?
 
 python benchmarks/methods.py [--quick] [--out docs]
 
-Every method before the same optimizer, at the same rates and seeds, with a threshold
-of 1 and otherwise mostly its defaults, on problems that need clipping: one sweep for
-each problem, the method a static axis. Writes `methods.png` and prints a table: the
-percentage of trainings, over all rates and seeds, that ended at the target, the
-percentage that diverged, and the median steps to the target of those that ended there.
+All methods with the same optimizer, rates and seeds, with a threshold of 1 and
+otherwise mostly default arguments, on problems that need clipping: one sweep for each
+problem, with the method as a static axis. Writes `methods.png` and prints a table: the
+percentage of runs, over all rates and seeds, that end at the target, the percentage
+that diverge, and the median steps to the target.
 """
 
 import argparse
@@ -65,13 +65,15 @@ METHODS = {
 
 
 def spiked_digits(share=0.02, size=1000.0):
-    """The digits, with one gradient in fifty a thousand times as large."""
+    """The digits, with one gradient in fifty a thousand times larger."""
     problem = problems.digits_mlp(hidden=16, batch_size=32)
 
     def loss(params, key):
         value = problem.loss(params, key)
         spike = jax.random.bernoulli(jax.random.fold_in(key, 1), share)
-        extra = value - jax.lax.stop_gradient(value)  # zero, but for its derivative
+        extra = value - jax.lax.stop_gradient(
+            value
+        )  # zero, with the derivative of `value`
         return value + jnp.where(spike, size, 0.0) * extra
 
     return problem._replace(loss=loss)
@@ -142,7 +144,7 @@ def draw(methods, reached, path):
     image = axes.imshow(np.array(list(reached.values())).T, aspect="auto", vmin=0)
     axes.set_xticks(range(len(reached)), reached, rotation=20)
     axes.set_yticks(range(len(methods)), methods)
-    figure.colorbar(image, label="% of trainings that end at the target")
+    figure.colorbar(image, label="% of runs that end at the target")
     figure.savefig(path, dpi=90, bbox_inches="tight")
     plt.close(figure)
 

@@ -1,13 +1,12 @@
-"""Does a convex problem rank schedules as the bound of theory does?
+"""Does the bound of convex theory rank schedules as training does?
 
 python benchmarks/schedule_ranking.py [--seeds 128]
 
-400 steps of SGD, each schedule at 25 base rates and many seeds, on two problems that
-are convex and not smooth: regression with absolute errors, E |a . x - n|, Gaussian a
-in 20 dimensions and noise n, one example a step; and the greatest of |a_i . x| for 100
-fixed unit vectors in 100 dimensions. All schedules have the same starts and examples.
-What counts is how far the mean loss ends above its minimum, at the base rate where that
-is least.
+400 steps of SGD, each schedule at 25 base rates and many seeds, on two convex,
+nonsmooth problems: regression with absolute errors, E |a . x - n|, with Gaussian a in
+20 dimensions, noise n and one example a step; and the maximum of |a_i . x| over 100
+fixed unit vectors in 100 dimensions. All schedules share starts and examples. The
+result is the final mean loss minus its minimum, at the best base rate.
 """
 
 import argparse
@@ -29,29 +28,29 @@ SCHEDULES = {
 }
 
 
-def absolute_regression(entries=20):
+def absolute_regression(size=20):
     def init(key):
-        return jax.random.normal(key, (entries,))
+        return jax.random.normal(key, (size,))
 
     def loss(x, key):
         for_a, for_n = jax.random.split(key)
-        error = jax.random.normal(for_a, (entries,)) @ x
+        error = jax.random.normal(for_a, (size,)) @ x
         return jnp.abs(error - jax.random.normal(for_n))
 
     def evaluate(x, key):
-        # E |N(0, s^2)| = s sqrt(2 / pi), and the least there is is that of the noise.
+        # E |N(0, s^2)| = s sqrt(2 / pi); the noise alone gives the minimum.
         spread = jnp.sqrt(jnp.sum(jnp.square(x)) + 1)
         return {"gap": jnp.sqrt(2 / jnp.pi) * (spread - 1)}
 
     return stabjax.problems.Problem(init, loss, evaluate)
 
 
-def greatest_of_many(entries=100):
-    slopes = jax.random.normal(jax.random.key(0), (entries, entries))
+def maximum_of_many(size=100):
+    slopes = jax.random.normal(jax.random.key(0), (size, size))
     slopes /= jnp.linalg.norm(slopes, axis=1, keepdims=True)
 
     def init(key):
-        x = jax.random.normal(key, (entries,))
+        x = jax.random.normal(key, (size,))
         return x / jnp.linalg.norm(x)
 
     def loss(x, key):
@@ -80,7 +79,7 @@ def main():
     space = stabjax.grid(
         schedule=list(SCHEDULES), rate=jnp.geomspace(1e-3, 1.0, 25), seed=range(seeds)
     )
-    for problem in (absolute_regression(), greatest_of_many()):
+    for problem in (absolute_regression(), maximum_of_many()):
         runs = stabjax.sweep(problem, make_optimizer, space, steps=STEPS)
         report(runs, bounds)
 

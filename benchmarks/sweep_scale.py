@@ -1,12 +1,11 @@
-"""Does a sweep cost the same for each training, whether there are few or a million?
+"""The cost of a run in sweeps of a thousand to a million runs.
 
 python benchmarks/sweep_scale.py [--rounds 3]
 
-Each sweep runs in a process of its own, with as many CPU devices as there are cores:
-the founding document's two weights, 200 steps of clipped SGD with a warm-up and a
-cosine, 1,000 to 1,000,000 of them; and 16,384 networks on handwritten digits, 100 steps
-each.
-Median of the seconds without compilation; the largest memory of the process.
+Each sweep runs in its own process, with one CPU device for each core: 1,000 to
+1,000,000 runs on two weights, L = w1^2 + w2^2, of 200 steps of clipped SGD with a warm-
+up and a cosine; and 16,384 networks on handwritten digits, 100 steps each. Median
+seconds without compilation; peak memory of the process.
 """
 
 import argparse
@@ -25,7 +24,7 @@ STEPS = {"quadratic": 200, "digits_mlp": 100}
 
 
 def sweep(name, thresholds, rates, seeds):
-    """Runs in a process of its own, and prints what it took."""
+    """Runs one sweep in this process, and prints its attributes."""
     import jax
 
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
@@ -69,7 +68,7 @@ def main():
         sweep(name, *map(int, sizes))
         return
 
-    print("| problem | trainings | width | compilation s | s | trainings/s | MB |")
+    print("| problem | runs | width | compilation s | s | runs/s | MB |")
     print("|---|---|---|---|---|---|---|")
     cases = [(name, *shape) for name, shapes in SIZES.items() for shape in shapes]
     rounds = [[measured(*case) for case in cases] for _ in range(options.rounds)]

@@ -1,12 +1,12 @@
-"""Trainings a second: one sweep, and what one would write instead of it.
+"""Runs per second: one sweep, and the alternatives to it.
 
 python benchmarks/sweep_throughput.py [--rounds 5]
 
-PyTorch takes part where it is installed: pip install '.[compare]'.
-The founding document's two weights, 200 steps of clipped SGD with a warm-up and a
-cosine: 64 thresholds x 64 rates x 16 seeds in one sweep, in one vmap and in the vmap of
-torch.func; the loops train a few of them, one after the other. As many CPU devices as
-there are cores, which only the sweep makes use of. Rounds are interleaved; medians.
+PyTorch is included if it is installed: pip install '.[compare]'. Two weights, L = w1^2
++ w2^2, 200 steps of clipped SGD with a warm-up and a cosine: 64 thresholds x 64 rates x
+16 seeds in one sweep, in one vmap and in the vmap of torch.func; the loops train a few
+of them, one after the other. One CPU device for each core, which only the sweep uses.
+Rounds are interleaved; medians.
 """
 
 import argparse
@@ -44,13 +44,13 @@ def run_sweep():
 
 
 def every_point():
-    """Thresholds, rates and seeds of all trainings, as flat arrays."""
+    """Thresholds, rates and seeds of all runs, as flat arrays."""
     grids = jnp.meshgrid(THRESHOLDS, RATES, jnp.arange(SEEDS), indexing="ij")
     return [grid.ravel() for grid in grids]
 
 
 def giant_vmap():
-    """All of them in one program, without chunks, on one device."""
+    """All runs in one program, without chunks, on one device."""
 
     def train(max_norm, peak_value, seed):
         optimizer = make_optimizer(max_norm, peak_value)
@@ -74,7 +74,7 @@ def optax_optimizer():
 
 
 def optax_scan():
-    """Each training is one call of a jitted scan over its steps."""
+    """One call of a jitted scan over the steps for each run."""
     optimizer = optax_optimizer()
 
     @jax.jit
@@ -96,7 +96,7 @@ def optax_scan():
 
 
 def optax_loop():
-    """A training as it is usually written: one jitted step, called 200 times."""
+    """The usual training loop: one jitted step, called 200 times."""
     optimizer = optax_optimizer()
 
     @jax.jit
@@ -118,14 +118,14 @@ def optax_loop():
 
 
 def factor(count):
-    """The schedule in units of its peak."""
+    """The schedule relative to its peak."""
     if count < WARMUP:
         return count / WARMUP
     return 0.5 * (1 + math.cos(math.pi * (count - WARMUP) / (STEPS - WARMUP)))
 
 
 def torch_vmap():
-    """All of them in PyTorch: torch.func's vmap of the step, written by hand."""
+    """All runs in PyTorch: torch.func's vmap of a hand-written step."""
     import numpy as np
     import torch
 
@@ -153,7 +153,7 @@ def torch_vmap():
 
 
 def torch_loop():
-    """The same training in PyTorch, eager, on one thread, which is its fastest here."""
+    """The same run in PyTorch, eager, on one thread, the fastest setting here."""
     import torch
 
     torch.set_num_threads(1)
@@ -189,7 +189,7 @@ def main():
 
     start = time.perf_counter()
     run_sweep()
-    print(f"first sweep, compilation and all: {time.perf_counter() - start:.2f} s")
+    print(f"first sweep, including compilation: {time.perf_counter() - start:.2f} s")
     swept = traces
     contestants = {
         "stabjax.sweep": run_sweep,
@@ -201,7 +201,7 @@ def main():
         contestants["torch.func.vmap"] = torch_vmap()
         contestants["PyTorch eager"] = torch_loop()
     except ModuleNotFoundError:
-        print("PyTorch is not installed: left out")
+        print("PyTorch is not installed: skipped")
 
     after = traces
     rates = {name: [] for name in contestants}
@@ -211,7 +211,7 @@ def main():
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, median in medians.items():
         ratio = medians["stabjax.sweep"] / median
-        print(f"{name:20s} {median:12,.0f} trainings/s   1/{ratio:,.0f}")
+        print(f"{name:20s} {median:12,.0f} runs/s   1/{ratio:,.0f}")
     again = traces - after
     print(f"make_optimizer was traced {swept + again} time(s) in {rounds + 1} sweeps")
 

@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/plots.md with its own lines: python docs/draw_plots.py."""
+"""Draws the figures of docs/plots.md with its own code: python docs/draw_plots.py."""
 
 import io
 import pathlib
@@ -7,27 +7,27 @@ import re
 from PIL import Image
 
 PAGE = pathlib.Path(__file__).parent / "plots.md"
-# A block of Python, and the picture that is to follow it, if there is one.
+# A block of Python, and the name of the figure that follows it, if any.
 BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n!\[[^]]*]\((.*?)\))?", re.DOTALL)
 
 
 def save(figure, path):
-    """As a PNG of few colours, which is a third of the size."""
+    """Saves a PNG with a palette, which takes a third of the space."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=110)
-    picture = Image.open(drawn).convert("RGB").quantize(128)
-    picture.save(path, optimize=True)
+    image = Image.open(drawn).convert("RGB").quantize(128)
+    image.save(path, optimize=True)
 
 
 def main():
     namespace = {}
-    for code, picture in BLOCK.findall(PAGE.read_text()):
+    for code, name in BLOCK.findall(PAGE.read_text()):
         exec(compile(code, str(PAGE), "exec"), namespace)
-        if picture:
-            path = PAGE.parent / picture
+        if name:
+            path = PAGE.parent / name
             path.parent.mkdir(exist_ok=True)
             save(namespace["ax"].figure, path)
-            print(picture)
+            print(name)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/problems.md: python docs/draw_problems.py [name ...]."""
+"""Draws the figures of docs/problems.md: python docs/draw_problems.py [name ...]."""
 
 import io
 import pathlib
@@ -20,7 +20,7 @@ PLAIN, CLIPPED = "crimson", "royalblue"
 
 
 class Surface(NamedTuple):
-    """Two weights: a window, and descents at one rate with and without a threshold."""
+    """Two weights: a window, and descents at one rate with and without clipping."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -46,7 +46,7 @@ class Curves(NamedTuple):
     arguments: dict = {}
 
 
-PICTURES = {
+FIGURES = {
     "quadratic": Surface((-5, 5), (-5, 5), 0.95, 1.0, 30),
     "ill_conditioned_quadratic": Surface(
         (-5, 5), (-5, 5), 0.95, 1.0, 60, {"dim": 2, "condition_number": 20.0}
@@ -74,11 +74,11 @@ PICTURES = {
 
 
 def make(name):
-    return getattr(problems, name)(**getattr(PICTURES[name], "arguments", {}))
+    return getattr(problems, name)(**getattr(FIGURES[name], "arguments", {}))
 
 
 def descent(problem, rate, max_norm, steps):
-    """The weights of each step of clipped gradient descent."""
+    """Returns the weights of each step of clipped gradient descent."""
     optimizer = optax.chain(stabjax.clip_by_global_norm(max_norm), optax.sgd(rate))
     init_key, key = jax.random.split(jax.random.key(0))
     w = problem.init(init_key)
@@ -92,34 +92,34 @@ def descent(problem, rate, max_norm, steps):
     return jax.lax.scan(step, (w, optimizer.init(w)), jnp.arange(steps))[1]
 
 
-def draw_surface(ax, name, picture):
+def draw_surface(ax, name, figure):
     problem = make(name)
-    grid = np.meshgrid(np.linspace(*picture.x, 200), np.linspace(*picture.y, 200))
+    grid = np.meshgrid(np.linspace(*figure.x, 200), np.linspace(*figure.y, 200))
     at = jnp.stack(grid, axis=-1).reshape(-1, 2).astype(jnp.float32)
     loss = jax.jit(jax.vmap(problem.loss, (0, None)))(at, jax.random.key(0))
     excess = np.asarray(loss).reshape(200, 200) - problem.metadata["optimum"]
     levels = np.log10(np.maximum(excess, np.quantile(excess, 0.002)) + 1e-12)
     ax.contourf(*grid, levels, 24, cmap="Greys_r")
-    for max_norm, colour in ((np.inf, PLAIN), (picture.max_norm, CLIPPED)):
-        path = descent(problem, picture.rate, max_norm, picture.steps)
-        ax.plot(*np.asarray(path).T, "-o", color=colour, linewidth=0.8, markersize=1.5)
+    for max_norm, color in ((np.inf, PLAIN), (figure.max_norm, CLIPPED)):
+        path = descent(problem, figure.rate, max_norm, figure.steps)
+        ax.plot(*np.asarray(path).T, "-o", color=color, linewidth=0.8, markersize=1.5)
     ax.plot(*problem.metadata["minimizer"], "*", color="gold", markersize=8)
-    ax.set(xlim=picture.x, ylim=picture.y, xlabel="$w_1$", ylabel="$w_2$")
+    ax.set(xlim=figure.x, ylim=figure.y, xlabel="$w_1$", ylabel="$w_2$")
 
 
-def draw_slope(ax, name, picture):
+def draw_slope(ax, name, figure):
     problem = make(name)
-    w = jnp.linspace(*picture.x, 401)[:, None]
+    w = jnp.linspace(*figure.x, 401)[:, None]
     both = jax.jit(jax.vmap(jax.value_and_grad(problem.loss), (0, None)))
     loss, slope = both(w, jax.random.key(0))
     ax.semilogy(w[:, 0], loss, color="black", label="loss")
     ax.semilogy(w[:, 0], jnp.abs(slope[:, 0]), color="0.6", label="|slope|")
-    ax.set(xlabel="$w$", xlim=picture.x)
+    ax.set(xlabel="$w$", xlim=figure.x)
     ax.set_ylim(bottom=max(1e-6, float(np.quantile(loss, 0.02))))
     ax.legend(fontsize=7)
 
 
-def draw_curves(ax, name, picture):
+def draw_curves(ax, name, figure):
     problem = make(name)
     metadata = problem.metadata
 
@@ -128,27 +128,27 @@ def draw_curves(ax, name, picture):
         return optax.chain(clip, metadata["optimizer"](rate))
 
     pairs = [
-        (picture.small, np.inf, "0.55"),
-        (picture.large, np.inf, PLAIN),
-        (picture.large, picture.max_norm, CLIPPED),
+        (figure.small, np.inf, "0.55"),
+        (figure.large, np.inf, PLAIN),
+        (figure.large, figure.max_norm, CLIPPED),
     ]
     space = stabjax.grid(
-        rate=[picture.small, picture.large],
-        max_norm=[picture.max_norm, np.inf],
-        seed=range(picture.seeds),
+        rate=[figure.small, figure.large],
+        max_norm=[figure.max_norm, np.inf],
+        seed=range(figure.seeds),
     )
     every = max(1, metadata["steps"] // 100)
     runs = stabjax.sweep(
         problem, optimizer, space, steps=metadata["steps"], record_every=every
     )
     finite = runs.loss.where(np.isfinite(runs.loss))
-    for rate, max_norm, colour in pairs:
+    for rate, max_norm, color in pairs:
         curves = finite.sel(rate=rate, max_norm=max_norm)
         for seed in curves.seed:
-            ax.semilogy(curves.step, curves.sel(seed=seed), color=colour, linewidth=0.7)
-    for fact, style in (("baseline", ":"), ("target_loss", "--")):
-        if fact in metadata:
-            ax.axhline(metadata[fact], color="black", linewidth=0.7, linestyle=style)
+            ax.semilogy(curves.step, curves.sel(seed=seed), color=color, linewidth=0.7)
+    for name, style in (("baseline", ":"), ("target_loss", "--")):
+        if name in metadata:
+            ax.axhline(metadata[name], color="black", linewidth=0.7, linestyle=style)
     start = float(runs.loss.isel(step=0).median())
     low = min(float(finite.min()), metadata["target_loss"])
     high = min(1.5 * float(finite.max()), 20 * start)
@@ -157,21 +157,21 @@ def draw_curves(ax, name, picture):
 
 
 def save(fig, path):
-    """As a PNG of few colours, which is a third of the size."""
+    """Saves a PNG with a palette, which takes a third of the space."""
     drawn = io.BytesIO()
     fig.savefig(drawn, dpi=100)
     plt.close(fig)
-    picture = Image.open(drawn).convert("RGB").quantize(64)
-    picture.save(path, optimize=True)
+    image = Image.open(drawn).convert("RGB").quantize(64)
+    image.save(path, optimize=True)
 
 
 def main(names):
     FOLDER.mkdir(exist_ok=True)
-    for name in names or PICTURES:
-        picture = PICTURES[name]
+    for name in names or FIGURES:
+        figure = FIGURES[name]
         draw = {Surface: draw_surface, Slope: draw_slope, Curves: draw_curves}
         fig, ax = plt.subplots(figsize=(3.4, 2.6), layout="constrained")
-        draw[type(picture)](ax, name, picture)
+        draw[type(figure)](ax, name, figure)
         ax.set_title(name, fontsize=9)
         ax.tick_params(labelsize=7)
         save(fig, FOLDER / f"{name}.png")

@@ -1,4 +1,4 @@
-"""Handwritten digits with Flax Linen: a threshold that is itself a schedule."""
+"""Handwritten digits with Flax Linen, clipped at a threshold that is a schedule."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def main():
     rate = stabjax.warmup_cosine_decay_schedule(
         0.0, 3e-3, warmup_steps=50, decay_steps=STEPS
     )
-    # Tight at first, when gradients are wild; looser later. Its value is in the logs.
+    # Strict at first, when gradients are large; looser later. The logs show its value.
     max_norm = stabjax.linear_schedule(0.5, 2.0, transition_steps=STEPS)
     clip = stabjax.clip_by_global_norm(max_norm)
     network = Network()

@@ -1,4 +1,4 @@
-"""Handwritten digits with Flax NNX: clipped, scheduled AdamW, and what the clip saw."""
+"""Handwritten digits with Flax NNX: clipped AdamW with a schedule, and its metrics."""
 
 import jax
 import jax.numpy as jnp
@@ -56,8 +56,8 @@ def main():
         batch = order.integers(len(train_x), size=BATCH)
         loss = train_step(model, optimizer, train_x[batch], train_y[batch])
         if step % 100 == 0:
-            seen = stabjax.metrics(optimizer.opt_state)
-            logged = {name: round(float(value), 3) for name, value in seen.items()}
+            recorded = stabjax.metrics(optimizer.opt_state)
+            logged = {name: round(float(value), 3) for name, value in recorded.items()}
             print(f"step {step}: loss {float(loss):.3f} {logged}")
 
     accuracy = float(jnp.mean(jnp.argmax(model(test_x), axis=-1) == test_y))

@@ -1,17 +1,17 @@
-"""A Flax NNX transformer with float16 gradients: where Optax's clip gives only zeros.
+"""A Flax NNX transformer with float16 gradients, which Optax's clip turns into zeros.
 
-Mixed precision as usual: float32 weights are cast to float16 for the forward and the
-backward pass, and the loss is multiplied by 1024 so that small gradients do not vanish.
-The norm of such gradients is a few thousand. Optax squares and adds them in float16,
-where 65,504 is the largest number: the norm is inf, and everything divided by it zero.
-`stabjax.clip_by_global_norm` gives what was asked for.
+Mixed precision: float32 weights are cast to float16 for the forward and backward pass,
+and the loss is multiplied by 1024 so that small gradients do not underflow. The norm of
+such gradients is a few thousand. Optax sums their squares in float16, whose largest
+number is 65,504: the norm is inf, and the clipped update zero.
+`stabjax.clip_by_global_norm` returns an update of the requested norm.
 
     python examples/flax_nnx_transformer_float16.py                  # trains with both
     python examples/flax_nnx_transformer_float16.py --logdir runs    # for TensorBoard
     python examples/flax_nnx_transformer_float16.py --checkpoint /tmp/transformer
 
-With --checkpoint it saves half-way, and the next call resumes from there, to the same
-bits (needs orbax-checkpoint; --logdir needs tensorboardX).
+With --checkpoint it saves half-way, and the next call resumes bit for bit (needs
+orbax-checkpoint; --logdir needs tensorboardX).
 """
 
 import argparse
@@ -30,7 +30,7 @@ CONTEXT, WIDTH, HEADS, BATCH = 32, 64, 4, 16
 
 
 class Block(nnx.Module):
-    """Causal attention and a hidden layer, in whatever type the weights have."""
+    """Causal attention and a hidden layer, in the dtype of the weights."""
 
     def __init__(self, rngs):
         self.norms = nnx.List([nnx.RMSNorm(WIDTH, rngs=rngs) for _ in range(2)])
@@ -65,7 +65,7 @@ class Transformer(nnx.Module):
 
 
 def unscaled(scale):
-    """Back to float32, and to gradients of the loss itself."""
+    """Casts gradients to float32 and removes the loss scale."""
     return optax.stateless(
         lambda updates, _: jax.tree.map(
             lambda g: g.astype(jnp.float32) / scale, updates
@@ -77,8 +77,8 @@ def make_optimizer(clip, steps):
     schedule = stabjax.warmup_cosine_decay_schedule(
         0.0, 3e-3, warmup_steps=steps // 10, decay_steps=steps
     )
-    # The threshold is in the units of the scaled gradients. Should one of them overflow
-    # by itself, the whole step is skipped: neither weights nor moments change.
+    # The threshold applies to the scaled gradients. If one of them overflows, the guard
+    # skips the step: weights and moments stay the same.
     return stabjax.skip_if_nonfinite(
         optax.chain(
             stabjax.with_metrics(clip(1.0 * LOSS_SCALE), name="clip"),
@@ -89,7 +89,7 @@ def make_optimizer(clip, steps):
 
 
 def make_step(graph, tx, text):
-    """One step of training, as a function of its number: so it can be done again."""
+    """A training step as a function of its number, which makes it reproducible."""
 
     def loss_of(half, key):
         starts = jax.random.randint(key, (BATCH,), 0, len(text) - CONTEXT)
@@ -112,7 +112,7 @@ def make_step(graph, tx, text):
 
 
 def train(clip, options, *, checkpoint=None, writer=None):
-    """Trains with this clip; gives the loss of each step and the final weights."""
+    """Trains with this clip; returns the loss of each step and the final weights."""
     characters, codes = np.unique(
         list(stabjax.problems.markov_text()), return_inverse=True
     )
@@ -150,14 +150,14 @@ def save(path, state, number, steps):
 
 
 def restored(path, like, steps):
-    """The state and the number of its step, of a training of so many steps."""
+    """Returns the saved state and its step, if it is of a run of `steps` steps."""
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
         saved = checkpointer.restore(path, {"state": like, "number": 0, "steps": 0})
     if saved["steps"] != steps:
-        raise SystemExit(  # its schedule was another one
-            f"{path} is of a training of {saved['steps']} steps, not of {steps}:"
+        raise SystemExit(  # the schedule depends on the number of steps
+            f"{path} is of a run of {saved['steps']} steps, not of {steps}:"
             " give --steps or --checkpoint accordingly"
         )
     return saved["state"], saved["number"]
@@ -192,7 +192,7 @@ def main(arguments=None):
         writer.close()
     for name, losses in found.items():
         first, last = np.mean(losses[:5]), np.mean(losses[-20:])
-        print(f"{name}: loss {first:.3f} at first, {last:.3f} in the end")
+        print(f"{name}: loss {first:.3f} at the start, {last:.3f} at the end")
     return found
 
 

@@ -1,9 +1,8 @@
-"""A threshold and a peak rate, learnt by gradient descent through whole trainings.
+"""A clipping threshold and a peak learning rate, learned by gradient descent.
 
-`stabjax.train` is a pure function, so `jax.grad` goes through all of its steps: here
-the logarithms of the clipping threshold and of the peak learning rate descend the loss
-that a training ends with, from 1,000 starts at once, beside the map that a sweep draws
-of the same two numbers.
+`stabjax.train` is a pure function, so `jax.grad` differentiates through all its steps.
+Here the logarithms of threshold and peak descend on the final loss of a run, from 1,000
+starts at once. A sweep draws the map of the same two numbers for comparison.
 
     python examples/hypergradient.py
 """
@@ -33,7 +32,7 @@ def make_optimizer(max_norm, peak_value):
 
 
 def outcome(problem, logs):
-    """log10 of the final loss, on average over the seeds."""
+    """Mean over the seeds of log10 of the final loss."""
 
     def final_loss(seed):
         optimizer = make_optimizer(*(10.0**logs))
@@ -44,9 +43,9 @@ def outcome(problem, logs):
 
 
 def learn(problem, start, rounds):
-    """Descends from one start; each round gives the best place so far and its loss."""
-    # A start that diverges has no slope to follow. Along the border slopes are huge:
-    # what clipping does for a training, it does for the training of a training.
+    """Descends from one start; returns the best point and its loss after each round."""
+    # A diverged run has no useful gradient. Near the boundary gradients are huge, so
+    # the outer optimizer clips as well.
     outer = optax.chain(
         optax.zero_nans(),
         stabjax.clip_by_global_norm(1.0),
@@ -59,7 +58,7 @@ def learn(problem, start, rounds):
         best = jnp.where(value < least, logs, best)
         least = jnp.minimum(value, least)
         updates, state = outer.update(slope, state, logs)
-        # Where the last step crossed the border, the next one sets out from the best.
+        # After a step across the boundary, the next one starts from the best point.
         base = jnp.where(jnp.isfinite(value), logs, best)
         logs = jnp.clip(optax.apply_updates(base, updates), LOW, HIGH)
         return (logs, state, best, least), (best, least)
@@ -69,7 +68,7 @@ def learn(problem, start, rounds):
 
 
 def map_of(problem, resolution):
-    """What a sweep says of the same numbers: the mean of log10 of the final loss."""
+    """The same objective from a sweep: the mean of log10 of the final loss."""
     thresholds, peaks = np.logspace(LOW, HIGH, resolution).T
     space = stabjax.grid(max_norm=thresholds, peak_value=peaks, seed=range(SEEDS))
     runs = stabjax.sweep(problem, make_optimizer, space, steps=STEPS)
@@ -89,8 +88,8 @@ def draw(known, paths, values, path):
     )
     fig.colorbar(image, ax=left, label="mean of log10(final loss)")
     left.set_facecolor("0.85")
-    held = np.isfinite(values[:, 0])
-    shown = np.flatnonzero(held)[:150]
+    stable = np.isfinite(values[:, 0])
+    shown = np.flatnonzero(stable)[:150]
     for way in paths[shown]:
         left.plot(*(10.0**way.T), color="white", linewidth=0.5, alpha=0.6)
     left.plot(*(10.0 ** paths[shown, 0].T), "o", color="white", markersize=2)
@@ -120,10 +119,12 @@ def draw(known, paths, values, path):
 
 
 def main(arguments=None):
-    """Returns how many starts held, at first and in the end, and how well they did."""
+    """Returns the fraction of stable starts and their loss, before and after."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--starts", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=100, help="steps on the two logs")
+    parser.add_argument(
+        "--rounds", type=int, default=100, help="steps of the outer optimizer"
+    )
     parser.add_argument("--resolution", type=int, default=96, help="of the map")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("pictures"))
     options = parser.parse_args(arguments)
@@ -141,19 +142,17 @@ def main(arguments=None):
     seconds = time.perf_counter() - clock
 
     best = float(known.min())
-    trainings = options.starts * options.rounds * SEEDS
-    print(
-        f"{trainings:,} trainings differentiated in {seconds:.1f} s, with compilation"
-    )
+    runs = options.starts * options.rounds * SEEDS
+    print(f"{runs:,} runs differentiated in {seconds:.1f} s, including compilation")
     print(f"mean of log10(final loss): best of the map {best:.2f}")
     summary = {}
     for column, when in ((0, "at the start"), (-1, "learnt")):
-        held = np.isfinite(values[:, column])
+        stable = np.isfinite(values[:, column])
         near = np.mean(values[:, column] < best + 0.3)
-        median = np.median(values[held, column])
-        summary[when] = {"held": held.mean(), "near": near, "median": median}
+        median = np.median(values[stable, column])
+        summary[when] = {"stable": stable.mean(), "near": near, "median": median}
         print(
-            f"{when}: {held.mean():.0%} held, median of those {median:.2f}, "
+            f"{when}: {stable.mean():.0%} stable, median of those {median:.2f}, "
             f"{near:.0%} within a factor of 2 of the map's best"
         )
     draw(known, paths, values, options.out / "hypergradient.png")

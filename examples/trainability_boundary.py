@@ -1,8 +1,8 @@
-"""The border between trainings that converge and trainings that diverge: a fractal.
+"""The boundary between runs that converge and runs that diverge: a fractal.
 
-Each pixel is one training of the network of Sohl-Dickstein (2024) by full gradient
-descent, coloured by his convergence score: green to blue where it converged, the darker
-the slower, and orange to red where it diverged, the darker the later. Three pictures:
+Each pixel is one run of the network of Sohl-Dickstein (2024), trained by full gradient
+descent, coloured by its convergence score: green to blue where it converges, darker for
+slower, and orange to red where it diverges, darker for later. Three pictures:
 
   rates      learning rate of the first layer x that of the second, without clipping
   clipped    the same two rates, each step clipped at --max-norm
@@ -12,8 +12,8 @@ the slower, and orange to red where it diverged, the darker the later. Three pic
     python examples/trainability_boundary.py --picture rates --x 3 4 --y 1 1.6
     python examples/trainability_boundary.py --width 16 --steps 1000   # as in the paper
 
-What is done stays in --store, so that the same call goes on where it was stopped; other
-options need another folder.
+Finished chunks are kept in --store, and the same call resumes from them. Use another
+folder for other options.
 """
 
 import argparse
@@ -41,7 +41,7 @@ NAMES = {
 
 
 def layers_sgd(input_rate, output_rate):
-    """Gradient descent with a rate for each layer."""
+    """Gradient descent with one learning rate for each layer."""
     return optax.multi_transform(
         {"input": optax.sgd(input_rate), "output": optax.sgd(output_rate)},
         lambda params: jax.tree.map_with_path(lambda path, _: path[0].key, params),
@@ -49,7 +49,7 @@ def layers_sgd(input_rate, output_rate):
 
 
 def optimizer_of(picture, max_norm):
-    """What makes the optimizer of a picture's pixel out of its x and its y."""
+    """Returns the function from a pixel's x and y to its optimizer."""
     if picture == "rates":
         return layers_sgd
 
@@ -63,7 +63,7 @@ def optimizer_of(picture, max_norm):
     return {"clipped": clipped, "threshold": threshold}[picture]
 
 
-def trainings(picture, options):
+def score_map(picture, options):
     """The convergence score of each pixel, with y along the first axis."""
     x_window, y_window = WINDOWS[picture]
     x = np.logspace(*(options.x or x_window), options.resolution)
@@ -74,25 +74,25 @@ def trainings(picture, options):
         optimizer_of(picture, options.max_norm),
         stabjax.grid(**{names[1]: y, names[0]: x}),
         steps=options.steps,
-        divergence_factor=np.inf,  # the score says it
+        divergence_factor=np.inf,  # the score tells diverged runs apart
         summaries=["convergence_score"],
         store=options.store and options.store / picture,
     )
-    print(f"{picture}: {runs.trials:,} trainings, {runs.seconds:.0f} s")
+    print(f"{picture}: {runs.trials:,} runs, {runs.seconds:.0f} s")
     for name in names:
         runs[name].attrs["long_name"] = NAMES[name]
     return runs
 
 
 def dimension(converged):
-    """Box-counting dimension of the border, from boxes of one pixel to an eighth.
+    """Box-counting dimension of the boundary, from boxes of one pixel to an eighth.
 
     The border is where a block of 2 x 2 pixels holds both kinds. The number of boxes of
     s x s pixels that hold some of it grows as s to the power of minus the dimension,
     found by least squares in the logarithms.
     """
     if len(converged) < 16:
-        return np.nan  # boxes of one size alone
+        return np.nan  # boxes of a single size
     blocks = np.lib.stride_tricks.sliding_window_view(converged, (2, 2))
     border = blocks.any(axis=(2, 3)) & ~blocks.all(axis=(2, 3))
     sizes = 2 ** np.arange(int(np.log2(len(converged))) - 2)
@@ -103,12 +103,12 @@ def dimension(converged):
         boxes = padded.reshape(side, size, side, size)
         counts.append(boxes.any(axis=(1, 3)).sum())
     if not all(counts):
-        return np.nan  # no border
+        return np.nan  # no boundary
     return -np.polyfit(np.log(sizes), np.log(counts), 1)[0]
 
 
 def draw(runs, title, path):
-    """The picture as a PNG, one pixel for each training and more for the labels."""
+    """Saves the picture as a PNG, with one pixel for each run."""
     (ax,) = stabjax.plot.panels(1)
     ax.figure.set_size_inches(7.6, 6.9)
     y, x = runs.convergence_score.dims
@@ -118,11 +118,13 @@ def draw(runs, title, path):
 
 
 def main(arguments=None):
-    """Draws the pictures, and returns the dimension of each border."""
+    """Draws the pictures, and returns the dimension of each boundary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--picture", choices=[*WINDOWS], help="one of them alone")
-    parser.add_argument("--resolution", type=int, default=512, help="pixels each way")
-    parser.add_argument("--width", type=int, default=8, help="of the network")
+    parser.add_argument("--picture", choices=[*WINDOWS], help="default: all")
+    parser.add_argument(
+        "--resolution", type=int, default=512, help="pixels in each direction"
+    )
+    parser.add_argument("--width", type=int, default=8, help="width of the network")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--max-norm", type=float, default=0.01)
     parser.add_argument("--x", type=float, nargs=2, help="log10 of left and right")
@@ -137,7 +139,7 @@ def main(arguments=None):
 
     found = {}
     for picture in [options.picture] if options.picture else WINDOWS:
-        runs = trainings(picture, options)
+        runs = score_map(picture, options)
         converged = (runs.convergence_score < 0).to_numpy()
         found[picture] = dimension(converged)
         title = {
@@ -146,8 +148,8 @@ def main(arguments=None):
             "threshold": "Clipping threshold and learning rate",
         }[picture]
         about = (
-            f"{converged.mean():.0%} of {converged.size:,} trainings converge (green to"
-            f" blue), border of dimension {found[picture]:.2f}"
+            f"{converged.mean():.0%} of {converged.size:,} runs converge (green to"
+            f" blue), boundary of dimension {found[picture]:.2f}"
         )
         draw(runs, f"{title}\n{about}", options.out / f"trainability_{picture}.png")
         print(f"{title}: {about}")

@@ -91,22 +91,17 @@ from stabjax._schedules import (
     with_warmup,
     wsd_schedule,
 )
+from stabjax._train import RangeTest, TrainResult, range_test, suggest_rate, train
 
 if TYPE_CHECKING:
-    from stabjax import compat, optuna, plot, problems, study
+    from stabjax import compat, plot, problems, runs, search, study
     from stabjax._sweep import (
-        best,
+        Space,
         grid,
-        load,
-        range_test,
-        rerun,
         sample,
-        stable_fraction,
         static,
         successive_halving,
-        suggest_rate,
         sweep,
-        train,
         zipped,
     )
 
@@ -114,28 +109,37 @@ __version__ = "0.1.0"
 
 # Loaded when first used: they need the packages of the extra `stabjax[sweep]`.
 _SWEEP_NAMES = (
-    "best",
+    "Space",
     "grid",
-    "load",
-    "range_test",
-    "rerun",
     "sample",
-    "stable_fraction",
     "static",
     "successive_halving",
-    "suggest_rate",
     "sweep",
-    "train",
     "zipped",
 )
-_MODULES = ("compat", "optuna", "plot", "problems", "study")
+_MODULES = ("compat", "plot", "problems", "runs", "search", "study")
+# The extras of modules that need more than `stabjax[sweep]`.
+_EXTRAS = {"stabjax.search": "optuna", "stabjax.study": "study"}
+
+# Names of earlier versions, and what each is called now.
+_RENAMED = {
+    "best": "runs.best",
+    "check": "check_guards",
+    "clip_schedule": "with_bounds",
+    "load": "runs.load",
+    "optuna": "search",
+    "rerun": "runs.rerun",
+    "stable_fraction": "runs.stable_fraction",
+}
 
 __all__ = [
+    "RangeTest",
+    "Space",
+    "TrainResult",
     "adagc",
     "adaptive_grad_clip",
     "adaptive_quantile_clip",
     "adopt_clip",
-    "best",
     "best_cooldown_fraction",
     "by_group",
     "chebyshev_schedule",
@@ -168,13 +172,11 @@ __all__ = [
     "limit_norm_growth",
     "linear_onecycle_schedule",
     "linear_schedule",
-    "load",
     "metrics",
     "multiply_schedules",
     "noam_schedule",
     "normalize_by_tracked_norm",
     "normalize_by_update_norm",
-    "optuna",
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
     "piecewise_constant_schedule",
@@ -189,14 +191,15 @@ __all__ = [
     "reduce_on_plateau",
     "refine_schedule",
     "repeat_schedule",
-    "rerun",
     "reset_moments",
     "rex_schedule",
+    "runs",
     "sample",
     "scale_by_spam",
     "scale_by_stable_adam",
     "scale_by_stable_spam",
     "schedule_bound",
+    "search",
     "sgdr_schedule",
     "shift_schedule",
     "silver_schedule",
@@ -204,7 +207,6 @@ __all__ = [
     "skip_if_nonfinite",
     "skip_on_spike",
     "smooth_clip_by_global_norm",
-    "stable_fraction",
     "static",
     "strongly_convex_silver_schedule",
     "study",
@@ -238,6 +240,8 @@ def __getattr__(name: str) -> Any:
         return getattr(_load("stabjax._sweep"), name)
     if name in _MODULES:
         return _load(f"stabjax.{name}")
+    if name in _RENAMED:
+        raise AttributeError(f"stabjax.{name} is now stabjax.{_RENAMED[name]}.")
     raise AttributeError(f"module 'stabjax' has no attribute {name!r}")
 
 
@@ -251,7 +255,7 @@ def _load(module: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("stabjax"):
             raise
-        extra = "optuna" if error.name == "optuna" else "sweep"
+        extra = _EXTRAS.get(module, "sweep")
         raise ModuleNotFoundError(
             f"{module} needs the package {error.name!r}: pip install "
             f"'stabjax[{extra}]'",

@@ -4,12 +4,13 @@ A concrete value out of range raises. A traced one cannot, so the result of the 
 a traced boolean, and :func:`nan_unless` lets it show as NaN.
 """
 
+import difflib
 import functools
 import math
 import operator
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import numpy as np
 
 from stabjax._types import Condition, Number
 
+T = TypeVar("T")
 _INT32 = np.iinfo(np.int32)
 
 
@@ -89,12 +91,36 @@ def as_integer(name: str, value: object, allowed: str = ">= 1") -> int:
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]  # raises TypeError
     except TypeError:
+        traced = isinstance(value, jax.core.Tracer)
+        hint = " In a sweep, pass its values as stabjax.static(...)." if traced else ""
         raise TypeError(
             f"{name} must be an integer {allowed}, known before tracing, got {value!r}."
+            f"{hint}"
         ) from None
     if not _range(allowed).contains(number):
         raise ValueError(f"{name} must be an integer {allowed}, got {value!r}.")
     return number
+
+
+def as_scalar(
+    name: str, value: object, allowed: str = "in (-inf, inf)"
+) -> float | jax.Array:
+    """Returns one finite number: a Python float, or a traced float, NaN out of range.
+
+    Raises:
+      TypeError: the value is not a single number.
+      ValueError: it is concrete and out of range, infinite or NaN.
+    """
+    number = as_number(name, value)
+    if np.ndim(number):
+        raise TypeError(f"{name} must be a single number, got {value!r}.")
+    if isinstance(number, jax.core.Tracer):
+        traced = number.astype(jnp.result_type(float))
+        return jnp.where(check(name, traced, allowed), traced, jnp.nan)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value!r}.")
+    check(name, number, allowed)
+    return float(number)
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
@@ -103,6 +129,21 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         *first, last = map(repr, choices)
         listed = f"{', '.join(first)} or {last}" if first else last
         raise ValueError(f"{name} must be {listed}, got {value!r}.")
+
+
+def lookup(name: str, value: str, table: Mapping[str, T]) -> T:
+    """Returns the entry of this name from a table.
+
+    Raises:
+      ValueError: there is none; the message lists the names and suggests close ones.
+    """
+    if value in table:
+        return table[value]
+    close = [known for known in table if value and value in known]
+    close = close or difflib.get_close_matches(value, table)
+    hint = f" Did you mean {' or '.join(close)}?" if 0 < len(close) < 4 else ""
+    known = ", ".join(table)
+    raise ValueError(f"{name} must be one of {known}, got {value!r}.{hint}")
 
 
 def is_concrete(*values: object) -> bool:

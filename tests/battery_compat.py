@@ -140,19 +140,9 @@ TORCH = [
     ),
     ("cyclic_lr", cyclic(torch.cyclic_lr), {"base_lr": 0.1, "max_lr": 1.0} | CYCLE),
     (
-        "cyclic_momentum",
-        cyclic(torch.cyclic_momentum),
-        {"base_momentum": 0.8, "max_momentum": 0.95} | CYCLE,
-    ),
-    (
         "one_cycle_lr",
         one_cycles(torch.one_cycle_lr),
         {"max_lr": 1.0, "div_factor": 10.0, "final_div_factor": 100.0} | ONE_CYCLE,
-    ),
-    (
-        "one_cycle_momentum",
-        one_cycles(torch.one_cycle_momentum),
-        {"base_momentum": 0.8, "max_momentum": 0.95} | ONE_CYCLE,
     ),
     (
         "sequential_lr",
@@ -208,12 +198,10 @@ HUGGINGFACE = [
 ]
 
 TIMM = [
-    ("cosine_lr_scheduler", timm.cosine_lr_scheduler, CYCLES | {"k_decay": 1.5}),
-    ("tanh_lr_scheduler", timm.tanh_lr_scheduler, CYCLES | {"lb": -6.0, "ub": 4.0}),
     (
-        "poly_lr_scheduler",
-        with_each(timm.poly_lr_scheduler, "warmup_prefix", False, True),
-        CYCLES | {"power": 1.5, "k_decay": 1.5},
+        "cosine_lr_scheduler",
+        with_each(timm.cosine_lr_scheduler, "warmup_prefix", False, True),
+        CYCLES | {"k_decay": 1.5},
     ),
     (
         "step_lr_scheduler",
@@ -224,34 +212,6 @@ TIMM = [
         "multi_step_lr_scheduler",
         timm.multi_step_lr_scheduler,
         {"base_lr": 0.8, "decay_t": (4.0, 10.0), "decay_rate": 0.5} | WARM,
-    ),
-    (
-        "wsd_lr_scheduler",
-        mean_of(
-            *(
-                lambda decay=decay, stable=stable, **numbers: timm.wsd_lr_scheduler(
-                    **numbers, decay_fn=decay, stable_fn=stable
-                )
-                for decay, stable in (
-                    ("linear", "rsqrt"),
-                    ("1-sqrt", "power"),
-                    ("cosine", "constant"),
-                    ("power", "rsqrt"),
-                    ("exp", "constant"),
-                )
-            )
-        ),
-        {
-            "base_lr": 0.8,
-            "t_initial": 14.0,
-            "decay_t": 6.0,
-            "lr_min": 0.05,
-            "stable_timescale": 5.0,
-            "stable_power": 0.7,
-            "decay_power": 0.6,
-            "decay_ratio": 0.2,
-        }
-        | WARM,
     ),
 ]
 

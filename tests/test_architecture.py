@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(stabjax.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part may import of the others.
-GROUND = {"_types", "_arguments", "_paths"}  # which everything may use
+GROUND = {"_types", "_arguments", "_paths", "_extras"}  # which everything may use
 ARROWS = {
     "_types": set(),
     "_arguments": set(),
@@ -32,10 +32,11 @@ ARROWS = {
     "_schedules": set(),
     "_train": {"_metrics"},
     "problems": {"_train"},
-    "_sweep": {"_intervals", "_metrics", "_train"},
+    "_sweep": {"_train"},
+    "runs": {"_intervals", "_sweep", "_train"},
     "plot": {"_intervals", "_schedules"},
-    "optuna": {"_sweep"},
-    "_recipes": {"_clipping", "_metrics", "_schedules", "_sweep", "problems"},
+    "search": {"_sweep", "runs"},
+    "_catalogue": {"_clipping", "_schedules", "problems"},
     "compat": {"_guards", "_norms", "_scaling", "_schedules"},
 }
 HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm", "optuna")
@@ -44,8 +45,10 @@ HEAVY += ("torch", "transformers", "timm")
 # `sweep` by the design, and `train`, which says of one training what `sweep` says of
 # all; `successive_halving` is a sweep with a rule; `supervised` names a module, its
 # data, its loss and its batch; the optimizers SPAM and Stable-SPAM, and `zclip`, have
-# as many in their authors' code.
+# as many in their authors' code; `heatmap` names two axes, a variable, its
+# direction and its limits.
 MANY_PARAMETERS = {
+    "heatmap",
     "scale_by_spam",
     "scale_by_stable_spam",
     "successive_halving",
@@ -146,6 +149,32 @@ def test_public_names_are_sorted_and_exist():
         stabjax.nothing  # noqa: B018
 
 
+@pytest.mark.parametrize("name", sorted({*stabjax._RENAMED} - {*stabjax.__all__}))
+def test_an_old_name_says_what_it_is_called_now(name):
+    new = stabjax._RENAMED[name]
+    assert operator.attrgetter(new)(stabjax).__doc__
+    with pytest.raises(AttributeError, match=rf"is now stabjax\.{new}"):
+        getattr(stabjax, name)
+
+
+def test_a_training_needs_jax_optax_and_numpy_alone():
+    code = (
+        "import sys\n"
+        f"for name in {HEAVY}: sys.modules[name] = None\n"
+        "import jax, optax, stabjax\n"
+        "loss = lambda w, key: (w * w).sum()\n"
+        "problem = stabjax._train.Problem(lambda key: jax.numpy.ones(2), loss)\n"
+        "run = stabjax.train(problem, optax.sgd(0.1), jax.random.key(0), steps=3)\n"
+        "keys = jax.random.split(jax.random.key(0), 2)\n"
+        "test = stabjax.range_test(problem, optax.sgd, keys)\n"
+        "stabjax.suggest_rate(test.rates, test.smoothed)\n"
+        "print(int(run.status))\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
+
+
 OF_COMPAT = [
     f"compat.{library}.{name}"
     for library in stabjax.compat.__all__
@@ -157,6 +186,8 @@ OF_COMPAT = [
 def test_public_names_are_documented(name):
     documented = operator.attrgetter(name)(stabjax)
     assert documented.__doc__
-    if callable(documented):
+    if isinstance(documented, type):
+        assert "Attributes:" in documented.__doc__
+    elif callable(documented):
         for section in ("Args:", "Returns:", "Example:"):
             assert section in documented.__doc__

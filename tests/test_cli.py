@@ -4,14 +4,16 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import optax
 import pytest
 import xarray as xr
 
 import stabjax
-from stabjax import _recipes, cli
-from stabjax.cli import main
+from stabjax.cli import environment, main
+from stabjax.cli.sweep import optimizer_named
+from stabjax.cli.values import parse_space
 
 
 def refused(arguments, capsys):
@@ -36,18 +38,39 @@ def test_without_a_command_it_helps(capsys):
     assert "study" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("missing", "arguments", "needed"),
+    [
+        ("jinja2", ["study", "--quick"], "stabjax[study]"),
+        ("plotly", ["study", "--quick"], "stabjax[study]"),
+        ("xarray", ["sweep", "quadratic", "peak_value=1"], "'xarray'"),
+    ],
+)
+def test_a_missing_package_is_named(missing, arguments, needed):
+    """The other commands work without the packages of one."""
+    code = f"import sys; sys.modules[{missing!r}] = None; from stabjax.cli import main;"
+    command = [sys.executable, "-c", f"{code} sys.exit(main())"]
+    version = subprocess.run([*command, "--version"], capture_output=True, text=True)
+    assert version.returncode == 0
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert needed in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_unknown_problem_is_answered_with_the_known_ones(capsys):
     message = refused(["study", "--problems", "quadratic,nope"], capsys)
-    assert message.startswith("stabjax: error: unknown problem 'nope'; known are ")
+    assert message.startswith("stabjax: error: problem must be one of ")
+    assert message.endswith(", got 'nope'.")
     assert all(name in message for name in stabjax.study.PROBLEMS)
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--seeds", "0"], "seeds must be at least 1, got 0"),
-        (["--rates", "-3"], "rates must be at least 1, got -3"),
-        (["--steps", "5"], "steps must be at least 10, got 5"),
+        (["--seeds", "0"], "seeds must be an integer >= 1, got 0."),
+        (["--rates", "-3"], "rates must be an integer >= 1, got -3."),
+        (["--steps", "5"], "steps must be an integer >= 10, got 5."),
         (["--thresholds", "few"], "argument --thresholds: invalid int value: 'few'"),
     ],
 )
@@ -66,8 +89,8 @@ def test_study(tmp_path, capsys):
     arguments = ["study", "--problems", "quadratic", *sizes, "--out", str(tmp_path)]
     assert main(arguments) == 0
     printed = capsys.readouterr()
-    assert "24 trainings, about" in printed.err  # 3 rates, 1 threshold and none, ...
-    assert "[1/1] quadratic: 24 trainings of 20 steps" in printed.err
+    assert "24 runs, about" in printed.err  # 3 rates, 1 threshold and none, ...
+    assert "[1/1] quadratic: 24 runs of 20 steps" in printed.err
     assert "## The answer" in printed.out
     assert f"More, with pictures: {tmp_path / 'report.html'}" in printed.out
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -83,22 +106,28 @@ def test_schedule_is_drawn_and_written(tmp_path, capsys):
     assert "0.5 |" in printed and "20\n" in printed
     schedule = stabjax.wsd_schedule(0.5, 4, 8, 8, shape="1-sqrt")
     bound = stabjax.schedule_bound(schedule, 20).best_value * 20**0.5
-    assert f"by DG / sqrt(T): {bound:.3g}" in printed
+    assert f"divided by DG / sqrt(T): {bound:.3g}" in printed
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["nope"], "unknown schedule 'nope'; known are chebyshev_schedule, "),
-        (["with_bounds"], "unknown schedule 'with_bounds'"),
-        (["wsd_schedule", "1"], "an argument must be NAME=VALUE, got '1'"),
-        (["cosine_decay_schedule"], "missing 2 required positional arguments"),
+        (["nope"], "schedule must be one of chebyshev_schedule, "),
+        (["with_bounds"], "got 'with_bounds'."),
+        (
+            ["wsd_schedule", "1"],
+            "ARGUMENT=VALUE must be a name, = and a value, got '1'.",
+        ),
+        (["cosine_decay_schedule"], "missing a required argument: 'init_value'"),
         (
             ["cosine_decay_schedule", "init_value=1", "decay_steps=-5"],
-            "decay_steps must be positive, got -5",
+            "decay_steps must be > 0, got -5.",
         ),
-        (["linear_schedule", "init_value=x"], "init_value must be a number, got 'x'"),
+        (
+            ["linear_schedule", "init_value=x", "end_value=0", "transition_steps=3"],
+            "init_value must be a number, got 'x'.",
+        ),
         (
             ["constant_schedule", "value=1", "--steps", "-3"],
             "steps must be positive, got -3",
@@ -119,10 +148,13 @@ def test_a_schedule_that_is_none(arguments, message, capsys):
         ("a=1,2", [1, 2]),
         ("a=cosine,none,true", ("cosine", None, True)),
         ("a=static:8,16", (8, 16)),
+        ("a=none,0.9", (None, 0.9)),
+        ("a=true,1,x", (True, 1, "x")),
+        ("max_norm=0.1,none", [0.1, np.inf]),
     ],
 )
 def test_words_of_axes(text, expected):
-    (axis,) = _recipes.space_of([text]).axes
+    (axis,) = parse_space([text]).axes
     assert axis.is_static == isinstance(expected, tuple)
     if axis.is_static:
         assert axis.values == expected
@@ -133,7 +165,7 @@ def test_words_of_axes(text, expected):
 
 @pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
 def test_optimizers_by_name_are_those_of_optax(name, standard_promotion):
-    make = _recipes.optimizer_named("adamw", 10, watched=True)
+    make = optimizer_named("adamw", 10, record=True)
     tx = make(0.5, max_norm=0.1, schedule=name, warmup_steps=4, weight_decay=0.0)
     schedule = {
         "constant": stabjax.warmup_constant_schedule(0.0, 0.5, 4),
@@ -150,7 +182,7 @@ def test_optimizers_by_name_are_those_of_optax(name, standard_promotion):
 
 
 def test_without_a_warm_up_the_peak_comes_first():
-    tx = _recipes.optimizer_named("sgd", 10, watched=False)(0.5)
+    tx = optimizer_named("sgd", 10, record=False)(0.5)
     updates, _ = tx.update(np.float32(2.0), tx.init(np.float32(1.0)))
     assert updates == -1.0
 
@@ -158,7 +190,7 @@ def test_without_a_warm_up_the_peak_comes_first():
 @pytest.fixture
 def own_jax(monkeypatch):
     """JAX is set up by the tests, and compiles into no cache of the user."""
-    monkeypatch.setattr(cli, "_prepare_jax", lambda devices: None)
+    monkeypatch.setattr(environment, "prepare_jax", lambda devices=None: None)
 
 
 def test_sweep_and_plot(own_jax, tmp_path, capsys, standard_promotion):
@@ -168,14 +200,14 @@ def test_sweep_and_plot(own_jax, tmp_path, capsys, standard_promotion):
     arguments = [*given, "--store", str(store), "--out", str(out)]
     assert main(arguments) == 0
     printed = capsys.readouterr()
-    assert "12 trainings of 20 steps in " in printed.out
+    assert "12 runs of 20 steps in " in printed.out
     assert "diverged: 16.7%" in printed.out
-    assert "best final loss, on average over seeds: peak_value=0.5" in printed.out
+    assert "best final loss, mean of the seeds: peak_value=0.5" in printed.out
     assert "Space(peak_value: 3, max_norm: 2, schedule: 1, seed: 2" in printed.err
     runs = xr.load_dataset(out, engine="scipy")
     assert runs.sizes == {"peak_value": 3, "max_norm": 2, "schedule": 1, "seed": 2}
-    assert stabjax.best(runs)["peak_value"] == 0.5
-    xr.testing.assert_equal(stabjax.load(store), runs)
+    assert stabjax.runs.best(runs)["peak_value"] == 0.5
+    xr.testing.assert_equal(stabjax.runs.load(store), runs)
     for where, more in ((store, []), (out, ["--variable", "status"])):
         picture = tmp_path / "picture.png"
         assert main(["plot", str(where), *more, "--out", str(picture)]) == 0
@@ -187,7 +219,7 @@ def test_sweep_and_plot(own_jax, tmp_path, capsys, standard_promotion):
 def test_a_dry_run_and_a_recorded_sweep(own_jax, tmp_path, capsys, standard_promotion):
     given = ["sweep", "quadratic", "peak_value=9", "seed=0:2", "--steps", "20"]
     assert main([*given, "--dry-run"]) == 0
-    assert "2 trainings of 20 steps, 1 programs" in capsys.readouterr().out
+    assert "2 runs of 20 steps, 1 programs" in capsys.readouterr().out
     out, picture = tmp_path / "runs.nc", tmp_path / "picture.png"
     assert main([*given, "--record-every", "5", "--out", str(out)]) == 0
     assert "no point is the best" in capsys.readouterr().out
@@ -196,24 +228,120 @@ def test_a_dry_run_and_a_recorded_sweep(own_jax, tmp_path, capsys, standard_prom
     assert picture.exists()
 
 
+def test_none_stands_beside_numbers(own_jax, tmp_path, capsys, standard_promotion):
+    """A word in a list leaves the numbers numbers, and the dataset can be saved."""
+    out = tmp_path / "runs.nc"
+    axes = ["momentum=none,0.9", "max_norm=0.1,none"]
+    arguments = ["sweep", "quadratic", "peak_value=0.1", *axes, "--steps", "5"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    assert "4 runs of 5 steps" in capsys.readouterr().out
+    runs = xr.load_dataset(out, engine="scipy")
+    assert runs.momentum.values.tolist() == ["None", "0.9"]
+    assert runs.max_norm.values.tolist() == pytest.approx([0.1, np.inf])
+    for momentum in (None, 0.9):
+        optimizer = optax.chain(
+            stabjax.clip_by_global_norm(0.1), optax.sgd(0.1, momentum=momentum)
+        )
+        key = jax.random.key(0)
+        alone = stabjax.train(stabjax.problems.quadratic(), optimizer, key, steps=5)
+        found = runs.final_loss.sel(momentum=str(momentum)).isel(max_norm=0)
+        assert float(found.squeeze()) == pytest.approx(float(alone.final_loss))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sweep", "quadratic", "peak_value=0.1", "--steps", "5"],
+        ["plot", "{runs}"],
+        ["schedule", "constant_schedule", "value=1"],
+    ],
+)
+@pytest.mark.parametrize("out", ["missing/folder/x.nc", "."])
+def test_outputs_are_checked_before_any_work(
+    arguments, out, own_jax, tmp_path, capsys, monkeypatch
+):
+    def work(*args, **kwargs):
+        raise AssertionError("too late")
+
+    monkeypatch.setattr(stabjax, "sweep", work, raising=False)
+    monkeypatch.setattr("stabjax.cli.plot._draw", work)
+    monkeypatch.setattr("stabjax.plot.schedules", work)
+    runs = tmp_path / "runs.nc"
+    xr.Dataset({"final_loss": ("peak_value", [1.0])}).to_netcdf(runs, engine="scipy")
+    arguments = [argument.format(runs=runs) for argument in arguments]
+    message = refused([*arguments, "--out", str(tmp_path / out)], capsys)
+    assert "--out must be a file in an existing folder, got" in message
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize("place", range(1, 5))
+@pytest.mark.parametrize("command", ["sweep", "schedule"])
+def test_values_stand_anywhere(command, place, own_jax, tmp_path, capsys):
+    """In front of options, behind them, and between them."""
+    if command == "sweep":
+        first, pairs = "quadratic", ["peak_value=0.1", "seed=0:2"]
+        options = ["--steps", "5", "--optimizer", "sgd", "--target-loss", "1"]
+    else:
+        first, pairs = "exponential_decay", ["init_value=1", "transition_steps=10"]
+        pairs += ["decay_rate=0.5"]
+        options = ["--steps", "20", "--out", str(tmp_path / "x.png")]
+    split = 2 * (place // 2)
+    words = [first, *options[:split], pairs[0], *options[split:], *pairs[1:]]
+    if place == 1:
+        words = [*options, first, *pairs]
+    assert main([command, *words]) == 0
+    printed = capsys.readouterr().out
+    assert ("2 runs of 5 steps" if command == "sweep" else "picture:") in printed
+
+
+@pytest.mark.parametrize("command", [[], ["plot", "x.nc"], ["sweep", "quadratic"]])
+def test_unknown_options_are_refused(command, capsys):
+    message = refused([*command, *["a=1"] * (command[:1] == ["sweep"]), "--no"], capsys)
+    assert "unrecognized arguments: --no" in message
+
+
+@pytest.mark.parametrize("value", ["true", "True", "false"])
+def test_booleans_are_alike_in_all_commands(value, own_jax, tmp_path, capsys):
+    out = str(tmp_path / "x.png")
+    numbers = ["init_value=1", "transition_steps=10", "decay_rate=0.5"]
+    schedule = ["schedule", "exponential_decay", *numbers, f"staircase={value}"]
+    assert main([*schedule, "--steps", "20", "--out", out]) == 0
+    stairs = stabjax.exponential_decay(1, 10, 0.5, staircase=value.lower() == "true")
+    expected = stabjax.plot.schedule_text(stairs, 20)
+    assert expected in capsys.readouterr().out
+    sweep = ["sweep", "quadratic", "peak_value=0.1", "momentum=0.9"]
+    assert main([*sweep, f"nesterov={value}", "--steps", "5"]) == 0
+    assert f"nesterov={value.title()}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (
             ["quadratics", "a=1"],
-            "unknown problem 'quadratics'; known are adding, ",
+            "problem must be one of adding, ",
         ),
-        (["rosenbrok", "a=1"], "; did you mean rosenbrock?"),
-        (["quadratic", "a"], "an axis must be NAME=VALUES, got 'a'"),
-        (["quadratic", "a=1", "a=2"], "axis 'a' is given twice"),
+        (["rosenbrok", "a=1"], "got 'rosenbrok'. Did you mean rosenbrock?"),
+        (["quadratic", "a"], "NAME=VALUES must be a name, = and a value, got 'a'."),
+        (["quadratic", "a=1", "a=2"], "axis 'a' must be given once"),
         (["quadratic", "a=log:0:1:3"], "axis 'a' must be log:LOW:HIGH:N"),
         (["quadratic", "a=log:1:3"], "axis 'a' must be log:LOW:HIGH:N"),
         (["quadratic", "a=1,,2"], "axis 'a' must be log:LOW:HIGH:N"),
-        (["quadratic", "a=1"], "'peak_value' without a default"),
-        (["quadratic", "a=1", "peak_value=1"], "axis 'a' goes nowhere"),
+        (["quadratic", "max_norm=1"], "'peak_value' without a default"),
+        (["quadratic", "a=1", "peak_value=1"], "axis must be one of seed, "),
         (["quadratic", "peak_value=nan"], "axis 'peak_value' holds NaN"),
-        (["quadratic", "peak_value=1", "schedule=sine"], "must be one of constant"),
-        (["quadratic", "a=1", "--optimizer", "clip"], "unknown optimizer 'clip'"),
+        (["quadratic", "peak_value=1", "schedule=sine"], "schedule must be 'constant'"),
+        (["quadratic", "a=1", "--optimizer", "clip"], "optimizer must be one of "),
+        (
+            ["quadratic", "peak_value=1", "--optimizer", "admw"],
+            "got 'admw'. Did you mean adamw",
+        ),
+        (
+            ["quadratic", "learning_rate=1"],
+            "'learning_rate' is unknown. Use peak_value.",
+        ),
+        (["quadratic", "threshold=1"], "'threshold' is unknown. Use max_norm."),
+        (["quadratic", "peak_valu=1"], "got 'peak_valu'. Did you mean peak_value?"),
         (["quadratic", "peak_value=1", "--steps", "0"], "steps must be a positive"),
     ],
 )
@@ -225,15 +353,24 @@ def test_sweeps_are_refused_in_one_sentence(own_jax, arguments, message, capsys)
     ("arguments", "message"),
     [
         (["nowhere.nc"], "nowhere.nc"),
-        (["{}", "--variable", "nope"], "there is no 'nope', only final_loss"),
-        (["{}"], "there is no axis to draw over"),
+        (["{junk}"], "STORE must be the folder of a sweep or a netCDF file, got "),
+        (["{folder}"], "there is no store at "),
+        (["{}", "--x", "nope"], "--x must be one of seed, got 'nope'."),
+        (
+            ["{}", "--variable", "nope"],
+            "--variable must be one of final_loss, got 'nope'.",
+        ),
+        (["{}"], "--x must be given"),
     ],
 )
 def test_plots_are_refused_in_one_sentence(arguments, message, tmp_path, capsys):
-    losses = xr.Dataset({"final_loss": ("seed", [1.0, 2.0])})
-    file = tmp_path / "runs.nc"
+    losses = xr.Dataset({"final_loss": ("seed", [1.0, 2.0])}, {"seed": [0, 1]})
+    file, junk, folder = (tmp_path / name for name in ("runs.nc", "junk.nc", "folder"))
     losses.to_netcdf(file, engine="scipy")
-    arguments = [argument.format(file) for argument in arguments]
+    junk.write_text("junk")
+    folder.mkdir()
+    known = {"junk": junk, "folder": folder}
+    arguments = [argument.format(file, **known) for argument in arguments]
     assert message in refused(["plot", *arguments], capsys)
 
 

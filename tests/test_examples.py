@@ -37,7 +37,7 @@ def test_trainability_boundary_draws_its_pictures_and_resumes(
     found = main([*options.split(), *folders])
     assert 0.5 < found["threshold"] < 2
     assert (tmp_path / "out" / "trainability_threshold.png").stat().st_size > 5000
-    assert "of 576 trainings converge" in capsys.readouterr().out
+    assert "of 576 runs converge" in capsys.readouterr().out
     assert main([*options.split(), *folders]) == found
 
 

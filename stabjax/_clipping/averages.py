@@ -1,11 +1,11 @@
-"""Running averages that start without bias, and neither overflow nor take in NaN.
+"""Running averages without initial bias that neither overflow nor take in NaN.
 
-An average over `count` updates is kept debiased: its newest value has the weight
-(1 - b) / (1 - b^count), which is 1 at first. The biased average of the papers is
-`mass(b, count)` times it.
+An average over `count` updates is stored debiased: its newest value has the weight
+(1 - decay) / (1 - decay^count), which is 1 at first. The biased average of the papers
+is `bias_correction(decay, count)` times it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,54 +13,57 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.typing import ArrayLike
+from jax.typing import DTypeLike
 
-from stabjax._clipping.threshold import check_threshold
+from stabjax._axes import Axes, leaf_axes
 from stabjax._metrics import count_clip
-from stabjax._norms import norm_dtype, safe_root, scaled_norm
+from stabjax._norms import is_float0, norm_dtype, safe_root, scaled_norm
 from stabjax._types import Number
 
 
 class Weight(NamedTuple):
-    """What the newest value of a debiased average weighs."""
+    """The weight of the newest value in a debiased average."""
 
     new: jax.Array
-    first: jax.Array  # whether nothing was averaged before
-    valid: jax.Array  # whether it is to be taken in at all
+    first: jax.Array  # whether it is the first one
+    valid: jax.Array  # whether it enters at all
 
 
-def weight(decay: jax.Array, count: jax.Array, valid: jax.Array) -> Weight:
-    """The weight of the value number `count`, from 1 on."""
-    return Weight((1 - decay) / mass(decay, count), count == 1, valid)
+def average_weight(decay: jax.Array, count: jax.Array, valid: jax.Array) -> Weight:
+    """Returns the weight of value number `count`, from 1 on."""
+    return Weight((1 - decay) / bias_correction(decay, count), count == 1, valid)
 
 
-def mass(decay: jax.Array, count: jax.Array) -> jax.Array:
-    """1 - decay^count, without cancellation."""
+def bias_correction(decay: jax.Array, count: jax.Array) -> jax.Array:
+    """Returns 1 - decay^count, without cancellation for a decay near 1."""
     tiny = np.finfo(decay.dtype).tiny
     return -jnp.expm1(count.astype(decay.dtype) * jnp.log(jnp.maximum(decay, tiny)))
 
 
-def moved_mean(mean: jax.Array, x: jax.Array, by: Weight) -> jax.Array:
-    """(1 - a) mean + a x; a value that stays is not touched, however small it is."""
-    a = by.new.astype(mean.dtype)
-    old = jnp.where(by.first, x, mean)
-    return jnp.where(by.valid, old + (a * x - a * old), mean)
+def update_mean(mean: jax.Array, x: jax.Array, weight: Weight) -> jax.Array:
+    """Returns (1 - a) mean + a x."""
+    a = weight.new.astype(mean.dtype)
+    old = jnp.where(weight.first, x, mean)
+    # The difference of products, not a (x - old), which overflows for opposite signs.
+    # It keeps a constant x to the bit, also where a x is subnormal.
+    return jnp.where(weight.valid, old + (a * x - a * old), mean)
 
 
-def moved_root(root: jax.Array, x: jax.Array, by: Weight) -> jax.Array:
-    """sqrt((1 - a) root^2 + a x^2), without squares that leave the range."""
-    a, size = by.new.astype(root.dtype), x * jnp.sign(x)
-    before = jnp.where(by.first, size, root)
+def update_root(root: jax.Array, x: jax.Array, weight: Weight) -> jax.Array:
+    """Returns sqrt((1 - a) root^2 + a x^2), without squares that leave the range."""
+    a, size = weight.new.astype(root.dtype), x * jnp.sign(x)
+    before = jnp.where(weight.first, size, root)
     largest = lax.stop_gradient(jnp.maximum(before, size))
     unit = jnp.where(largest > 0, largest, 1)
     old, new = (before / unit) ** 2, (size / unit) ** 2
-    return jnp.where(by.valid, unit * safe_root(old + (a * new - a * old)), root)
+    updated = unit * safe_root(old + (a * new - a * old))
+    return jnp.where(weight.valid, updated, root)
 
 
-def quotient(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """Their quotient; 0 where the denominator is 0."""
-    some = denominator > 0
-    return jnp.where(some, numerator / jnp.where(some, denominator, 1), 0)
+def divide_or_zero(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """Returns the quotient, or 0 where the denominator is 0."""
+    nonzero = denominator != 0
+    return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1), 0)
 
 
 def zero_moments(params: optax.Params) -> optax.Params:
@@ -83,92 +86,102 @@ def zero_scalars(params: optax.Params) -> optax.Params:
     return jax.tree.map(lambda leaf: jnp.zeros((), norm_dtype([leaf])), params)
 
 
-def unzipped(updates: optax.Updates, tuples: Any, width: int) -> tuple[Any, ...]:
-    """Trees like `updates` from one that has a tuple in the place of each leaf."""
-
-    def nth(i: int) -> Any:
-        return jax.tree.map(lambda _, entries: entries[i], updates, tuples)
-
-    return tuple(nth(i) for i in range(width))
-
-
-def any_leaf(flags: Any) -> jax.Array:
-    """Whether a flag of the tree is true."""
-    return jax.tree.reduce(jnp.logical_or, flags, jnp.zeros((), bool))
-
-
-def check_decay(argument: str, value: ArrayLike) -> ArrayLike:
-    """A decay as it came, once its value, where it is known, is one."""
-    check_threshold(argument, value)
-    if not isinstance(value, jax.core.Tracer) and not np.all(np.asarray(value) < 1):
-        raise ValueError(f"{argument} must be at least 0 and below 1, got {value}")
-    return value
-
-
 class Step(NamedTuple):
-    """What a step of a method with averages sees."""
+    """What one update of a method with averages reads: lists of leaves, and counts."""
 
-    updates: optax.Updates
-    averages: tuple[Any, ...]
-    params: optax.Params | None
-    number: jax.Array  # int32: finite updates so far, this one included
-    finite: jax.Array  # whether this one is; if not, averages are to stay
-    dtype: Any  # of the statistics
+    updates: list[jax.Array]
+    averages: list[list[jax.Array]]
+    params: list[jax.Array] | None
+    axes: list[Axes]  # mapped axes over which each of the updates is sharded
+    number: jax.Array  # int32: how many updates were finite, this one included
+    finite: jax.Array  # whether this one is; if not, averages must not change
+    dtype: DTypeLike  # of the statistics
+
+    def leaves(self) -> Iterator[tuple[jax.Array, list[jax.Array], Axes]]:
+        """Returns each of the updates with its averages and its axes."""
+        averages = map(list, zip(*self.averages, strict=True))
+        return zip(self.updates, averages, self.axes, strict=True)
 
 
-# A step -> its updates, its averages, and whether an entry was bounded.
-Move = Callable[[Step], tuple[optax.Updates, tuple[Any, ...], jax.Array]]
+class Moved(NamedTuple):
+    """The result for one leaf."""
+
+    update: jax.Array
+    averages: tuple[jax.Array, ...]
+    clipped: jax.Array  # whether an element was bounded, on any device
 
 
-def averaging(
+def with_averages(
     state_type: Callable[..., Any],
     name: str,
-    init: Callable[[optax.Params], tuple[Any, ...]],
-    move: Move,
+    init: Callable[[optax.Params], tuple[optax.Params, ...]],
+    rule: Callable[[Step], list[Moved]],
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """The transformation `name` whose state is (step, clips, *averages, metrics).
+    """Returns the transformation `name`, with state (step, clips, *averages, metrics).
 
-    A non-finite gradient gives NaN in every entry of the updates, and leaves averages
-    and counts as they are.
+    A non-finite gradient gives NaN in every element of the updates, and leaves averages
+    and counts unchanged.
     """
 
     def init_fn(params: optax.Params) -> Any:
         step, clips = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
         norm = jnp.zeros((), norm_dtype(jax.tree.leaves(params)))
         clipped, fraction = jnp.zeros((), bool), jnp.zeros((), jnp.float32)
-        seen = _metrics(name, norm, clipped, fraction)
-        return state_type(step, clips, *init(params), seen)
+        metrics = _metrics(name, norm, clipped, fraction)
+        return state_type(step, clips, *init(params), metrics)
 
     def update_fn(
         updates: optax.Updates, state: Any, params: optax.Params | None = None
     ) -> tuple[optax.Updates, Any]:
-        norm = scaled_norm(updates)
+        norm = scaled_norm(updates, axis_name=axis_name)
         finite = jnp.isfinite(norm.value)
-        before, clips, *averages, seen = state
+        count, clips, *averages, old = state
+        # Gradients of integers (float0) hold no numbers and pass unchanged.
+        kept = [i for i, g in enumerate(jax.tree.leaves(updates)) if not is_float0(g)]
+        axes = leaf_axes("updates", updates, axis_name)
         step = Step(
-            updates,
-            tuple(averages),
-            params,
-            optax.safe_increment(before),
+            _pick(updates, kept),
+            [_pick(average, kept) for average in averages],
+            None if params is None else _pick(params, kept),
+            [axes[i] for i in kept],
+            optax.safe_increment(count),
             finite,
             norm.value.dtype,
         )
-        updates, averages, clipped = move(step)
-        clipped = finite & clipped
-        count, new_clips, fraction = count_clip(before, clips, clipped)
-        counts = jnp.where(finite, count, before), jnp.where(finite, new_clips, clips)
-        grad_norm = norm.product.astype(seen[f"{name}:grad_norm"].dtype)
-        fraction = jnp.where(finite, fraction, seen[f"{name}:clip_fraction"])
-        seen = _metrics(name, grad_norm, clipped, fraction)
-        return _spoiled(updates, ~finite), state_type(*counts, *averages, seen)
+        moved = rule(step)
+        flags = [leaf.clipped for leaf in moved]
+        clipped = finite & jnp.any(jnp.stack([jnp.zeros((), bool), *flags]))
+        steps, new_clips, fraction = count_clip(count, clips, clipped)
+        counts = jnp.where(finite, steps, count), jnp.where(finite, new_clips, clips)
+        averages = [
+            _put(average, kept, [leaf.averages[i] for leaf in moved])
+            for i, average in enumerate(averages)
+        ]
+        metrics = _metrics(
+            name,
+            norm.product.astype(old[f"{name}:grad_norm"].dtype),
+            clipped,
+            jnp.where(finite, fraction, old[f"{name}:clip_fraction"]),
+        )
+        # A product, since a selection would not fuse into the loops before it.
+        factor = jnp.where(finite, 1.0, jnp.nan)
+        new = [leaf.update * factor.astype(leaf.update.dtype) for leaf in moved]
+        return _put(updates, kept, new), state_type(*counts, *averages, metrics)
 
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def _spoiled(updates: optax.Updates, bad: jax.Array) -> optax.Updates:
-    # A product, for it fuses into the loops before it.
-    factor = jnp.where(bad, jnp.nan, 1.0)
-    return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
+def _pick(tree: optax.Params, kept: list[int]) -> list[jax.Array]:
+    leaves = jax.tree.leaves(tree)
+    return [leaves[i] for i in kept]
+
+
+def _put(tree: optax.Params, kept: list[int], new: list[jax.Array]) -> optax.Params:
+    leaves, structure = jax.tree.flatten(tree)
+    for i, leaf in zip(kept, new, strict=True):
+        leaves[i] = leaf
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _metrics(

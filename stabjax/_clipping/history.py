@@ -11,9 +11,8 @@ from jax.typing import DTypeLike
 
 from stabjax._arguments import check_choice
 from stabjax._metrics import count_clip
-from stabjax._norms import ScaledNorm, norm_dtype, scaled_norm
+from stabjax._norms import ScaledNorm, norm_dtype, scaled_leaf_norms, scaled_norm
 from stabjax._scaling import ClipFactor, apply_factor, clip_factor, safe_ratio
-from stabjax._types import AxisName
 
 Statistics = TypeVar("Statistics", bound=optax.OptState)
 
@@ -38,7 +37,7 @@ def clip_by_history(
     *,
     per_leaf: bool = False,
     reference: bool = False,
-    axis_name: AxisName | None = None,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
     """Returns the transformation `name`, which bounds norms as a rule says.
 
@@ -51,7 +50,8 @@ def clip_by_history(
     check_choice("reference", reference, (False, True))
 
     def init_fn(params: optax.Params) -> HistoryClipState:
-        dtype, number = norm_dtype(jax.tree.leaves(params)), len(_parts(params))
+        leaves = jax.tree.leaves(params)
+        dtype, number = norm_dtype(leaves), max(len(leaves), 1) if per_leaf else 1
         # Separate arrays: a state may be donated, and no buffer twice.
         steps, clips = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
         norms, bounds = jnp.zeros(number, dtype), jnp.zeros(number, dtype)
@@ -65,7 +65,7 @@ def clip_by_history(
         params: optax.Params | None = None,
     ) -> tuple[optax.Updates, HistoryClipState]:
         del params
-        scaled = _stack([scaled_norm(p, axis_name=axis_name) for p in _parts(updates)])
+        scaled = _norms(updates)
         norms = scaled.product.astype(state.metrics[f"{name}:grad_norm"].dtype)
         # Elements may be finite where their norm is not: it counts as the largest one.
         finite = jnp.minimum(norms, np.finfo(norms.dtype).max)
@@ -85,9 +85,12 @@ def clip_by_history(
         state = HistoryClipState(statistics, steps, clips, metrics)
         return _apply(updates, factor), state
 
-    def _parts(tree: optax.Params) -> list[optax.Params]:
-        """What has a norm of its own; never nothing: Orbax refuses empty arrays."""
-        return jax.tree.leaves(tree) or [tree] if per_leaf else [tree]
+    def _norms(tree: optax.Params) -> ScaledNorm:
+        """The norms along axis 0, at least one: Orbax does not save an empty array."""
+        if per_leaf and jax.tree.leaves(tree):
+            return scaled_leaf_norms(tree, axis_name=axis_name)
+        norm = scaled_norm(tree, axis_name=axis_name)
+        return ScaledNorm(norm.value[None], norm.unit[None])
 
     def _apply(updates: optax.Updates, factor: ClipFactor) -> optax.Updates:
         leaves, structure = jax.tree.flatten(updates)
@@ -129,15 +132,6 @@ def extend_streak(
 def with_eps(bound: jax.Array, norms: jax.Array, eps: float) -> jax.Array:
     """Returns the bound that gives the authors' factor bound / (norm + eps)."""
     return bound * safe_ratio(norms, norms + eps) if eps else bound
-
-
-def _stack(norms: list[ScaledNorm]) -> ScaledNorm:
-    dtype = norm_dtype([norm.value for norm in norms])
-    values, units = (
-        jnp.stack([part.astype(dtype) for part in parts])
-        for parts in zip(*norms, strict=True)
-    )
-    return ScaledNorm(values, units)
 
 
 def _with_rank(enters: jax.Array, ndim: int) -> jax.Array:

@@ -18,7 +18,7 @@ from stabjax._clipping.history import (
 )
 from stabjax._clipping.numbers import as_finite, checked
 from stabjax._norms import scaled_norm
-from stabjax._types import AxisName, Number
+from stabjax._types import Number
 
 
 class NormLevel(NamedTuple):
@@ -38,7 +38,7 @@ def adagc(
     patience: Number = 100,
     reference: bool = False,
     variant: Literal["megatron", "paddle"] = "megatron",
-    axis_name: AxisName | None = None,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
     """Bounds each leaf's norm by a multiple of its own running average: AdaGC.
 
@@ -137,7 +137,7 @@ def clip_by_norm_ratio(
     per_leaf: bool = True,
     patience: Number = 50,
     reference: bool = False,
-    axis_name: AxisName | None = None,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
     """Bounds each norm by a multiple of the running average of past norms.
 
@@ -222,7 +222,7 @@ def limit_norm_growth(
     *,
     per_leaf: bool = True,
     reference: bool = False,
-    axis_name: AxisName | None = None,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
     """Bounds the growth of each norm from one update to the next.
 

@@ -1,85 +1,90 @@
-"""Single entries that jump above their second moment: SPAM, and its two pieces."""
+"""Elements that jump above their second moment: SPAM and its clip."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
+from stabjax._arguments import check_choice
+from stabjax._axes import Axes, any_shard
 from stabjax._clipping.averages import (
+    Moved,
     Step,
     Weight,
-    any_leaf,
-    averaging,
-    check_decay,
-    mass,
-    moved_root,
-    unzipped,
-    weight,
+    average_weight,
+    bias_correction,
+    update_root,
+    with_averages,
     zero_moments,
 )
 from stabjax._clipping.moments import (
-    MomentStep,
+    AdamStep,
+    adam_step,
     cosine_warmup,
-    moment_step,
-    move_moments,
     since_reset,
+    update_moments,
 )
-from stabjax._clipping.threshold import check_threshold
+from stabjax._clipping.numbers import checked
 from stabjax._norms import safe_root, widened
-from stabjax._scaling import as_scalar, cast_back
+from stabjax._scaling import cast_back
+from stabjax._types import Number
 
 
 class SecondMomentClipState(NamedTuple):
-    """State of :func:`clip_by_second_moment`."""
+    """State of `clip_by_second_moment`."""
 
-    spike_step: jax.Array  # int32: finite updates seen
-    spike_clips: jax.Array  # int32: updates in which an entry was bounded
-    spike_root: optax.Params  # root of the debiased second moment of each entry
+    spike_step: jax.Array  # int32: number of finite updates
+    spike_clips: jax.Array  # int32: updates in which an element was bounded
+    spike_root: optax.Params  # root of the debiased second moment of each element
     metrics: dict[str, jax.Array]  # grad_norm, clipped, clip_fraction
 
 
 class SpamState(NamedTuple):
-    """State of :func:`scale_by_spam`."""
+    """State of `scale_by_spam`."""
 
-    spam_step: jax.Array  # int32: finite updates seen
-    spam_clips: jax.Array  # int32: updates in which an entry was bounded
-    spam_mean: optax.Params  # debiased first moment of each entry
+    spam_step: jax.Array  # int32: number of finite updates
+    spam_clips: jax.Array  # int32: updates in which an element was bounded
+    spam_mean: optax.Params  # debiased first moment of each element
     spam_root: optax.Params  # root of its debiased second moment
     metrics: dict[str, jax.Array]  # grad_norm, clipped, clip_fraction
 
 
 def clip_by_second_moment(
-    threshold: ArrayLike = 5000.0,
-    decay: ArrayLike = 0.999,
-    clip_delay: ArrayLike = 20,
+    threshold: Number = 5000.0,
+    decay: Number = 0.999,
+    clip_delay: Number = 20,
+    *,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
-    r"""Bounds every entry by a multiple of the root of its own second moment.
+    """Bounds every element by a multiple of the root of its second moment.
 
-    :math:`u_i = \mathrm{sign}(g_i) \min(|g_i|, \sqrt{\theta v_i})` from the update
-    ``clip_delay`` on, and then :math:`v_i \leftarrow b v_i + (1 - b) u_i^2`, from
-    :math:`v_i = 0`: the spike clip of SPAM, for any optimizer.
+    This is the spike clip of SPAM, for any optimizer. For each element `g` with second
+    moment `v`, which starts at 0,
+
+        u = sign(g) min(|g|, sqrt(threshold v))  from update number `clip_delay` on
+        v = decay v + (1 - decay) u^2
 
     Args:
-      threshold: :math:`\theta \ge 0`, how many times its mean square the square of an
-        entry may be (inf: never clip); traceable.
-      decay: :math:`b`, from 0 to below 1; traceable.
-      clip_delay: number of the first update that is bounded; traceable.
+      threshold: largest ratio of the square of an element to its second moment, >= 0;
+        inf: no clipping. Traceable.
+      decay: decay of the second moment, in [0, 1). Traceable.
+      clip_delay: number of the first update that is clipped, >= 0. Traceable.
+      axis_name: mapped axes over which the leaves are sharded where their types do not
+        say so, see `stabjax.global_norm`. Static.
 
     Returns:
-      A transformation with a :class:`SecondMomentClipState`. An entry whose moment is
-      0 is not bounded (by SPAM's code it is 0, and so for ever). A non-finite gradient
-      gives NaN in every entry and leaves the state as it is: the next update works.
-      While an entry is bounded its bound grows by :math:`\sqrt{1 + (1 - b)(\theta -
-      1)}` an update, 2.4 with the defaults: entries a hundred times larger pass whole
-      from the fourth update on; smaller ones pass at once.
+      A transformation with a `SecondMomentClipState`. An element whose moment is 0 is
+      not bounded (in SPAM's code it stays 0 for ever). A non-finite gradient gives NaN
+      in every element and leaves the state unchanged. While an element is bounded, its
+      bound grows by `sqrt(1 + (1 - decay) (threshold - 1))` per update, by 2.4 with the
+      defaults: elements a hundred times larger pass unchanged from the fourth update
+      on, smaller ones at once.
 
     Raises:
-      ValueError: if an argument is concrete and negative, NaN or no scalar, or
-        ``decay`` is 1 or more.
-      TypeError: if one is no number, or a parameter is complex.
+      ValueError: an argument is concrete and out of range, or not a scalar.
+      TypeError: an argument is not a number, or a parameter is complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -92,83 +97,87 @@ def clip_by_second_moment(
       [1.0, 0.1]
       [1.0, 0.1]
 
-    Source: Huang et al., SPAM: Spike-aware Adam with momentum reset, 2025.
+    References:
+      Huang et al., SPAM: Spike-Aware Adam with Momentum Reset for Stable LLM Training,
+      2025. https://arxiv.org/abs/2501.06842
     """
-    check_threshold("threshold", threshold)
-    check_decay("decay", decay)
-    check_threshold("clip_delay", clip_delay)
+    scalars = checked(threshold=(threshold, ">= 0"), decay=(decay, "in [0, 1)"))
+    counts = checked(clip_delay=(clip_delay, ">= 0"))
 
-    def move(step: Step) -> tuple[optax.Updates, tuple[Any, ...], jax.Array]:
-        b = as_scalar("decay", decay, step.dtype)
-        first = as_scalar("clip_delay", clip_delay, jnp.int32)
-        limit = as_scalar("threshold", threshold, step.dtype)
-        late = (step.number >= first) & (step.number > 1)
-        bound = _bound(limit, b, step.number, late)
-        by = weight(b, step.number, step.finite)
-        triples = jax.tree.map(
-            lambda g, root: _clip_entries(g, root, bound, by),
-            step.updates,
-            *step.averages,
-        )
-        updates, root, exceeded = unzipped(step.updates, triples, 3)
-        return updates, (root,), any_leaf(exceeded)
+    def rule(step: Step) -> list[Moved]:
+        threshold, b = scalars(step.dtype)
+        (first,) = counts(jnp.int32)
+        active = (step.number >= first) & (step.number > 1)
+        bound = _element_bound(threshold, b, step.number, active)
+        weight = average_weight(b, step.number, step.finite)
 
-    return averaging(
+        return [
+            _clip_leaf(g, root, bound, weight, axes)
+            for g, (root,), axes in step.leaves()
+        ]
+
+    return with_averages(
         SecondMomentClipState,
         "clip_by_second_moment",
         lambda params: (zero_moments(params),),
-        move,
+        rule,
+        axis_name,
     )
 
 
 def scale_by_spam(
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
-    eps: ArrayLike = 1e-6,
-    threshold: ArrayLike = 5000.0,
-    reset_every: ArrayLike = 500,
-    warmup_steps: ArrayLike = 150,
-    clip_delay: ArrayLike = 20,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-6,
+    *,
+    threshold: Number = 5000.0,
+    reset_every: Number = 500,
+    warmup_steps: Number = 150,
+    clip_delay: Number = 20,
     reference: bool = False,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
-    r"""Adam whose entries are bounded by their moment, and whose moments are reset.
+    """Adam with bounded elements and periodic resets of its moments: SPAM.
 
-    Update :math:`n` first sets :math:`m = v = 0` if :math:`n` is a multiple of
-    :math:`T`; bounds :math:`|g_i| \le \sqrt{\theta v_i}`, but for the first
-    ``clip_delay`` updates after a reset; then, as Adam, :math:`m \leftarrow b_1 m +
-    (1 - b_1) g`, :math:`v \leftarrow b_2 v + (1 - b_2) g^2`, and
+    Update number `n` first sets the moments to 0 if `n` is a multiple of `reset_every`.
+    It bounds each element by `sqrt(threshold v)`, except in the first `clip_delay`
+    updates after a reset. Then, with the `k` updates since the last reset,
 
-    .. math:: u = s_k \frac{\sqrt{1 - b_2^{k+1}}}{1 - b_1^{k+1}} \frac{m}{\sqrt v +
-       \epsilon}, \qquad s_k = 1 - 0.99 \cdot \tfrac12 (1 + \cos \tfrac{\pi k}{N + 1})
+        m = b1 m + (1 - b1) g
+        v = b2 v + (1 - b2) g^2
+        u = s_k sqrt(1 - b2^(k + 1)) / (1 - b1^(k + 1)) m / (sqrt(v) + eps)
+        s_k = 1 - 0.99 (1 + cos(pi k / (warmup_steps + 1))) / 2
 
-    with :math:`k` the updates since the last reset; :math:`s_k = 1` from :math:`k = N`
-    on, and before the first reset.
+    and `s_k = 1` from `k = warmup_steps` on and before the first reset.
+
+    With `reference=True` it gives the numbers of the authors' code, which differ in two
+    ways: after a reset the moments are still debiased by the number of all updates, so
+    that the first updates are about three times too large, and elements whose moment is
+    0 are bounded by 0, so for ever.
 
     Args:
-      b1: :math:`b_1`, from 0 to below 1; traceable.
-      b2: :math:`b_2`, likewise.
-      eps: :math:`\epsilon \ge 0`; traceable.
-      threshold: :math:`\theta \ge 0` (inf: never clip); traceable.
-      reset_every: :math:`T`, updates from reset to reset (0: never); traceable.
-      warmup_steps: :math:`N`, updates in which :math:`s_k` rises; traceable.
-      clip_delay: updates after a reset without bounds; traceable.
-      reference: whether to give the numbers of the authors' code, which goes on to
-        debias by the number :math:`n` of all updates after a reset, so that the first
-        ones are some three times too large, and bounds entries whose moment is 0 by 0,
-        so for ever; static.
+      b1: decay of the first moment, in [0, 1). Traceable.
+      b2: decay of the second moment, in [0, 1). Traceable.
+      eps: added to the denominator, >= 0. Traceable.
+      threshold: largest ratio of the square of an element to its second moment, >= 0;
+        inf: no clipping. Traceable.
+      reset_every: updates from reset to reset, >= 0; 0: never. Traceable.
+      warmup_steps: updates over which `s_k` rises, >= 0. Traceable.
+      clip_delay: updates after a reset without bounds, >= 0. Traceable.
+      reference: whether to give the numbers of the authors' code. Static.
+      axis_name: mapped axes over which the leaves are sharded where their types do not
+        say so, see `stabjax.global_norm`. Static.
 
     Returns:
-      A transformation with a :class:`SpamState`, to be followed by weight decay and
-      the learning rate. A non-finite gradient gives NaN in every entry and leaves the
-      state as it is: the next update works. After gradients grew a hundredfold for
-      good, or fell as far, the updates are of their former size, within a factor of 2,
-      after at most :math:`T + N` updates, 650 with the defaults: the next reset forgets
-      the old scale.
+      A transformation with a `SpamState`, to be followed by weight decay and the
+      learning rate. A non-finite gradient gives NaN in every element and leaves the
+      state unchanged. After a lasting rise or fall of the gradients by a factor of 100,
+      the updates have their former size, within a factor of 2, after at most
+      `reset_every + warmup_steps` updates: the next reset forgets the old scale.
 
     Raises:
-      ValueError: if an argument is concrete and negative, NaN or no scalar, or ``b1``
-        or ``b2`` is 1 or more.
-      TypeError: if one is no number, or a parameter is complex.
+      ValueError: an argument is concrete and out of range, or not a scalar.
+      TypeError: an argument is not a number, or a parameter is complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -182,94 +191,95 @@ def scale_by_spam(
       1.0
       1.0293
 
-    Source: Huang et al., SPAM: Spike-aware Adam with momentum reset, 2025.
+    References:
+      Huang et al., SPAM: Spike-Aware Adam with Momentum Reset for Stable LLM Training,
+      2025. https://arxiv.org/abs/2501.06842
     """
-    check_decay("b1", b1)
-    check_decay("b2", b2)
-    check_threshold("eps", eps)
-    check_threshold("threshold", threshold)
-    check_threshold("reset_every", reset_every)
-    check_threshold("warmup_steps", warmup_steps)
-    check_threshold("clip_delay", clip_delay)
+    check_choice("reference", reference, (False, True))
+    scalars = checked(
+        b1=(b1, "in [0, 1)"),
+        b2=(b2, "in [0, 1)"),
+        eps=(eps, ">= 0"),
+        threshold=(threshold, ">= 0"),
+        warmup_steps=(warmup_steps, ">= 0"),
+    )
+    counts = checked(reset_every=(reset_every, ">= 0"), clip_delay=(clip_delay, ">= 0"))
 
-    def move(step: Step) -> tuple[optax.Updates, tuple[Any, ...], jax.Array]:
-        decays = as_scalar("b1", b1, step.dtype), as_scalar("b2", b2, step.dtype)
-        every = as_scalar("reset_every", reset_every, jnp.int32)
-        was_reset, age = since_reset(step.number, every)
-        delay = as_scalar("clip_delay", clip_delay, jnp.int32)
-        late = jnp.where(was_reset, age - 1, age) >= delay
+    def rule(step: Step) -> list[Moved]:
+        b1, b2, eps, threshold, warmup_steps = scalars(step.dtype)
+        reset_every, delay = counts(jnp.int32)
+        was_reset, age = since_reset(step.number, reset_every)
+        active = jnp.where(was_reset, age - 1, age) >= delay
         if not reference:
-            late = late & (age > 1)
-        limit = as_scalar("threshold", threshold, step.dtype)
-        bound = _bound(limit, decays[1], age, late)
+            active &= age > 1
+        bound = _element_bound(threshold, b2, age, active)
         debias_count = step.number if reference else age
-        eps_ = as_scalar("eps", eps, step.dtype) / jnp.sqrt(
-            mass(decays[1], debias_count)
-        )
-        by = moment_step(decays, eps_, age, debias_count, step.finite)
-        steps = as_scalar("warmup_steps", warmup_steps, step.dtype)
-        scale = cosine_warmup(was_reset, age, steps)
-        tuples = jax.tree.map(
-            lambda g, *averages: _spam_leaf(g, averages, bound, by, scale, reference),
-            step.updates,
-            *step.averages,
-        )
-        updates, mean, root, exceeded = unzipped(step.updates, tuples, 4)
-        return updates, (mean, root), any_leaf(exceeded)
+        # The authors add eps to the root of the biased moment, Adam to the other.
+        eps = eps / jnp.sqrt(bias_correction(b2, debias_count))
+        adam = adam_step((b1, b2), eps, age, debias_count, step.finite)
+        scale = cosine_warmup(was_reset, age, warmup_steps)
+        return [
+            _spam_leaf(g, averages, bound, adam, scale, axes, reference)
+            for g, averages, axes in step.leaves()
+        ]
 
-    return averaging(
+    return with_averages(
         SpamState,
         "scale_by_spam",
         lambda params: (zero_moments(params), zero_moments(params)),
-        move,
+        rule,
+        axis_name,
     )
 
 
-class _Bound(NamedTuple):
-    """Entries are bounded by `factor` times the root of their second moment."""
+class _ElementBound(NamedTuple):
+    """Elements are bounded by `factor` times the root of their second moment."""
 
     factor: jax.Array
     active: jax.Array
 
 
-def _bound(
+def _element_bound(
     threshold: jax.Array, decay: jax.Array, age: jax.Array, active: jax.Array
-) -> _Bound:
-    """By the moment before this update, the one number `age`, biased as in Adam."""
-    square = jnp.where(threshold >= 0, threshold * mass(decay, age - 1), jnp.nan)
+) -> _ElementBound:
+    """The bound from the moment before update number `age`, biased as in Adam."""
+    square = threshold * bias_correction(decay, age - 1)
     active = active & (square != jnp.inf)
-    return _Bound(safe_root(jnp.where(active, square, 1)), active)
+    return _ElementBound(safe_root(jnp.where(active, square, 1)), active)
 
 
-def _bounded(
-    x: jax.Array, root: jax.Array, bound: _Bound, zeros: bool = False
+def _clip(
+    x: jax.Array, root: jax.Array, bound: _ElementBound, *, also_zeros: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-    """Bounded entries, and whether any was; entries with a moment of 0 on request."""
-    applies = bound.active if zeros else bound.active & (root > 0)
+    """Bounded elements, and whether any was; if asked, also where the moment is 0."""
+    applies = bound.active if also_zeros else bound.active & (root != 0)
     limit = jnp.where(applies, root * bound.factor.astype(root.dtype), jnp.inf)
     return jnp.clip(x, -limit, limit), jnp.any(abs(x) > limit)
 
 
-@partial(jax.jit, inline=True)
-def _clip_entries(
-    g: ArrayLike, root: jax.Array, bound: _Bound, by: Weight
-) -> tuple[jax.Array, ...]:
-    bounded, exceeded = _bounded(widened(g, root.dtype), root, bound)
-    root = moved_root(root, bounded, by)
-    return cast_back(bounded, jnp.asarray(g).dtype), root, exceeded
+# Under `jit`: in eager mode each of some twenty operations would be dispatched.
+@partial(jax.jit, static_argnames="axes", inline=True)
+def _clip_leaf(
+    g: jax.Array, root: jax.Array, bound: _ElementBound, weight: Weight, axes: Axes
+) -> Moved:
+    x, exceeded = _clip(widened(g, root.dtype), root, bound)
+    update = cast_back(x, jnp.result_type(g))
+    root = update_root(root, x, weight)
+    return Moved(update, (root,), any_shard(exceeded, [axes]))
 
 
-@partial(jax.jit, static_argnames="reference", inline=True)
+@partial(jax.jit, static_argnames=("axes", "reference"), inline=True)
 def _spam_leaf(
-    g: ArrayLike,
-    averages: tuple[jax.Array, jax.Array],
-    bound: _Bound,
-    by: MomentStep,
+    g: jax.Array,
+    averages: list[jax.Array],
+    bound: _ElementBound,
+    adam: AdamStep,
     scale: jax.Array,
+    axes: Axes,
     reference: bool,
-) -> tuple[jax.Array, ...]:
+) -> Moved:
     mean, root = averages
-    x, exceeded = _bounded(widened(g, root.dtype), root, bound, zeros=reference)
-    direction, mean, root = move_moments(x, mean, root, by)
-    scaled = direction * scale.astype(direction.dtype)
-    return cast_back(scaled, jnp.asarray(g).dtype), mean, root, exceeded
+    x, exceeded = _clip(widened(g, root.dtype), root, bound, also_zeros=reference)
+    direction, mean, root = update_moments(x, mean, root, adam)
+    update = cast_back(direction * scale.astype(direction.dtype), jnp.result_type(g))
+    return Moved(update, (mean, root), any_shard(exceeded, [axes]))

@@ -1,60 +1,59 @@
-"""Gradients scaled by the history of their size: Stable-SPAM and its pieces."""
+"""Gradients scaled by the history of their size: Stable-SPAM and its parts."""
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.typing import ArrayLike
 
+from stabjax._arguments import check_choice
+from stabjax._axes import Axes, over_devices
 from stabjax._clipping.averages import (
+    Moved,
     Step,
     Weight,
-    any_leaf,
-    averaging,
-    check_decay,
-    mass,
-    moved_mean,
-    quotient,
-    unzipped,
-    weight,
+    average_weight,
+    bias_correction,
+    divide_or_zero,
+    update_mean,
+    with_averages,
     zero_moments,
     zero_scalars,
 )
 from stabjax._clipping.moments import (
-    MomentStep,
-    moment_step,
-    move_moments,
+    AdamStep,
+    adam_step,
     since_reset,
+    update_moments,
 )
-from stabjax._clipping.threshold import check_threshold
+from stabjax._clipping.numbers import checked
 from stabjax._norms import (
     ScaledNorm,
     as_scaled,
-    global_norm,
+    norm_of_leaves,
     safe_root,
-    scaled_norm,
     widened,
 )
-from stabjax._scaling import ClipFactor, apply_factor, as_scalar, cast_back, clip_factor
+from stabjax._scaling import ClipFactor, apply_factor, cast_back, clip_factor
+from stabjax._types import Number
 
 
 class TrackedMaxState(NamedTuple):
-    """State of :func:`clip_by_tracked_max`."""
+    """State of `clip_by_tracked_max`."""
 
-    tracked_max_step: jax.Array  # int32: finite updates seen
-    tracked_max_clips: jax.Array  # int32: updates in which an entry was bounded
+    tracked_max_step: jax.Array  # int32: number of finite updates
+    tracked_max_clips: jax.Array  # int32: updates in which an element was bounded
     tracked_max: optax.Params  # debiased average of each leaf's largest magnitude
     metrics: dict[str, jax.Array]  # grad_norm, clipped, clip_fraction
 
 
 class TrackedNormState(NamedTuple):
-    """State of :func:`normalize_by_tracked_norm`."""
+    """State of `normalize_by_tracked_norm`."""
 
-    tracked_norm_step: jax.Array  # int32: finite updates seen
+    tracked_norm_step: jax.Array  # int32: number of finite updates
     tracked_norm_clips: jax.Array  # int32: updates in which a norm became smaller
     tracked_norm_mean: optax.Params  # debiased average of each leaf's norm
     tracked_norm_root: optax.Params  # root of that of the squared norm
@@ -62,40 +61,48 @@ class TrackedNormState(NamedTuple):
 
 
 class StableSpamState(NamedTuple):
-    """State of :func:`scale_by_stable_spam`."""
+    """State of `scale_by_stable_spam`."""
 
-    stable_spam_step: jax.Array  # int32: finite updates seen
-    stable_spam_clips: jax.Array  # int32: updates in which an entry was bounded
+    stable_spam_step: jax.Array  # int32: number of finite updates
+    stable_spam_clips: jax.Array  # int32: updates in which an element was bounded
     stable_spam_max: optax.Params  # as in TrackedMaxState
     stable_spam_norm_mean: optax.Params  # as in TrackedNormState
     stable_spam_norm_root: optax.Params
-    stable_spam_mean: optax.Params  # debiased first moment of each entry
+    stable_spam_mean: optax.Params  # debiased first moment of each element
     stable_spam_root: optax.Params  # root of its debiased second moment
     metrics: dict[str, jax.Array]  # grad_norm, clipped, clip_fraction
 
 
-def clip_by_tracked_max(decay: ArrayLike = 0.999) -> optax.GradientTransformation:
-    r"""Shrinks the entries above the average of the largest entry: AdaFN.
+def clip_by_tracked_max(
+    decay: Number = 0.999, *, axis_name: object = None
+) -> optax.GradientTransformation:
+    """Shrinks elements above the average of the largest one: AdaFN of Stable-SPAM.
 
-    With :math:`M_l` the debiased average of :math:`\max_i |g_i|` over the updates of
-    leaf :math:`l`, this one included, :math:`u_i = g_i M_l / \max_j |g_j|` where
-    :math:`|g_i| > M_l`, and :math:`u_i = g_i` elsewhere. So the largest entry becomes
-    :math:`M_l`, and others above it less: the order of entries may change.
+    With the largest magnitude `top` of a leaf, this gradient's, and its debiased
+    average `M`, which includes it,
+
+        M = decay M + (1 - decay) top
+        u = g M / top  for elements with |g| > M, and  u = g  for others.
+
+    The largest element becomes `M`, and other elements above `M` less than that, so the
+    order of elements may change.
 
     Args:
-      decay: of the average, from 0 to below 1; traceable.
+      decay: decay of the average, in [0, 1). Traceable.
+      axis_name: mapped axes over which the leaves are sharded where their types do not
+        say so, see `stabjax.global_norm`. Static.
 
     Returns:
-      A transformation with a :class:`TrackedMaxState`. A non-finite gradient gives NaN
-      in every entry and leaves the state as it is: the next update works. After
-      gradients grew for good, however far, their largest entry is at most halved from
-      :math:`\ln 2 / (1 - b)` updates on, 693 with the default; after they fell a
-      hundredfold nothing is clipped, and the bound is within twice the largest entry
-      after :math:`\ln 100 / (1 - b)`.
+      A transformation with a `TrackedMaxState`. A non-finite gradient gives NaN in
+      every element and leaves the state unchanged. After a lasting rise of the
+      gradients, by any factor, their largest element is at most halved from
+      `ln 2 / (1 - decay)` updates on, 693 with the default. After a fall by a factor of
+      100 nothing is clipped, and the bound is within twice the largest element after
+      `ln 100 / (1 - decay)` updates.
 
     Raises:
-      ValueError: if ``decay`` is concrete and not from 0 to below 1, or no scalar.
-      TypeError: if it is no number.
+      ValueError: `decay` is concrete and out of range, or not a scalar.
+      TypeError: it is not a number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -108,56 +115,64 @@ def clip_by_tracked_max(decay: ArrayLike = 0.999) -> optax.GradientTransformatio
       [1.0, 2.0, 3.0]
       [1.0, 5.0, 7.0]
 
-    Source: Huang et al., Stable-SPAM: How to train in 4-bit more stably than 16-bit
-    Adam, 2025.
+    References:
+      Huang et al., Stable-SPAM: How to Train in 4-Bit More Stably than 16-Bit Adam,
+      2025. https://arxiv.org/abs/2502.17055
     """
-    check_decay("decay", decay)
+    scalars = checked(decay=(decay, "in [0, 1)"))
 
-    def move(step: Step) -> tuple[optax.Updates, tuple[Any, ...], jax.Array]:
-        b = as_scalar("decay", decay, step.dtype)
-        by, bias = weight(b, step.number, step.finite), jnp.ones((), step.dtype)
-        tuples = jax.tree.map(
-            lambda g, largest: _clip_largest(g, largest, by, bias),
-            step.updates,
-            *step.averages,
-        )
-        updates, largest, exceeded, _ = unzipped(step.updates, tuples, 4)
-        return updates, (largest,), any_leaf(exceeded)
+    def rule(step: Step) -> list[Moved]:
+        (b,) = scalars(step.dtype)
+        weight = average_weight(b, step.number, step.finite)
+        return [
+            _clip_leaf(g, average, weight, axes)
+            for g, (average,), axes in step.leaves()
+        ]
 
-    return averaging(
+    return with_averages(
         TrackedMaxState,
         "clip_by_tracked_max",
         lambda params: (zero_scalars(params),),
-        move,
+        rule,
+        axis_name,
     )
 
 
 def normalize_by_tracked_norm(
-    b1: ArrayLike = 0.7, b2: ArrayLike = 0.9, eps: ArrayLike = 1e-8
+    b1: Number = 0.7,
+    b2: Number = 0.9,
+    eps: Number = 1e-8,
+    *,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
-    r"""Gives each leaf the norm that is usual for it, in units of its spread: AdaGN.
+    """Scales each leaf to its average norm in units of its spread: AdaGN.
 
-    :math:`u_l = \frac{g_l}{\|g_l\|} \cdot \frac{\mu_l}{\sqrt{\nu_l} + \epsilon}`, with
-    :math:`\mu_l` and :math:`\nu_l` the debiased averages of :math:`\|g_l\|` and
-    :math:`\|g_l\|^2`, this gradient included: a norm of about 1 for every leaf, which
-    no spike moves much. A zero gradient stays zero.
+    With the norm `n` of a leaf and the debiased averages `m` of `n` and `v` of `n^2`,
+    this gradient included,
+
+        u = g / n m / (sqrt(v) + eps)
+
+    Every leaf has a norm of about 1, which no spike moves much. A zero gradient stays
+    zero. It is part of Stable-SPAM, and by itself the GradientStabilizer of its authors
+    (2026).
 
     Args:
-      b1: decay of :math:`\mu`, from 0 to below 1; traceable.
-      b2: decay of :math:`\nu`, likewise.
-      eps: :math:`\epsilon \ge 0`; traceable.
+      b1: decay of `m`, in [0, 1). Traceable.
+      b2: decay of `v`, in [0, 1). Traceable.
+      eps: added to the denominator, >= 0. Traceable.
+      axis_name: mapped axes over which the leaves are sharded where their types do not
+        say so, see `stabjax.global_norm`. Static.
 
     Returns:
-      A transformation with a :class:`TrackedNormState`. A non-finite gradient gives
-      NaN in every entry and leaves the state as it is: the next update works. After
-      gradients grew a hundredfold for good the norms stay within a factor of 2 (with
-      the defaults); after they fell as far, they are from :math:`\ln 10^4 / (1 -
-      b_2)` updates on, 92 with the defaults, and much smaller meanwhile.
+      A transformation with a `TrackedNormState`. A non-finite gradient gives NaN in
+      every element and leaves the state unchanged. With the defaults, after a lasting
+      rise of the gradients by a factor of 100 the norms stay within a factor of 2;
+      after such a fall they are much smaller for `ln 10^4 / (1 - b2)` updates, 92 with
+      the defaults.
 
     Raises:
-      ValueError: if an argument is concrete and negative, NaN or no scalar, or ``b1``
-        or ``b2`` is 1 or more.
-      TypeError: if one is no number.
+      ValueError: an argument is concrete and out of range, or not a scalar.
+      TypeError: an argument is not a number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -170,76 +185,81 @@ def normalize_by_tracked_norm(
       [0.6, 0.8]
       [0.4899, 0.6532]
 
-    Source: Huang et al., Stable-SPAM, 2025; alone it is their GradientStabilizer, 2026.
+    References:
+      Huang et al., Stable-SPAM: How to Train in 4-Bit More Stably than 16-Bit Adam,
+      2025; since its third version, GradientStabilizer: Fix the Norm, Not the Gradient.
+      https://arxiv.org/abs/2502.17055
     """
-    check_decay("b1", b1)
-    check_decay("b2", b2)
-    check_threshold("eps", eps)
+    scalars = checked(b1=(b1, "in [0, 1)"), b2=(b2, "in [0, 1)"), eps=(eps, ">= 0"))
 
-    def move(step: Step) -> tuple[optax.Updates, tuple[Any, ...], jax.Array]:
-        decays = as_scalar("b1", b1, step.dtype), as_scalar("b2", b2, step.dtype)
-        eps_ = as_scalar("eps", eps, step.dtype)
-        by = moment_step(decays, eps_, step.number, step.number, step.finite)
-        tuples = jax.tree.map(
-            lambda g, *averages: _normalize(g, scaled_norm(g), averages, by),
-            step.updates,
-            *step.averages,
-        )
-        updates, mean, root, smaller = unzipped(step.updates, tuples, 4)
-        return updates, (mean, root), any_leaf(smaller)
+    def rule(step: Step) -> list[Moved]:
+        b1, b2, eps = scalars(step.dtype)
+        adam = adam_step((b1, b2), eps, step.number, step.number, step.finite)
+        return [
+            _normalize_leaf(g, averages, adam, axes)
+            for g, averages, axes in step.leaves()
+        ]
 
-    return averaging(
+    return with_averages(
         TrackedNormState,
         "normalize_by_tracked_norm",
         lambda params: (zero_scalars(params), zero_scalars(params)),
-        move,
+        rule,
+        axis_name,
     )
 
 
 def scale_by_stable_spam(
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
-    eps: ArrayLike = 1e-8,
-    gamma1: ArrayLike = 0.7,
-    gamma2: ArrayLike = 0.9,
-    gamma3: ArrayLike = 0.999,
-    reset_every: ArrayLike = 1000,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-8,
+    *,
+    gamma1: Number = 0.7,
+    gamma2: Number = 0.9,
+    gamma3: Number = 0.999,
+    reset_every: Number = 1000,
     reference: bool = False,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
-    r"""Stable-SPAM: AdaFN, AdaGN, and an Adam whose moments are reset.
+    """Stable-SPAM: AdaFN, then AdaGN, then Adam with periodic resets of its moments.
 
-    :func:`stabjax.clip_by_tracked_max` with :math:`\gamma_3`, then
-    :func:`stabjax.normalize_by_tracked_norm` with :math:`\gamma_1, \gamma_2`, then
-    Adam under :func:`stabjax.reset_moments`, as one transformation: the averages of
-    norms have counts of their own, and a reset leaves them alone.
+    These are `stabjax.clip_by_tracked_max(gamma3)`,
+    `stabjax.normalize_by_tracked_norm(gamma1, gamma2, eps)` and Adam in
+    `stabjax.reset_moments`, as one transformation. A reset leaves the averages of norms
+    and their counts unchanged. The authors' option `total_T`, which lowers `gamma1` and
+    `b1` by a cosine, is a schedule of both under `optax.inject_hyperparams`.
+
+    With `reference=True` it gives the numbers of the authors' code, which differ in two
+    ways: a reset also sets back the count that debiases the averages of norms, so that
+    AdaFN clips almost nothing for a thousand updates, and the update of the reset uses
+    the old moments with the bias correction of new ones.
 
     Args:
-      b1: decay of Adam's first moment, from 0 to below 1; traceable.
-      b2: decay of its second, likewise.
-      eps: :math:`\epsilon \ge 0` of Adam and of AdaGN; traceable.
-      gamma1: decay of AdaGN's average of norms (bfloat16: the authors use 0.85);
-        traceable.
-      gamma2: decay of its average of squared norms (bfloat16: 0.99999); traceable.
-      gamma3: decay of AdaFN's average; traceable.
-      reset_every: updates from reset to reset (0: never; 4-bit: the authors use 500);
-        traceable.
-      reference: whether to give the numbers of the authors' code, in which a reset
-        sets back the count that debiases the averages of norms, too, so that AdaFN
-        clips next to nothing for a thousand updates, and in which the update of the
-        reset has old moments with the bias correction of new ones; static.
+      b1: decay of Adam's first moment, in [0, 1). Traceable.
+      b2: decay of its second moment, in [0, 1). Traceable.
+      eps: added to the denominators of Adam and AdaGN, >= 0. Traceable.
+      gamma1: decay of AdaGN's average of norms, in [0, 1); the authors use 0.85 in
+        bfloat16. Traceable.
+      gamma2: decay of its average of squared norms, in [0, 1); the authors use 0.99999
+        in bfloat16. Traceable.
+      gamma3: decay of AdaFN's average, in [0, 1). Traceable.
+      reset_every: updates from reset to reset, >= 0; 0: never; the authors use 500 in
+        4 bits. Traceable.
+      reference: whether to give the numbers of the authors' code. Static.
+      axis_name: mapped axes over which the leaves are sharded where their types do not
+        say so, see `stabjax.global_norm`. Static.
 
     Returns:
-      A transformation with a :class:`StableSpamState`, to be followed by weight decay
-      and the learning rate. A non-finite gradient gives NaN in every entry and leaves
-      the state as it is: the next update works. After gradients grew a hundredfold for
-      good the updates keep their size within a factor of 2 (with the defaults); after
-      they fell as far, they have it again after :math:`\ln 10^4 / (1 - \gamma_2) + 1 /
-      (1 - b_1)` updates, 102 with the defaults.
+      A transformation with a `StableSpamState`, to be followed by weight decay and the
+      learning rate. A non-finite gradient gives NaN in every element and leaves the
+      state unchanged. With the defaults, after a lasting rise of the gradients by a
+      factor of 100 the updates keep their size within a factor of 2; after such a fall
+      they have it again after `ln 10^4 / (1 - gamma2) + 1 / (1 - b1)` updates, 102 with
+      the defaults.
 
     Raises:
-      ValueError: if an argument is concrete and negative, NaN or no scalar, or a decay
-        is 1 or more.
-      TypeError: if one is no number, or a parameter is complex.
+      ValueError: an argument is concrete and out of range, or not a scalar.
+      TypeError: an argument is not a number, or a parameter is complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -251,108 +271,113 @@ def scale_by_stable_spam(
       >>> [round(float(u), 4) for u in updates]
       [0.9962, 0.9962]
 
-    Source: Huang et al., Stable-SPAM: How to train in 4-bit more stably than 16-bit
-    Adam, 2025. Their option `total_T`, which lowers :math:`\gamma_1` and :math:`b_1`
-    by a cosine, is a schedule of both under ``optax.inject_hyperparams``.
+    References:
+      Huang et al., Stable-SPAM: How to Train in 4-Bit More Stably than 16-Bit Adam,
+      2025. https://arxiv.org/abs/2502.17055
     """
-    check_decay("b1", b1)
-    check_decay("b2", b2)
-    check_threshold("eps", eps)
-    check_decay("gamma1", gamma1)
-    check_decay("gamma2", gamma2)
-    check_decay("gamma3", gamma3)
-    check_threshold("reset_every", reset_every)
+    check_choice("reference", reference, (False, True))
+    scalars = checked(
+        b1=(b1, "in [0, 1)"),
+        b2=(b2, "in [0, 1)"),
+        eps=(eps, ">= 0"),
+        gamma1=(gamma1, "in [0, 1)"),
+        gamma2=(gamma2, "in [0, 1)"),
+        gamma3=(gamma3, "in [0, 1)"),
+    )
+    counts = checked(reset_every=(reset_every, ">= 0"))
 
-    def move(step: Step) -> tuple[optax.Updates, tuple[Any, ...], jax.Array]:
-        decays = as_scalar("b1", b1, step.dtype), as_scalar("b2", b2, step.dtype)
-        gammas = (
-            as_scalar("gamma1", gamma1, step.dtype),
-            as_scalar("gamma2", gamma2, step.dtype),
-        )
-        gamma3_ = as_scalar("gamma3", gamma3, step.dtype)
-        eps_ = as_scalar("eps", eps, step.dtype)
-        every = as_scalar("reset_every", reset_every, jnp.int32)
+    def rule(step: Step) -> list[Moved]:
+        b1, b2, eps, gamma1, gamma2, gamma3 = scalars(step.dtype)
+        (every,) = counts(jnp.int32)
         _, age = since_reset(step.number, every)
-        norm_count, content = step.number, age
-        if reference:  # counts are set back in the middle of a step, moments after it
+        norm_count, moments_age = step.number, age
+        if reference:
+            # The authors set counts back before an update, and moments after it.
             norm_count = since_reset(step.number - 1, every)[1] + 1
-            content = _content(step.number, every)
+            within = (step.number - 1) % jnp.maximum(every, 1) + 1
+            moments_age = jnp.where(every > 0, within, step.number)
         numbers = _Numbers(
-            weight(gamma3_, step.number, step.finite),
-            mass(gamma3_, step.number) / mass(gamma3_, norm_count),
-            moment_step(gammas, eps_, step.number, norm_count, step.finite),
-            moment_step(decays, eps_, content, age, step.finite),
+            average_weight(gamma3, step.number, step.finite),
+            bias_correction(gamma3, step.number) / bias_correction(gamma3, norm_count),
+            adam_step((gamma1, gamma2), eps, step.number, norm_count, step.finite),
+            adam_step((b1, b2), eps, moments_age, age, step.finite),
         )
-        tuples = jax.tree.map(
-            lambda g, *averages: _stable_spam_leaf(g, averages, numbers),
-            step.updates,
-            *step.averages,
-        )
-        updates, *averages, exceeded = unzipped(step.updates, tuples, 7)
-        return updates, tuple(averages), any_leaf(exceeded)
+        return [
+            _stable_spam_leaf(g, averages, numbers, axes)
+            for g, averages, axes in step.leaves()
+        ]
 
-    def init(params: optax.Params) -> tuple[Any, ...]:
-        of_leaves = [zero_scalars(params) for _ in range(3)]
-        return (*of_leaves, zero_moments(params), zero_moments(params))
+    def init(params: optax.Params) -> tuple[optax.Params, ...]:
+        norms = [zero_scalars(params) for _ in range(3)]
+        return (*norms, zero_moments(params), zero_moments(params))
 
-    return averaging(StableSpamState, "scale_by_stable_spam", init, move)
+    return with_averages(StableSpamState, "scale_by_stable_spam", init, rule, axis_name)
 
 
 class _Numbers(NamedTuple):
     largest: Weight
-    bias: jax.Array  # times AdaFN's average
-    norms: MomentStep
-    moments: MomentStep
+    bias: jax.Array  # factor of AdaFN's average
+    norms: AdamStep
+    moments: AdamStep
 
 
-def _content(count: jax.Array, every: jax.Array) -> jax.Array:
-    """The age of moments in the authors' code: they are set back after an update."""
-    return jnp.where(every > 0, (count - 1) % jnp.maximum(every, 1) + 1, count)
-
-
-@partial(jax.jit, inline=True)
-def _clip_largest(
-    g: ArrayLike, average: jax.Array, by: Weight, bias: jax.Array
+def _clip(
+    x: jax.Array, average: jax.Array, weight: Weight, bias: Number, axes: Axes
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The bounded leaf, the average, whether it bounded, and the largest entry now."""
-    x = widened(g, average.dtype)
-    largest = global_norm(x, math.inf)
-    average = moved_mean(average, largest, by)
-    limit = average * bias.astype(average.dtype)
-    shrink = clip_factor(as_scaled(largest), limit)
-    bounded = jnp.where(abs(x) > limit, apply_factor(x, shrink), x)
-    bounded = cast_back(bounded, jnp.asarray(g).dtype)
-    return bounded, average, shrink.exceeded, jnp.minimum(largest, limit)
+    """Bounded elements, the average, whether it bounded, and the largest magnitude."""
+    top = norm_of_leaves([x], (axes,), math.inf, False).product
+    average = update_mean(average, top, weight)
+    bound = average * bias
+    factor = clip_factor(as_scaled(top), bound)
+    x = jnp.where(abs(x) <= bound, x, apply_factor(x, factor))
+    return x, average, factor.exceeded, jnp.minimum(top, bound)
 
 
-@partial(jax.jit, inline=True)
 def _normalize(
-    g: ArrayLike, norm: ScaledNorm, averages: tuple[jax.Array, ...], by: MomentStep
+    x: jax.Array, norm: ScaledNorm, mean: jax.Array, root: jax.Array, adam: AdamStep
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    mean, root = averages
-    x = widened(g, mean.dtype)
-    # A norm may exceed the largest number, where its average would stay infinite.
+    """Normalized elements, the two averages, and whether the norm became smaller."""
+    # A norm above the largest number counts as that: its average would stay inf.
     value = jnp.minimum(norm.product, np.finfo(mean.dtype).max).astype(mean.dtype)
-    target, mean, root = move_moments(value, mean, root, by)
+    target, mean, root = update_moments(value, mean, root, adam)
     smaller = target < value
-    # The unit first: the quotient may be as small as its inverse is large.
-    scaled = apply_factor(
-        x, ClipFactor(1 / norm.unit, quotient(target, norm.value), smaller)
-    )
-    return cast_back(scaled, jnp.asarray(g).dtype), mean, root, smaller
+    # The unit first: the quotient may be as small as the inverse of the unit is large.
+    quotient = divide_or_zero(target, norm.value)
+    x = apply_factor(x, ClipFactor(1 / norm.unit, quotient, smaller))
+    return x, mean, root, smaller
 
 
-@partial(jax.jit, inline=True)
+# Under `jit`: in eager mode each of some fifty operations would be dispatched.
+@partial(jax.jit, static_argnames="axes", inline=True)
+def _clip_leaf(g: jax.Array, average: jax.Array, weight: Weight, axes: Axes) -> Moved:
+    x = widened(g, average.dtype)
+    x, average, clipped, _ = _clip(x, average, weight, 1.0, axes)
+    return Moved(cast_back(x, jnp.result_type(g)), (average,), clipped)
+
+
+@partial(jax.jit, static_argnames="axes", inline=True)
+def _normalize_leaf(
+    g: jax.Array, averages: list[jax.Array], adam: AdamStep, axes: Axes
+) -> Moved:
+    mean, root = averages
+    norm = norm_of_leaves([g], (axes,), 2, False)
+    x, mean, root, smaller = _normalize(widened(g, mean.dtype), norm, mean, root, adam)
+    return Moved(cast_back(x, jnp.result_type(g)), (mean, root), smaller)
+
+
+@partial(jax.jit, static_argnames="axes", inline=True)
 def _stable_spam_leaf(
-    g: ArrayLike, averages: tuple[jax.Array, ...], by: _Numbers
-) -> tuple[jax.Array, ...]:
+    g: jax.Array, averages: list[jax.Array], numbers: _Numbers, axes: Axes
+) -> Moved:
     largest, norm_mean, norm_root, mean, root = averages
     x = widened(g, mean.dtype)
-    x, largest, exceeded, top = _clip_largest(x, largest, by.largest, by.bias)
-    # The largest entry is known: one sum will do, and nothing else reads the clipped.
+    bias = numbers.bias.astype(mean.dtype)
+    x, largest, clipped, top = _clip(x, largest, numbers.largest, bias, axes)
+    # With the largest magnitude known, one sum gives the norm of what is clipped.
     unit = as_scaled(top).unit
-    norm = ScaledNorm(safe_root(jnp.sum((x * (1 / unit)) ** 2)), unit)
-    x, norm_mean, norm_root, _ = _normalize(x, norm, (norm_mean, norm_root), by.norms)
-    direction, mean, root = move_moments(x, mean, root, by.moments)
-    direction = cast_back(direction, jnp.asarray(g).dtype)
-    return direction, largest, norm_mean, norm_root, mean, root, exceeded
+    squares = over_devices(jnp.sum((x * (1 / unit)) ** 2), axes)
+    norm = ScaledNorm(safe_root(squares), unit)
+    x, *norms, _ = _normalize(x, norm, norm_mean, norm_root, numbers.norms)
+    x, mean, root = update_moments(x, mean, root, numbers.moments)
+    update = cast_back(x, jnp.result_type(g))
+    return Moved(update, (largest, *norms, mean, root), clipped)

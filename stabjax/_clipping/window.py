@@ -11,7 +11,7 @@ from stabjax._arguments import as_integer, check_choice
 from stabjax._clipping.history import clip_by_history, with_eps
 from stabjax._clipping.numbers import as_finite, checked
 from stabjax._norms import unit_norms
-from stabjax._types import AxisName, Number
+from stabjax._types import Number
 
 
 class NormWindow(NamedTuple):
@@ -28,7 +28,7 @@ def clip_by_percentile(
     per_leaf: bool = False,
     reference: bool = False,
     variant: Literal["autoclip", "bitsandbytes"] = "autoclip",
-    axis_name: AxisName | None = None,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
     """Rescales updates to a percentile of the last norms: AutoClip.
 
@@ -116,7 +116,7 @@ def clip_update_norm(
     *,
     window: int = 128,
     reference: bool = False,
-    axis_name: AxisName | None = None,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
     """Rescales updates whose norm is an outlier among the last norms.
 

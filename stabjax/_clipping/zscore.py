@@ -19,7 +19,7 @@ from stabjax._clipping.history import (
 from stabjax._clipping.numbers import as_finite, checked
 from stabjax._norms import unit_norms
 from stabjax._scaling import safe_ratio
-from stabjax._types import AxisName, Number
+from stabjax._types import Number
 
 
 class ZClipStatistics(NamedTuple):
@@ -42,7 +42,7 @@ def zclip(
     skip_update_on_spike: bool = False,
     patience: Number = 25,
     reference: bool = False,
-    axis_name: AxisName | None = None,
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
     """Rescales updates whose norm is an outlier from the running mean: ZClip.
 
@@ -162,13 +162,13 @@ def _spike_bound(
     mode: str,
     eps: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Whether each norm is a spike, and the bound of a spike."""
+    """Whether each norm is a spike, which NaN is too, and the bound of a spike."""
     mean, std = past.zclip_mean, past.zclip_std
     deviation = norms - mean
     if mode == "threshold":
-        return deviation > z * std, mean + z * std
+        return ~(deviation <= z * std), mean + z * std
     least = z * (std + eps)
-    spike = deviation > least
+    spike = ~(deviation <= least)
     if mode == "mean":
         return spike, mean
     # z^2 std over the z-score, in an order that takes no square: it may overflow.

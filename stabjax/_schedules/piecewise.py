@@ -125,7 +125,7 @@ def _interpolated(
         )
         for (x, next_x), (v, next_v) in segments:
             elapsed = since(count, x)
-            q = elapsed / jnp.maximum(next_x - x, 1)
+            q = elapsed / _at_least_one(next_x - x)
             inside = interpolate(v, next_v, q)
             ended = since(count, next_x) >= 0
             segment = with_ends(inside, v, elapsed <= 0, next_v, ended)
@@ -133,6 +133,11 @@ def _interpolated(
         return value
 
     return schedule
+
+
+def _at_least_one(steps: Number) -> Number:
+    # In Python where possible: the steps may be beyond int32.
+    return max(steps, 1) if isinstance(steps, int | float) else jnp.maximum(steps, 1)
 
 
 def _linear(start: Number, end: Number, q: Number) -> Number:
@@ -346,4 +351,5 @@ def _products(init_value: Number, scales: Sequence[Number]) -> list[Number]:
 
 
 def _floor(steps: Number) -> Number:
-    return jnp.floor(steps) if isinstance(steps, jax.Array) else int(steps)
+    floor = jnp.floor(steps) if isinstance(steps, jax.Array) else int(steps)
+    return as_number("transition_steps", floor)

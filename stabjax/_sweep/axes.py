@@ -21,6 +21,14 @@ RESULTS = (
     "loss",
 )
 _RESERVED = ("step", "trial", "rung", "rung_loss", "trained_steps", *RESULTS)
+# What is reported of trials that were dropped in halving, too.
+OF_WHAT_WAS_TRAINED = (
+    "rung_loss",
+    "trained_steps",
+    "status",
+    "diverged_at",
+    "best_loss",
+)
 _LARGEST_SEED = 2**31 - 1
 
 _Array = np.ndarray[Any, Any]

@@ -1,15 +1,16 @@
 """The labelled result: what every trial gave, along the dimensions of the space."""
 
-from collections.abc import Callable, Collection, Mapping
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from stabjax._sweep.axes import RESULTS
-from stabjax._sweep.spec import Spec
+from stabjax._sweep.plan import Plan
+from stabjax._sweep.program import STATE
+from stabjax._sweep.store import numpy_dtype
 
 NOT_RUN = -1  # the status of a trial that has no result yet
 
@@ -25,16 +26,12 @@ _DESCRIPTIONS = {
 }
 
 _Array = np.ndarray[Any, Any]
-_Variables = Mapping[str, jax.ShapeDtypeStruct]
 
 
-def unfilled(
-    groups: Collection[_Variables],
-    size: int,
-    full: Callable[..., _Array] = np.full,
-) -> dict[str, _Array]:
-    """Arrays for the variables of all groups: NaN, or -1 in those of integers."""
-    given = {name for variables in groups for name in variables}
+def unfilled(plan: Plan, full: Callable[..., _Array] = np.full) -> dict[str, _Array]:
+    """Returns arrays for the variables of all programs: NaN, or -1 for integers."""
+    groups = [group.variables for group in plan.groups]
+    given = {name for g in groups for name in g if not name.startswith(STATE)}
     results = {}
     for name in [*filter(given.__contains__, RESULTS), *sorted(given - {*RESULTS})]:
         found = [variables[name] for variables in groups if name in variables]
@@ -42,59 +39,57 @@ def unfilled(
         if len(found) < len(groups):
             dtype = np.result_type(dtype, np.float32)
         missing = {"f": np.nan, "i": NOT_RUN}.get(dtype.kind, 0)
-        results[name] = full((size, *found[0].shape), missing, dtype)
+        results[name] = full((len(plan.space), *found[0].shape), missing, dtype)
     return results
 
 
-def numpy_dtype(dtype: Any) -> np.dtype[Any]:
-    """The type itself, or float32 for the short floats that NumPy lacks."""
-    if jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).kind != "f":
-        return np.dtype(np.float32)
-    known: np.dtype[Any] = np.dtype(dtype)
-    return known
-
-
 def labelled(
-    spec: Spec, results: Mapping[str, _Array], more: Mapping[str, Any]
+    plan: Plan, results: Mapping[str, _Array], more: Mapping[str, Any]
 ) -> xr.Dataset:
     """Names the dimensions of what the trials gave, in the user's order."""
-    space, _, order = spec.layout
+    space, settings = plan.space, plan.settings
     dims = [dimension.name for dimension in space.dimensions]
     coords: dict[str, Any] = {**space.coordinates()}
-    if spec.settings.record_every is not None:
-        steps = np.arange(0, spec.settings.steps, spec.settings.record_every)
-        coords["step"] = steps
+    along = "step"
+    if settings.record_every is not None:
+        coords["step"] = np.arange(0, settings.steps, settings.record_every)
+    if settings.rungs:
+        along, coords["rung"] = "rung", np.array(settings.rungs)
+        trained = int(results["trained_steps"].sum()) / (len(space) * settings.steps)
+        more = {**more, "share_of_steps": round(trained, 4)}
     holes = results["status"] == NOT_RUN
     variables = {
         name: (
-            [*dims, "step"] if values.ndim > 1 else dims,
+            [*dims, along] if values.ndim > 1 else dims,
             _shown(values, holes).reshape(*space.shape, *values.shape[1:]),
             _DESCRIPTIONS.get(name, {}),
         )
         for name, values in results.items()
     }
-    found = xr.Dataset(variables, coords, {**_attributes(spec), **more})
-    moved = {n: p for n, p in order.items() if (p != np.arange(len(p))).any()}
+    found = xr.Dataset(variables, coords, {**_attributes(plan), **more})
+    moved = {n: p for n, p in plan.order.items() if (p != np.arange(len(p))).any()}
     return found.isel(moved)
 
 
-def _attributes(spec: Spec) -> dict[str, Any]:
+def _attributes(plan: Plan) -> dict[str, Any]:
     """What was done and with what: scalars and text."""
-    widths = sorted({group.width for group in spec.groups})
-    settings = {
+    widths = sorted({group.width for group in plan.groups})
+    settings = plan.settings._asdict()
+    groups = [[group.labels, group.width, group.shared_seed] for group in plan.groups]
+    shown = {
         name: ", ".join(value) if isinstance(value, tuple) else value
-        for name, value in spec.settings._asdict().items()
-        if value is not None
+        for name, value in settings.items()
+        if value is not None and name != "rungs"  # a coordinate
     }
     return {
-        **{n: v for n, v in spec.about.items() if isinstance(v, str)},
-        **settings,
+        **{n: v for n, v in plan.about.items() if isinstance(v, str)},
+        **shown,
         "chunk_size": widths[0] if len(widths) == 1 else ", ".join(map(str, widths)),
-        "shared_seed": int(all(group.shared_seed for group in spec.groups)),
-        "trials": len(spec.layout.space),
-        "programs": len(spec.groups),
-        "platform": spec.numerics["platform"],
-        "jax": spec.numerics["jax"],
+        "trials": len(plan.space),
+        "programs": len(plan.groups),
+        "platform": plan.numerics["platform"],
+        "jax": plan.numerics["jax"],
+        "recipe": json.dumps({"settings": settings, "groups": groups}),  # for `rerun`
     }
 
 

@@ -1,23 +1,34 @@
 """Chunks on the devices of this process: started ahead, fetched as they finish."""
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stabjax._sweep.chunks import Chunk, Group, Points, padded
+from stabjax._sweep.plan import Chunk, Group
+from stabjax._sweep.program import Inputs, Program
+from stabjax._sweep.progress import Watch
 
 IN_FLIGHT = 2  # batches started before the oldest of them is fetched
 _ONE_DEVICE = "jax_default_device"  # set by jax.default_device
 
-Finished = Iterator[tuple[Chunk, dict[str, np.ndarray[Any, Any]]]]
+_Array = np.ndarray[Any, Any]
+_Running = tuple[Sequence[Chunk], dict[str, jax.Array]]
+# What a chunk gave, or why it failed.
+Outcome = tuple[Chunk, dict[str, _Array] | Exception]
+# What trains chunks, given the inputs of each.
+Trainer = Callable[
+    [Sequence[Chunk], Callable[[Chunk], Inputs], Watch], Iterator[Outcome]
+]
 
 
 def local_devices(devices: Sequence[jax.Device] | None) -> tuple[jax.Device, ...]:
-    """The devices that were asked for, or all of them; or the one of JAX's setting."""
+    """Returns the devices that were asked for, or all of them, or JAX's default."""
     if devices is None:
         if getattr(jax.config, _ONE_DEVICE) is not None:
             return tuple(jnp.zeros(()).devices())
@@ -34,49 +45,90 @@ def local_devices(devices: Sequence[jax.Device] | None) -> tuple[jax.Device, ...
     return chosen
 
 
-class Batches(NamedTuple):
-    """One chunk for each device, as the arguments of one program."""
-
-    program: jax.stages.Compiled
-    devices: int
-    group: Group
-    given: Points
-
-    def start(self, chunks: Sequence[Chunk]) -> dict[str, jax.Array]:
-        """Starts the program; devices without a chunk repeat the last one."""
-        group = self.group
-        parts = [padded(chunk.trials, group.width) for chunk in chunks]
-        idle = self.devices - len(chunks)
-        lanes = np.concatenate([*parts, *parts[-1:] * idle])
-        seeds = self.given.seeds[lanes]
-        if group.shared_seed:
-            seeds = seeds[:: group.width] if self.devices > 1 else seeds[0]
-        started: dict[str, jax.Array] = self.program(seeds, self.given.at(lanes))
-        return started
-
-    def fetch(self, chunks: Sequence[Chunk], started: dict[str, jax.Array]) -> Finished:
-        """What the trials of these chunks gave."""
-        variables = jax.device_get(started)
-        for place, chunk in enumerate(chunks):
-            first = place * self.group.width
-            mine = slice(first, first + len(chunk.trials))
-            yield chunk, {name: values[mine] for name, values in variables.items()}
-
-
 def on_devices(
-    batches: Batches, chunks: Sequence[Chunk], stop: Callable[[], bool]
-) -> Finished:
-    """Runs the chunks of a program, one on each of its devices at a time.
+    devices: Sequence[jax.Device], programs: Sequence[Program], groups: Sequence[Group]
+) -> Trainer:
+    """Returns what trains chunks, one on each of the devices at a time.
 
     Asked to stop, it starts no more of them, and ends when all that run are fetched.
     """
-    running: deque[tuple[Sequence[Chunk], dict[str, jax.Array]]] = deque()
-    for first in range(0, len(chunks), batches.devices):
-        if stop():
-            break
-        batch = chunks[first : first + batches.devices]
-        running.append((batch, batches.start(batch)))
-        if len(running) > IN_FLIGHT:
-            yield from batches.fetch(*running.popleft())
-    for batch, started in running:
-        yield from batches.fetch(batch, started)
+
+    def train(
+        chunks: Sequence[Chunk], inputs: Callable[[Chunk], Inputs], watch: Watch
+    ) -> Iterator[Outcome]:
+        chunks = sorted(chunks, key=lambda chunk: chunk.group)
+        for number, members in itertools.groupby(chunks, lambda chunk: chunk.group):
+            if watch.stopped():
+                return
+            together, group = list(members), groups[number]
+            used = devices[: len(together)]
+            with watch.compiling():
+                program = programs[number].compiled(
+                    group.width, group.shared_seed, used
+                )
+            size = len(used)
+            begin = partial(_begun, program, size, inputs)
+            batches = [together[i : i + size] for i in range(0, len(together), size)]
+            for batch, variables in _in_flight(batches, begin, watch):
+                for place, chunk in enumerate(batch):
+                    first = place * group.width
+                    mine = slice(first, first + len(chunk.trials))
+                    yield chunk, {name: v[mine] for name, v in variables.items()}
+
+    return train
+
+
+def _begun(
+    program: jax.stages.Compiled,
+    devices: int,
+    inputs: Callable[[Chunk], Inputs],
+    batch: Sequence[Chunk],
+) -> _Running:
+    return batch, start(program, devices, batch, [*map(inputs, batch)])
+
+
+def start(
+    program: jax.stages.Compiled,
+    devices: int,
+    batch: Sequence[Chunk],
+    inputs: list[Inputs],
+) -> dict[str, jax.Array]:
+    """Starts a program on a batch; devices without a chunk repeat the last one."""
+    shared, lanes = inputs[0]
+    if devices > 1:
+        inputs = inputs + inputs[-1:] * (devices - len(batch))
+        shared = jax.tree.map(lambda *xs: np.stack(xs), *(i[0] for i in inputs))
+        lanes = jax.tree.map(lambda *xs: np.concatenate(xs), *(i[1] for i in inputs))
+    started: dict[str, jax.Array] = program(shared, lanes)
+    return started
+
+
+def _in_flight(
+    batches: Sequence[Sequence[Chunk]],
+    begin: Callable[[Sequence[Chunk]], _Running],
+    watch: Watch,
+) -> Iterator[tuple[Sequence[Chunk], dict[str, _Array]]]:
+    """Gives what the batches give, in their order.
+
+    Where one fails, those that run are still fetched, so that they can be kept, before
+    the error is raised.
+    """
+    waiting, running = deque(batches), deque[_Running]()
+    failure: Exception | None = None
+    while waiting or running:
+        if failure or watch.stopped():
+            waiting.clear()
+        try:
+            if waiting and len(running) <= IN_FLIGHT:
+                running.append(begin(waiting.popleft()))
+                continue
+            if not running:
+                break
+            batch, started = running.popleft()
+            variables = jax.device_get(started)
+        except Exception as error:
+            failure = failure or error
+        else:
+            yield batch, variables
+    if failure:
+        raise failure

@@ -1,35 +1,44 @@
-"""All trainings of a sweep: chunk by chunk, wherever they run, into a dataset."""
+"""All runs of a sweep: chunk by chunk, wherever they run, into a dataset."""
 
-import itertools
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import optax
 import xarray as xr
 
-from stabjax._sweep.chunks import Chunk
-from stabjax._sweep.dataset import NOT_RUN, labelled, unfilled
-from stabjax._sweep.devices import Batches, on_devices
+from stabjax._sweep.compiler import no_mesh
+from stabjax._sweep.dataset import NOT_RUN, labelled
+from stabjax._sweep.devices import Trainer, on_devices
 from stabjax._sweep.estimate import estimated
-from stabjax._sweep.executors import Tasks, by_executor
-from stabjax._sweep.job import Job, Place, failure, place, prepare
-from stabjax._sweep.program import settings_of
-from stabjax._sweep.progress import Clock, progress_bar, stop_requests
+from stabjax._sweep.executors import by_executor
+from stabjax._sweep.gathering import Source, fill, gathered, trials_in
+from stabjax._sweep.place import Place, place_of
+from stabjax._sweep.plan import Chunk, Plan
+from stabjax._sweep.planning import planned
+from stabjax._sweep.program import Inputs, Program
+from stabjax._sweep.progress import Watch, watched
+from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
-from stabjax._sweep.store import fill, stored, write_chunk, write_spec
-from stabjax._train.arguments import positive_int
+from stabjax._train.arguments import (
+    check_divergence_factor,
+    check_evaluations,
+    check_lengths,
+    check_summaries,
+    positive_int,
+)
 from stabjax._train.problem import Problem
 from stabjax._train.trial import DIVERGENCE_FACTOR
 
 _Array = np.ndarray[Any, Any]
-_Outcome = tuple[Chunk, dict[str, _Array] | Exception]
+_Factory = Problem | Callable[..., Problem]
+_MakeOptimizer = Callable[..., optax.GradientTransformation]
 
 
 def sweep(
@@ -39,7 +48,7 @@ def sweep(
     *,
     steps: int,
     record_every: int | None = None,
-    chunk_size: int | str = "auto",
+    chunk_size: int | Literal["auto"] = "auto",
     divergence_factor: float = DIVERGENCE_FACTOR,
     summaries: Collection[str] = (),
     target_loss: float | None = None,
@@ -141,129 +150,132 @@ def sweep(
       >>> print(runs.status.sel(max_norm=float("inf")).values)
       [0 0 1]
     """
+    check_lengths(steps, record_every)
+    check_divergence_factor(divergence_factor)
+    check_summaries(summaries, target_loss)
+    check_evaluations(evaluations)
+    settings = Settings(
+        int(steps),
+        None if record_every is None else int(record_every),
+        float(divergence_factor),
+        tuple(summaries),
+        None if target_loss is None else float(target_loss),
+        int(evaluations),
+    )
+    place = place_of(store, devices, executor, part, progress)
+    given = problem, make_optimizer, space, settings, chunk_size
+    if not dry_run:
+        return trained(*given, place)
+    with no_mesh():
+        start = time.perf_counter()
+        plan, programs = _planned(*given, place)
+        return estimated(plan, programs, place, time.perf_counter() - start)
+
+
+def trained(
+    problem: _Factory,
+    make_optimizer: _MakeOptimizer,
+    space: Space,
+    settings: Settings,
+    chunk_size: int | Literal["auto"],
+    place: Place,
+) -> xr.Dataset:
+    """Plans a sweep, or a search by halving, trains what is not stored, labels it."""
+    given = problem, make_optimizer, space, settings, chunk_size
+    start = time.perf_counter()
+    with no_mesh():
+        while True:
+            plan, programs = _planned(*given, place)
+            train = _trainer(plan, programs, place)
+            # False if another process has extended the store meanwhile.
+            if place.store is None or place.store.write_plan(plan):
+                break
+        traced = time.perf_counter() - start
+        total = trials_in(plan, place.part)
+        with watched(total, place.progress, place.store is not None) as watch:
+            results = gathered(plan, _source(plan, place, train, watch))
+        if place.part[1] > 1 and place.store:  # what the others have stored meanwhile
+            for chunk, variables in place.store.chunks(plan, plan.chunks()):
+                fill(results, chunk, variables)
+    return labelled(plan, results, watch.cost(traced))
+
+
+def _planned(
+    problem: _Factory,
+    make_optimizer: _MakeOptimizer,
+    space: Space,
+    settings: Settings,
+    chunk_size: int | Literal["auto"],
+    place: Place,
+) -> tuple[Plan, list[Program]]:
     if not isinstance(space, Space):
         raise TypeError(
             f"space must be a space such as grid(max_norm=[0.1, 1.0]), "
             f"got {type(space).__name__}."
         )
-    settings = settings_of(
-        steps, record_every, divergence_factor, summaries, target_loss, evaluations
-    )
     if chunk_size != "auto" and not positive_int(chunk_size):
         raise ValueError(
             f'chunk_size must be "auto" or a positive integer, got {chunk_size!r}.'
         )
     size = None if chunk_size == "auto" else int(chunk_size)
-    where = place(store, devices, executor, part)
-    job = prepare(problem, make_optimizer, space, settings, size, where)
-    if dry_run:
-        return estimated(job, where)
-    results, cost = _run(job, where, progress)
-    return labelled(job.spec, results, cost)
+    return planned(problem, make_optimizer, space, settings, size, place)
 
 
-def _run(
-    job: Job, where: Place, progress: bool
-) -> tuple[dict[str, _Array], dict[str, Any]]:
-    """Trains what has not been trained yet, and gathers all of it trial by trial."""
-    variables = [group.variables for group in job.spec.groups]
-    results = unfilled(variables, len(job.spec.layout.space))
-    missing = _missing(job, where, results)
-    part, parts = where.part
-    mine = [chunk for chunk in job.chunks if chunk.number % parts == part]
-    pending = [chunk for chunk in mine if chunk.number in missing]
-    if where.store and pending:
-        write_spec(where.store, job.spec)
-    clock, total, left = Clock(time.perf_counter()), _trials(mine), _trials(pending)
-    with (
-        stop_requests(where.store is not None) as stop,
-        progress_bar(total, total - left, progress) as bar,
-    ):
-        outcomes = _finished(job, where, pending, stop, clock, bar)
-        for chunk in _kept(outcomes, job, where, results, bar):
-            del missing[chunk.number]
-    lost = _trials(chunk for chunk in pending if chunk.number in missing)
-    if lost and stop():
-        raise KeyboardInterrupt(
-            f"stopped with {total - lost} of {total} trials in the store "
-            f"{str(where.store)!r}: the same call resumes from there."
-        )
-    if parts > 1:  # what the others have stored meanwhile
-        _missing(job, where, results)
-    return results, clock.cost(job.trace_seconds, left - lost)
+def _trainer(plan: Plan, programs: Sequence[Program], place: Place) -> Trainer:
+    if place.executor:
+        return by_executor(place.executor, programs, plan.groups)
+    return on_devices(place.devices, programs, plan.groups)
 
 
-def _missing(job: Job, where: Place, results: dict[str, _Array]) -> dict[int, Chunk]:
-    """The chunks that are not in the store; what the others gave is filled in."""
-    missing = {chunk.number: chunk for chunk in job.chunks}
-    if where.store:
-        found = stored(where.store, job.spec, job.chunks, job.given.rows)
-        for chunk, variables in found:
-            fill(results, chunk, variables)
-            del missing[chunk.number]
-    return missing
+def _source(plan: Plan, place: Place, train: Trainer, watch: Watch) -> Source:
+    """What gives the results of chunks: read from the store, or trained and stored."""
+
+    def results(
+        chunks: Sequence[Chunk], inputs: Callable[[Chunk], Inputs]
+    ) -> Iterator[tuple[Chunk, dict[str, _Array]]]:
+        part, parts = place.part
+        pending = {c.number: c for c in chunks if c.number % parts == part}
+        if place.store:
+            for chunk, found in place.store.chunks(plan, [*pending.values()]):
+                watch.skip(len(pending.pop(chunk.number).trials))
+                yield chunk, found
+        programs = len({chunk.group for chunk in pending.values()})
+        if programs > 1 and not watch.bar.disable:
+            watch.bar.write(f"{programs} programs to compile", file=sys.stderr)
+        failures = []
+        for chunk, outcome in train([*pending.values()], inputs, watch):
+            if isinstance(outcome, Exception):
+                failures.append(_failure(plan, chunk, outcome))
+                continue
+            if place.store:
+                place.store.write_chunk(plan, chunk, outcome)
+            watch.count(outcome["status"])
+            del pending[chunk.number]
+            yield chunk, outcome
+        if failures:
+            warnings.warn(
+                f"{len(failures)} of the chunks failed each time they were tried, "
+                f"their trials have the status {NOT_RUN}: {'; '.join(failures)}",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+        if pending and place.store and watch.stopped():
+            raise KeyboardInterrupt(
+                f"stopped with {watch.done} of {watch.total} trials in the store "
+                f"{str(place.store.folder)!r}: the same call resumes from there."
+            )
+
+    return results
 
 
-def _kept(
-    outcomes: Iterator[_Outcome],
-    job: Job,
-    where: Place,
-    results: dict[str, _Array],
-    bar: Any,
-) -> Iterator[Chunk]:
-    """Puts each outcome where it belongs, and gives the chunks that were trained."""
-    done = diverged = 0
-    failures: list[str] = []
-    for chunk, outcome in outcomes:
-        if isinstance(outcome, Exception):
-            failures.append(failure(job, chunk, outcome))
-            continue
-        if where.store:
-            write_chunk(where.store, job.spec, chunk, job.given.rows, outcome)
-        fill(results, chunk, outcome)
-        done += len(chunk.trials)
-        diverged += int((outcome["status"] == 1).sum())
-        bar.set_postfix(diverged=f"{diverged / done:.1%}", refresh=False)
-        bar.update(len(chunk.trials))
-        yield chunk
-    if failures:
-        warnings.warn(
-            f"{len(failures)} of the chunks failed each time they were tried, their "
-            f"trials have the status {NOT_RUN}: {'; '.join(failures)}",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-
-
-def _finished(
-    job: Job,
-    where: Place,
-    chunks: list[Chunk],
-    stop: Callable[[], bool],
-    clock: Clock,
-    bar: Any,
-) -> Iterator[_Outcome]:
-    """What the chunks gave, in the order in which they finish."""
-    groups = job.spec.groups
-    programs = len({chunk.group for chunk in chunks})
-    if programs > 1 and not bar.disable:
-        bar.write(f"{programs} programs to compile", file=sys.stderr)
-    if where.executor:
-        tasks = Tasks(job.recipes, groups, job.given)
-        yield from by_executor(where.executor, tasks, chunks, stop)
-        return
-    chunks = sorted(chunks, key=lambda chunk: chunk.group)
-    for number, members in itertools.groupby(chunks, key=lambda chunk: chunk.group):
-        if stop():
-            break
-        together = list(members)
-        devices = where.devices[: len(together)]
-        before = time.perf_counter()
-        program = job.programs[number].compiled(groups[number], devices)
-        clock.compiling += time.perf_counter() - before
-        batches = Batches(program, len(devices), groups[number], job.given)
-        yield from on_devices(batches, together, stop)
-
-
-def _trials(chunks: Iterable[Chunk]) -> int:
-    return sum(len(chunk.trials) for chunk in chunks)
+def _failure(plan: Plan, chunk: Chunk, error: Exception) -> str:
+    """Which trials failed, and why: each axis with its values among them."""
+    where = []
+    for axis in plan.space.axes:
+        values = np.unique(axis.labels[plan.space.rows[axis.name][chunk.trials]])
+        shown = f"{values[0]}" if len(values) == 1 else f"{values[0]}...{values[-1]}"
+        where.append(f"{axis.name}={shown}")
+    text = f"{type(error).__name__}: {error}"
+    return (
+        f"chunk {chunk.number} ({len(chunk.trials)} trials: {' '.join(where)}): {text}"
+    )

@@ -2,54 +2,57 @@
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import xarray as xr
 
-from stabjax._sweep.chunks import Chunk
 from stabjax._sweep.dataset import labelled, unfilled
-from stabjax._sweep.devices import IN_FLIGHT, Batches
-from stabjax._sweep.job import Job, Place
-from stabjax._sweep.store import holds
+from stabjax._sweep.devices import IN_FLIGHT, start
+from stabjax._sweep.place import Place
+from stabjax._sweep.plan import Chunk, Plan
+from stabjax._sweep.program import Program
 
 
-def estimated(job: Job, where: Place) -> xr.Dataset:
-    """The dataset of the sweep as it is before a trial has run, with what to expect."""
-    size = len(job.spec.layout.space)
-    variables = [group.variables for group in job.spec.groups]
-    results = unfilled(variables, size, _without_memory)
+def estimated(
+    plan: Plan, programs: Sequence[Program], place: Place, traced: float
+) -> xr.Dataset:
+    """Returns the dataset as it is before a trial has run, with what to expect."""
+    results = unfilled(plan, _without_memory)
+    chunks = [chunk for chunk in plan.chunks() if _is_due(chunk, place)]
     running = compiling = 0.0
     memory = 0
-    for number, group in enumerate(job.spec.groups):
-        chunks = [c for c in job.chunks if c.group == number and _is_due(c, where)]
-        if not chunks:
+    for number, group in enumerate(plan.groups):
+        due = [chunk for chunk in chunks if chunk.group == number]
+        if not due:
             continue
-        devices = where.devices[: len(chunks)]
-        start = time.perf_counter()
-        program = job.programs[number].compiled(group, devices)
+        devices = place.devices[: len(due)]
+        begin = time.perf_counter()
+        program = programs[number].compiled(group.width, group.shared_seed, devices)
         compiled = time.perf_counter()
-        batches = Batches(program, len(devices), group, job.given)
-        jax.block_until_ready(batches.start(chunks[: len(devices)]))
-        batch = time.perf_counter() - compiled
-        compiling += compiled - start
-        running += batch * math.ceil(len(chunks) / len(devices))
+        batch = due[: len(devices)]
+        inputs = [*map(plan.inputs, batch)]
+        jax.block_until_ready(start(program, len(devices), batch, inputs))
+        seconds = time.perf_counter() - compiled
+        compiling += compiled - begin
+        running += seconds * math.ceil(len(due) / len(devices))
         memory = max(memory, len(devices) * _bytes(program))
     expected = {
-        "expected_compile_seconds": round(job.trace_seconds + compiling, 3),
+        "expected_compile_seconds": round(traced + compiling, 3),
         "expected_seconds": round(running, 6),
         "expected_device_bytes": memory,
         "expected_result_bytes": sum(values.nbytes for values in results.values()),
     }
-    return labelled(job.spec, results, expected)
+    return labelled(plan, results, expected)
 
 
-def _is_due(chunk: Chunk, where: Place) -> bool:
+def _is_due(chunk: Chunk, place: Place) -> bool:
     """Whether this process would have to run the chunk."""
-    part, parts = where.part
+    part, parts = place.part
     mine = chunk.number % parts == part
-    return mine and not (where.store and holds(where.store, chunk))
+    return mine and not (place.store and place.store.holds(chunk))
 
 
 def _bytes(program: jax.stages.Compiled) -> int:

@@ -8,37 +8,35 @@ import optax
 
 from stabjax._train.problem import Problem
 
-
-class Factory(NamedTuple):
-    """A function and the axes it takes."""
-
-    make: Callable[..., Any]
-    takes: tuple[str, ...]
-
-    def __call__(self, values: Mapping[str, Any]) -> Any:
-        """Calls the function with its share of the values of a trial."""
-        return self.make(**{name: values[name] for name in self.takes})
+_WANTED = {
+    "problem": "a Problem with init and loss, such as stabjax.problems.quadratic(), "
+    "or a function that makes one",
+    "make_optimizer": "a function that takes axes by name and makes an optimizer",
+}
 
 
 class Factories(NamedTuple):
     """What makes a trial out of its hyperparameters."""
 
-    problem: Problem | Factory
-    make_optimizer: Factory
+    problem: Problem | Callable[..., Problem]
+    make_optimizer: Callable[..., optax.GradientTransformation]
+    problem_axes: tuple[str, ...]  # those that `problem` takes, if it is a function
+    optimizer_axes: tuple[str, ...]
 
     def __call__(
         self, values: Mapping[str, Any]
     ) -> tuple[Problem, optax.GradientTransformation]:
-        """The problem and the optimizer of a trial."""
-        problem = self.problem
-        if isinstance(problem, Factory):
-            problem = problem(values)
+        """Returns the problem and the optimizer of a trial."""
+        problem: Any = self.problem
+        if not is_problem(problem):
+            problem = problem(**{name: values[name] for name in self.problem_axes})
             if not is_problem(problem):
                 raise TypeError(
                     f"problem must return a Problem with init and loss, "
                     f"got {type(problem).__name__}."
                 )
-        optimizer = self.make_optimizer(values)
+        taken = {name: values[name] for name in self.optimizer_axes}
+        optimizer = self.make_optimizer(**taken)
         if not isinstance(optimizer, optax.GradientTransformation):
             raise TypeError(
                 f"make_optimizer must return an optax.GradientTransformation, "
@@ -46,17 +44,31 @@ class Factories(NamedTuple):
             )
         return problem, optimizer
 
+    def functions(self) -> list[object]:
+        """Returns the objects that a program is traced from, as they are kept alive.
+
+        A Problem stands for its functions, so that one made anew of the same functions
+        is the same.
+        """
+        problem: Any = self.problem
+        found: list[object] = [problem]
+        if isinstance(problem, Problem):
+            found = [problem.init, problem.loss]
+            found += [] if problem.evaluate is None else [problem.evaluate]
+        return [*found, self.make_optimizer]
+
 
 def route(problem: Any, make_optimizer: Any, axes: Collection[str]) -> Factories:
     """Finds out which factory takes which axis, and that none is left over."""
     names = [name for name in axes if name != "seed"]
     factories = Factories(
-        problem if is_problem(problem) else _factory("problem", problem, names),
-        _factory("make_optimizer", make_optimizer, names),
+        problem,
+        make_optimizer,
+        () if is_problem(problem) else _taken("problem", problem, names),
+        _taken("make_optimizer", make_optimizer, names),
     )
-    taken = {n for f in factories if isinstance(f, Factory) for n in f.takes}
     for name in names:
-        if name not in taken:
+        if name not in factories.problem_axes + factories.optimizer_axes:
             raise ValueError(
                 f"axis {name!r} goes nowhere: neither make_optimizer "
                 f"({_parameters(make_optimizer)}) nor problem "
@@ -74,7 +86,7 @@ def is_problem(value: Any) -> bool:
 
 
 def name_of(value: Any) -> str:
-    """What the result calls a problem or a factory."""
+    """Returns what the dataset calls a problem or a factory."""
     metadata = getattr(value, "metadata", None)
     if isinstance(metadata, Mapping) and "name" in metadata:
         return str(metadata["name"])
@@ -82,15 +94,13 @@ def name_of(value: Any) -> str:
     return str(getattr(value, "__name__", type(value).__name__))
 
 
-def _factory(role: str, make: Any, axes: Collection[str]) -> Factory:
-    wanted = {
-        "problem": "a Problem with init and loss, such as "
-        "stabjax.problems.quadratic(), or a function that makes one",
-        "make_optimizer": "a function that takes axes by name and makes an optimizer",
-    }[role]
+def _taken(role: str, make: Any, axes: Collection[str]) -> tuple[str, ...]:
+    """Returns the axes that a factory has parameters for; checks all its parameters."""
     if not callable(make):
-        raise TypeError(f"{role} must be {wanted}, got {_shown(make)}.")
-    for name, parameter in inspect.signature(make).parameters.items():
+        shown = repr(make) if isinstance(make, str) else type(make).__name__
+        raise TypeError(f"{role} must be {_WANTED[role]}, got {shown}.")
+    parameters = inspect.signature(make).parameters
+    for name, parameter in parameters.items():
         if parameter.kind not in (
             parameter.POSITIONAL_OR_KEYWORD,
             parameter.KEYWORD_ONLY,
@@ -106,15 +116,10 @@ def _factory(role: str, make: Any, axes: Collection[str]) -> Factory:
             raise ValueError(
                 f"{role} has a parameter {name!r} without a default, and {reason}."
             )
-    parameters = inspect.signature(make).parameters
-    return Factory(make, tuple(name for name in axes if name in parameters))
+    return tuple(name for name in axes if name in parameters)
 
 
 def _parameters(factory: Any) -> str:
     if is_problem(factory):
         return "no function"
     return ", ".join(inspect.signature(factory).parameters) or "no parameters"
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, str) else type(value).__name__

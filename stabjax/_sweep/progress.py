@@ -9,21 +9,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 
-def progress_bar(total: int, done: int, shown: bool) -> Any:
+def _progress_bar(total: int, shown: bool) -> Any:
     """One bar of the trials, in a terminal or a notebook; quiet where there is none."""
     in_notebook = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
     hidden = None if shown and not in_notebook else not shown  # None asks the terminal
-    return tqdm(total=total, initial=done, unit="trial", disable=hidden)
+    return tqdm(total=total, unit="trial", disable=hidden)
 
 
 _STOPPING = b"\nstopping when what is in hand is done; Ctrl-C again stops at once\n"
 
 
 @contextlib.contextmanager
-def stop_requests(wanted: bool) -> Iterator[Callable[[], bool]]:
+def _stop_requests(wanted: bool) -> Iterator[Callable[[], bool]]:
     """Turns the first Ctrl-C into a request, so that the work in hand can be kept.
 
     Gives a function that says whether there was one. A second Ctrl-C interrupts at
@@ -50,17 +51,55 @@ def stop_requests(wanted: bool) -> Iterator[Callable[[], bool]]:
 
 
 @dataclass
-class Clock:
-    """Where the time went."""
+class Watch:
+    """What is known of a sweep while it runs: its bar, its time, a request to stop."""
 
+    bar: Any
+    total: int  # trials
+    stopped: Callable[[], bool]
     start: float
-    compiling: float = 0.0
+    compile_seconds: float = 0.0
+    done: int = 0  # trials, whether trained or read from a store
+    trained: int = 0
+    diverged: int = 0
 
-    def cost(self, traced: float, trials: int) -> dict[str, float]:
-        """What the dataset says of it, after so many trainings."""
-        running = time.perf_counter() - self.start - self.compiling
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Counts the time that is spent inside as compilation."""
+        before = time.perf_counter()
+        yield
+        self.compile_seconds += time.perf_counter() - before
+
+    def skip(self, trials: int) -> None:
+        """Counts trials that need no training."""
+        self.done += trials
+        if not self.bar.disable:
+            self.bar.initial += trials  # no part of the rate that the bar shows
+            self.bar.n += trials
+            self.bar.refresh()
+
+    def count(self, status: np.ndarray[Any, Any]) -> None:
+        """Counts trials that were trained, by their status."""
+        self.done += len(status)
+        self.trained += len(status)
+        self.diverged += int((status == 1).sum())
+        share = f"{self.diverged / self.trained:.1%}"
+        self.bar.set_postfix(diverged=share, refresh=False)
+        self.bar.update(len(status))
+
+    def cost(self, trace_seconds: float) -> dict[str, float]:
+        """Returns what the dataset says of the time, tracing counted as compilation."""
+        running = time.perf_counter() - self.start - self.compile_seconds
         return {
-            "compile_seconds": round(traced + self.compiling, 3),
+            "compile_seconds": round(trace_seconds + self.compile_seconds, 3),
             "seconds": round(running, 3),
-            "trainings_per_second": round(trials / running, 1),
+            "trainings_per_second": round(self.trained / running, 1),
         }
+
+
+@contextlib.contextmanager
+def watched(total: int, shown: bool, stoppable: bool) -> Iterator[Watch]:
+    """Shows a bar of all trials, and catches a Ctrl-C where what is done is kept."""
+    start = time.perf_counter()
+    with _stop_requests(stoppable) as stopped, _progress_bar(total, shown) as bar:
+        yield Watch(bar, total, stopped, start)

@@ -2,14 +2,16 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from stabjax._sweep.axes import Axis, axis_of, check_distinct
 from stabjax._sweep.sampling import drawn_axis, unit_points
 
-_TRIAL = "trial"  # the dimension of what is no grid
+TRIAL = "trial"  # the dimension of what is no grid
 
 _Array = np.ndarray[Any, Any]
 
@@ -20,9 +22,17 @@ class Dimension:
 
     name: str
     axes: tuple[Axis, ...]
+    numbers: tuple[int, ...] | None = None  # of the trials along it, if not 0, 1, ...
 
     def __len__(self) -> int:
         return len(self.axes[0].values)
+
+    def take(self, rows: _Array) -> "Dimension":
+        """Returns the dimension with these of its values, in this order."""
+        numbers = None
+        if self.name == TRIAL:
+            numbers = tuple((self.numbers or range(len(self)))[r] for r in rows)
+        return Dimension(self.name, tuple(a.take(rows) for a in self.axes), numbers)
 
     @property
     def programs(self) -> int:
@@ -33,7 +43,14 @@ class Dimension:
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """The product of its dimensions; trials are counted with the last one fastest."""
+    """What varies in a sweep: the product of its dimensions.
+
+    `grid`, `zipped` and `sample` make one, and `*` combines two. Its trials are counted
+    with the last dimension fastest, and `len` is their number.
+
+    Attributes:
+      dimensions: one for each dimension of the sweep's result, with the axes along it.
+    """
 
     dimensions: tuple[Dimension, ...]
 
@@ -67,22 +84,36 @@ class Space:
         """All swept arguments, whatever dimension they lie along."""
         return tuple(axis for d in self.dimensions for axis in d.axes)
 
+    @cached_property
     def rows(self) -> dict[str, _Array]:
         """For each axis, the position of every trial's value in it."""
         positions = np.unravel_index(np.arange(len(self)), self.shape)
+        # Half the memory of NumPy's own indices, which shows from a million trials on.
         return {
-            axis.name: position
+            axis.name: position.astype(np.int32)
             for dimension, position in zip(self.dimensions, positions, strict=True)
             for axis in dimension.axes
         }
 
+    @cached_property
+    def seeds(self) -> _Array:
+        """The seed of every trial; 0 where there is no such axis."""
+        for axis in self.axes:
+            if axis.name == "seed":
+                return np.asarray(axis.values, np.int32)[self.rows["seed"]]
+        return np.zeros(len(self), np.int32)
+
+    def numbers(self) -> dict[str, _Array]:
+        """Returns the values of each traced axis, in the type of the device."""
+        traced = [a for a in self.axes if not a.is_static and a.name != "seed"]
+        return {axis.name: _device_values(axis) for axis in traced}
+
     def groups(self) -> list[tuple[dict[str, Any], _Array]]:
         """The static combinations, each with the trials that share it."""
-        rows = self.rows()
         axes = [axis for axis in self.axes if axis.is_static]
         if not axes:
             return [({}, np.arange(len(self)))]
-        codes = np.stack([axis.codes[rows[axis.name]] for axis in axes])
+        codes = np.stack([axis.codes[self.rows[axis.name]] for axis in axes])
         combinations, group = np.unique(codes, axis=1, return_inverse=True)
         return [
             (
@@ -99,8 +130,9 @@ class Space:
         """What the dataset says of its axes: dimension, labels, attributes."""
         found: dict[str, tuple[str, _Array, dict[str, str]]] = {}
         for dimension in self.dimensions:
-            if dimension.name == _TRIAL:
-                found[_TRIAL] = (_TRIAL, np.arange(len(dimension)), {})
+            if dimension.name == TRIAL:
+                numbers = dimension.numbers or range(len(dimension))
+                found[TRIAL] = (TRIAL, np.array(numbers), {})
             for axis in dimension.axes:
                 about = {"static": axis.literal} if axis.is_static else {}
                 found[axis.name] = (dimension.name, axis.labels, about)
@@ -171,7 +203,7 @@ def zipped(**axes: Any) -> Space:
     if len(set(lengths.values())) > 1:
         sizes = ", ".join(f"{name}: {length}" for name, length in lengths.items())
         raise ValueError(f"zipped needs axes of one length, got {sizes}.")
-    return Space((Dimension(_TRIAL, found),))
+    return Space((Dimension(TRIAL, found),))
 
 
 def sample(
@@ -211,12 +243,12 @@ def sample(
         raise ValueError("sample needs at least one axis, such as rate=[0.1, 1.0].")
     unit = unit_points(n, len(axes), seed, points)
     drawn = (drawn_axis(*axis, u) for axis, u in zip(axes.items(), unit, strict=True))
-    return Space((Dimension(_TRIAL, tuple(drawn)),))
+    return Space((Dimension(TRIAL, tuple(drawn)),))
 
 
 def _merged(dimensions: list[Dimension]) -> tuple[Dimension, ...]:
     """One dimension `trial`, where the first of them stood: the product of all."""
-    merging = [d for d in dimensions if d.name == _TRIAL]
+    merging = [d for d in dimensions if d.name == TRIAL]
     if len(merging) < 2:
         return tuple(dimensions)
     sizes = [len(dimension) for dimension in merging]
@@ -226,7 +258,20 @@ def _merged(dimensions: list[Dimension]) -> tuple[Dimension, ...]:
         for dimension, rows in zip(merging, positions, strict=True)
         for axis in dimension.axes
     ]
-    whole = Dimension(_TRIAL, tuple(axes))
+    whole = Dimension(TRIAL, tuple(axes))
     first = dimensions.index(merging[0])
-    others = [d for d in dimensions if d.name != _TRIAL]
+    others = [d for d in dimensions if d.name != TRIAL]
     return (*others[:first], whole, *others[first:])
+
+
+def _device_values(axis: Axis) -> _Array:
+    values = np.asarray(axis.values)
+    dtype = jnp.result_type(int if values.dtype.kind in "iu" else float)
+    limits = np.iinfo(dtype) if dtype.kind == "i" else np.finfo(dtype)
+    finite = values[np.isfinite(values)]
+    if finite.size and (finite.min() < limits.min or finite.max() > limits.max):
+        raise ValueError(
+            f"axis {axis.name!r} holds values beyond {dtype}: write it as floats, or "
+            f"switch jax_enable_x64 on."
+        )
+    return values.astype(dtype)

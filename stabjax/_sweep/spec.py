@@ -1,53 +1,37 @@
-"""What a store is a store of, as text: `spec.json`, and what may differ from it."""
+"""A plan as text, `spec.json`; and what a call may change of the plan in a store."""
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from stabjax._sweep.axes import Axis, axis_like
-from stabjax._sweep.chunks import Chunk, Group
-from stabjax._sweep.program import Settings
+from stabjax._sweep.plan import Chunk, Group, Plan
+from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Dimension, Space
 
-FORMAT = 1  # of spec.json and of the files of chunks
+FORMAT = 2  # of spec.json and of the files of chunks
 
 _Array = np.ndarray[Any, Any]
+_Order = tuple[Space, tuple[tuple[int, ...], ...], dict[str, _Array]]
 
 
-class Layout(NamedTuple):
-    """A space in the order in which a store holds it: what came later stands behind."""
-
-    space: Space
-    sizes: list[tuple[int, ...]]  # of the dimensions, after each extension
-    order: dict[str, _Array]  # dimension -> where the values stand, in the user's order
-
-
-class Spec(NamedTuple):
-    """All that says which sweep a store holds."""
-
-    layout: Layout
-    groups: list[Group]
-    settings: Settings
-    numerics: dict[str, Any]  # the versions and flags that change the last bits
-    about: dict[str, Any]  # for the reader alone
-
-
-def alone(space: Space) -> Layout:
-    """The layout of a sweep that extends no other."""
-    order = {d.name: np.arange(len(d)) for d in space.dimensions}
-    return Layout(space, [space.shape], order)
-
-
-def extended(space: Space, held: Layout) -> Layout:
-    """The layout of a space in a store that holds a part of it, or all.
+def ordered(space: Space, held: Plan | None) -> _Order:
+    """Returns a space as a store holds it: what the store lacks stands behind.
 
     Raises a ValueError, half a sentence, if the space lacks what the store holds.
+
+    Returns:
+      The space, its sizes after each extension, and for each dimension where its values
+      stand in the user's order.
     """
     given = {dimension.name: dimension for dimension in space.dimensions}
+    if held is None:
+        order = {name: np.arange(len(d)) for name, d in given.items()}
+        return space, (space.shape,), order
     names = [dimension.name for dimension in held.space.dimensions]
     if given.keys() != set(names):
         raise ValueError(
@@ -56,30 +40,33 @@ def extended(space: Space, held: Layout) -> Layout:
         )
     places = [_places(given[d.name], d) for d in held.space.dimensions]
     kept = Space(
-        tuple(
-            Dimension(name, tuple(axis.take(place) for axis in given[name].axes))
-            for name, place in zip(names, places, strict=True)
-        )
+        tuple(given[name].take(p) for name, p in zip(names, places, strict=True))
     )
-    sizes = [*held.sizes, *([kept.shape] if kept.shape != held.sizes[-1] else [])]
+    longer = kept.shape != held.sizes[-1]
+    if longer and held.settings.rungs:
+        raise ValueError(
+            "the points of successive halving compete, so none can be added later"
+        )
+    sizes = (*held.sizes, kept.shape) if longer else held.sizes
     orders = map(np.argsort, places)  # the inverse of a permutation
-    return Layout(kept, sizes, dict(zip(names, orders, strict=True)))
+    return kept, sizes, dict(zip(names, orders, strict=True))
 
 
-def identity(spec: Spec, chunk: Chunk, rows: Mapping[str, _Array]) -> str:
-    """The SHA-256 of what a chunk trains: its program and the values of its trials."""
+def identity(plan: Plan, chunk: Chunk) -> str:
+    """Returns the SHA-256 of what a chunk trains: program, steps, values of trials."""
     found = hashlib.sha256()
-    group = spec.groups[chunk.group]
-    found.update(json.dumps([group.program, group.labels], sort_keys=True).encode())
-    for axis in spec.layout.space.axes:
+    group = plan.groups[chunk.group]
+    about = [group.program, group.labels, chunk.steps]
+    found.update(json.dumps(about, sort_keys=True).encode())
+    for axis in plan.space.axes:
         if isinstance(axis.values, np.ndarray):
-            values = axis.values[rows[axis.name][chunk.trials]]
+            values = axis.values[plan.space.rows[axis.name][chunk.trials]]
             wide = np.float64 if values.dtype.kind == "f" else np.int64
             found.update(axis.name.encode() + values.astype(wide).tobytes())
     return found.hexdigest()
 
 
-def differences(held: Spec, wanted: Spec) -> Iterator[str]:
+def differences(held: Plan, wanted: Plan) -> Iterator[str]:
     """What makes the second a sweep of another kind than the first."""
     same = True
     for old, new in (
@@ -100,7 +87,7 @@ def differences(held: Spec, wanted: Spec) -> Iterator[str]:
             )
 
 
-def group_like(held: Spec, labels: Mapping[str, Any]) -> Group | None:
+def group_like(held: Plan, labels: Mapping[str, Any]) -> Group | None:
     """The group of these static values, if the store knows it."""
     for group in held.groups:
         if group.labels == labels:
@@ -114,24 +101,24 @@ def newer(text: str) -> str | None:
     return document["about"]["stabjax"] if document["format"] > FORMAT else None
 
 
-def to_text(spec: Spec) -> str:
-    """Canonical JSON: the same sweep gives the same text."""
-    space, sizes, order = spec.layout
+def to_text(plan: Plan) -> str:
+    """Returns canonical JSON: the same sweep gives the same text."""
     document = {
         "format": FORMAT,
-        "settings": spec.settings._asdict(),
-        "numerics": spec.numerics,
+        "settings": plan.settings._asdict(),
+        "numerics": plan.numerics,
         "dimensions": [
             {
                 "name": dimension.name,
                 "axes": [_axis_to_json(axis) for axis in dimension.axes],
-                "order": order[dimension.name].tolist(),  # of the user
+                "numbers": dimension.numbers,
+                "order": plan.order[dimension.name].tolist(),  # of the user
             }
-            for dimension in space.dimensions
+            for dimension in plan.space.dimensions
         ],
-        "sizes": sizes,
-        "groups": [_group_to_json(group) for group in spec.groups],
-        "about": spec.about,
+        "sizes": plan.sizes,
+        "groups": [_group_to_json(group) for group in plan.groups],
+        "about": plan.about,
     }
     document = json.loads(json.dumps(document), parse_constant=str)
     lines = [
@@ -141,32 +128,35 @@ def to_text(spec: Spec) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def from_text(text: str) -> Spec:
-    """The spec in a text; whatever is raised, the text is damaged."""
+def from_text(text: str) -> Plan:
+    """Returns the plan in a text; whatever is raised, the text is damaged."""
     document = json.loads(text)
     dimensions = document["dimensions"]
-    space = Space(
-        tuple(
-            Dimension(d["name"], tuple(map(_axis_from_json, d["axes"])))
-            for d in dimensions
-        )
-    )
-    order = {d["name"]: np.asarray(d["order"]) for d in dimensions}
-    settings = {name: _setting(v) for name, v in document["settings"].items()}
-    return Spec(
-        Layout(space, [tuple(sizes) for sizes in document["sizes"]], order),
-        [_group_from_json(group) for group in document["groups"]],
-        Settings(**settings),
-        document["numerics"],
-        document["about"],
+    return Plan(
+        space=Space(tuple(map(_dimension_from_json, dimensions))),
+        sizes=tuple(tuple(sizes) for sizes in document["sizes"]),
+        order={d["name"]: np.asarray(d["order"]) for d in dimensions},
+        settings=settings_from_json(document["settings"]),
+        groups=tuple(_group_from_json(group) for group in document["groups"]),
+        numerics=document["numerics"],
+        about=document["about"],
     )
 
 
-def _setting(value: Any) -> Any:
-    """A setting as it was before it became JSON."""
-    if value == "Infinity":
-        return float("inf")
-    return tuple(value) if isinstance(value, list) else value
+def settings_from_json(values: Mapping[str, Any]) -> Settings:
+    """Returns the settings as they were before they became JSON."""
+
+    def value_of(value: Any) -> Any:
+        if value in ("Infinity", "-Infinity"):
+            return float(value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return Settings(**{name: value_of(value) for name, value in values.items()})
+
+
+def _dimension_from_json(given: dict[str, Any]) -> Dimension:
+    numbers = None if given["numbers"] is None else tuple(given["numbers"])
+    return Dimension(given["name"], tuple(map(_axis_from_json, given["axes"])), numbers)
 
 
 def _places(dimension: Dimension, held: Dimension) -> _Array:

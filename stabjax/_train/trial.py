@@ -181,7 +181,9 @@ def training(
     """Takes a training apart: its start, a step of it, and what is said of a state."""
     init_key, step_key = jax.random.split(_typed(key))
     params = _checked_params(problem.init(init_key))
-    loss = jax.jit(problem.loss)  # traced once, wherever it stands in the program
+    # Traced once, wherever it stands in the program. A function of its own, since JAX
+    # traces one that it knows only once, whatever has changed in its closure.
+    loss = jax.jit(lambda params, key: problem.loss(params, key))
     dtype = _loss_dtype(jax.eval_shape(loss, params, step_key))
     unbounded, zero = jnp.asarray(jnp.inf, dtype), jnp.asarray(0, jnp.int32)
     start = State(

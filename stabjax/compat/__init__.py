@@ -1,6 +1,6 @@
-"""Schedules by the names, arguments and values that they have elsewhere.
+"""Schedules with the names, arguments and values of other libraries.
 
-The modules import none of the libraries that they are named after.
+The modules do not import the libraries they are named after.
 """
 
 from stabjax.compat import huggingface, timm, torch

@@ -1,165 +1,158 @@
 """The rule of transformers that raises a learning rate as well as it lowers it."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from stabjax._arguments import as_integer, as_number, check, check_choice
 from stabjax._guards.plateau import scaled_updates
 from stabjax._norms import norm_dtype
-from stabjax._schedules.arguments import ArrayLike, check, check_positive
+from stabjax._types import Number
 
 
 class GreedyState(NamedTuple):
-    """State of the rule: the rate, and what it has seen of the metric."""
+    """State of the rule: the learning rate, and its record of the metric."""
 
     greedy_rate: jax.Array
     greedy_best: jax.Array
     good_count: jax.Array  # int32: improvements in a row
     bad_count: jax.Array  # int32: metrics in a row without one
-    pause_count: jax.Array  # int32: metrics that are still to be ignored
-    patience_at_min: jax.Array  # int32: reductions at the least rate before a new start
-    window: jax.Array  # the last metrics, NaN where there was none; empty if not smooth
+    pause_count: jax.Array  # int32: metrics still to be ignored
+    patience_at_min: jax.Array  # int32: reductions at the lowest rate before a restart
+    window: jax.Array  # the last metrics, NaN where there was none; one if not smooth
     metrics: dict[str, jax.Array]
 
 
 class _Rule(NamedTuple):
     """The numbers of the rule; all traceable."""
 
-    factor: ArrayLike
-    patience: ArrayLike
-    threshold: ArrayLike
-    cooldown: ArrayLike
-    warmup: ArrayLike
-    min_lr: ArrayLike
-    max_lr: ArrayLike
-    eps: ArrayLike
-    reset_start: ArrayLike
+    learning_rate: Number
+    factor: Number
+    patience: Number
+    threshold: Number
+    cooldown: Number
+    warmup: Number
+    min_lr: Number
+    max_lr: Number
+    eps: Number
+    reset_start: Number
 
 
 def greedy(
-    learning_rate: ArrayLike,
-    mode: str = "min",
-    factor: ArrayLike = 0.95,
-    patience: ArrayLike = 10,
-    threshold: ArrayLike = 1e-6,
-    threshold_mode: str = "abs",
-    cooldown: ArrayLike = 0,
-    warmup: ArrayLike = 0,
-    min_lr: ArrayLike = 1e-3,
-    max_lr: ArrayLike = 1.0,
-    eps: ArrayLike = 1e-8,
+    learning_rate: Number,
+    mode: Literal["min", "max"] = "min",
+    factor: Number = 0.95,
+    patience: Number = 10,
+    threshold: Number = 1e-6,
+    threshold_mode: Literal["rel", "abs"] = "abs",
+    cooldown: Number = 0,
+    warmup: Number = 0,
+    min_lr: Number = 1e-3,
+    max_lr: Number = 1.0,
+    eps: Number = 1e-8,
     smooth: bool = False,
     window_size: int = 50,
-    reset_start: ArrayLike = 500,
+    reset_start: Number = 500,
 ) -> optax.GradientTransformationExtraArgs:
-    """Scales the updates of an optimizer of this learning rate: see `get_scheduler`."""
-    if mode not in ("min", "max"):
-        raise ValueError(f"mode must be 'min' or 'max', got {mode!r}.")
-    if threshold_mode not in ("rel", "abs"):
-        raise ValueError(
-            f"threshold_mode must be 'rel' or 'abs', got {threshold_mode!r}."
-        )
-    check_positive(learning_rate=learning_rate)
-    check("factor", factor, lambda x: (x > 0) & (x < 1), "between 0 and 1")
+    """Scales updates by the rule "greedy" of `get_scheduler`."""
+    check_choice("mode", mode, ["min", "max"])
+    check_choice("threshold_mode", threshold_mode, ["rel", "abs"])
+    check("learning_rate", learning_rate, "> 0")
+    check("factor", factor, "in (0, 1)")
     rule = _Rule(
-        factor, patience, threshold, cooldown, warmup, min_lr, max_lr, eps, reset_start
+        learning_rate=learning_rate,
+        factor=factor,
+        patience=patience,
+        threshold=threshold,
+        cooldown=cooldown,
+        warmup=warmup,
+        min_lr=min_lr,
+        max_lr=max_lr,
+        eps=eps,
+        reset_start=reset_start,
     )
-    modes = (mode == "min", threshold_mode == "rel")
+    rule = _Rule(*(as_number(*named) for named in rule._asdict().items()))
+    sign, relative = (1 if mode == "min" else -1), threshold_mode == "rel"
+    # Without smoothing a window of one: checkpoints refuse arrays of size 0.
+    length = as_integer("window_size", window_size) if smooth else 1
 
     def init_fn(params: optax.Params) -> GreedyState:
-        dtype = norm_dtype(jax.tree.leaves(params))
-        return _begun(learning_rate, rule, window_size if smooth else 0, mode, dtype)
+        return _initial(rule, sign, length, norm_dtype(jax.tree.leaves(params)))
 
     def update_fn(
         updates: optax.Updates,
         state: GreedyState,
         params: optax.Params | None = None,
         *,
-        value: ArrayLike,
-        **extra_args: Any,
+        value: Number,
+        **extra_args: object,
     ) -> tuple[optax.Updates, GreedyState]:
         del params, extra_args
         dtype = state.greedy_rate.dtype
-        first = _begun(learning_rate, rule, state.window.size, mode, dtype)
-        numbers = jax.tree.map(lambda x: jnp.asarray(x).astype(dtype), rule)
+        numbers = _Rule(*(jnp.asarray(number).astype(dtype) for number in rule))
         metric = jnp.asarray(value).astype(dtype).reshape(())
-        state = _seen(state, first, metric, numbers, modes)
-        share = state.greedy_rate / jnp.asarray(learning_rate).astype(dtype)
-        return scaled_updates(updates, share), state
+        state = _updated(state, numbers, metric, sign, relative)
+        return scaled_updates(updates, state.greedy_rate / numbers.learning_rate), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _begun(
-    learning_rate: ArrayLike, rule: _Rule, window_size: int, mode: str, dtype: Any
-) -> GreedyState:
-    def none() -> jax.Array:
+def _initial(rule: _Rule, sign: int, length: int, dtype: Any) -> GreedyState:
+    def zero() -> jax.Array:  # an array of its own: a state may be donated
         return jnp.zeros((), jnp.int32)
 
     state = GreedyState(
-        greedy_rate=jnp.array(learning_rate, dtype),
-        greedy_best=jnp.full((), jnp.inf if mode == "min" else -jnp.inf, dtype),
-        good_count=none(),
-        bad_count=none(),
-        pause_count=none(),
+        greedy_rate=jnp.array(rule.learning_rate, dtype),
+        greedy_best=jnp.full((), sign * jnp.inf, dtype),
+        good_count=zero(),
+        bad_count=zero(),
+        pause_count=zero(),
         patience_at_min=jnp.array(rule.reset_start).astype(jnp.int32),
-        window=jnp.full(window_size, jnp.nan, dtype),
+        window=jnp.full(length, jnp.nan, dtype),
         metrics={},
     )
-    return state._replace(metrics=_published(state))
+    return _with_metrics(state)
 
 
-@partial(jax.jit, static_argnames="modes", inline=True)
-def _seen(
-    state: GreedyState,
-    first: GreedyState,
-    metric: jax.Array,
-    rule: _Rule,
-    modes: tuple[bool, bool],
+@partial(jax.jit, static_argnames=("sign", "relative"), inline=True)
+def _updated(
+    state: GreedyState, rule: _Rule, metric: jax.Array, sign: int, relative: bool
 ) -> GreedyState:
-    """After one more metric."""
-    if state.window.size:
-        window = jnp.roll(state.window, 1).at[0].set(metric)
-        state, metric = state._replace(window=window), jnp.nanmean(window)
+    """Returns the state after one more metric."""
+    window = jnp.roll(state.window, 1).at[0].set(metric)
+    state, metric = state._replace(window=window), jnp.nanmean(window)
     pausing = state.pause_count > 0
     paused = state._replace(
         pause_count=state.pause_count - 1,
         good_count=jnp.zeros_like(state.good_count),
         bad_count=jnp.zeros_like(state.bad_count),
     )
-    decided = _decided(state, first, metric, rule, modes)
-    state = jax.tree.map(lambda x, y: jnp.where(pausing, x, y), paused, decided)
-    return state._replace(metrics=_published(state))
+    decided = _decided(state, rule, metric, sign, relative)
+    state = jax.tree.map(partial(jnp.where, pausing), paused, decided)
+    return _with_metrics(state)
 
 
 def _decided(
-    state: GreedyState,
-    first: GreedyState,
-    metric: jax.Array,
-    rule: _Rule,
-    modes: tuple[bool, bool],
+    state: GreedyState, rule: _Rule, metric: jax.Array, sign: int, relative: bool
 ) -> GreedyState:
-    smaller, relative = modes
-    best, sign = state.greedy_best, 1 if smaller else -1
-    bar = (
-        best * (1 - sign * rule.threshold) if relative else best - sign * rule.threshold
-    )
-    better = sign * metric < sign * bar
+    best, rate = state.greedy_best, state.greedy_rate
+    gain = sign * rule.threshold
+    better = sign * metric < sign * (best * (1 - gain) if relative else best - gain)
     good = jnp.where(better, state.good_count + 1, 0)
     bad = jnp.where(better, 0, state.bad_count + 1)
     rises = good.astype(metric.dtype) > rule.patience
     falls = bad.astype(metric.dtype) > rule.patience
 
-    rate = state.greedy_rate
     higher = jnp.minimum(rate / rule.factor, rule.max_lr)
     lower = jnp.maximum(rate * rule.factor, rule.min_lr)
     rate = jnp.where(rises & (higher - rate > rule.eps), higher, rate)
     rate = jnp.where(falls & (rate - lower > rule.eps), lower, rate)
     at_min = falls & (rate <= rule.min_lr)
-    patience = jnp.where(rises, first.patience_at_min, state.patience_at_min)
+    initial = _initial(rule, sign, state.window.size, rate.dtype)
+    patience = jnp.where(rises, initial.patience_at_min, state.patience_at_min)
     pause = jnp.where(rises, rule.warmup, jnp.where(falls, rule.cooldown, 0))
     after = state._replace(
         greedy_rate=rate,
@@ -169,17 +162,15 @@ def _decided(
         pause_count=pause.astype(jnp.int32),
         patience_at_min=patience - at_min.astype(jnp.int32),
     )
-    # transformers then still sets the pause of the reduction that led here.
-    anew = first._replace(pause_count=after.pause_count)
-    begins = at_min & (after.patience_at_min <= 0)
-    chosen: GreedyState = jax.tree.map(
-        lambda x, y: jnp.where(begins, x, y), anew, after
-    )
-    return chosen
+    # In transformers a restart keeps the pause of the reduction that caused it.
+    restarted = initial._replace(pause_count=after.pause_count)
+    restarts = at_min & (after.patience_at_min <= 0)
+    decided: GreedyState = jax.tree.map(partial(jnp.where, restarts), restarted, after)
+    return decided
 
 
-def _published(state: GreedyState) -> dict[str, jax.Array]:
-    return {
-        "greedy:learning_rate": state.greedy_rate + 0,
-        "greedy:best_value": state.greedy_best + 0,
-    }
+def _with_metrics(state: GreedyState) -> GreedyState:
+    # Sums, as no buffer may stand in a donated state twice.
+    rate, best = state.greedy_rate + 0, state.greedy_best + 0
+    named = {"greedy:learning_rate": rate, "greedy:best_value": best}
+    return state._replace(metrics=named)

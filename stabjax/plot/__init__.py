@@ -1,14 +1,15 @@
-"""Pictures of datasets: data and Axes in, Axes out; nothing global is touched.
+"""Plots of datasets of runs, schedules and gradient norms, as Matplotlib Axes.
 
-Each function pools all dimensions that it is not told about, such as the seeds. A
-picture is saved with ``ax.figure.savefig("name.png")``.
+Each function draws into the Axes that it is given, or into a new figure, and returns
+them: `ax.figure.savefig("name.png")`. Dimensions that a function is not told about,
+such as the seeds, are pooled, and the title says so.
 """
 
 from stabjax.plot.axes import panels
 from stabjax.plot.maps import heatmap
 from stabjax.plot.norms import gradient_norms
 from stabjax.plot.ranges import rate_ranges
-from stabjax.plot.runs import learning_curves, stable_share
+from stabjax.plot.runs import learning_curves, stable_fraction
 from stabjax.plot.schedules import schedule_text, schedules
 from stabjax.plot.trainability import trainability_map
 
@@ -20,6 +21,6 @@ __all__ = [
     "rate_ranges",
     "schedule_text",
     "schedules",
-    "stable_share",
+    "stable_fraction",
     "trainability_map",
 ]

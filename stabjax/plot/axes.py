@@ -1,4 +1,4 @@
-"""Axes, their scales, and the styles of what is drawn in them."""
+"""Axes, their scales and legends, and the styles of curves."""
 
 import itertools
 import math
@@ -23,13 +23,13 @@ from matplotlib.transforms import ScaledTranslation
 
 from stabjax.plot.cells import Cells
 
-# Okabe and Ito's colours, which the colour-blind can tell apart, and lines for print.
+# Okabe and Ito's colors, for the color-blind, and line styles for print without color.
 _COLORS = ("#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", (0, (5, 1)), ":", (0, (1, 1)), (0, (3, 1, 1, 1)))
-_LETTER = 6.0  # width of one, in points
+_LETTER = 6.0  # width of a letter, in points
 _LINE = 14.0  # height of a line of text, in points
-DECADES = 9  # of losses that a picture shows below the largest
-MANY = len(_COLORS)  # curves; more of them are drawn in shades
+DECADES = 9  # of losses below the largest that a plot shows
+MANY = len(_COLORS)  # more curves than this are drawn in shades
 STAR: dict[str, Any] = {
     "marker": "*",
     "ms": 13,
@@ -43,9 +43,9 @@ def panels(columns: int, rows: int = 1, *, width: float = 4.4) -> list[Axes]:
     """Axes side by side in one new figure, without pyplot.
 
     Args:
-      columns: number of panels in a row.
-      rows: number of rows.
-      width: of a panel, in inches.
+      columns: number of panels in a row, >= 1.
+      rows: number of rows, >= 1.
+      width: width of a panel in inches, > 0.
 
     Returns:
       The axes, row by row.
@@ -62,7 +62,7 @@ def panels(columns: int, rows: int = 1, *, width: float = 4.4) -> list[Axes]:
 
 
 def scale(ax: Axes, which: str, cells: Cells) -> None:
-    """Makes an axis logarithmic or not, and labels what is no finite number."""
+    """Makes an axis logarithmic or linear, and labels values that are not finite."""
     axis = getattr(ax, f"{which}axis")
     if cells.log:
         logarithmic(ax, which, cells.edges[-1] / cells.edges[0])
@@ -75,9 +75,9 @@ def scale(ax: Axes, which: str, cells: Cells) -> None:
                 text.set(ha="right", rotation_mode="anchor")
     if cells.gap is not None:
         low, high = cells.edges[0], cells.edges[cells.gap]
-        found = axis.get_major_locator().tick_values(low, high)
-        ticks = [t for t in found if low <= t <= high]
-        if len(ticks) < 2:  # less than a decade
+        ticks = axis.get_major_locator().tick_values(low, high)
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) < 2:  # the values span less than a decade
             ticks = list(cells.at[[0, cells.gap - 1]][: cells.gap])
         axis.set_major_locator(FixedLocator([*ticks, cells.at[-1]]))
         axis.set_major_formatter(FixedFormatter([*map(_number, ticks), r"$\infty$"]))
@@ -85,13 +85,13 @@ def scale(ax: Axes, which: str, cells: Cells) -> None:
 
 
 def logarithmic(ax: Axes, which: str, ratio: float) -> None:
-    """A logarithmic axis with few ticks: those between decades take long to draw."""
+    """Makes an axis logarithmic, with few ticks."""
     ax.set(**{f"{which}scale": "log"})
     axis = getattr(ax, f"{which}axis")
-    axis.set_minor_locator(NullLocator())
+    axis.set_minor_locator(NullLocator())  # minor ticks take long to draw
     if ratio <= 1e2:
-        few = AutoLocator() if ratio < 10 else LogLocator(subs=(1, 2, 5))
-        axis.set_major_locator(few)
+        locator = AutoLocator() if ratio < 10 else LogLocator(subs=(1, 2, 5))
+        axis.set_major_locator(locator)
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
@@ -103,7 +103,7 @@ def _number(value: float) -> str:
 
 
 def styles() -> Iterator[dict[str, Any]]:
-    """Colours and lines; from the eighth on the same colours with other lines."""
+    """Yields colors and lines; from the eighth on, the same colors with other lines."""
     for number in itertools.count():
         color = _COLORS[number % MANY]
         line = _LINES[(number + number // MANY) % MANY]
@@ -111,13 +111,13 @@ def styles() -> Iterator[dict[str, Any]]:
 
 
 def shades(number: int) -> Iterator[dict[str, Any]]:
-    """Colours for many numbers in their order, from dark to light."""
+    """Yields colors for many numbers in their order, from dark to light."""
     for color in colormaps["viridis"](np.linspace(0.0, 0.87, number)):
         yield {"color": to_hex(color), "linestyle": "-", "linewidth": 1.2}
 
 
 def legend_below(ax: Axes, **options: Any) -> None:
-    """A legend under the label of the horizontal axis."""
+    """Draws a legend under the label of the horizontal axis."""
     drop = max((_height(text) for text in ax.get_xticklabels()), default=_LINE)
     points = ScaledTranslation(0.0, -(drop + _LINE + 4) / 72, ax.figure.dpi_scale_trans)
     ax.legend(
@@ -132,15 +132,15 @@ def legend_below(ax: Axes, **options: Any) -> None:
 
 
 def _height(text: Text) -> float:
-    """Of a label of an axis, which may be inclined, in points."""
+    """Returns the height of a tick label, which may be inclined, in points."""
     slope = math.sin(math.radians(text.get_rotation()))
     return _LINE + slope * _LETTER * len(text.get_text())
 
 
-def log_limits(values: np.ndarray[Any, Any]) -> tuple[float, float] | None:
-    """Ends of a logarithmic axis; None where nothing is positive."""
-    shown = values[np.isfinite(values) & (values > 0)]
-    if not shown.size or (values < 0).any():
+def log_limits(values: np.ndarray) -> tuple[float, float] | None:
+    """Returns the ends of a logarithmic axis, or None where values are not positive."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    if not positive.size or (values < 0).any():
         return None
-    high = float(shown.max())
-    return max(float(shown.min()), high * 10.0**-DECADES) / 1.5, high * 1.5
+    high = float(positive.max())
+    return max(float(positive.min()), high * 10.0**-DECADES) / 1.5, high * 1.5

@@ -1,26 +1,26 @@
-"""Where the values of a coordinate stand on the axis of a picture."""
+"""Positions of a coordinate's values on an axis, and the cells around them."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
-_Array = np.ndarray[Any, Any]
+Segment = list[tuple[float, float]]
 
 
 class Cells(NamedTuple):
-    """Where the values of a coordinate stand on an axis."""
+    """Positions of a coordinate's values on an axis."""
 
-    at: _Array  # their centres
-    edges: _Array  # of the cells, a gap among them if there is an infinite value
+    at: np.ndarray  # the centers
+    edges: np.ndarray  # with a gap among them if there is an infinite value
     gap: int | None  # position of that gap
     log: bool
-    labels: list[str] | None  # of what is no finite number
+    labels: list[str] | None  # None for finite numbers
 
 
 def cells_of(coordinate: xr.DataArray) -> Cells:
-    """Cells around the values: even, or even in the logarithm, or just side by side."""
+    """Returns cells around values that are even, even in the logarithm, or neither."""
     values = coordinate.to_numpy()
     if not is_scale(values):
         at = np.arange(len(values), dtype=float)
@@ -33,7 +33,7 @@ def cells_of(coordinate: xr.DataArray) -> Cells:
     half = np.median(np.diff(at)) / 2
     edges = np.concatenate([at[:1] - half, (at[1:] + at[:-1]) / 2, at[-1:] + half])
     gap = None
-    if len(finite) < len(values):  # the infinite one, last as values grow
+    if len(finite) < len(values):  # values grow, so the infinite one is the last
         gap = len(finite)
         at = np.append(at, edges[-1] + 2 * half)
         edges = np.append(edges, edges[-1] + np.array([1.0, 3.0]) * half)
@@ -42,15 +42,33 @@ def cells_of(coordinate: xr.DataArray) -> Cells:
     return Cells(at, edges, gap, log, None)
 
 
-def is_scale(values: _Array) -> bool:
-    """Whether these are numbers that grow, at least two of them finite."""
-    if values.dtype.kind not in "iuf" or not np.all(np.diff(values) > 0):
+def is_number(values: np.ndarray) -> bool:
+    """Returns whether these are numbers, neither text nor booleans."""
+    return values.dtype.kind in "iuf"
+
+
+def is_scale(values: np.ndarray) -> bool:
+    """Returns whether these are increasing numbers, at least two of them finite."""
+    if not is_number(values) or not np.all(np.diff(values) > 0):
         return False
     return bool(np.isfinite(values).sum() > 1)
 
 
-def _even_in_log(values: _Array) -> bool:
-    """Whether positive values grow by a factor rather than by a difference."""
+def infinity_last(dataset: xr.Dataset, *dims: str | None) -> xr.Dataset:
+    """Returns the dataset with every axis that has an infinite value in its order.
+
+    A threshold of infinity then stands at the same end of every plot, in whatever order
+    a grid lists its values.
+    """
+    for dim in dims:
+        values = dataset[dim].to_numpy() if dim in dataset.dims else np.empty(0)
+        if is_number(values) and np.isinf(values).any():
+            dataset = dataset.sortby(str(dim))
+    return dataset
+
+
+def _even_in_log(values: np.ndarray) -> bool:
+    """Returns whether positive values grow by a factor rather than by a difference."""
     if values[0] <= 0:
         return False
     if len(values) == 2:
@@ -62,8 +80,8 @@ def _even_in_log(values: _Array) -> bool:
     return bool(logarithmic < linear)
 
 
-def with_gaps(values: _Array, across: Cells, up: Cells) -> _Array:
-    """The cells' values as rows, with NaN in the gaps."""
+def with_gaps(values: np.ndarray, across: Cells, up: Cells) -> np.ma.MaskedArray:
+    """Returns the cells' values as rows, masked where they are NaN or in a gap."""
     if across.gap is not None:
         values = np.insert(values, across.gap, np.nan, axis=1)
     if up.gap is not None:
@@ -71,8 +89,10 @@ def with_gaps(values: _Array, across: Cells, up: Cells) -> _Array:
     return np.ma.masked_invalid(values)
 
 
-def border_of(diverged: Any, across: Cells, up: Cells) -> Iterator[Any]:
-    """The edges between cells that diverged and cells that held."""
+def border_of(
+    diverged: np.ma.MaskedArray, across: Cells, up: Cells
+) -> Iterator[Segment]:
+    """Yields the edges between cells that diverged and cells that did not."""
     flags = diverged.filled(np.nan)
     x, y = across.edges, up.edges
     for row, column in np.argwhere(np.abs(np.diff(flags, axis=1)) == 1):
@@ -81,8 +101,8 @@ def border_of(diverged: Any, across: Cells, up: Cells) -> Iterator[Any]:
         yield [(x[column], y[row + 1]), (x[column + 1], y[row + 1])]
 
 
-def text_of(value: Any) -> str:
-    """A value as a label: a number in three digits, anything else as it is."""
+def text_of(value: object) -> str:
+    """Returns a label: three digits of a number, any other value as it is."""
     if isinstance(value, bool | np.bool_) or not isinstance(
         value, int | float | np.number
     ):

@@ -1,18 +1,19 @@
-"""What a dataset holds, as the arrays and the labels of a picture."""
+"""Arrays and labels of a plot, from a dataset of runs."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 
 from stabjax.plot.cells import text_of
 
-Array = np.ndarray[Any, Any]
+# Variables that describe divergence itself, so that a diverged run has a value of them.
+_OF_DIVERGENCE = ("status", "diverged_at")
 
 
 def variable_of(dataset: xr.Dataset, name: str, *dims: str | None) -> xr.DataArray:
-    """A variable that has the dimensions, or an error that says what there is."""
+    """Returns a variable that has the dimensions, or raises and names what there is."""
     if name not in dataset.data_vars:
         known = ", ".join(map(str, dataset.data_vars))
         raise ValueError(f"the dataset has no variable {name!r}, only {known}.")
@@ -23,10 +24,33 @@ def variable_of(dataset: xr.Dataset, name: str, *dims: str | None) -> xr.DataArr
     return dataset[name]
 
 
+def score_of(dataset: xr.Dataset, name: str, maximize: bool) -> xr.DataArray:
+    """Returns a variable with an infinitely bad value for each diverged run.
+
+    A diverged run still has, for example, the accuracy of its last parameters.
+    """
+    data = variable_of(dataset, name).astype(float)
+    status = dataset.get("status")
+    if name in _OF_DIVERGENCE or status is None or not set(status.dims) <= {*data.dims}:
+        return data
+    return data.where(status != 1, -np.inf if maximize else np.inf)
+
+
+def name_pooled(ax: Axes, words: str, data: xr.DataArray, *shown: str | None) -> None:
+    """Says in the title over which dimensions, of which size, a plot pools its runs."""
+    pooled_dims = [
+        f"{dim} ({size})"
+        for dim, size in data.sizes.items()
+        if dim not in shown and size > 1
+    ]
+    if pooled_dims:
+        ax.set_title(f"{words} over {', '.join(pooled_dims)}", fontsize="small")
+
+
 def curves_of(
     data: xr.DataArray, x: str, hue: str | None
-) -> Iterator[tuple[str | None, Array]]:
-    """For each value of `hue` its label and an array of (x, all runs)."""
+) -> Iterator[tuple[str | None, np.ndarray]]:
+    """Yields, for each value of `hue`, its label and an array of (x, all runs)."""
     if hue is None:
         yield None, pooled(data, x)
         return
@@ -36,18 +60,18 @@ def curves_of(
         yield label, pooled(data.isel({hue: position}), x)
 
 
-def pooled(data: xr.DataArray, *dims: str) -> Array:
-    """The values over these dimensions, and over all others together as the last."""
+def pooled(data: xr.DataArray, *dims: str) -> np.ndarray:
+    """Returns the values over these dimensions, with all others as the last axis."""
     values = data.transpose(*dims, ...).to_numpy()
     return values.reshape(*values.shape[: len(dims)], -1)
 
 
-def trained(
+def success_of(
     dataset: xr.Dataset, target_loss: float | None, *dims: str | None
 ) -> tuple[xr.DataArray, str]:
-    """1 for a run that holds, or ends at the target, and 0 for another; and in words.
+    """Returns 1 for each successful run, 0 for others, NaN if not run; and in words.
 
-    NaN where nothing was run.
+    A run is successful if it does not diverge, or if it reaches the target.
     """
     if target_loss is None:
         status = variable_of(dataset, "status", *dims)
@@ -57,33 +81,35 @@ def trained(
     return (loss <= target_loss).where(loss.notnull()), words
 
 
-def counts(runs: Array) -> tuple[Array, Array]:
-    """How many along the last axis are 1, and how many are known."""
+def counts(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how many along the last axis are 1, and how many are not NaN."""
     return np.nansum(runs, axis=-1), (~np.isnan(runs)).sum(axis=-1)
 
 
-def percentile(values: Array, percent: float) -> Array:
-    """A run's own value, not one between two: one of them may be infinite.
+def percentile(values: np.ndarray, percent: float) -> np.ndarray:
+    """Returns a percentile along the last axis, without NaN; NaN where all are.
 
-    Of the runs that are known, along the last axis; NaN where none is.
+    It is one of the values, never interpolated: a neighbor may be infinite.
     """
-    known = (~np.isnan(values)).sum(axis=-1, keepdims=True)
-    position = np.round((np.maximum(known, 1) - 1) * percent / 100).astype(int)
-    ordered: Array = np.sort(values, axis=-1)  # NaN last
-    return np.take_along_axis(ordered, position, axis=-1)[..., 0]
+    count = (~np.isnan(values)).sum(axis=-1, keepdims=True)
+    position = np.round((np.maximum(count, 1) - 1) * percent / 100).astype(int)
+    ordered = np.sort(values, axis=-1)  # puts NaN last
+    found: np.ndarray = np.take_along_axis(ordered, position, axis=-1)[..., 0]
+    return found
 
 
-def smallest_of(values: Array) -> tuple[int, ...] | None:
-    """Where the smallest finite value is, in the middle of its equals."""
-    finite = np.where(np.isfinite(values), values, np.inf)
+def best_of(values: np.ndarray, maximize: bool = False) -> tuple[int, ...] | None:
+    """Returns the position of the best finite value, in the middle of ties."""
+    worst = -np.inf if maximize else np.inf
+    finite = np.where(np.isfinite(values), values, worst)
     if not np.isfinite(finite).any():
         return None
-    equals = np.argwhere(finite <= finite.min())
-    distance = np.abs(equals - equals.mean(axis=0)).sum(axis=1)
-    return tuple(equals[np.argmin(distance)])
+    ties = np.argwhere(finite == (finite.max() if maximize else finite.min()))
+    distance = np.abs(ties - ties.mean(axis=0)).sum(axis=1)
+    return tuple(ties[np.argmin(distance)])
 
 
 def label_of(data: xr.DataArray) -> str:
-    """What an axis is called: the long name and the units, or the name."""
+    """Returns the long name, or the name, and the units."""
     units = f" ({data.attrs['units']})" if "units" in data.attrs else ""
     return str(data.attrs.get("long_name", str(data.name).replace("_", " "))) + units

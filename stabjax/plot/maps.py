@@ -1,4 +1,4 @@
-"""Maps over two hyperparameters, of cells or of points."""
+"""Heat maps over two hyperparameters, of cells or of points."""
 
 from typing import Any
 
@@ -11,10 +11,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from stabjax.plot.axes import DECADES, STAR, legend_below, panels, scale
-from stabjax.plot.cells import border_of, cells_of, with_gaps
-from stabjax.plot.data import Array, label_of, pooled, smallest_of, variable_of
+from stabjax.plot.cells import border_of, cells_of, infinity_last, with_gaps
+from stabjax.plot.data import (
+    best_of,
+    label_of,
+    name_pooled,
+    pooled,
+    score_of,
+    variable_of,
+)
 
 _DIVERGED = "0.78"
+_Limits = tuple[float, float] | None
+# Where the values stand: their horizontal and their vertical positions.
+_Places = tuple[np.ndarray, ...]
 
 
 def heatmap(
@@ -23,31 +33,33 @@ def heatmap(
     x: str,
     y: str,
     variable: str = "final_loss",
+    maximize: bool = False,
     limits: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Map of a variable over two hyperparameters: the median of all other dimensions.
+    """Map of a variable over two hyperparameters: the median over all other dimensions.
 
-    Axes are logarithmic where the values are evenly spaced so, and an infinite value (a
-    threshold that is switched off) has a strip of its own. Cells whose median run
-    diverged are grey, with a line along their border; cells not run, or not all of
-    whose runs are done, are white; a star marks the smallest value, in the middle of
-    its equals. A space that is no grid is drawn as points.
+    Axes are logarithmic where the values are evenly spaced in the logarithm. An
+    infinite value (a threshold that is switched off) stands last, in a strip of its
+    own. Cells whose median run diverged are gray, with a line along their border. Cells
+    that were not run, or not completely, are white. A star marks the best value, in the
+    middle of ties. Axes along `trial`, as of a random sample, are drawn as points.
 
     Args:
       dataset: what `sweep` returns.
       x: the dimension of the horizontal axis, or a coordinate along `trial`.
-      y: the dimension of the vertical axis, or such a coordinate.
-      variable: what the colours show, on a logarithmic scale if it is positive.
-      limits: values of the first and the last colour; None takes them from the data,
-        nine decades at most.
+      y: the dimension of the vertical axis, or a coordinate along `trial`.
+      variable: what the colors show, on a logarithmic scale if it is positive.
+      maximize: whether larger values are better, as of an accuracy.
+      limits: values of the first and the last color. By default they are taken from the
+        data, with nine decades at most.
       ax: where to draw; None makes a new figure.
 
     Returns:
       The axes.
 
     Raises:
-      ValueError: if the dataset lacks the variable or a dimension.
+      ValueError: the dataset lacks the variable or a dimension.
 
     Example:
       >>> import optax, stabjax
@@ -59,107 +71,111 @@ def heatmap(
       >>> stabjax.plot.heatmap(runs, x="rate", y="decay").get_xscale()
       'log'
     """
-    data = variable_of(dataset, variable)
+    data = score_of(infinity_last(dataset, x, y), variable, maximize)
     ax = ax or panels(1)[0]
     if _are_points(data, x, y):
-        median, star = _points(ax, data, x, y, limits)
+        median = np.median(pooled(data, "trial"), axis=-1)
+        places = _draw_points(ax, data, median, (x, y), limits)
+        name_pooled(ax, "median", data, "trial")
     else:
-        data = variable_of(dataset, variable, x, y)
-        median, star = _cells(ax, data, x, y, limits)
-    colors = ax.collections[0]
+        variable_of(dataset, variable, x, y)
+        median = np.median(pooled(data, y, x), axis=-1)
+        places = _draw_cells(ax, data, median, (x, y), limits)
+        name_pooled(ax, "median", data, x, y)
     if np.isfinite(median).any():
-        bar: dict[str, Any] = {
-            "label": label_of(data),
-            "extend": _extend(median, colors),
-        }
-        shown = ax.figure.colorbar(colors, ax=ax, **bar)
-        norm: Any = colors.norm
-        if norm.vmax > 30 * norm.vmin:  # else there are too few decades
-            shown.minorticks_off()
-    ax.set_xlabel(label_of(dataset[x]))
-    ax.set_ylabel(label_of(dataset[y]))
-    _mark(ax, median, star)
+        _add_colorbar(ax, median, label_of(dataset[variable]))
+    ax.set_xlabel(label_of(data[x]))
+    ax.set_ylabel(label_of(data[y]))
+    _mark_best(ax, median, places, maximize)
     return ax
 
 
-_Star = tuple[float, float] | None  # where the smallest value is
-
-
-def _cells(
-    ax: Axes, data: xr.DataArray, x: str, y: str, limits: tuple[float, float] | None
-) -> tuple[Array, _Star]:
-    """The cells of a grid, their medians, and the smallest."""
-    median = np.median(pooled(data, y, x).astype(float), axis=-1)
-    across, up = cells_of(data[x]), cells_of(data[y])
+def _draw_cells(
+    ax: Axes,
+    data: xr.DataArray,
+    median: np.ndarray,
+    names: tuple[str, str],
+    limits: _Limits,
+) -> _Places:
+    """Draws the cells of a grid, and returns where its rows and columns stand."""
+    across, up = (cells_of(data[name]) for name in names)
     diverged = np.isinf(median)
     finite = with_gaps(np.where(diverged, np.nan, median), across, up)
-    grey = with_gaps(np.where(diverged, 1.0, np.nan), across, up)
+    gray = with_gaps(np.where(diverged, 1.0, np.nan), across, up)
     flags = with_gaps(np.where(np.isnan(median), np.nan, diverged), across, up)
-    for values, style in (
-        (finite, {"norm": _norm(median, limits), "cmap": "viridis"}),
-        (grey, {"cmap": ListedColormap([_DIVERGED])}),
+    for values, cmap, norm in (
+        (finite, "viridis", _norm(median, limits)),
+        (gray, ListedColormap([_DIVERGED]), None),
     ):
-        ax.pcolormesh(across.edges, up.edges, values, rasterized=True, **style)
+        mesh = (across.edges, up.edges, values)
+        ax.pcolormesh(*mesh, cmap=cmap, norm=norm, rasterized=True)
     border = list(border_of(flags, across, up))
     ax.add_collection(LineCollection(border, colors="black", linewidths=1.5))
     scale(ax, "x", across)
     scale(ax, "y", up)
-    smallest = smallest_of(median)
-    if smallest is None:
-        return median, None
-    row, column = smallest
-    return median, (across.at[column], up.at[row])
+    grid: _Places = tuple(np.meshgrid(across.at, up.at))
+    return grid
 
 
 def _are_points(data: xr.DataArray, *names: str) -> bool:
-    """Whether these are values along one other dimension, such as `trial`."""
+    """Returns whether these are coordinates along `trial`."""
     return all(
         name not in data.dims and name in data.coords and data[name].dims == ("trial",)
         for name in names
     )
 
 
-def _points(
-    ax: Axes, data: xr.DataArray, x: str, y: str, limits: tuple[float, float] | None
-) -> tuple[Array, _Star]:
-    """The points of a space that is no grid, their medians, and the smallest."""
-    median = np.median(pooled(data, "trial").astype(float), axis=-1)
+def _draw_points(
+    ax: Axes,
+    data: xr.DataArray,
+    median: np.ndarray,
+    names: tuple[str, str],
+    limits: _Limits,
+) -> _Places:
+    """Draws a point for each trial, and returns where the points stand."""
     places = []
-    for which, name in (("x", x), ("y", y)):
+    for which, name in zip("xy", names, strict=True):
         values, position = np.unique(data[name].to_numpy(), return_inverse=True)
         cells = cells_of(xr.DataArray(values, dims=name))
         places.append(cells.at[position])
         scale(ax, which, cells)
-    held, diverged = np.isfinite(median), np.isinf(median)
+    finite, diverged = np.isfinite(median), np.isinf(median)
     size = float(np.clip(8000 / len(median), 9, 64))
-    styles: list[tuple[Array, dict[str, Any]]] = [
-        (held, {"c": median[held], "norm": _norm(median, limits), "cmap": "viridis"}),
-        (diverged, {"c": _DIVERGED, "edgecolors": "black", "linewidths": 0.5}),
-    ]
-    for some, style in styles:
-        ax.scatter(places[0][some], places[1][some], size, **style)
-    smallest = smallest_of(median)
-    if smallest is None:
-        return median, None
-    return median, (places[0][smallest], places[1][smallest])
+    x, y = places
+    norm = _norm(median, limits)
+    ax.scatter(x[finite], y[finite], size, c=median[finite], norm=norm, cmap="viridis")
+    ax.scatter(
+        x[diverged], y[diverged], size, c=_DIVERGED, edgecolors="black", linewidths=0.5
+    )
+    return x, y
 
 
-def _mark(ax: Axes, median: Array, star: _Star) -> None:
-    """A star on the smallest value, and a legend of what the colour bar lacks."""
-    handles: list[Any] = []
+def _add_colorbar(ax: Axes, median: np.ndarray, label: str) -> None:
+    colors: Any = ax.collections[0]
+    bar = ax.figure.colorbar(colors, ax=ax, label=label, extend=_extend(median, colors))
+    # Ticks between the decades stay where there are too few decades.
+    if colors.norm.vmax > 30 * colors.norm.vmin:
+        bar.minorticks_off()
+
+
+def _mark_best(ax: Axes, median: np.ndarray, places: _Places, maximize: bool) -> None:
+    """Draws a star on the best value, and a legend of what the color bar lacks."""
+    handles: list[Patch | Line2D] = []
     for some, color, label in (
         (np.isinf(median), _DIVERGED, "diverged"),
         (np.isnan(median), "white", "not run"),
     ):
         if some.any():
             handles.append(Patch(facecolor=color, edgecolor="black", label=label))
-    if star is not None:
-        ax.plot(*star, **STAR)
-        handles.append(Line2D([], [], label="smallest", **STAR))
+    best = best_of(median, maximize)
+    if best is not None:
+        ax.plot(*(at[best] for at in places), **STAR)
+        label = "largest" if maximize else "smallest"
+        handles.append(Line2D([], [], label=label, **STAR))
     legend_below(ax, handles=handles, ncols=3)
 
 
-def _norm(values: Array, limits: tuple[float, float] | None) -> Normalize:
+def _norm(values: np.ndarray, limits: _Limits) -> Normalize:
     finite = values[np.isfinite(values)]
     if limits is None and (not (finite > 0).any() or (finite < 0).any()):
         return Normalize(*((finite.min(), finite.max()) if finite.size else (0, 1)))
@@ -170,8 +186,8 @@ def _norm(values: Array, limits: tuple[float, float] | None) -> Normalize:
     return LogNorm(low, high if high > low else 10 * low, clip=True)
 
 
-def _extend(values: Array, colors: Any) -> str:
-    """Whether values lie beyond the colours."""
+def _extend(values: np.ndarray, colors: Any) -> str:
+    """Returns on which sides values lie beyond the colors."""
     finite = values[np.isfinite(values)]
     low, high = colors.norm.vmin, colors.norm.vmax
     below = bool(finite.size) and low is not None and finite.min() < low

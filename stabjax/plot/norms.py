@@ -1,37 +1,41 @@
-"""The gradient norms of a training, and what a threshold does to them."""
+"""The gradient norms of a run, and the effect of a threshold on them."""
 
 import itertools
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
 from stabjax.plot.axes import legend_below, log_limits, logarithmic, panels, styles
-from stabjax.plot.data import Array
 
 _BINS = 41
-_FAR = 100.0  # times the largest norm: a threshold above that is not worth the room
+_FAR = 100.0  # times the largest norm: the axis does not extend to a threshold above
 
 
-def gradient_norms(norms: Any, *, max_norm: Any = None, ax: Axes | None = None) -> Axes:
-    """The history of a norm, its distribution beside it, and a threshold across both.
+def gradient_norms(
+    norms: xr.DataArray | ArrayLike,
+    *,
+    max_norm: ArrayLike | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """History of a gradient norm, its distribution, and a threshold across both.
 
     Norms that are not finite are crosses at the upper edge.
 
     Args:
       norms: gradient norms before clipping, one for each step: an array, or a variable
-        such as ``runs.clip_grad_norm`` of one run, whose coordinate ``step`` is used.
-      max_norm: the threshold, or that of each step; the share of the steps above it is
-        in the legend, and they are marked. None draws none.
-      ax: where to draw the history; None makes a new figure. The distribution has Axes
-        of its own, to the right of it.
+        such as `runs.clip_grad_norm` of one run, whose coordinate `step` is used.
+      max_norm: the threshold, one number or one for each step. The legend has the
+        fraction of the steps above it, and those steps are marked. None draws none.
+      ax: where to draw the history; None makes a new figure. The distribution has its
+        own axes, to the right.
 
     Returns:
       The axes.
 
     Raises:
-      ValueError: if ``norms`` has more than one axis.
+      ValueError: `norms` has more than one axis.
 
     Example:
       >>> import numpy as np
@@ -45,9 +49,10 @@ def gradient_norms(norms: Any, *, max_norm: Any = None, ax: Axes | None = None) 
     """
     values = np.asarray(norms, float)
     if values.ndim != 1:
-        raise ValueError(f"norms must have one axis, got shape {values.shape}")
-    known = isinstance(norms, xr.DataArray) and "step" in norms.coords
-    steps = norms["step"].to_numpy() if known else np.arange(len(values))
+        raise ValueError(f"norms must have one axis, got shape {values.shape}.")
+    steps = np.arange(len(values))
+    if isinstance(norms, xr.DataArray) and "step" in norms.coords:
+        steps = norms["step"].to_numpy()
     ax = ax or panels(1)[0]
     side = ax.inset_axes((1.02, 0.0, 0.2, 1.0), sharey=ax)
     side.set_axis_off()
@@ -56,13 +61,13 @@ def gradient_norms(norms: Any, *, max_norm: Any = None, ax: Axes | None = None) 
     marker = "." if len(values) == 1 else ""
     ax.plot(steps, np.where(finite, values, np.nan), lw=0.8, color=norm, marker=marker)
     if not finite.all():
-        lost = steps[~finite]
+        at = steps[~finite]
         across = ax.get_xaxis_transform()
-        ax.plot(lost, np.full(len(lost), 0.98), "x", color=norm, transform=across)
-    bounds = np.broadcast_to(
+        ax.plot(at, np.full(len(at), 0.98), "x", color=norm, transform=across)
+    thresholds = np.broadcast_to(
         np.asarray(np.nan if max_norm is None else max_norm, float), values.shape
     )
-    near = bounds[bounds <= _FAR * values[finite].max(initial=0.0)]
+    near = thresholds[thresholds <= _FAR * values[finite].max(initial=0.0)]
     limits = log_limits(np.concatenate([values, near]))
     if limits:
         logarithmic(ax, "y", limits[1] / limits[0])
@@ -70,10 +75,11 @@ def gradient_norms(norms: Any, *, max_norm: Any = None, ax: Axes | None = None) 
         bins = list(np.geomspace(*limits, _BINS))
         side.hist(values[finite], bins, orientation="horizontal", color=norm)
     if max_norm is not None:
-        above = finite & (values > bounds)
-        ax.plot(steps, bounds, "--", color=threshold, label=_share(max_norm, above))
+        above = finite & (values > thresholds)
+        label = _label(max_norm, above)
+        ax.plot(steps, thresholds, "--", color=threshold, label=label)
         ax.plot(steps[above], values[above], ".", color=threshold, ms=4)
-        side.axhline(bounds[-1], ls="--", color=threshold)
+        side.axhline(thresholds[-1], ls="--", color=threshold)
     ax.set_xlabel("step")
     ax.set_ylabel("gradient norm")
     if max_norm is not None:
@@ -81,6 +87,6 @@ def gradient_norms(norms: Any, *, max_norm: Any = None, ax: Axes | None = None) 
     return ax
 
 
-def _share(max_norm: Any, above: Array) -> str:
-    value = f" {float(max_norm):.3g}" if np.ndim(max_norm) == 0 else ""
+def _label(max_norm: ArrayLike, above: np.ndarray) -> str:
+    value = f" {float(np.asarray(max_norm)):.3g}" if np.ndim(max_norm) == 0 else ""
     return f"max_norm{value} clips {above.mean():.2%}"

@@ -1,4 +1,4 @@
-"""Which learning rates train: a row for each remedy."""
+"""Learning rates that train, as a row of bars for each treatment."""
 
 from typing import Any
 
@@ -11,20 +11,20 @@ from matplotlib.ticker import FixedFormatter, FixedLocator
 
 from stabjax._intervals import LEAST_SHARE, decades
 from stabjax.plot.axes import STAR, legend_below, logarithmic, panels
-from stabjax.plot.cells import is_scale, text_of
+from stabjax.plot.cells import is_number, text_of
 from stabjax.plot.data import (
-    Array,
+    best_of,
     counts,
     label_of,
+    name_pooled,
     percentile,
     pooled,
-    smallest_of,
-    trained,
+    success_of,
     variable_of,
 )
 
 _COLOR, _PALE = "#0072B2", "#C5DDEE"
-_HEIGHT = 0.74  # of a row at a rate at which every run trains
+_HEIGHT = 0.74  # of a row at a learning rate at which every run succeeds
 _STAR: dict[str, Any] = {**STAR, "ms": 10}
 
 
@@ -36,19 +36,20 @@ def rate_ranges(
     target_loss: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Which learning rates train, as a bar for each remedy, and how many decades.
+    """Learning rates that train, as a row for each treatment, and how many decades.
 
-    The height is the share of the runs that hold, or end at a target, all other
-    dimensions together. It is dark where they are half or more: there a rate trains. To
-    the right stands how wide that is, where some rates of an even grid have their
-    number times their distance. A star marks the smallest final loss of a median run.
-    Where nothing was run it is empty.
+    The height of a bar is the fraction of runs that are stable, or reach a target,
+    pooled over all other dimensions. Where it is at least one half, the bar is dark:
+    that rate trains. The number to the right is the width of all dark bars; on an even
+    grid, a rate counts for the distance to the next. A star marks the smallest final
+    loss of a median run. Where nothing was run, there is no bar.
 
     Args:
       dataset: what `sweep` returns.
       x: the dimension of the learning rates, which are positive and finite.
-      y: a dimension with a row for each of its values (remedies, methods, thresholds),
-        or None for one row. Numbers go upwards, names downwards.
+      y: a dimension with a row for each of its values (treatments, methods,
+        thresholds), or None for one row. Numbers increase upwards, so that an infinite
+        threshold is the top row in any order of the grid. Names go downwards.
       target_loss: counts the runs whose `final_loss` is at most this, instead of those
         that did not diverge.
       ax: where to draw; None makes a new figure, as high as the rows need.
@@ -57,7 +58,8 @@ def rate_ranges(
       The axes.
 
     Raises:
-      ValueError: if the dataset lacks a variable or a dimension, or `x` are no rates.
+      ValueError: the dataset lacks a variable or a dimension, or the values of `x` are
+        not learning rates.
 
     Example:
       >>> import numpy as np
@@ -73,22 +75,20 @@ def rate_ranges(
       ['4.0 decades', '3.0 decades']
     """
     dataset = dataset.sortby(x) if x in dataset.dims else dataset
-    known, words = trained(dataset, target_loss, x, y)
+    success, words = success_of(dataset, target_loss, x, y)
     losses = variable_of(dataset, "final_loss", x, y)
     edges = _edges(dataset[x])
     names = dataset[y].to_numpy() if y else np.array([""])
-    heights = list(range(len(names)))
-    if not is_scale(names):
-        heights.reverse()
+    heights = _heights(names)
     ax = ax or _axes_of(len(names))
     for position, height in enumerate(heights):
         row = {y: position} if y else {}
-        count, size = counts(pooled(known.isel(row), x))
-        trains = _draw(ax, height, edges, count / np.maximum(size, 1))
-        best = smallest_of(percentile(pooled(losses.isel(row), x).astype(float), 50))
+        count, size = counts(pooled(success.isel(row), x))
+        trains = _draw_row(ax, height, edges, count / np.maximum(size, 1))
+        best = best_of(percentile(pooled(losses.isel(row), x).astype(float), 50))
         if best is not None:
             ax.plot(dataset[x][best], height, **_STAR)
-        _write(ax, height, _width(trains, dataset[x]))
+        _write_right(ax, height, _width(trains, dataset[x]))
     logarithmic(ax, "x", edges[-1] / edges[0])
     ax.set(xlim=(edges[0], edges[-1]), ylim=(-0.5, len(names) - 0.5))
     ax.set_xlabel(label_of(dataset[x]))
@@ -96,12 +96,19 @@ def rate_ranges(
     ax.yaxis.set_major_locator(FixedLocator(heights))
     ax.yaxis.set_major_formatter(FixedFormatter(list(map(text_of, names))))
     ax.tick_params("y", length=0)
-    _explain(ax, words)
+    name_pooled(ax, "pooled", success, x, y)
+    _add_legend(ax, words)
     return ax
 
 
-def _edges(rates: xr.DataArray) -> Array:
-    """Of the parts of the axis that belong to the rates; one alone has a decade."""
+def _heights(names: np.ndarray) -> list[int]:
+    """Returns the row of each name: numbers upwards, other names downwards."""
+    order = np.argsort(names) if is_number(names) else np.arange(len(names))[::-1]
+    return [int(height) for height in np.argsort(order)]
+
+
+def _edges(rates: xr.DataArray) -> np.ndarray:
+    """Returns the edges of the rates' parts of the axis; a single rate has a decade."""
     values = rates.to_numpy()
     if values.dtype.kind not in "iuf" or not np.all((values > 0) & np.isfinite(values)):
         raise ValueError(
@@ -111,7 +118,7 @@ def _edges(rates: xr.DataArray) -> Array:
     at = np.log10(values.astype(float))
     parts = decades(values) if len(values) > 1 else np.ones(1)
     middles = (at[1:] + at[:-1]) / 2
-    edges: Array = 10 ** np.concatenate(
+    edges: np.ndarray = 10 ** np.concatenate(
         [at[:1] - parts[0] / 2, middles, at[-1:] + parts[-1] / 2]
     )
     return edges
@@ -120,21 +127,23 @@ def _edges(rates: xr.DataArray) -> Array:
 def _axes_of(rows: int) -> Axes:
     ax = panels(1)[0]
     figure: Any = ax.figure
-    figure.set_size_inches(5.2, 1.2 + 0.38 * rows)
+    figure.set_size_inches(5.2, 1.4 + 0.38 * rows)
     return ax
 
 
-def _draw(ax: Axes, height: int, edges: Array, share: Array) -> Array:
-    """A row; which rates train."""
-    trains = share >= LEAST_SHARE
+def _draw_row(
+    ax: Axes, height: int, edges: np.ndarray, fraction: np.ndarray
+) -> np.ndarray:
+    """Draws a row, and returns which rates train."""
+    trains = fraction >= LEAST_SHARE
     base = height - _HEIGHT / 2
-    for some, color in ((share, _PALE), (np.where(trains, share, 0.0), _COLOR)):
+    for some, color in ((fraction, _PALE), (np.where(trains, fraction, 0.0), _COLOR)):
         ax.stairs(base + _HEIGHT * some, edges, baseline=base, fill=True, color=color)
     ax.axhline(base, color="0.6", lw=0.6, zorder=0.5)
     return trains
 
 
-def _width(trains: Array, rates: xr.DataArray) -> str:
+def _width(trains: np.ndarray, rates: xr.DataArray) -> str:
     if not trains.any():
         return "none"
     if len(trains) == 1:
@@ -142,13 +151,12 @@ def _width(trains: Array, rates: xr.DataArray) -> str:
     return f"{decades(rates)[trains].sum():.1f} decades"
 
 
-def _write(ax: Axes, height: int, text: str) -> None:
-    """To the right of a row."""
+def _write_right(ax: Axes, height: int, text: str) -> None:
     where: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
     ax.annotate(text, (1.0, height), (6, 0), va="center", fontsize="small", **where)
 
 
-def _explain(ax: Axes, words: str) -> None:
+def _add_legend(ax: Axes, words: str) -> None:
     handles = [
         Patch(color=_COLOR, label=f"at least half {words}"),
         Patch(color=_PALE, label="fewer"),

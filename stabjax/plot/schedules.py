@@ -1,46 +1,45 @@
-"""Schedules over each other, with what theory says of them; and one as text."""
+"""Schedules as curves, with their theoretical bounds, and as text."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from matplotlib.axes import Axes
 
+from stabjax._arguments import as_integer
 from stabjax._schedules import schedule_bound
+from stabjax._types import Schedule
 from stabjax.plot.axes import legend_below, panels, styles
 
-_POINTS = 2000  # of a curve: more than a picture can show
+_POINTS = 2000  # of a curve, more than a plot can show
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def schedules(
-    named: Mapping[str, optax.Schedule],
+    named: Mapping[str, Schedule],
     steps: int,
     *,
     bound: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    r"""Schedules over each other, from the first update to the last.
+    """Schedules in one plot, from the first update to the last.
 
-    Beside each name stands the bound of :func:`stabjax.schedule_bound` at the best
-    rate, in units of :math:`DG / \sqrt{T}`: the best schedule there is has 2 or a
-    little less, whatever the number of steps. It does not depend on the height of the
-    curves, only on their shape.
+    The legend has the bound of `stabjax.schedule_bound` at the best learning rate, in
+    units of `D G / sqrt(T)`. The best schedules have 2 or slightly less for any number
+    of steps. The bound depends on the shape of a schedule, not on its height.
 
     Args:
-      named: from names to functions of the count.
-      steps: number of updates.
-      bound: whether to show the bound.
+      named: schedules by name.
+      steps: number of updates, >= 1. **Static.**
+      bound: whether to show the bound. **Static.**
       ax: where to draw; None makes a new figure.
 
     Returns:
       The axes.
 
     Raises:
-      ValueError: if `steps` is not positive.
+      ValueError: `steps` is out of range.
 
     Example:
       >>> import stabjax
@@ -63,7 +62,7 @@ def schedules(
         ax.plot(counts, _values(schedule, counts), label=label, marker=marker, **style)
     low, high = ax.dataLim.intervaly
     if 0 <= low < high or low == high > 0:
-        ax.set_ylim(-0.04 * high, 1.04 * high)  # a height is read against zero
+        ax.set_ylim(-0.04 * high, 1.04 * high)  # heights compare only from zero
     ax.set_xlabel("step")
     ax.set_ylabel("value")
     title = r"bound at the best rate, by $DG/\sqrt{T}$" if bound else None
@@ -72,22 +71,22 @@ def schedules(
 
 
 def schedule_text(
-    schedule: optax.Schedule, steps: int, *, width: int = 64, height: int = 10
+    schedule: Schedule, steps: int, *, width: int = 64, height: int = 10
 ) -> str:
-    """A schedule drawn with letters, for the terminal.
+    """Schedule drawn with block characters, for the terminal.
 
     Args:
-      schedule: any function of the count.
-      steps: number of updates.
-      width: columns of the curve.
-      height: rows of the curve.
+      schedule: a function of the count.
+      steps: number of updates, >= 1. **Static.**
+      width: columns of the curve, >= 1. **Static.**
+      height: rows of the curve, >= 1. **Static.**
 
     Returns:
-      Lines of text: the curve between its least value (or 0) and its greatest, each
-      column the mean of its steps, and the steps below.
+      Lines of text. The curve spans its smallest value (or 0) to its largest, each
+      column is the mean of its steps, and the last line has the steps.
 
     Raises:
-      ValueError: if `steps` is not positive.
+      ValueError: `steps` is out of range.
 
     Example:
       >>> import stabjax
@@ -114,15 +113,12 @@ def schedule_text(
     return "\n".join([*lines, " " * 13 + " " + ends])
 
 
-def _counts(steps: int) -> np.ndarray[Any, Any]:
-    if steps < 1:
-        raise ValueError(f"steps must be positive, got {steps}.")
+def _counts(steps: int) -> np.ndarray:
+    steps = as_integer("steps", steps)
     even = np.linspace(0, steps - 1, min(steps, _POINTS))
     return np.unique(np.round(even).astype(np.int32))
 
 
-def _values(
-    schedule: optax.Schedule, counts: np.ndarray[Any, Any]
-) -> np.ndarray[Any, Any]:
-    curve: Any = jax.vmap(lambda count: jnp.asarray(schedule(count), jnp.float32))
+def _values(schedule: Schedule, counts: np.ndarray) -> np.ndarray:
+    curve: Schedule = jax.vmap(lambda count: jnp.asarray(schedule(count), jnp.float32))
     return np.asarray(curve(jnp.asarray(counts)))

@@ -1,4 +1,4 @@
-"""Maps of the border of trainability: how fast trainings converge or diverge."""
+"""Maps of the trainability boundary: how fast runs converge or diverge."""
 
 import numpy as np
 import xarray as xr
@@ -8,11 +8,17 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 
 from stabjax.plot.axes import panels, scale
-from stabjax.plot.cells import cells_of, with_gaps
-from stabjax.plot.data import Array, label_of, percentile, pooled, variable_of
+from stabjax.plot.cells import cells_of, infinity_last, with_gaps
+from stabjax.plot.data import (
+    label_of,
+    name_pooled,
+    percentile,
+    pooled,
+    variable_of,
+)
 
-_SHADES = 256  # of what converged, and as many of what diverged
-_PALEST = 0.625  # where the half of `Spectral` begins that is green to blue
+_SHADES = 256  # for runs that converged, and as many for those that diverged
+_PALEST = 0.625  # where `Spectral` turns from yellow to green
 
 
 def trainability_map(
@@ -25,24 +31,25 @@ def trainability_map(
 ) -> Axes:
     """Map of a convergence score: green to blue converged, red to yellow diverged.
 
-    A colour is the rank of a training among those that converged, or among those that
-    diverged, whichever it did: so all shades are used equally, the darkest for what
-    took longest to do either. Equal scores have one colour. Of other dimensions, such
-    as the seeds, the median run is shown; what was not run is white.
+    The color of a run is its rank among the runs that converged, or among those that
+    diverged. So all shades are used equally, and the darkest belong to the runs that
+    took longest. Equal scores have one color. The map shows the median run over other
+    dimensions, such as the seeds. Trials that were not run are white.
 
     Args:
-      dataset: what `sweep` returns with ``summaries=["convergence_score"]``.
-      x: the dimension of the horizontal axis; logarithmic if its values are.
+      dataset: what `sweep` returns with `summaries=["convergence_score"]`.
+      x: the dimension of the horizontal axis. It is logarithmic if its values are
+        evenly spaced in the logarithm, and an infinite value stands last.
       y: the dimension of the vertical axis, likewise.
-      variable: a score that is negative where a training converged, the lower the
-        slower, and positive or 0 where it diverged, the higher the later.
+      variable: a score that is negative where a run converged, lower if slower, and
+        positive or 0 where it diverged, higher if later.
       ax: where to draw; None makes a new figure.
 
     Returns:
       The axes.
 
     Raises:
-      ValueError: if the dataset lacks the variable or a dimension.
+      ValueError: the dataset lacks the variable or a dimension.
 
     Example:
       >>> import optax, stabjax
@@ -56,9 +63,11 @@ def trainability_map(
       >>> print(ax.get_xscale(), ax.get_yscale())
       log linear
 
-    Source: J. Sohl-Dickstein, "The boundary of neural network trainability is fractal",
-    2024, whose score, ranks and colours these are.
+    References:
+      Sohl-Dickstein, *The boundary of neural network trainability is fractal*, 2024,
+      whose score, ranks and colors these are, https://arxiv.org/abs/2402.06184
     """
+    dataset = infinity_last(dataset, x, y)
     data = variable_of(dataset, variable, x, y)
     ax = ax or panels(1, width=5.4)[0]
     across, up = cells_of(dataset[x]), cells_of(dataset[y])
@@ -75,12 +84,13 @@ def trainability_map(
     scale(ax, "y", up)
     ax.set_xlabel(label_of(dataset[x]))
     ax.set_ylabel(label_of(dataset[y]))
-    _explain(ax, colors)
+    name_pooled(ax, "median run", data, x, y)
+    _add_colorbar(ax, colors)
     return ax
 
 
-def _ranks(scores: Array) -> Array:
-    """From 0, converged first, below 1; from 1, diverged last, to 2; NaN stays."""
+def _ranks(scores: np.ndarray) -> np.ndarray:
+    """Returns ranks in [0, 1) of converged, and in [1, 2) of diverged runs; or NaN."""
     ranks = np.full(scores.shape, np.nan)
     for kind, start in ((scores < 0, 0.0), (scores >= 0, 1.0)):
         _, order = np.unique(-scores[kind], return_inverse=True)
@@ -90,15 +100,14 @@ def _ranks(scores: Array) -> Array:
 
 
 def _colormap() -> ListedColormap:
-    """Both ends of `Spectral`, put together where the slow meets the late."""
+    """Returns both halves of `Spectral`, joined where slow and late meet."""
     shades = np.linspace(_PALEST, 1.0, _SHADES)
     spectral = colormaps["Spectral"]
     both = np.concatenate([spectral(shades), spectral(shades - _PALEST)])
     return ListedColormap(both)
 
 
-def _explain(ax: Axes, colors: ScalarMappable) -> None:
-    """The colour bar: from converged fast to diverged early."""
+def _add_colorbar(ax: Axes, colors: ScalarMappable) -> None:
     bar = ax.figure.colorbar(colors, ax=ax, aspect=30, pad=0.02)
     words = {0.0: "fast", 0.5: "converged", 0.95: "slow"}
     words |= {1.05: "late", 1.5: "diverged", 2.0: "early"}

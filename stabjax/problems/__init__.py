@@ -1,21 +1,30 @@
-"""Problems to train: a start and a loss as two pure functions, and what is known."""
+"""Problems to train: a start and a loss as pure functions, and what is known of them.
 
+Problems given by a formula need JAX and Optax alone. Those made of Flax modules need
+the packages of the extra `stabjax[sweep]` and are imported when first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from stabjax._extras import load
 from stabjax._train.problem import Problem
 from stabjax.problems.bowls import (
     heavy_tailed_quadratic,
     ill_conditioned_quadratic,
     quadratic,
 )
-from stabjax.problems.digits import digits_cnn, digits_mlp
-from stabjax.problems.networks import supervised
 from stabjax.problems.products import deep_linear, deep_linear_chain, tied_product
-from stabjax.problems.recurrent import adding, single_unit_rnn, temporal_order
 from stabjax.problems.slopes import cosh, quartic
 from stabjax.problems.spectra import quadratic_deep, random_quadratic
 from stabjax.problems.text import bracket_text, copy_text, markov_text
-from stabjax.problems.trainability import boundary_mlp
-from stabjax.problems.transformer import char_transformer
-from stabjax.problems.valleys import beale, branin, cliff, rosenbrock
+from stabjax.problems.valleys import beale, branin, cliff, rosenbrock, single_unit_rnn
+
+if TYPE_CHECKING:
+    from stabjax.problems.digits import digits_cnn, digits_mlp
+    from stabjax.problems.networks import supervised
+    from stabjax.problems.recurrent import adding, temporal_order
+    from stabjax.problems.trainability import boundary_mlp
+    from stabjax.problems.transformer import char_transformer
 
 __all__ = [
     "Problem",
@@ -45,3 +54,25 @@ __all__ = [
     "temporal_order",
     "tied_product",
 ]
+
+_NETWORKS = {
+    "adding": "recurrent",
+    "boundary_mlp": "trainability",
+    "char_transformer": "transformer",
+    "digits_cnn": "digits",
+    "digits_mlp": "digits",
+    "supervised": "networks",
+    "temporal_order": "recurrent",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NETWORKS:
+        raise AttributeError(f"module 'stabjax.problems' has no attribute {name!r}")
+    needed_by = f"stabjax.problems.{name}"
+    module = load(f"stabjax.problems.{_NETWORKS[name]}", needed_by=needed_by)
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Problems made of a Flax module and data, and what makes such problems."""
+"""Problems made of a Flax module and data."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -7,64 +7,66 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen, nnx
 from flax.errors import InvalidRngError
-from jax.typing import ArrayLike
 
+from stabjax._arguments import as_integer
 from stabjax._train.problem import Init, Problem
-from stabjax.problems.arguments import size
+from stabjax._types import Number
 
-Apply = Callable[[Any, jax.Array], Any]
+Array = jax.Array | np.ndarray
+Pair = tuple[Array, Array]  # inputs and targets
+Apply = Callable[[optax.Params, jax.Array], Any]
 Measure = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def supervised(
-    module: Any,
-    inputs: ArrayLike,
-    targets: ArrayLike,
+    module: object,
+    inputs: Array,
+    targets: Array,
     loss: Measure,
     *,
     batch_size: int | None = None,
-    test: tuple[ArrayLike, ArrayLike] | None = None,
+    test: Pair | None = None,
     metrics: Mapping[str, Measure] | None = None,
 ) -> Problem:
-    r"""A Flax module, NNX or Linen, fitted to arrays.
+    """Flax module, NNX or Linen, fitted to arrays.
 
-    .. math:: L(\theta) = \frac1B \sum_{b=1}^B \ell(f_\theta(x_{i_b}), y_{i_b})
+        L(theta) = 1/B sum_b loss(f_theta(x_b), y_b)
 
-    with :math:`B` examples drawn with replacement by the key of the step, or all of
-    them in order if ``batch_size`` is None. ``evaluate`` always uses all of them and
-    returns ``train_loss``, ``test_loss`` if there are test data, and the same two of
-    each metric, so that over-fitting can be seen.
+    over a minibatch of `B` examples that the key of the step draws with replacement, or
+    over all examples if `batch_size` is None. `evaluate` always uses all examples. It
+    returns `train_loss`, `test_loss` if there are test data, and the same for each
+    metric.
 
-    Params are all the state that a module may have here: a module with batch
-    statistics, dropout or other state is refused. Nothing is trained or drawn behind
-    the optimizer's back, so a training is a function of its seed. An array of an NNX
-    module that is no ``nnx.Variable`` is a constant, the same for all seeds.
+    The only state that a module may have here are its params: batch statistics, dropout
+    and other state are not supported. So a run is a function of its seed. An array of
+    an NNX module that is not an `nnx.Variable` is a constant, the same for all seeds.
 
     Args:
-      module: a Linen module, such as ``linen.Dense(10)``; or for NNX a function (or
-        class) of an ``nnx.Rngs`` that makes the module, such as
-        ``lambda rngs: nnx.Linear(64, 10, rngs=rngs)``, because each seed needs another
-        start. Called with one batch of inputs.
-      inputs: array whose first axis counts the examples; may be traced.
-      targets: array of the same length; may be traced.
+      module: a Linen module, such as `linen.Dense(10)`, or a function (or class) that
+        makes an NNX module from an `nnx.Rngs`, such as
+        `lambda rngs: nnx.Linear(64, 10, rngs=rngs)`. It is a function because each seed
+        needs a different start. The module is called with one batch of inputs.
+      inputs: array whose first axis counts the examples. **Traceable.**
+      targets: array of the same length. **Traceable.**
       loss: function of outputs and targets whose result, of any shape, is averaged,
-        such as ``optax.softmax_cross_entropy_with_integer_labels``.
-      batch_size: examples in each step, or None for all; static.
-      test: a pair of inputs and targets kept for ``evaluate``.
-      metrics: functions like ``loss``, by name, for ``evaluate`` alone.
+        such as `optax.softmax_cross_entropy_with_integer_labels`.
+      batch_size: examples in each step, in [1, number of examples], or None for all.
+        **Static.**
+      test: pair of held-out inputs and targets for `evaluate`.
+      metrics: functions like `loss`, by name, for `evaluate` alone.
 
     Returns:
-      A :class:`stabjax.problems.Problem`. Its params are those of Flax: for Linen the
-      dict under ``"params"``, for NNX the state that ``nnx.update(model, params)``
-      takes.
+      A `Problem`. Its params are those of Flax: for Linen the dict under `"params"`,
+      for NNX the state that `nnx.update(model, params)` accepts.
 
     Raises:
-      TypeError: if ``module`` is neither, a function is not callable, ``test`` is no
-        pair, or ``metrics`` no dict.
-      ValueError: if lengths differ, ``batch_size`` does not fit, a metric is called
-        ``"loss"``, or the module has state other than params.
+      TypeError: `module` is neither kind of module, a function is not callable, `test`
+        is not a pair, or `metrics` is not a dict.
+      ValueError: lengths differ, `batch_size` is out of range, a metric is called
+        `"loss"`, or the module has state other than params.
 
     Example:
       >>> import jax, optax
@@ -83,63 +85,82 @@ def supervised(
     """
     sets = {"train": _examples("", inputs, targets)}
     if test is not None:
-        if not isinstance(test, (tuple, list)) or len(test) != 2:
-            raise TypeError(f"test must be a pair (inputs, targets), got {test!r:.60}")
+        if not isinstance(test, tuple | list) or len(test) != 2:
+            raise TypeError(f"test must be a pair (inputs, targets), got {test!r:.60}.")
         sets["test"] = _examples("test ", *test)
     measures = _measures(loss, metrics or {})
     x, y = sets["train"]
-    init, apply = init_and_apply(module, x)
+    init, apply = _init_and_apply(module, x)
     if batch_size is not None:
-        batch_size = size("batch_size", batch_size, largest=len(x))
+        batch_size = as_integer("batch_size", batch_size, f"in [1, {len(x)}]")
 
-    def batch_loss(params: Any, key: jax.Array) -> jax.Array:
-        batch = (jnp.asarray(x), jnp.asarray(y))
-        if batch_size is not None:
-            # One draw, a third of the compilation of `randint`; its bias is below
-            # len(x) / 2**32.
-            index = jax.random.bits(key, (batch_size,), jnp.uint32) % np.uint32(len(x))
-            batch = (batch[0][index], batch[1][index])
-        return jnp.mean(loss(apply(params, batch[0]), batch[1]))
+    def draw(key: jax.Array) -> Pair:
+        batch = jnp.asarray(x), jnp.asarray(y)
+        if batch_size is None:
+            return batch
+        # `bits` compiles three times as fast as `randint`; its bias is below
+        # len(x) / 2^32.
+        index = jax.random.bits(key, (batch_size,), jnp.uint32) % np.uint32(len(x))
+        return batch[0][index], batch[1][index]
 
-    def evaluate(params: Any, key: jax.Array) -> dict[str, jax.Array]:
-        del key
+    return network_problem(init, apply, measures, draw, lambda key: sets, {})
+
+
+def network_problem(
+    init: Init,
+    apply: Apply,
+    measures: Mapping[str, Measure],
+    draw: Callable[[jax.Array], Pair],
+    held_out: Callable[[jax.Array], Mapping[str, Pair]],
+    metadata: Mapping[str, object],
+) -> Problem:
+    """Returns the problem that minimizes the mean of `measures["loss"]`.
+
+    `draw(key)` returns the minibatch of a step. `held_out(key)` returns the data sets
+    that `evaluate` applies every measure to, by name.
+    """
+
+    def loss(params: optax.Params, key: jax.Array) -> jax.Array:
+        inputs, targets = map(jnp.asarray, draw(key))
+        return jnp.mean(measures["loss"](apply(params, inputs), targets))
+
+    def evaluate(params: optax.Params, key: jax.Array) -> dict[str, jax.Array]:
         return {
-            f"{which}_{name}": jnp.mean(measure(outputs, jnp.asarray(wanted)))
-            for which, (given, wanted) in sets.items()
-            for outputs in [apply(params, jnp.asarray(given))]
-            for name, measure in measures.items()
+            f"{name}_{measured}": jnp.mean(measure(outputs, jnp.asarray(targets)))
+            for name, (inputs, targets) in held_out(key).items()
+            for outputs in [apply(params, jnp.asarray(inputs))]
+            for measured, measure in measures.items()
         }
 
-    return Problem(init, batch_loss, evaluate)
+    return Problem(init, loss, evaluate, metadata)
 
 
 def _measures(loss: Measure, metrics: Mapping[str, Measure]) -> dict[str, Measure]:
-    """All of them by name, checked."""
+    """Returns the loss and the metrics by name, after checking them."""
     if not isinstance(metrics, Mapping):
-        raise TypeError(f"metrics must be a dict of functions, got {metrics!r}")
+        raise TypeError(f"metrics must be a dict of functions, got {metrics!r}.")
     if "loss" in metrics:
-        raise ValueError("metrics must not have the name of the loss, got 'loss'")
+        raise ValueError("metrics must not have the name of the loss, got 'loss'.")
     measures = {"loss": loss, **metrics}
     for name, measure in measures.items():
         if not callable(measure):
-            raise TypeError(f"{name} must be a function, got {measure!r}")
+            raise TypeError(f"{name} must be a function, got {measure!r}.")
     return measures
 
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Whether the largest logit is that of the label."""
+    """Returns whether the largest logit is that of the label."""
     return jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
 
 
-def scaled_normal(init: Init, scale_of: Callable[[str], ArrayLike]) -> Init:
-    """An init with normal matrices, divided by the root of their inputs, and zeros.
+def scaled_normal(init: Init, scale_of: Callable[[str], Number]) -> Init:
+    """Returns an init with matrices from `scale N(0, 1 / inputs)`, and zeros elsewhere.
 
-    ``scale_of`` gets the path of a matrix and returns what to multiply it by. All
-    matrices are drawn at once, because compiling one draw per matrix takes several
-    times as long as compiling the training.
+    `scale_of` returns the scale of the matrix at a path. All matrices are cut from one
+    draw: compiling a draw for each of them takes longer than compiling the training.
     """
 
-    def scaled_init(key: jax.Array) -> Any:
+    def scaled_init(key: jax.Array) -> optax.Params:
         leaves, tree = jax.tree.flatten_with_path(jax.eval_shape(init, key))
         matrices = [leaf for _, leaf in leaves if leaf.ndim > 1]
         ends = np.cumsum([matrix.size for matrix in matrices])
@@ -157,85 +178,90 @@ def scaled_normal(init: Init, scale_of: Callable[[str], ArrayLike]) -> Init:
     return scaled_init
 
 
-def _examples(which: str, inputs: ArrayLike, targets: ArrayLike) -> tuple[Any, Any]:
-    """The two arrays, checked to be of equal length."""
-    # Kept as NumPy if they are: a factory may be called in a trace, and again outside.
+def _examples(which: str, inputs: Array, targets: Array) -> Pair:
+    """Returns both as arrays, after checking that they have equal length."""
+    # NumPy arrays stay so: a factory may be called in a trace and again outside.
     x, y = (a if isinstance(a, jax.Array) else np.asarray(a) for a in (inputs, targets))
     if not x.ndim or not y.ndim or len(x) != len(y) or not len(x):
         raise ValueError(
             f"{which}inputs and targets must be arrays with the same number of examples"
-            f" along their first axis, got shapes {x.shape} and {y.shape}"
+            f" along their first axis, got shapes {x.shape} and {y.shape}."
         )
     return x, y
 
 
-def init_and_apply(module: Any, inputs: Any) -> tuple[Init, Apply]:
-    """A Flax module as key -> params and (params, inputs) -> outputs."""
+def _init_and_apply(module: object, inputs: Array) -> tuple[Init, Apply]:
+    """Returns key -> params and (params, inputs) -> outputs of a Flax module."""
     if isinstance(module, linen.Module):
-        return _linen(module, inputs)
+        return _from_linen(module, inputs)
     if isinstance(module, type) and issubclass(module, linen.Module):
         raise TypeError(
             "module must be an instance of a Linen module, such as"
-            f" {module.__name__}(...), got the class"
+            f" {module.__name__}(...), got the class."
         )
     if isinstance(module, nnx.Module) or not callable(module):
         raise TypeError(
             "module must be a Linen module or a function of nnx.Rngs that makes an NNX"
-            f" module, such as lambda rngs: MLP(rngs=rngs), got {type(module).__name__}"
+            " module, such as lambda rngs: MLP(rngs=rngs), got"
+            f" {type(module).__name__}."
         )
     if isinstance(module, type) and _takes_rngs(module):
-        return _nnx(lambda rngs: module(rngs=rngs))  # often a keyword, and no more
-    return _nnx(module)
+        # A class often has `rngs` as a keyword-only argument.
+        return from_nnx(lambda rngs: module(rngs=rngs))
+    return from_nnx(module)
 
 
-def _linen(module: linen.Module, inputs: Any) -> tuple[Init, Apply]:
-    def variables(key: jax.Array) -> Any:
+def _from_linen(module: linen.Module, inputs: Array) -> tuple[Init, Apply]:
+    def variables(key: jax.Array) -> Mapping[str, optax.Params]:
         return module.init(key, jnp.asarray(inputs[:1]))
 
-    def init(key: jax.Array) -> Any:
+    def init(key: jax.Array) -> optax.Params:
         return variables(key).get("params", {})
 
-    def apply(params: Any, x: jax.Array) -> Any:
+    def apply(params: optax.Params, x: jax.Array) -> Any:
         return module.apply({"params": params}, x)
 
     key = jax.random.key(0)
-    _only_params(set(jax.eval_shape(variables, key)) - {"params"})
+    _refuse_state(set(jax.eval_shape(variables, key)) - {"params"})
     try:
         jax.eval_shape(apply, jax.eval_shape(init, key), inputs[:1])
     except InvalidRngError:
-        _only_params({"random numbers"})
+        _refuse_state({"random numbers"})
     return init, apply
 
 
-def _nnx(make: Callable[[nnx.Rngs], Any]) -> tuple[Init, Apply]:
-    # Abstract, so that nothing is computed, also if we are in a trace already.
+def from_nnx(make: Callable[[nnx.Rngs], Any]) -> tuple[Init, Apply]:
+    """Returns key -> params and (params, inputs) -> outputs of an NNX module."""
+    # Abstract, so that nothing is computed, and nothing is traced by an outer trace.
     shape = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     if not isinstance(shape, nnx.Module):
-        raise TypeError(f"module must make an NNX module, made {type(shape).__name__}")
+        raise TypeError(
+            f"module must make an NNX module, got {type(shape).__name__} from it."
+        )
     definition, _, *others = nnx.split(shape, nnx.Param, ...)
     variables = jax.tree.leaves(others, is_leaf=lambda v: isinstance(v, nnx.Variable))
-    _only_params({type(variable).__name__ for variable in variables})
+    _refuse_state({type(variable).__name__ for variable in variables})
     if any(isinstance(part, jax.Array) for _, part in nnx.iter_graph(shape)):
-        # An array that is no variable is a constant, of which the value is needed.
+        # An array that is not a variable is a constant, so its value is needed.
         with jax.ensure_compile_time_eval():
             definition, _, *others = nnx.split(make(nnx.Rngs(0)), nnx.Param, ...)
 
-    def init(key: jax.Array) -> Any:
+    def init(key: jax.Array) -> optax.Params:
         return nnx.state(make(nnx.Rngs(key)), nnx.Param)
 
-    def apply(params: Any, x: jax.Array) -> Any:
+    def apply(params: optax.Params, x: jax.Array) -> Any:
         return nnx.merge(definition, params, *others)(x)
 
     return init, apply
 
 
-def _takes_rngs(kind: Any) -> bool:
-    return "rngs" in inspect.signature(kind.__init__).parameters
+def _takes_rngs(module: Any) -> bool:
+    return "rngs" in inspect.signature(module.__init__).parameters
 
 
-def _only_params(others: set[str]) -> None:
-    if others:
+def _refuse_state(found: set[str]) -> None:
+    if found:
         raise ValueError(
             "module must have no state but its params (no dropout, no batch"
-            f" statistics), got {', '.join(sorted(others))}"
+            f" statistics), got {', '.join(sorted(found))}."
         )

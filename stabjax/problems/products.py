@@ -2,51 +2,53 @@
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
+from stabjax._arguments import as_integer, as_scalar
 from stabjax._train.problem import Problem
-from stabjax.problems.arguments import Number, larger, number, size
-from stabjax.problems.noise import like, with_gradient_noise
-from stabjax.problems.ranges import ranges
+from stabjax._types import Number
+from stabjax.problems.formulas import (
+    Scalar,
+    formula_problem,
+    larger,
+    like,
+    sweep_ranges,
+)
 
 
 def deep_linear_chain(
-    init_scale: ArrayLike = 1.3,
-    target: ArrayLike = 1.0,
-    noise: ArrayLike = 0.0,
+    init_scale: Number = 1.3,
+    target: Number = 1.0,
+    noise: Number = 0.0,
     *,
     depth: int = 10,
 ) -> Problem:
-    r"""A deep linear network of width one: a product of weights fits a number.
+    """Deep linear network of width one: a product of weights fits a number.
 
-    .. math:: L(w) = \tfrac12 \Big( \prod_{l=1}^{D} w_l - t \Big)^2, \qquad
-        w_l = s\, u_l \text{ at the start,} \quad u_l \sim U(0.9, 1.1)
+        L(w) = 1/2 (w_1 w_2 ... w_D - t)^2
+        w_l = s u_l at the start,  u_l ~ U(0.9, 1.1)
 
-    Repeated products make plateaus and cliffs: the first gradients grow as
-    :math:`s^{2D-1}` if :math:`s > 1` and vanish as :math:`s^{D-1}` if :math:`s < 1`.
-    Of all the optima, the one with equal weights is the least curved,
-    :math:`D\, t^{2-2/D}`; with :math:`p = \max(s^D, t)`, about
-    :math:`D\, p^{2-2/D}` is the largest curvature on the way there.
+    Products make plateaus and cliffs: the first gradients grow as `s^(2 D - 1)` if
+    `s > 1`, and vanish as `s^(D - 1)` if `s < 1`. Among all optima, the one with equal
+    weights has the smallest curvature, `D t^(2 - 2 / D)`. On the way there the largest
+    curvature is about `D p^(2 - 2 / D)`, where `p = max(s^D, t)`.
 
     Args:
-      init_scale: :math:`s > 0`, the size of the first weights; may be traced.
-      target: :math:`t > 0`; may be traced.
-      noise: standard deviation of the Gaussian noise added to each entry of the
-        gradient (not to the loss), at least 0; may be traced.
-      depth: number :math:`D` of weights; static.
+      init_scale: scale `s` of the first weights, > 0. **Traceable.**
+      target: `t`, > 0. **Traceable.**
+      noise: standard deviation of the Gaussian noise added to each element of the
+        gradient (not to the loss), >= 0. **Traceable.**
+      depth: number `D` of weights, >= 1. **Static.**
 
     Returns:
-      A :class:`stabjax.problems.Problem`; its params are an array of shape
-      ``(depth,)``.
+      A `Problem` whose params are an array of shape `(depth,)`.
 
     Raises:
-      TypeError: if an argument is not a single number, or ``depth`` not an int.
-      ValueError: if an argument is outside its range; a traced one becomes NaN.
+      TypeError: an argument is not a single number, or `depth` is not an integer.
+      ValueError: an argument is out of range. A traced one gives NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -55,13 +57,16 @@ def deep_linear_chain(
       >>> float(problem.loss(jnp.array([1.0, 2.0, 2.0]), jax.random.key(0)))
       4.5
 
-    Source: Goodfellow, Bengio and Courville, Deep Learning, 2016, section 8.2.4; Saxe,
-    McClelland and Ganguli, Exact solutions to the nonlinear dynamics of learning in
-    deep linear neural networks, 2014.
+    References:
+      Goodfellow, Bengio and Courville, *Deep Learning*, 2016, section 8.2.4,
+      https://www.deeplearningbook.org
+
+      Saxe, McClelland and Ganguli, *Exact solutions to the nonlinear dynamics of
+      learning in deep linear neural networks*, 2014, https://arxiv.org/abs/1312.6120
     """
-    init_scale = number("init_scale", init_scale, above=0)
-    target = number("target", target, above=0)
-    depth = size("depth", depth)
+    init_scale = as_scalar("init_scale", init_scale, "> 0")
+    target = as_scalar("target", target, "> 0")
+    depth = as_integer("depth", depth)
 
     def init(key: jax.Array) -> jax.Array:
         return init_scale * jax.random.uniform(key, (depth,), minval=0.9, maxval=1.1)
@@ -69,52 +74,43 @@ def deep_linear_chain(
     def loss(w: jax.Array) -> jax.Array:
         return jnp.square(jnp.prod(w) - like(w, target)) / 2
 
-    product = larger(_power(init_scale, depth), target)
-    stable_rate = 2 / (depth * _power(product, 2 - 2 / depth))
-    norm = depth**0.5 * _power(product, 2) / init_scale
-    metadata = ranges(stable_rate, norm) | {
-        "name": "deep_linear_chain",
-        "optimum": 0.0,
-        "minimizer": jnp.full((depth,), target ** (1 / depth)),
-        "steps": 200,
-        "target_loss": 1e-3 * target**2,
-    }
-    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
+    metadata = {"name": "deep_linear_chain", "steps": 200}
+    metadata |= _product_metadata(init_scale, init_scale, target, depth, depth)
+    return formula_problem(init, loss, noise, metadata)
 
 
 def tied_product(
-    init_scale: ArrayLike = 1.3,
-    target: ArrayLike = 1.0,
-    noise: ArrayLike = 0.0,
-    init_spread: ArrayLike = 0.1,
+    init_scale: Number = 1.3,
+    target: Number = 1.0,
+    noise: Number = 0.0,
+    init_spread: Number = 0.1,
     *,
     depth: int = 10,
 ) -> Problem:
-    r"""One weight used in every layer: a recurrent network with nothing else in it.
+    """One weight used in every layer, as in a linear recurrent network of one unit.
 
-    .. math:: L(w) = \tfrac12 (w^D - t)^2, \qquad w = s\, u \text{ at the start,} \quad
-        u \sim U(1 - r, 1 + r)
+        L(w) = 1/2 (w^D - t)^2,  w = s u at the start,  u ~ U(1 - r, 1 + r)
 
-    A plateau where :math:`|w| < 1`, a wall where it is above: the gradient
-    :math:`D w^{D-1} (w^D - t)` is :math:`5 \cdot 10^6` at :math:`w = 2` and -0.02 at
-    0.5, for :math:`D = 10` and :math:`t = 1`. At the optimum the curvature is
-    :math:`D^2 t^{2-2/D}`; with :math:`p` the larger of :math:`t` and the first product,
-    about :math:`D^2 p^{2-2/D}` is the largest on the way there.
+    There is a plateau where `|w| < 1` and a wall where `|w| > 1`: for `D = 10` and
+    `t = 1`, the gradient `D w^(D - 1) (w^D - t)` is 5e6 at `w = 2` and -0.02 at
+    `w = 0.5`. At the optimum the curvature is `D^2 t^(2 - 2 / D)`. On the way there the
+    largest is about `D^2 p^(2 - 2 / D)`, where `p` is the larger of `t` and the first
+    product.
 
     Args:
-      init_scale: :math:`s > 0`, the first weight; may be traced.
-      target: :math:`t > 0`; may be traced.
+      init_scale: scale `s` of the first weight, > 0. **Traceable.**
+      target: `t`, > 0. **Traceable.**
       noise: standard deviation of the Gaussian noise added to the gradient (not to the
-        loss), at least 0; may be traced.
-      init_spread: :math:`r \ge 0`, the reach of the random start; may be traced.
-      depth: number :math:`D` of times that the weight is used; static.
+        loss), >= 0. **Traceable.**
+      init_spread: relative spread `r` of the start, >= 0. **Traceable.**
+      depth: how often `D` the weight is used, >= 1. **Static.**
 
     Returns:
-      A :class:`stabjax.problems.Problem`; its params are an array of shape ``(1,)``.
+      A `Problem` whose params are an array of shape `(1,)`.
 
     Raises:
-      TypeError: if an argument is not a single number, or ``depth`` not an int.
-      ValueError: if an argument is outside its range; a traced one becomes NaN.
+      TypeError: an argument is not a single number, or `depth` is not an integer.
+      ValueError: an argument is out of range. A traced one gives NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -124,12 +120,14 @@ def tied_product(
       >>> [round(float(g[0]), 2) for g in at]
       [-0.02, 5237760.0]
 
-    Source: Goodfellow, Bengio and Courville, Deep Learning, 2016, section 8.2.4.
+    References:
+      Goodfellow, Bengio and Courville, *Deep Learning*, 2016, section 8.2.4,
+      https://www.deeplearningbook.org
     """
-    init_scale = number("init_scale", init_scale, above=0)
-    target = number("target", target, above=0)
-    init_spread = number("init_spread", init_spread, at_least=0)
-    depth = size("depth", depth)
+    init_scale = as_scalar("init_scale", init_scale, "> 0")
+    target = as_scalar("target", target, "> 0")
+    init_spread = as_scalar("init_spread", init_spread, ">= 0")
+    depth = as_integer("depth", depth)
 
     def init(key: jax.Array) -> jax.Array:
         offset = jax.random.uniform(key, (1,), minval=-1.0, maxval=1.0)
@@ -138,52 +136,43 @@ def tied_product(
     def loss(w: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(w**depth - like(w, target))) / 2
 
-    product = larger(_power(init_scale * (1 + init_spread), depth), target)
-    stable_rate = 2 / (depth**2 * _power(product, 2 - 2 / depth))
-    first = larger(_power(init_scale, depth), target)
-    norm = depth * _power(first, 2) / init_scale
-    metadata = ranges(stable_rate, norm) | {
-        "name": "tied_product",
-        "optimum": 0.0,
-        "minimizer": jnp.full((1,), target ** (1 / depth)),
-        "steps": 1000,
-        "target_loss": 1e-3 * target**2,
-    }
-    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
+    farthest = init_scale * (1 + init_spread)
+    metadata = {"name": "tied_product", "steps": 1000}
+    metadata |= _product_metadata(init_scale, farthest, target, depth, 1)
+    return formula_problem(init, loss, noise, metadata)
 
 
 def deep_linear(
-    init_scale: ArrayLike = 0.3,
-    noise: ArrayLike = 0.0,
+    init_scale: Number = 0.3,
+    noise: Number = 0.0,
     *,
     depth: int = 3,
     dim: int = 4,
 ) -> Problem:
-    r"""A deep linear network on white inputs: saddles, and one mode learnt at a time.
+    """Deep linear network on white inputs: saddles, and one mode learned at a time.
 
-    .. math:: L(W) = \tfrac12 \big\| W_D \cdots W_1 - A \big\|_F^2, \qquad
-        (W_l)_{ij} \sim s\, N(0, 1/d) \text{ at the start}
+        L(W) = 1/2 |W_D ... W_2 W_1 - A|_F^2,  A = diag(d, d - 1, ..., 1)
+        (W_l)_ij ~ s N(0, 1 / d) at the start
 
-    with :math:`A = \mathrm{diag}(d, d - 1, \dots, 1)`. Small weights are close to the
-    saddle at zero: the loss stays on a plateau until the strongest mode has grown, then
-    falls, and the next plateau begins. Between two plateaus it is as steep as the mode
-    is strong. The least curved optimum, with balanced layers, has the sharpness
-    :math:`D\, d^{2-2/D}`.
+    Small weights are close to the saddle at zero: the loss stays on a plateau until the
+    strongest mode has grown, then falls to the next plateau. Between two plateaus it is
+    as steep as the mode is strong. The flattest optimum, with balanced layers, has the
+    sharpness `D d^(2 - 2 / D)`.
 
     Args:
-      init_scale: :math:`s > 0`; may be traced.
-      noise: standard deviation of the Gaussian noise added to each entry of the
-        gradient (not to the loss), at least 0; may be traced.
-      depth: number :math:`D` of matrices; static.
-      dim: their width :math:`d`; static.
+      init_scale: `s`, > 0. **Traceable.**
+      noise: standard deviation of the Gaussian noise added to each element of the
+        gradient (not to the loss), >= 0. **Traceable.**
+      depth: number `D` of matrices, >= 1. **Static.**
+      dim: their width `d`, >= 1. **Static.**
 
     Returns:
-      A :class:`stabjax.problems.Problem`; its params are an array of shape
-      ``(depth, dim, dim)``, first layer first.
+      A `Problem` whose params are an array of shape `(depth, dim, dim)`, first layer
+      first.
 
     Raises:
-      TypeError: if an argument is not a single number, or a size not an int.
-      ValueError: if an argument is outside its range; a traced one becomes NaN.
+      TypeError: an argument is not a single number, or a size is not an integer.
+      ValueError: an argument is out of range. A traced one gives NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -192,11 +181,12 @@ def deep_linear(
       >>> float(problem.loss(jnp.zeros((3, 2, 2)), jax.random.key(0)))
       2.5
 
-    Source: Saxe, McClelland and Ganguli, Exact solutions to the nonlinear dynamics of
-    learning in deep linear neural networks, 2014.
+    References:
+      Saxe, McClelland and Ganguli, *Exact solutions to the nonlinear dynamics of
+      learning in deep linear neural networks*, 2014, https://arxiv.org/abs/1312.6120
     """
-    init_scale = number("init_scale", init_scale, above=0)
-    depth, dim = size("depth", depth), size("dim", dim)
+    init_scale = as_scalar("init_scale", init_scale, "> 0")
+    depth, dim = as_integer("depth", depth), as_integer("dim", dim)
     modes = np.arange(dim, 0, -1, dtype=np.float32)
 
     def init(key: jax.Array) -> jax.Array:
@@ -204,24 +194,40 @@ def deep_linear(
         return init_scale * normal / math.sqrt(dim)
 
     def loss(w: jax.Array) -> jax.Array:
-        product: Any = functools.reduce(lambda below, layer: layer @ below, w)
+        product = functools.reduce(lambda below, layer: layer @ below, list(w))
         return jnp.sum(jnp.square(product - like(w, np.diag(modes)))) / 2
 
     layer = np.diag(modes ** (1 / depth))
-    metadata = ranges(2 / (depth * dim ** (2 - 2 / depth)), float(dim) ** 2) | {
+    metadata = sweep_ranges(2 / (depth * dim ** (2 - 2 / depth)), float(dim) ** 2) | {
         "name": "deep_linear",
-        "optimum": 0.0,
         "minimizer": jnp.broadcast_to(layer, (depth, dim, dim)),
         "steps": 1000,
         "target_loss": 0.1,
     }
-    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
+    return formula_problem(init, loss, noise, metadata)
 
 
-def _power(base: Number, exponent: float) -> Number:
-    """The power; infinite where Python would raise, as arrays do not."""
+def _product_metadata(
+    init_scale: Scalar, farthest: Scalar, target: Scalar, depth: int, weights: int
+) -> dict[str, object]:
+    """Returns what is known of a product of `depth` factors made of equal weights.
+
+    At an optimum with `n` equal weights and product `p`, the Hessian has rank one, and
+    its eigenvalue is `depth^2 / n p^(2 - 2 / depth)`.
+    """
+    product = larger(_power(farthest, depth), target)
+    first = larger(_power(init_scale, depth), target)
+    curvature = depth**2 / weights * _power(product, 2 - 2 / depth)
+    norm = depth / weights**0.5 * _power(first, 2) / init_scale
+    return sweep_ranges(2 / curvature, norm) | {
+        "minimizer": jnp.full((weights,), target ** (1 / depth)),
+        "target_loss": 1e-3 * target**2,
+    }
+
+
+def _power(base: Scalar, exponent: float) -> Scalar:
+    """Returns the power, or infinity where Python raises instead of overflowing."""
     try:
-        power: Number = base**exponent
+        return base**exponent
     except OverflowError:
         return math.inf
-    return power

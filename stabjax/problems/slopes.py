@@ -4,43 +4,47 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
+from stabjax._arguments import as_scalar
 from stabjax._train.problem import Init, Problem
-from stabjax.problems.arguments import Number, larger, number, smaller
-from stabjax.problems.noise import like, with_gradient_noise
-from stabjax.problems.ranges import ranges
+from stabjax._types import Number
+from stabjax.problems.formulas import (
+    Scalar,
+    formula_problem,
+    larger,
+    like,
+    smaller,
+    sweep_ranges,
+)
 
 
 def quartic(
-    start: ArrayLike = 30.0, noise: ArrayLike = 0.0, init_spread: ArrayLike = 0.1
+    start: Number = 30.0, noise: Number = 0.0, init_spread: Number = 0.1
 ) -> Problem:
-    r"""The fourth power: flat at its minimum and ever steeper away from it.
+    """Fourth power: flat at its minimum, and ever steeper away from it.
 
-    .. math:: L(w) = w^4, \qquad w = w_0\,(1 + r\, u) \text{ at the start,} \quad
-        u \sim U(-1, 1)
+        L(w) = w^4,  w = w_0 (1 + r u) at the start,  u ~ U(-1, 1)
 
-    Its curvature is bounded by its slope, :math:`L'' \le L_0 + L_1 |L'|` with
-    :math:`L_0 = 16 / L_1^2` for every :math:`L_1 > 0`, and by no constant. From
-    :math:`w_0`, gradient descent at a constant rate shrinks :math:`|w|` only below
-    :math:`1 / (2 w_0^2)`, a rate that is then far too small for the flat part. Clipped,
-    it walks down at a constant pace and has the flat part's rate when it arrives. That
-    does not make constant rates fail: they are slower by a factor that depends on the
-    start (Li et al., 2023).
+    Its curvature is bounded by its slope, `L'' <= L_0 + L_1 |L'|` with
+    `L_0 = 16 / L_1^2` for every `L_1 > 0`, but by no constant. From `w_0`, gradient
+    descent at a constant learning rate shrinks `|w|` only below `1 / (2 w_0^2)`, which
+    is far too small for the flat part. Clipped descent approaches at a constant pace
+    with a learning rate that suits the flat part. Constant rates still converge; they
+    are slower by a factor that depends on the start (Li et al., 2023).
 
     Args:
-      start: :math:`w_0 > 0`; may be traced.
+      start: `w_0`, > 0. **Traceable.**
       noise: standard deviation of the Gaussian noise added to the gradient (not to the
-        loss), at least 0; may be traced.
-      init_spread: :math:`0 \le r`, the reach of the random start; may be traced.
+        loss), >= 0. **Traceable.**
+      init_spread: relative spread `r` of the start, >= 0. **Traceable.**
 
     Returns:
-      A :class:`stabjax.problems.Problem`; its params are an array of shape ``(1,)``.
-      ``"stable_rate"`` is that of the farthest start; at the minimum there is no limit.
+      A `Problem` whose params are an array of shape `(1,)`. `"stable_rate"` holds at
+      the farthest start; at the minimum there is no limit.
 
     Raises:
-      TypeError: if an argument is not a single number.
-      ValueError: if an argument is outside its range; a traced one becomes NaN.
+      TypeError: an argument is not a single number.
+      ValueError: an argument is out of range. A traced one gives NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -51,112 +55,112 @@ def quartic(
       >>> problem.metadata["stable_rate"]
       0.005
 
-    Source: Zhang et al., Why gradient clipping accelerates training: a theoretical
-    justification for adaptivity, 2020; Li et al., Convex and non-convex optimization
-    under generalized smoothness, 2023.
+    References:
+      Zhang et al., *Why gradient clipping accelerates training: a theoretical
+      justification for adaptivity*, 2020, https://arxiv.org/abs/1905.11881
+
+      Li et al., *Convex and non-convex optimization under generalized smoothness*,
+      2023, https://arxiv.org/abs/2306.01264
     """
-    start = number("start", start, above=0)
-    init_spread = number("init_spread", init_spread, at_least=0)
+    start = as_scalar("start", start, "> 0")
+    init_spread = as_scalar("init_spread", init_spread, ">= 0")
     farthest = start * (1 + init_spread)
 
     def loss(w: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(jnp.square(w)))
 
-    metadata = ranges(1 / (2 * farthest**2), 4 * farthest**3) | {
+    metadata = sweep_ranges(1 / (2 * farthest**2), 4 * farthest**3) | {
         "name": "quartic",
-        # Up to rates and down to thresholds that suit the flat part.
+        # Extended to learning rates and thresholds that suit the flat part.
         "peak_value": (0.005 / farthest**2, larger(10.0, 50 / farthest**2)),
         "max_norm": (smaller(0.1, 0.004 * start**3), 40 * farthest**3),
-        "optimum": 0.0,
         "minimizer": jnp.zeros(1),
         "steps": 500,
         "target_loss": 1e-3,
     }
-    noisy = with_gradient_noise(loss, noise)
-    return Problem(_near(start, init_spread), noisy, metadata=metadata)
+    return formula_problem(_near(start, init_spread), loss, noise, metadata)
 
 
 def cosh(
-    l0: ArrayLike = 1.0,
-    l1: ArrayLike = 1.0,
-    start: ArrayLike = 10.0,
-    noise: ArrayLike = 0.0,
-    init_spread: ArrayLike = 0.1,
+    l0: Number = 1.0,
+    l1: Number = 1.0,
+    start: Number = 10.0,
+    noise: Number = 0.0,
+    init_spread: Number = 0.1,
 ) -> Problem:
-    r"""A bowl whose walls grow exponentially: :math:`(L_0, L_1)`-smooth, and no better.
+    """Hyperbolic cosine, whose walls grow exponentially: `(L_0, L_1)`-smooth.
 
-    .. math:: L(w) = \frac{L_0}{L_1^2} \big(\cosh(L_1 w) - 1\big), \qquad
-        w = w_0\,(1 + r\, u) \text{ at the start,} \quad u \sim U(-1, 1)
+        L(w) = L_0 / L_1^2 (cosh(L_1 w) - 1)
+        w = w_0 (1 + r u) at the start,  u ~ U(-1, 1)
 
-    :math:`L'' = L_0 \cosh(L_1 w) \le L_0 + L_1 |L'|` holds exactly with these two
-    numbers. From :math:`w_0`, a constant rate has to be below
-    :math:`2 w_0 L_1 / (L_0 \sinh(L_1 w_0))` to make progress, whereas :math:`2 / L_0`
-    is the limit at the minimum: the number of steps that a constant rate costs above a
-    clipped one grows exponentially with :math:`L_1 w_0`. It depends on the start; given
-    the steps, a small constant rate arrives too. Where :math:`L_1 |w|` is above 89.4,
-    float32 overflows: the loss is infinite and so is the gradient.
+    These are the smallest constants for which `L'' <= L_0 + L_1 |L'|`. From `w_0`, a
+    constant learning rate makes progress only below
+    `2 w_0 L_1 / (L_0 sinh(L_1 w_0))`, whereas the limit at the minimum is `2 / L_0`.
+    So the number of steps that a constant rate needs beyond a clipped one grows
+    exponentially with `L_1 w_0`. With enough steps, a small constant rate arrives too.
+    Where `L_1 |w|` is above 89.4, float32 overflows, and the loss and its gradient are
+    infinite.
 
     Args:
-      l0: :math:`L_0 > 0`, the curvature at the minimum; may be traced.
-      l1: :math:`L_1 > 0`, by how much curvature grows with the slope; may be traced.
-      start: :math:`w_0 > 0`; may be traced.
+      l0: curvature `L_0` at the minimum, > 0. **Traceable.**
+      l1: growth `L_1` of the curvature with the slope, > 0. **Traceable.**
+      start: `w_0`, > 0. **Traceable.**
       noise: standard deviation of the Gaussian noise added to the gradient (not to the
-        loss), at least 0; may be traced.
-      init_spread: :math:`0 \le r`, the reach of the random start; may be traced.
+        loss), >= 0. **Traceable.**
+      init_spread: relative spread `r` of the start, >= 0. **Traceable.**
 
     Returns:
-      A :class:`stabjax.problems.Problem`; its params are an array of shape ``(1,)``.
-      ``"stable_rate"`` is that of the farthest start.
+      A `Problem` whose params are an array of shape `(1,)`. `"stable_rate"` holds at
+      the farthest start.
 
     Raises:
-      TypeError: if an argument is not a single number.
-      ValueError: if an argument is outside its range; a traced one becomes NaN.
+      TypeError: an argument is not a single number.
+      ValueError: an argument is out of range. A traced one gives NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import stabjax
       >>> problem = stabjax.problems.cosh(start=12.0)
       >>> slope = jax.grad(problem.loss)(jnp.array([12.0]), jax.random.key(0))
-      >>> round(float(slope[0]) / 1e3)  # half of e**12
+      >>> round(float(slope[0]) / 1e3)  # half of e^12
       81
 
-    Source: Zhang et al., Why gradient clipping accelerates training: a theoretical
-    justification for adaptivity, 2020; Li et al., Convex and non-convex optimization
-    under generalized smoothness, 2023.
+    References:
+      Zhang et al., *Why gradient clipping accelerates training: a theoretical
+      justification for adaptivity*, 2020, https://arxiv.org/abs/1905.11881
+
+      Li et al., *Convex and non-convex optimization under generalized smoothness*,
+      2023, https://arxiv.org/abs/2306.01264
     """
-    l0, l1 = number("l0", l0, above=0), number("l1", l1, above=0)
-    start = number("start", start, above=0)
-    init_spread = number("init_spread", init_spread, at_least=0)
+    l0, l1 = as_scalar("l0", l0, "> 0"), as_scalar("l1", l1, "> 0")
+    start = as_scalar("start", start, "> 0")
+    init_spread = as_scalar("init_spread", init_spread, ">= 0")
     farthest = start * (1 + init_spread)
 
     def loss(w: jax.Array) -> jax.Array:
-        # cosh(x) - 1 cancels near the minimum, and where 2 sinh(x / 2)^2 is finite its
-        # derivative may have overflowed on the way: each has its place.
+        # cosh(x) - 1 cancels near the minimum. 2 sinh(x / 2)^2 does not, but far away
+        # its derivative overflows before its value does.
         x = like(w, l1) * w
         near = 2 * jnp.square(jnp.sinh(jnp.clip(x, -1, 1) / 2))
         value = jnp.where(jnp.abs(x) < 1, near, jnp.cosh(x) - 1)
         return jnp.sum(like(w, l0 / l1**2) * value)
 
     slope = l0 / l1 * _sinh(l1 * farthest)
-    metadata = ranges(2 * farthest / slope, slope) | {
+    stable_rate = 2 * farthest / slope
+    metadata = sweep_ranges(stable_rate, slope) | {
         "name": "cosh",
-        # Up to rates and down to thresholds that suit the flat part.
-        "peak_value": (
-            0.02 * farthest / slope,
-            larger(10 / l0, 200 * farthest / slope),
-        ),
+        # Extended to learning rates and thresholds that suit the flat part.
+        "peak_value": (0.01 * stable_rate, larger(10 / l0, 100 * stable_rate)),
         "max_norm": (smaller(0.1 * l0 / l1, 0.001 * slope), 10 * slope),
-        "optimum": 0.0,
         "minimizer": jnp.zeros(1),
         "steps": 500,
         "target_loss": 1e-3 * l0 / l1**2,
     }
-    noisy = with_gradient_noise(loss, noise)
-    return Problem(_near(start, init_spread), noisy, metadata=metadata)
+    return formula_problem(_near(start, init_spread), loss, noise, metadata)
 
 
-def _near(start: Number, spread: Number) -> Init:
-    """One weight, drawn around the start."""
+def _near(start: Scalar, spread: Scalar) -> Init:
+    """Returns an init that draws one weight around the start."""
 
     def init(key: jax.Array) -> jax.Array:
         offset = jax.random.uniform(key, (1,), minval=-1.0, maxval=1.0)
@@ -165,7 +169,7 @@ def _near(start: Number, spread: Number) -> Init:
     return init
 
 
-def _sinh(x: Number) -> Number:
+def _sinh(x: Scalar) -> Scalar:
     if isinstance(x, jax.Array):
         return jnp.sinh(x)
-    return math.sinh(min(x, 700.0))  # above, it raises
+    return math.sinh(min(x, 700.0))  # math.sinh raises from 710 on

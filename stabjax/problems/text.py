@@ -1,8 +1,8 @@
-"""Text that is generated, so that no corpus has to be shipped or downloaded."""
+"""Generated text, so that no corpus has to be shipped or downloaded."""
 
 import numpy as np
 
-from stabjax.problems.arguments import number, size
+from stabjax._arguments import as_integer, as_scalar
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -14,27 +14,27 @@ def markov_text(
     concentration: float = 0.2,
     seed: int = 0,
 ) -> str:
-    r"""Letters each of which depends on the two before it.
+    """Letters, each of which depends on the two before it.
 
-    .. math:: P(x_t \mid x_{t-1}, x_{t-2}) = p_{x_{t-2} x_{t-1}}(x_t), \qquad
-        p_{ij} \sim \mathrm{Dirichlet}(\alpha, \dots, \alpha)
+        P(x_t | x_(t-1), x_(t-2)) = p_ij(x_t),  i = x_(t-2),  j = x_(t-1)
+        p_ij ~ Dirichlet(alpha, ..., alpha)
 
-    with another distribution for each pair of letters, drawn once. What can be
-    predicted is all in the last two letters, and a model that looks at the last one
-    alone does worse.
+    with a distribution for each pair of letters, drawn once. The last two letters carry
+    all that can be predicted, and a model that looks at the last one alone does worse.
 
     Args:
-      length: number of characters.
-      letters: size of the alphabet, at most 26.
-      concentration: :math:`\alpha > 0`: small for letters that are nearly certain.
-      seed: of the distributions and of the text.
+      length: number of characters, >= 1. **Static.**
+      letters: size of the alphabet, in [1, 26]. **Static.**
+      concentration: `alpha`, > 0; small values make the next letter nearly certain.
+        **Static.**
+      seed: of the distributions and of the text. **Static.**
 
     Returns:
       The text.
 
     Raises:
-      TypeError: if a size is not an int, or ``concentration`` no number.
-      ValueError: if an argument is outside its range.
+      TypeError: a size is not an integer, or `concentration` is not a number.
+      ValueError: an argument is out of range.
 
     Example:
       >>> import stabjax
@@ -42,12 +42,13 @@ def markov_text(
       >>> len(text), set(text) <= set("abcdefgh")
       (100, True)
 
-    Source: the second-order approximation of Shannon, A mathematical theory of
-    communication, 1948, with letters and chances of our own.
+    References:
+      Shannon, *A mathematical theory of communication*, 1948, section 3,
+      https://doi.org/10.1002/j.1538-7305.1948.tb01338.x
     """
-    length = size("length", length)
-    letters = size("letters", letters, largest=len(_LETTERS))
-    concentration = float(number("concentration", concentration, above=0))
+    length = as_integer("length", length)
+    letters = as_integer("letters", letters, f"in [1, {len(_LETTERS)}]")
+    concentration = float(as_scalar("concentration", concentration, "> 0"))
     rng = np.random.default_rng(seed)
     alpha = np.full(letters, concentration)
     chances = rng.dirichlet(alpha, size=(letters, letters)).cumsum(axis=-1)
@@ -55,74 +56,75 @@ def markov_text(
     text = [0, 0]
     for uniform in drawn:
         position = np.searchsorted(chances[text[-2], text[-1]], uniform)
-        text.append(min(int(position), letters - 1))  # a sum may round to below 1
+        text.append(min(int(position), letters - 1))  # the last sum may round below 1
     return "".join(_LETTERS[letter] for letter in text[2:])
 
 
 def bracket_text(length: int = 20_000, *, depth: int = 6, seed: int = 0) -> str:
-    r"""Two kinds of brackets, nested and balanced, one such word after the other.
+    """Two kinds of brackets, nested and balanced, in one word after another.
 
-    Where one is open, and fewer than the greatest depth, another is opened with
-    probability 1/2, and each kind is as likely; a closing bracket is of the kind that
-    was opened last. So which bracket closes is certain, and knowing it takes a stack:
-    the pair may have been opened far back.
+    While a bracket is open and the depth is below its limit, another one opens with
+    probability 1/2, and both kinds are equally likely. A closing bracket is of the kind
+    that was opened last. So the kind of a closing bracket is certain, but knowing it
+    takes a stack: the opening one may be far back.
 
     Args:
-      length: number of characters.
-      depth: how many brackets may be open at once.
-      seed: of the text.
+      length: number of characters, >= 1. **Static.**
+      depth: largest number of open brackets, >= 1. **Static.**
+      seed: of the text. **Static.**
 
     Returns:
-      The text; its last brackets may be left open.
+      The text. Its last brackets may stay open.
 
     Raises:
-      TypeError: if a size is not an int.
-      ValueError: if a size is below 1.
+      TypeError: a size is not an integer.
+      ValueError: a size is out of range.
 
     Example:
       >>> import stabjax
       >>> stabjax.problems.bracket_text(24)
       '([[()]])()[[][]()][[[[]]'
 
-    Source: the Dyck language of two kinds, of bounded depth, as in Hewitt et al., RNNs
-    can generate bounded hierarchical languages with optimal memory, 2020.
+    References:
+      Hewitt et al., *RNNs can generate bounded hierarchical languages with optimal
+      memory*, 2020, https://arxiv.org/abs/2010.07515
     """
-    length, depth = size("length", length), size("depth", depth)
+    length, depth = as_integer("length", length), as_integer("depth", depth)
     rng = np.random.default_rng(seed)
     text: list[str] = []
-    still_open: list[str] = []
+    closing: list[str] = []
     for opens, kind in zip(
         rng.uniform(size=length) < 0.5, rng.integers(2, size=length), strict=True
     ):
-        if not still_open or (opens and len(still_open) < depth):
-            still_open.append(")]"[kind])
+        if not closing or (opens and len(closing) < depth):
+            closing.append(")]"[kind])
             text.append("(["[kind])
         else:
-            text.append(still_open.pop())
+            text.append(closing.pop())
     return "".join(text)
 
 
 def copy_text(
     length: int = 20_000, *, word: int = 8, letters: int = 8, seed: int = 0
 ) -> str:
-    r"""Random words, each written twice: ``abcd:abcd;``.
+    """Random words, each written twice: `abcd:abcd;`.
 
-    The first time every letter is a guess, of :math:`\log` of the number of letters;
-    the second time it stands where it stood, ``word + 1`` characters back. A model that
-    copies has about half the loss of one that does not.
+    The first copy of each letter is a guess, with a loss of `log(letters)`; the second
+    is the letter `word + 1` characters back. A model that copies has about half the
+    loss of one that does not.
 
     Args:
-      length: number of characters.
-      word: number of letters of each word.
-      letters: size of the alphabet, at most 26.
-      seed: of the text.
+      length: number of characters, >= 1. **Static.**
+      word: number of letters of each word, >= 1. **Static.**
+      letters: size of the alphabet, in [1, 26]. **Static.**
+      seed: of the text. **Static.**
 
     Returns:
-      The text; its last word may be cut.
+      The text. Its last word may be cut.
 
     Raises:
-      TypeError: if a size is not an int.
-      ValueError: if a size is outside its range.
+      TypeError: a size is not an integer.
+      ValueError: a size is out of range.
 
     Example:
       >>> import stabjax
@@ -130,11 +132,12 @@ def copy_text(
       >>> first == again, len(first)
       (True, 8)
 
-    Source: the copying task of Graves, Wayne and Danihelka, Neural Turing machines,
-    2014, as running text.
+    References:
+      Graves, Wayne and Danihelka, *Neural Turing machines*, 2014, section 4.1,
+      https://arxiv.org/abs/1410.5401
     """
-    length, word = size("length", length), size("word", word)
-    letters = size("letters", letters, largest=len(_LETTERS))
+    length, word = as_integer("length", length), as_integer("word", word)
+    letters = as_integer("letters", letters, f"in [1, {len(_LETTERS)}]")
     words = np.random.default_rng(seed).integers(
         letters, size=(-(-length // (2 * word + 2)), word)
     )
@@ -143,12 +146,12 @@ def copy_text(
 
 
 def entropy(text: str, *, given: int) -> float:
-    r"""Mean surprise of a character given those before it, as the text itself has it.
+    """Returns the mean surprise of a character given those before it, in nats.
 
-    .. math:: -\frac1n \sum_t \log \frac{n(x_{t-k} \dots x_t)}{n(x_{t-k} \dots x_{t-1})}
+        -1/n sum_t log(n(x_(t-k) ... x_t) / n(x_(t-k) ... x_(t-1)))
 
-    in nats, where :math:`n(\cdot)` counts how often the characters occur. No predictor
-    from ``given`` characters has a lower loss on this text.
+    where `n(.)` counts how often the characters occur in the text. No predictor from
+    `given` characters has a lower loss on this text.
     """
     codes = np.unique(list(text), return_inverse=True)[1]
     kinds = int(codes.max()) + 1
@@ -156,6 +159,6 @@ def entropy(text: str, *, given: int) -> float:
     context = np.zeros(count, np.int64)
     for offset in range(given):
         context = context * kinds + codes[offset : offset + count]
-    whole = np.unique(context * kinds + codes[given:], return_counts=True)[1] / count
+    joint = np.unique(context * kinds + codes[given:], return_counts=True)[1] / count
     before = np.unique(context, return_counts=True)[1] / count
-    return float(np.sum(before * np.log(before)) - np.sum(whole * np.log(whole)))
+    return float(np.sum(before * np.log(before)) - np.sum(joint * np.log(joint)))

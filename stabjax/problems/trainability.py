@@ -1,22 +1,23 @@
-"""The network whose border between trainings that hold and diverge is a fractal."""
+"""The network whose boundary between convergence and divergence is fractal."""
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.typing import ArrayLike
 
+from stabjax._arguments import as_integer, as_scalar, check_choice
 from stabjax._train.problem import Problem
-from stabjax.problems.arguments import number, size
+from stabjax._types import Number
 from stabjax.problems.networks import supervised
 
-# Of a pre-activation z, scaled so that a unit's mean square stays about 1.
+# Functions of a pre-activation, scaled so that a unit's mean square stays about 1.
 _ACTIVATIONS = MappingProxyType(
     {
         "tanh": lambda z: jnp.tanh(2**0.5 * z),
@@ -27,33 +28,35 @@ _ACTIVATIONS = MappingProxyType(
 
 
 def boundary_mlp(
-    weight_offset: ArrayLike = 0.0, *, width: int = 16, activation: str = "tanh"
+    weight_offset: Number = 0.0,
+    *,
+    width: int = 16,
+    activation: Literal["tanh", "relu", "identity"] = "tanh",
 ) -> Problem:
-    r"""A network of one hidden layer, fitted by full gradient descent to random data.
+    """Network with one hidden layer, fitted to random data by full gradient descent.
 
-    .. math:: f(x) = \frac1n W_1\, \phi\Big(\frac{1}{\sqrt n} W_0\, x\Big), \qquad
-        L = \frac1m \sum_{k=1}^m (f(x_k) - y_k)^2, \qquad \phi(z) = \tanh(\sqrt2\, z)
+        f(x) = 1/n W_1 phi(W_0 x / sqrt(n)),  phi(z) = tanh(sqrt(2) z)
+        L = 1/m sum_k (f(x_k) - y_k)^2
 
-    with width :math:`n`, no biases, and as many examples as weights,
-    :math:`m = n (n + 1)`, of :math:`n` inputs each; inputs, targets and the weights of
-    the start are all :math:`N(0, 1)`. Data are the same in every call. With a learning
-    rate for each of the two layers, ``params["input"]`` and ``params["output"]``, the
-    border between the trainings that converge and those that diverge is a fractal. All
-    is float32, or float64 if ``jax_enable_x64`` is on, which deep zooms need.
+    with width `n`, no biases, and as many examples as weights, `m = n (n + 1)`, each of
+    `n` inputs. Inputs, targets and initial weights are all `N(0, 1)`, and the data are
+    the same in every call. With one learning rate for each layer, `params["input"]` and
+    `params["output"]`, the boundary between runs that converge and runs that diverge is
+    fractal. The arithmetic is float32, or float64 if `jax_enable_x64` is on, which deep
+    zooms need.
 
     Args:
-      weight_offset: added to the weights of the first layer at the start; may be
-        traced.
-      width: :math:`n`; static.
-      activation: ``"tanh"``, ``"relu"`` for :math:`\sqrt2 \max(z, 0)`, or
-        ``"identity"``; static.
+      weight_offset: added to the initial weights of the first layer. **Traceable.**
+      width: `n`, >= 1. **Static.**
+      activation: `"tanh"`, `"relu"` for `sqrt(2) max(z, 0)`, or `"identity"`.
+        **Static.**
 
     Returns:
-      A :class:`stabjax.problems.Problem` whose ``evaluate`` returns ``train_loss``.
+      A `Problem` whose `evaluate` returns `train_loss`.
 
     Raises:
-      TypeError: if an argument is of another type.
-      ValueError: if an argument is outside its range; a traced one becomes NaN.
+      TypeError: an argument is not a single number, or `width` is not an integer.
+      ValueError: an argument is out of range. A traced one gives NaN instead.
 
     Example:
       >>> import jax
@@ -62,15 +65,13 @@ def boundary_mlp(
       >>> {name: layer["kernel"].shape for name, layer in params.items()}
       {'input': (16, 16), 'output': (16, 1)}
 
-    Source: Sohl-Dickstein, The boundary of neural network trainability is fractal,
-    2024.
+    References:
+      Sohl-Dickstein, *The boundary of neural network trainability is fractal*, 2024,
+      https://arxiv.org/abs/2402.06184
     """
-    offset = number("weight_offset", weight_offset)
-    width = size("width", width)
-    if activation not in tuple(_ACTIVATIONS):
-        raise ValueError(
-            f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}"
-        )
+    offset = as_scalar("weight_offset", weight_offset)
+    width = as_integer("width", width)
+    check_choice("activation", activation, tuple(_ACTIVATIONS))
     rng = np.random.default_rng(0)
     dtype = jnp.result_type(float)
     inputs, targets = (
@@ -83,7 +84,7 @@ def boundary_mlp(
 
     problem = supervised(module, inputs, targets, optax.squared_error)
 
-    def init(key: jax.Array) -> Any:
+    def init(key: jax.Array) -> optax.Params:
         params = problem.init(key)
         first = params["input"]["kernel"]
         first[...] = first[...] + offset
@@ -98,16 +99,16 @@ def boundary_mlp(
         "peak_value": (1e-3, 1e6),
         "max_norm": (1e-4, 10.0),
     }
-    return Problem(init, problem.loss, problem.evaluate, metadata)
+    return replace(problem, init=init, metadata=metadata)
 
 
 class _BoundaryMLP(nnx.Module):
-    """Two matrices, whose products are divided by powers of their inputs."""
+    """Two matrices whose products are divided by a power of the number of inputs."""
 
     def __init__(
         self,
         width: int,
-        dtype: Any,
+        dtype: np.dtype,
         activation: Callable[[jax.Array], jax.Array],
         rngs: nnx.Rngs,
     ) -> None:
@@ -123,10 +124,10 @@ class _BoundaryMLP(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """From (examples, width) to (examples, 1)."""
+        """Maps (examples, width) to (examples, 1)."""
         width = x.shape[-1]
-        # Examples last: so a batch of trials is one product of matrices with x, three
-        # times as fast on CPU as the layers called one by one.
+        # With examples last, a batch of trials is one matrix product with x: three
+        # times as fast on CPU as calling the layers.
         z = jnp.einsum("io,ei->oe", self.input.kernel[...], x)
         hidden = self.activation(z / width**0.5)
         return jnp.einsum("ok,oe->ek", self.output.kernel[...], hidden) / width

@@ -1,42 +1,39 @@
-"""Functions of two weights with curved valleys and with a wall."""
+"""Functions of two weights with curved valleys, and with walls."""
 
 import math
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
+from stabjax._arguments import as_integer, as_scalar
 from stabjax._train.problem import Init, Problem
-from stabjax.problems.arguments import number
-from stabjax.problems.noise import like, with_gradient_noise
-from stabjax.problems.ranges import ranges
+from stabjax._types import Number
+from stabjax.problems.formulas import formula_problem, like, sweep_ranges
 
 
 def rosenbrock(
-    steepness: ArrayLike = 100.0,
-    noise: ArrayLike = 0.0,
-    init_spread: ArrayLike = 0.1,
+    steepness: Number = 100.0, noise: Number = 0.0, init_spread: Number = 0.1
 ) -> Problem:
-    r"""Rosenbrock's banana: a curved valley with steep sides and a flat floor.
+    """Rosenbrock's function: a curved valley with steep sides and a flat floor.
 
-    .. math:: L(w) = (1 - w_1)^2 + b\,(w_2 - w_1^2)^2
+        L(w) = (1 - w_1)^2 + b (w_2 - w_1^2)^2
 
-    from :math:`(-1.2, 1) + r\, U(-1, 1)^2`. The optimum is 0 at :math:`(1, 1)`, where
-    the largest curvature is :math:`\lambda = 1 + 5b + \sqrt{(1 + 5b)^2 - 4b}`, so
-    gradient descent settles there only if its rate is below :math:`2/\lambda`.
+    from `(-1.2, 1) + r U(-1, 1)^2`. The optimum is 0 at `(1, 1)`, where the largest
+    curvature is `lambda = 1 + 5 b + sqrt((1 + 5 b)^2 - 4 b)`. Gradient descent settles
+    there only if its learning rate is below `2 / lambda`.
 
     Args:
-      steepness: :math:`b > 0`, of the sides of the valley; may be traced.
-      noise: standard deviation of the Gaussian noise added to each entry of the
-        gradient (not to the loss), at least 0; may be traced.
-      init_spread: :math:`r \ge 0`, the reach of the random start; may be traced.
+      steepness: `b`, of the sides of the valley, > 0. **Traceable.**
+      noise: standard deviation of the Gaussian noise added to each element of the
+        gradient (not to the loss), >= 0. **Traceable.**
+      init_spread: spread `r` of the start, >= 0. **Traceable.**
 
     Returns:
-      A :class:`stabjax.problems.Problem`; its params are an array of shape ``(2,)``.
+      A `Problem` whose params are an array of shape `(2,)`.
 
     Raises:
-      TypeError: if an argument is not a single number.
-      ValueError: if an argument is outside its range; a traced one becomes NaN.
+      TypeError: an argument is not a single number.
+      ValueError: an argument is out of range. A traced one gives NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -45,10 +42,11 @@ def rosenbrock(
       >>> round(float(problem.loss(jnp.array([-1.2, 1.0]), jax.random.key(0))), 3)
       24.2
 
-    Source: Rosenbrock, An automatic method for finding the greatest or least value of a
-    function, 1960.
+    References:
+      Rosenbrock, *An automatic method for finding the greatest or least value of a
+      function*, 1960, https://doi.org/10.1093/comjnl/3.3.175
     """
-    steepness = number("steepness", steepness, above=0)
+    steepness = as_scalar("steepness", steepness, "> 0")
 
     def loss(w: jax.Array) -> jax.Array:
         side = w[1] - jnp.square(w[0])
@@ -56,37 +54,34 @@ def rosenbrock(
 
     half_trace = 1 + 5 * steepness
     sharpness = half_trace + (half_trace**2 - 4 * steepness) ** 0.5
-    # The first gradient is (-2.16 b, -0.88 b), but for its small part without b.
-    metadata = ranges(2 / sharpness, 2.33 * steepness) | {
+    # The first gradient is (-2.16 b, -0.88 b), up to a small part without b.
+    metadata = sweep_ranges(2 / sharpness, 2.33 * steepness) | {
         "name": "rosenbrock",
-        "optimum": 0.0,
         "minimizer": jnp.ones(2),
         "steps": 2000,
         "target_loss": 0.1,
     }
-    init = _around((-1.2, 1.0), init_spread)
-    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
+    return formula_problem(_around(-1.2, 1.0, init_spread), loss, noise, metadata)
 
 
-def beale(noise: ArrayLike = 0.0, init_spread: ArrayLike = 0.1) -> Problem:
-    r"""Beale's function: a flat floor between walls that grow as a sixth power.
+def beale(noise: Number = 0.0, init_spread: Number = 0.1) -> Problem:
+    """Beale's function: a flat floor between walls that grow as a sixth power.
 
-    .. math:: L(w) = \sum_{i=1}^3 \big(t_i - w_1 (1 - w_2^i)\big)^2, \qquad
-        t = (1.5,\ 2.25,\ 2.625)
+        L(w) = sum_i (t_i - w_1 (1 - w_2^i))^2,  t = (1.5, 2.25, 2.625),  i = 1, 2, 3
 
-    from :math:`(1, 1.5) + r\, U(-1, 1)^2`. The optimum is 0 at :math:`(3, 0.5)`.
+    from `(1, 1.5) + r U(-1, 1)^2`. The optimum is 0 at `(3, 0.5)`.
 
     Args:
-      noise: standard deviation of the Gaussian noise added to each entry of the
-        gradient (not to the loss), at least 0; may be traced.
-      init_spread: :math:`r \ge 0`, the reach of the random start; may be traced.
+      noise: standard deviation of the Gaussian noise added to each element of the
+        gradient (not to the loss), >= 0. **Traceable.**
+      init_spread: spread `r` of the start, >= 0. **Traceable.**
 
     Returns:
-      A :class:`stabjax.problems.Problem`; its params are an array of shape ``(2,)``.
+      A `Problem` whose params are an array of shape `(2,)`.
 
     Raises:
-      TypeError: if an argument is not a single number.
-      ValueError: if an argument is outside its range; a traced one becomes NaN.
+      TypeError: an argument is not a single number.
+      ValueError: an argument is out of range. A traced one gives NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -95,49 +90,48 @@ def beale(noise: ArrayLike = 0.0, init_spread: ArrayLike = 0.1) -> Problem:
       >>> round(float(problem.loss(jnp.array([1.0, 1.5]), jax.random.key(0))), 2)
       41.25
 
-    Source: Beale, On an iterative method for finding a local minimum of a function of
-    more than one variable, 1958.
+    References:
+      Beale, *On an iterative method for finding a local minimum of a function of more
+      than one variable*, Technical Report 25, Princeton University, 1958
     """
 
     def loss(w: jax.Array) -> jax.Array:
-        wanted = zip((1.5, 2.25, 2.625), (1, 2, 3), strict=True)
+        powers = zip((1.5, 2.25, 2.625), (1, 2, 3), strict=True)
         return sum(
-            (jnp.square(t - w[0] * (1 - w[1] ** i)) for t, i in wanted),
+            (jnp.square(t - w[0] * (1 - w[1] ** i)) for t, i in powers),
             start=jnp.zeros((), w.dtype),
         )
 
-    # The curvature is 2 J'J with the three terms' Jacobian J, at most 48.97979 there.
-    metadata = ranges(2 / 48.97979, 90.0) | {
+    # At the optimum the Hessian is 2 J'J with the Jacobian J of the three terms.
+    metadata = sweep_ranges(2 / 48.97979, 90.0) | {
         "name": "beale",
-        "optimum": 0.0,
         "minimizer": jnp.array([3.0, 0.5]),
         "steps": 2000,
         "target_loss": 0.01,
     }
-    init = _around((1.0, 1.5), init_spread)
-    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
+    return formula_problem(_around(1.0, 1.5, init_spread), loss, noise, metadata)
 
 
-def branin(noise: ArrayLike = 0.0, init_spread: ArrayLike = 0.1) -> Problem:
-    r"""Branin's function: a curved valley with three equal minima.
+def branin(noise: Number = 0.0, init_spread: Number = 0.1) -> Problem:
+    """Branin's function: a curved valley with three equal minima.
 
-    .. math:: L(w) = \Big(w_2 - \frac{5.1}{4 \pi^2} w_1^2 + \frac5\pi w_1 - 6\Big)^2
-        + 10 \Big(1 - \frac1{8 \pi}\Big) \cos w_1 + 10
+        L(w) = (w_2 - 5.1 / (4 pi^2) w_1^2 + 5 / pi w_1 - 6)^2
+               + 10 (1 - 1 / (8 pi)) cos(w_1) + 10
 
-    from :math:`(2.5, 12.5) + r\, U(-1, 1)^2`. The optimum is
-    :math:`5 / (4 \pi) \approx 0.398`, at :math:`(\pi, 2.275)` and two other places.
+    from `(2.5, 12.5) + r U(-1, 1)^2`. The optimum is `5 / (4 pi)`, about 0.398, at
+    `(pi, 2.275)` and two other points.
 
     Args:
-      noise: standard deviation of the Gaussian noise added to each entry of the
-        gradient (not to the loss), at least 0; may be traced.
-      init_spread: :math:`r \ge 0`, the reach of the random start; may be traced.
+      noise: standard deviation of the Gaussian noise added to each element of the
+        gradient (not to the loss), >= 0. **Traceable.**
+      init_spread: spread `r` of the start, >= 0. **Traceable.**
 
     Returns:
-      A :class:`stabjax.problems.Problem`; its params are an array of shape ``(2,)``.
+      A `Problem` whose params are an array of shape `(2,)`.
 
     Raises:
-      TypeError: if an argument is not a single number.
-      ValueError: if an argument is outside its range; a traced one becomes NaN.
+      TypeError: an argument is not a single number.
+      ValueError: an argument is out of range. A traced one gives NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -147,67 +141,62 @@ def branin(noise: ArrayLike = 0.0, init_spread: ArrayLike = 0.1) -> Problem:
       >>> round(float(loss), 3)
       0.398
 
-    Source: Branin, Widely convergent method for finding multiple solutions of
-    simultaneous nonlinear equations, 1972.
+    References:
+      Branin, *Widely convergent method for finding multiple solutions of simultaneous
+      nonlinear equations*, 1972, https://doi.org/10.1147/rd.165.0504
     """
+    wave = 10 * (1 - 1 / (8 * math.pi))
 
     def loss(w: jax.Array) -> jax.Array:
         x, y = w
         valley = y - 5.1 / (4 * math.pi**2) * jnp.square(x) + 5 / math.pi * x - 6
-        wave = 10 * (1 - 1 / (8 * math.pi)) * jnp.cos(x)
-        return jnp.square(valley) + wave + 10
+        return jnp.square(valley) + wave * jnp.cos(x) + 10
 
-    # At (pi, y) the valley's slope in w1 is v = 5 / pi - 5.1 / (2 pi) and its bend
-    # counts for nothing, as the square is 0 there.
+    # At (pi, 2.275) the valley's square is 0, so only its slope along w_1 counts.
     slope = 5 / math.pi - 5.1 / (2 * math.pi)
-    wave = 10 * (1 - 1 / (8 * math.pi))
     along, across = 2 * slope**2 + wave, 2.0
     spread = ((along - across) ** 2 + 16 * slope**2) ** 0.5
-    metadata = ranges(4 / (along + across + spread), 20.0) | {
+    metadata = sweep_ranges(4 / (along + across + spread), 20.0) | {
         "name": "branin",
         "optimum": 1.25 / math.pi,
         "minimizer": jnp.array([math.pi, 2.275]),
         "steps": 200,
         "target_loss": 0.41,
     }
-    init = _around((2.5, 12.5), init_spread)
-    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
+    return formula_problem(_around(2.5, 12.5, init_spread), loss, noise, metadata)
 
 
 def cliff(
-    steepness: ArrayLike = 1000.0,
-    width: ArrayLike = 0.01,
-    noise: ArrayLike = 0.0,
-    init_scale: ArrayLike = 4.0,
+    steepness: Number = 1000.0,
+    width: Number = 0.01,
+    noise: Number = 0.0,
+    init_scale: Number = 4.0,
 ) -> Problem:
-    r"""A gentle plain that ends at a wall, with the optimum at the wall's foot.
+    """Gentle plain that ends at a wall, with the optimum at the foot of the wall.
 
-    .. math:: L(x, y) = r_\delta(x) + S\, r_\delta(\max(x, 0)) + r_1(y), \qquad
-        r_\delta(x) = \sqrt{x^2 + \delta^2} - \delta
+        L(x, y) = r_d(x) + S r_d(max(x, 0)) + r_1(y),  r_d(x) = sqrt(x^2 + d^2) - d
 
-    Over the plain, :math:`x < 0`, the slope is at most 1 in each direction; right of
-    the foot, :math:`x > 0`, it is :math:`S + 1`. From the start,
-    :math:`(-s\,u_1, s\,u_2)` with :math:`u_i \sim U(0.5, 1)`, gradient descent walks
-    over the plain, a step no longer than its rate :math:`\eta`. If
-    :math:`\eta \le \delta` it comes to rest at the foot and never touches the wall.
-    If :math:`\eta` is larger it steps into the wall, sooner or later, and the next step
-    catapults it by up to :math:`\eta (S + 1)`, which takes as many as :math:`S` steps
-    to walk back. Clipped at :math:`c`, it is thrown back by at most :math:`\eta c`.
+    On the plain, `x < 0`, the slope is at most 1 in each direction; behind the foot,
+    `x > 0`, it is `S + 1`. The start is `(-s u_1, s u_2)` with `u_i ~ U(0.5, 1)`.
+    Gradient descent crosses the plain in steps no longer than its learning rate `eta`.
+    If `eta <= d`, it comes to rest at the foot and never touches the wall. If `eta` is
+    larger, it steps into the wall eventually, and the next step throws it back by up to
+    `eta (S + 1)`, which takes up to `S` steps to make good. Clipped at `max_norm`, it
+    is thrown back by at most `eta max_norm`.
 
     Args:
-      steepness: :math:`S \ge 0`, the slope of the wall; may be traced.
-      width: :math:`\delta > 0`, over which the plain and the wall bend into each
-        other; may be traced.
-      noise: standard deviation of the Gaussian noise added to each entry of the
-        gradient (not to the loss), at least 0; may be traced.
-      init_scale: :math:`s > 0`, how far away the start is; may be traced.
+      steepness: slope `S` of the wall, >= 0. **Traceable.**
+      width: width `d` of the bend between plain and wall, > 0. **Traceable.**
+      noise: standard deviation of the Gaussian noise added to each element of the
+        gradient (not to the loss), >= 0. **Traceable.**
+      init_scale: distance `s` of the start, > 0. **Traceable.**
 
     Returns:
-      A :class:`stabjax.problems.Problem`; its params are an array of shape ``(2,)``.
+      A `Problem` whose params are an array of shape `(2,)`.
 
     Raises:
-      TypeError: if an argument is not a single number.
-      ValueError: if an argument is outside its range; a traced one becomes NaN.
+      TypeError: an argument is not a single number.
+      ValueError: an argument is out of range. A traced one gives NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -218,44 +207,108 @@ def cliff(
       >>> [round(float(g[0]), -3) for g in at]
       [-0.0, 1000.0]
 
-    Source: the walls of recurrent networks in Pascanu, Mikolov and Bengio, On the
-    difficulty of training recurrent neural networks, 2013, and figure 8.3 of
-    Goodfellow, Bengio and Courville, Deep Learning, 2016, as a formula of our own.
+    References:
+      Goodfellow, Bengio and Courville, *Deep Learning*, 2016, figure 8.3, which this
+      formula imitates, https://www.deeplearningbook.org
+
+      Pascanu, Mikolov and Bengio, *On the difficulty of training recurrent neural
+      networks*, 2013, https://arxiv.org/abs/1211.5063
     """
-    steepness = number("steepness", steepness, at_least=0)
-    width = number("width", width, above=0)
-    init_scale = number("init_scale", init_scale, above=0)
+    steepness = as_scalar("steepness", steepness, ">= 0")
+    width = as_scalar("width", width, "> 0")
+    init_scale = as_scalar("init_scale", init_scale, "> 0")
 
     def init(key: jax.Array) -> jax.Array:
         distance = jax.random.uniform(key, (2,), minval=0.5, maxval=1.0)
         return init_scale * jnp.array([-1.0, 1.0]) * distance
 
     def loss(w: jax.Array) -> jax.Array:
-        delta = like(w, width)
-        wall = like(w, steepness) * _rounded(jnp.maximum(w[0], 0), delta)
-        return _rounded(w[0], delta) + wall + _rounded(w[1], jnp.ones_like(delta))
+        bend = like(w, width)
+        wall = like(w, steepness) * _rounded(jnp.maximum(w[0], 0), bend)
+        return _rounded(w[0], bend) + wall + _rounded(w[1], jnp.ones_like(bend))
 
-    metadata = ranges(width, 10.0) | {
+    metadata = sweep_ranges(width, 10.0) | {
         "name": "cliff",
-        "optimum": 0.0,
         "minimizer": jnp.zeros(2),
         "steps": 200,
         "target_loss": 0.1,
     }
-    return Problem(init, with_gradient_noise(loss, noise), metadata=metadata)
+    return formula_problem(init, loss, noise, metadata)
 
 
-def _around(start: tuple[float, float], spread: ArrayLike) -> Init:
-    """Two weights, drawn around the start."""
-    spread = number("init_spread", spread, at_least=0)
+def single_unit_rnn(
+    noise: Number = 0.0, init_spread: Number = 0.5, *, length: int = 50
+) -> Problem:
+    """Recurrent network of one unit, whose loss has a wall.
+
+        x_(t+1) = w sigmoid(x_t) + b,  x_0 = 0.5
+        L(w, b) = (sigmoid(x_T) - 0.7)^2
+
+    from `(5.5, -2.3) + r U(-1, 1)^2`. Left of the wall the state falls to a low fixed
+    point, right of it the state rises to a high one. At the wall, around `(4.6, -2.4)`,
+    the slope is 229; on the plain it is 0.01. Gradient descent from the right reaches
+    the foot of the wall, where the loss is 0, and one step into the wall throws it far
+    away.
+
+    Args:
+      noise: standard deviation of the Gaussian noise added to each element of the
+        gradient (not to the loss), >= 0. **Traceable.**
+      init_spread: spread `r` of the start, >= 0. **Traceable.**
+      length: number `T` of time steps, >= 1. **Static.**
+
+    Returns:
+      A `Problem` whose params are an array of shape `(2,)`: `w` and `b`.
+
+    Raises:
+      TypeError: an argument is not a single number, or `length` is not an integer.
+      ValueError: an argument is out of range. A traced one gives NaN instead.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import stabjax
+      >>> slope = jax.grad(stabjax.problems.single_unit_rnn().loss)
+      >>> at = jnp.array([[3.0, -3.0], [4.625, -2.38]])
+      >>> norms = [jnp.linalg.norm(slope(w, jax.random.key(0))) for w in at]
+      >>> bool(norms[1] > 1000 * norms[0])
+      True
+
+    References:
+      Pascanu, Mikolov and Bengio, *On the difficulty of training recurrent neural
+      networks*, 2013, whose figure of the error surface has this network with another
+      target and start, https://arxiv.org/abs/1211.5063
+    """
+    length = as_integer("length", length)
+
+    def loss(w: jax.Array) -> jax.Array:
+        def step(x: jax.Array, _: None) -> tuple[jax.Array, None]:
+            return w[0] * jax.nn.sigmoid(x) + w[1], None
+
+        x, _ = jax.lax.scan(step, like(w, 0.5), length=length)
+        return jnp.square(jax.nn.sigmoid(x) - 0.7)
+
+    metadata = {
+        "name": "single_unit_rnn",
+        # One of a line of minima, and a minimum for every length: sigmoid(b) is 0.7.
+        "minimizer": jnp.array([0.0, math.log(0.7 / 0.3)]),
+        "steps": 500,
+        "target_loss": 1e-4,
+        "peak_value": (0.01, 100.0),
+        "max_norm": (0.001, 1000.0),
+    }
+    return formula_problem(_around(5.5, -2.3, init_spread), loss, noise, metadata)
+
+
+def _around(x: float, y: float, spread: Number) -> Init:
+    """Returns an init that draws two weights around a point."""
+    spread = as_scalar("init_spread", spread, ">= 0")
 
     def init(key: jax.Array) -> jax.Array:
         offset = jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0)
-        return jnp.array(start) + spread * offset
+        return jnp.array([x, y]) + spread * offset
 
     return init
 
 
 def _rounded(x: jax.Array, width: jax.Array) -> jax.Array:
-    """The absolute value, rounded off around zero over ``width``."""
+    """Returns the absolute value, rounded off around zero over a width."""
     return jnp.sqrt(jnp.square(x) + jnp.square(width)) - width

@@ -1,4 +1,17 @@
-"""The founding experiment: neither, clipping, a schedule, both; measured, reported."""
+"""A study of clipping and schedules: baseline, either and both, measured and reported.
+
+Needs the packages of the extra `stabjax[study]`.
+"""
+
+try:
+    import jinja2  # noqa: F401
+    import markdown  # noqa: F401
+    import plotly  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"stabjax.study needs the package {error.name!r}: pip install 'stabjax[study]'",
+        name=error.name,
+    ) from error
 
 import contextlib
 import os
@@ -10,13 +23,14 @@ from typing import NamedTuple
 
 import xarray as xr
 
+from stabjax._catalogue import CLIPPINGS, SCHEDULES
 from stabjax.study.experiment import UNFINISHED, observe
 from stabjax.study.measure import measure
-from stabjax.study.methods import CLIPPINGS, SCHEDULES, Methods
+from stabjax.study.methods import Methods
 from stabjax.study.page import page
 from stabjax.study.pictures import draw, draw_overview
 from stabjax.study.plan import FOUNDING, PROBLEMS, Plan, Sizes, plans
-from stabjax.study.report import About, Chapter, report, summary
+from stabjax.study.report import Chapter, Provenance, markdown, sections, summary
 
 __all__ = [
     "CLIPPINGS",
@@ -33,13 +47,13 @@ __all__ = [
 
 
 class Study(NamedTuple):
-    """What a study leaves behind.
+    """The results of a study.
 
     Attributes:
-      runs: the dataset of each plan, by its label, as it was saved.
-      summary: the answer and the document's two tables, in Markdown.
-      report: the file with everything, to be opened in a browser; `report.md` beside
-        it says the same, with pictures.
+      runs: the dataset of each plan, by its label.
+      summary: the answer and the tutorial's two tables, in Markdown.
+      report: the path of the report, an HTML file; `report.md` beside it has the same
+        text.
     """
 
     runs: dict[str, xr.Dataset]
@@ -52,32 +66,35 @@ def run(
     *,
     folder: str | os.PathLike[str] = "study",
     command: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Study:
-    r"""Trains problems with neither remedy, each, and both; writes what came out.
+    """Trains problems with no treatment, clipping, a schedule, and both, and reports.
 
-    By default SGD takes :math:`w` to :math:`w - \eta_t\, g \min(1, c / \|g\|)`. The
-    remedies are numbers of one program: :math:`c = \infty` switches clipping off, and
-    another number the schedule. So each problem is one sweep with one compilation, over
-    learning rates, thresholds and seeds.
+    By default SGD updates the parameters by
 
-    A call that was stopped, by Ctrl-C or by a crash, goes on where it was when it is
-    called again: problems that are done are read from the folder, as long as they would
-    come out the same, and those that are not lose no more than the chunks in hand.
+        w <- w - rate(t) * g * min(1, threshold / |g|)
+
+    An infinite threshold switches clipping off, and another number the schedule, so
+    each problem is one sweep with one compilation, over learning rates, thresholds and
+    seeds.
+
+    The same call resumes an interrupted study: a finished problem is read from the
+    folder if training would give the same, and an interrupted one continues after its
+    last finished chunk.
 
     Args:
-      plans: what to train, from `plans`.
-      folder: where `report.html`, `report.md`, pictures and datasets go; made if it is
-        not there.
-      command: what the report says reproduces it, or None.
-      say: is given lines on what is being done and how long it will take.
+      plans: what to train, from `stabjax.study.plans`. **Static.**
+      folder: the folder of `report.html`, `report.md`, pictures and datasets; created
+        if it does not exist. **Static.**
+      command: the command that the report gives to reproduce it, or None. **Static.**
+      log: is called with lines on progress and expected duration. **Static.**
 
     Returns:
       A `Study`.
 
     Raises:
-      OSError: if the folder cannot be written.
-      KeyboardInterrupt: if it is stopped; the same call goes on.
+      OSError: the folder cannot be written.
+      KeyboardInterrupt: the study was interrupted; the same call resumes it.
 
     Example:
       >>> import tempfile, stabjax
@@ -87,45 +104,43 @@ def run(
       ...     done = stabjax.study.run(plans, folder=folder)
       >>> dict(done.runs["quadratic"].sizes)["peak_value"]
       5
-
-    Source: the experiment of the article that the project was founded on, over ranges
-    of learning rates, thresholds and seeds.
     """
     started = time.perf_counter()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    say(
-        f"{sum(p.sizes.trainings for p in plans):,} trainings, about "
+    log(
+        f"{sum(p.sizes.runs for p in plans):,} runs, about "
         f"{sum(p.seconds for p in plans):.0f} s on two cores; results in {folder}/"
     )
-    chapters = _chapters(plans, folder, say)
+    chapters = _chapters(plans, folder, log)
     overview = draw_overview([chapter.measures for chapter in chapters], folder)
-    about = About(overview, command, time.perf_counter() - started)
-    (folder / "report.md").write_text(report(chapters, about), encoding="utf-8")
+    origin = Provenance(command, time.perf_counter() - started)
+    report = sections(chapters, overview, origin)
+    (folder / "report.md").write_text(markdown(report), encoding="utf-8")
     path = folder / "report.html"
-    path.write_text(page(chapters, folder, about), encoding="utf-8")
-    say(f"{about.seconds:.0f} s in all")
-    return Study({c.label: c.runs for c in chapters}, summary(chapters), path)
+    path.write_text(page(report, chapters, folder), encoding="utf-8")
+    log(f"{origin.seconds:.0f} s in total")
+    return Study({c.label: c.runs for c in chapters}, summary(report), path)
 
 
 def _chapters(
-    plans: Sequence[Plan], folder: Path, say: Callable[[str], None]
+    plans: Sequence[Plan], folder: Path, log: Callable[[str], None]
 ) -> list[Chapter]:
-    """Trains every plan, and draws it while the next one compiles."""
+    """Trains every plan, and draws each one while the next one compiles."""
     artist = ThreadPoolExecutor(1)
     try:
         observed = []
-        for number, one in enumerate(plans, start=1):
-            say(
-                f"[{number}/{len(plans)}] {one.label}: {one.sizes.trainings:,} "
-                f"trainings of {one.sizes.steps} steps, about {one.seconds:.0f} s"
+        for number, plan in enumerate(plans, start=1):
+            log(
+                f"[{number}/{len(plans)}] {plan.label}: {plan.sizes.runs:,} runs of "
+                f"{plan.sizes.steps} steps, about {plan.seconds:.0f} s"
             )
-            runs = observe(one, folder, say)
+            runs = observe(plan, folder, log)
             observed.append((runs, artist.submit(draw, runs, folder)))
-        with contextlib.suppress(OSError):  # not there, or of another study
+        with contextlib.suppress(OSError):  # missing, or used by another study
             (folder / UNFINISHED).rmdir()
         return [
             Chapter(runs, measure(runs), drawn.result()) for runs, drawn in observed
         ]
-    finally:  # after an error, what still waits to be drawn is of no use
+    finally:  # after an error, pictures still waiting are not needed
         artist.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""The founding experiment: neither, clipping, a schedule and both, as one sweep."""
+"""The experiment: baseline, clipping, a schedule and both, as one sweep."""
 
 import hashlib
 import shutil
@@ -6,26 +6,24 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 import stabjax
 from stabjax._sweep import grid, sweep
-from stabjax._sweep.job import fingerprint
+from stabjax._sweep.planning import fingerprint
 from stabjax._sweep.space import Space
-from stabjax.study.methods import optimizer_of
+from stabjax.study.methods import make_optimizer_from
 from stabjax.study.plan import Plan
 
-DECADES_UNTUNED = 1  # how far off the rate of someone who does not tune
-SMOOTHED_SHARE = 0.05  # of the steps, where a loss is that of a minibatch
-SOLVED = 1e-3  # of the target: below that, losses count as equal
+UNTUNED_FACTOR = 10  # the untuned rate over the best one for the baseline
+SOLVED = 1e-3  # of the target: losses below that count as equal
 
-# The remedies: name -> (clipped, scheduled, threshold chosen by result).
-REMEDIES: Mapping[str, tuple[bool, bool, bool]] = MappingProxyType(
+# Treatment -> (clipped, scheduled, threshold chosen by its result).
+TREATMENTS: Mapping[str, tuple[bool, bool, bool]] = MappingProxyType(
     {
-        "neither": (False, False, False),
+        "baseline": (False, False, False),
         "clipping": (True, False, False),
         "schedule": (False, True, False),
         "both": (True, True, False),
@@ -33,76 +31,76 @@ REMEDIES: Mapping[str, tuple[bool, bool, bool]] = MappingProxyType(
         "both, tuned": (True, True, True),
     }
 )
-FOUR = tuple(name for name, (_, _, tuned) in REMEDIES.items() if not tuned)
+FOUR = tuple(name for name, (_, _, tuned) in TREATMENTS.items() if not tuned)
 RATES = ("tuned", "common", "untuned")
+UNFINISHED = "unfinished"  # the folder of sweeps that are running
 
-_RECORDED = 250  # steps of a training, at most
-_SHOWN = 50  # of them in the curves of all cells, at most
+_SMOOTHING = 0.05  # of the steps, averaged where a loss is that of a minibatch
+_MAX_RECORDED = 250  # steps of a run
+_MAX_SHOWN = 50  # of them in the curves of all cells
 _DIGITS = 12  # of a fingerprint, in the name of a folder
-UNFINISHED = "unfinished"  # the folder of what is being trained
-_SAME_OFF = 1e-6  # decades: rates as near, but for rounding
-_LONG = 10.0  # seconds, from where on a bar shows how far it is
-# What this file makes of a sweep belongs to what is kept.
+_TIE = 1e-6  # decades: rounding in the distance of two rates
+_LONG = 10.0  # seconds, above which a progress bar is shown
+# A kept dataset also depends on the code of this file.
 _VERSION = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-
-_Array = np.ndarray[Any, Any]
 
 
 def observe(
     plan: Plan,
     folder: Path | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> xr.Dataset:
-    """Trains everything of a problem, and keeps the curves of the chosen runs.
+    """Trains all runs of a plan, and keeps the curves of the chosen ones.
 
-    With a folder, what is finished is a file there and is read instead, if it is what
-    would be trained; and what is not goes on where it was stopped.
+    With a folder, a finished dataset is read from its file if training would give the
+    same, and an interrupted sweep resumes.
 
     Returns:
-      A dataset.
+      A dataset with
 
-      - Over `threshold`, `scheduled`, `peak_value` and `seed`, the dimensions of the
-        sweep: `final_loss` (on all training data, or on fresh ones, if the problem has
-        any), `status`, `steps_to_target` (after which the loss stays there; inf if it
-        does not), and what the problem's `evaluate` gave.
-      - Over `remedy`, `rate`, `seed` and `step`: `loss`, `grad_norm` (of the gradient)
-        and `update_norm` (of what the optimizer got), inf once a run has diverged.
-      - `chosen_threshold`, `chosen_scheduled` and `chosen_rate`: which runs those are.
-      - `median_loss`, of the seeds at a few steps: over the dimensions of the sweep but
-        for `seed`, and over `shown_step`.
+      - over `threshold`, `scheduled`, `peak_value` and `seed`, the dimensions of the
+        sweep: `final_loss` (on all training data or on fresh data, if the problem has
+        any), `status`, `steps_to_target` (after which the loss stays there, else inf),
+        and the results of the problem's `evaluate`;
+      - over `treatment`, `rate`, `seed` and `step`: `loss`, `grad_norm` (of the
+        gradient) and `update_norm` (of the optimizer's input), inf after divergence;
+      - `chosen_threshold`, `chosen_scheduled` and `chosen_rate`: the runs of these
+        curves;
+      - `median_loss`, over the seeds, at a few steps: over the dimensions of the sweep
+        except `seed`, and over `shown_step`.
     """
     steps = plan.sizes.steps or 1
-    what = (plan.problem, optimizer_of(plan.methods, steps), _space(plan))
-    every, shown = _record_every(steps), plan.seconds > _LONG
-    trained = partial(sweep, *what, steps=steps, record_every=every, progress=shown)
+    what = (plan.problem, make_optimizer_from(plan.methods, steps), _space(plan))
+    every, progress = _record_every(steps), plan.seconds > _LONG
+    train = partial(sweep, *what, steps=steps, record_every=every, progress=progress)
     if folder is None:
-        return _observed(trained(), plan)
+        return _observed(train(), plan)
     program = fingerprint(*what, steps=steps, record_every=every)
-    parts = (program, _VERSION, stabjax.__version__, _about(plan))
-    known = hashlib.sha256(repr(parts).encode()).hexdigest()
+    parts = (program, _VERSION, stabjax.__version__, _attrs(plan))
+    expected = hashlib.sha256(repr(parts).encode()).hexdigest()
     path = folder / f"{plan.file}.nc"
-    kept = _kept(path, known)
+    kept = _kept(path, expected)
     if kept is not None:
-        say(f"      is in {path} already")
+        log(f"      read from {path}")
         return kept
-    store = folder / UNFINISHED / f"{plan.file}-{known[:_DIGITS]}"
-    runs = _observed(trained(store=store), plan)
-    runs.attrs["fingerprint"] = known
-    partly = path.with_suffix(".partial")
-    runs.to_netcdf(partly, engine="scipy")
-    partly.replace(path)
-    for old in store.parent.glob(f"{plan.file}-{'?' * _DIGITS}"):  # and the store
-        shutil.rmtree(old)
+    store = folder / UNFINISHED / f"{plan.file}-{expected[:_DIGITS]}"
+    runs = _observed(train(store=store), plan)
+    runs.attrs["fingerprint"] = expected
+    partial_path = path.with_suffix(".partial")
+    runs.to_netcdf(partial_path, engine="scipy")
+    partial_path.replace(path)
+    for finished in store.parent.glob(f"{plan.file}-{'?' * _DIGITS}"):
+        shutil.rmtree(finished)
     return runs
 
 
-def _kept(path: Path, known: str) -> xr.Dataset | None:
-    """What an earlier call wrote, if that is what would come out again."""
+def _kept(path: Path, expected: str) -> xr.Dataset | None:
+    """The dataset of an earlier call, if it is what training would give again."""
     try:
         runs = xr.load_dataset(path, engine="scipy")
-    except Exception:  # none, or damaged in whatever way
+    except Exception:  # missing, or damaged in any way
         return None
-    return runs if runs.attrs.get("fingerprint") == known else None
+    return runs if runs.attrs.get("fingerprint") == expected else None
 
 
 def _space(plan: Plan) -> Space:
@@ -116,27 +114,27 @@ def _space(plan: Plan) -> Space:
 
 
 def _observed(runs: xr.Dataset, plan: Plan) -> xr.Dataset:
-    """The runs of a plan, with what the report wants to know of them."""
-    loss, held = runs["loss"], runs["status"] == 0
+    """The runs of a plan, with the variables that the report needs."""
+    loss, stable = runs["loss"], runs["status"] == 0
     better = [name for name in ("train_loss", "test_loss") if name in runs]
-    if better:  # the loss, also the final one, is that of a single minibatch
-        runs["final_loss"] = runs[better[0]].where(held, np.inf)
+    if better:  # the loss, the final one included, is that of one minibatch
+        runs["final_loss"] = runs[better[0]].where(stable, np.inf)
         loss = smoothed(loss)
     runs["steps_to_target"] = steps_to(
         loss, float(plan.problem.metadata["target_loss"])
     )
     middle = float(runs.threshold[(runs.sizes["threshold"] - 1) // 2])
-    runs.attrs |= {**_about(plan), "threshold": middle}
+    runs.attrs |= {**_attrs(plan), "threshold": middle}
     return _labelled(_with_chosen_curves(runs), plan.methods.clipping.number)
 
 
-def _about(plan: Plan) -> dict[str, str | float]:
-    """What a plan says of its runs that their program does not."""
+def _attrs(plan: Plan) -> dict[str, str | float]:
+    """Attributes of a dataset that its program does not determine."""
     clipping, schedule, optimizer = plan.methods.names
     return {
         "problem": plan.name,
         "label": plan.label,
-        "methods": plan.asked,
+        "methods": plan.requested,
         "clipping": clipping,
         "schedule": schedule,
         "optimizer": optimizer,
@@ -146,7 +144,7 @@ def _about(plan: Plan) -> dict[str, str | float]:
 
 
 def steps_to(loss: xr.DataArray, target: float) -> xr.DataArray:
-    """The first recorded step from which on no loss is above the target, or inf."""
+    """Returns the first recorded step after which the loss stays at the target."""
     above = (loss > target).transpose(..., "step").to_numpy()
     size = above.shape[-1]
     last = np.where(above.any(-1), size - 1 - np.argmax(above[..., ::-1], axis=-1), -1)
@@ -155,40 +153,44 @@ def steps_to(loss: xr.DataArray, target: float) -> xr.DataArray:
 
 
 def smoothed(loss: xr.DataArray) -> xr.DataArray:
-    """The mean of the recorded losses up to each step, over a twentieth of all."""
-    width = max(round(SMOOTHED_SHARE * loss.sizes["step"]), 1)
+    """Returns the mean of the last 5 % of the recorded losses, at each step."""
+    width = max(round(_SMOOTHING * loss.sizes["step"]), 1)
     mean: xr.DataArray = loss.rolling(step=width, min_periods=1).mean()
     return mean.where(np.isfinite(loss), np.inf)
 
 
 def choose(runs: xr.Dataset) -> xr.Dataset:
-    """Which threshold and which rates stand for each remedy.
+    """Chooses a threshold and three rates for each treatment.
 
     The fixed threshold is the middle one. A tuned rate, or pair of threshold and rate,
     has the smallest median final loss (losses far below the target are equal), and
     among equals the fewest median steps to the target, then the smallest threshold. The
-    untuned rate is the nearest to ten times the best for neither; of two, the larger.
+    untuned rate is nearest to ten times the best one for the baseline; of two, the
+    larger.
     """
     middle = float(runs.attrs["threshold"])
     finite = runs.threshold.to_numpy()[np.isfinite(runs.threshold)]
     thresholds, rates = [], []
-    for clipped, scheduled, tuned in REMEDIES.values():
+    for clipped, scheduled, tuned in TREATMENTS.values():
         allowed = finite if tuned else [middle if clipped else np.inf]
         some = runs.sel(threshold=allowed, scheduled=float(scheduled))
         threshold, rate = _best(some)
         thresholds.append(threshold)
         rates.append(rate)
     values = runs.peak_value.to_numpy()
-    off = np.abs(np.log10(values / rates[0]) - DECADES_UNTUNED)
-    untuned = values[off <= off.min() + _SAME_OFF].max()
+    off = np.abs(np.log10(values / (UNTUNED_FACTOR * rates[0])))
+    untuned = values[off <= off.min() + _TIE].max()
     chosen = [[rate, rates[0], untuned] for rate in rates]
     return xr.Dataset(
         {
-            "chosen_threshold": ("remedy", thresholds),
-            "chosen_scheduled": ("remedy", [float(s) for _, s, _ in REMEDIES.values()]),
-            "chosen_rate": (("remedy", "rate"), chosen),
+            "chosen_threshold": ("treatment", thresholds),
+            "chosen_scheduled": (
+                "treatment",
+                [float(s) for _, s, _ in TREATMENTS.values()],
+            ),
+            "chosen_rate": (("treatment", "rate"), chosen),
         },
-        {"remedy": list(REMEDIES), "rate": list(RATES)},
+        {"treatment": list(TREATMENTS), "rate": list(RATES)},
     )
 
 
@@ -203,7 +205,7 @@ def _best(runs: xr.Dataset) -> tuple[float, float]:
 
 
 def _with_chosen_curves(runs: xr.Dataset) -> xr.Dataset:
-    """Replaces the curves of all runs, which are many, by those of the chosen ones."""
+    """Replaces the curves of all runs by those of the chosen ones."""
     chosen = choose(runs)
     names = {
         "loss": "loss",
@@ -217,8 +219,10 @@ def _with_chosen_curves(runs: xr.Dataset) -> xr.Dataset:
         peak_value=chosen.chosen_rate,
     ).drop_vars(["threshold", "scheduled", "peak_value"])
     alive = np.isfinite(curves["loss"])
-    curves = curves.where(alive, np.inf).transpose("remedy", "rate", "seed", "step")
-    shown = runs["loss"].isel(step=slice(None, None, -(-runs.sizes["step"] // _SHOWN)))
+    curves = curves.where(alive, np.inf).transpose("treatment", "rate", "seed", "step")
+    shown = runs["loss"].isel(
+        step=slice(None, None, -(-runs.sizes["step"] // _MAX_SHOWN))
+    )
     shown = shown.reduce(np.median, "seed").rename(step="shown_step")
     recorded = [
         name for name, values in runs.data_vars.items() if "step" in values.dims
@@ -228,8 +232,8 @@ def _with_chosen_curves(runs: xr.Dataset) -> xr.Dataset:
     return kept.merge(chosen).merge(curves).assign_attrs(runs.attrs)
 
 
-def _spread(ends: tuple[float, float], count: int) -> _Array:
-    """Numbers from end to end, evenly in the logarithm; one alone is the middle."""
+def _spread(ends: tuple[float, float], count: int) -> np.ndarray:
+    """Logarithmically spaced numbers from end to end; a single one is the middle."""
     low, high = ends
     if count == 1:
         return np.array([np.sqrt(low * high)])
@@ -237,8 +241,8 @@ def _spread(ends: tuple[float, float], count: int) -> _Array:
 
 
 def _record_every(steps: int) -> int:
-    """Odd, so that an oscillation from step to step shows."""
-    least = -(-steps // _RECORDED)
+    """An odd interval, which shows an oscillation from step to step."""
+    least = -(-steps // _MAX_RECORDED)
     return min(least + (least % 2 == 0), steps)
 
 
@@ -251,7 +255,7 @@ def _labelled(runs: xr.Dataset, number: str) -> xr.Dataset:
         "final_loss": "final loss",
         "steps_to_target": "steps to the target loss",
         "grad_norm": "norm of the gradient",
-        "update_norm": "norm of what the optimizer got",
+        "update_norm": "norm of the optimizer's input",
     }
     for name, text in names.items():
         runs[name].attrs["long_name"] = text

@@ -1,17 +1,17 @@
-"""What a study trains: problems, methods, and how much of them."""
+"""The plan of a study: problems, methods, and the size of each sweep."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
-from stabjax import problems
-from stabjax._recipes import PROBLEM_NAMES, unknown
+from stabjax import _catalogue, problems
+from stabjax._arguments import as_integer, lookup
 from stabjax.problems import Problem
-from stabjax.study.methods import Chosen, Methods, check, chosen
+from stabjax.study.methods import Methods, ResolvedMethods, check_methods, resolve
 
 FOUNDING: Mapping[str, Callable[[], Problem]] = MappingProxyType(
     {
@@ -25,50 +25,53 @@ FOUNDING: Mapping[str, Callable[[], Problem]] = MappingProxyType(
     }
 )
 PROBLEMS: Mapping[str, Callable[[], Problem]] = MappingProxyType(
-    {
-        **FOUNDING,  # first
-        **{name: getattr(problems, name) for name in PROBLEM_NAMES},
-    }
+    {**FOUNDING, **_catalogue.PROBLEMS}
 )
-QUICK = ("quadratic", "noisy_quadratic")
-ALL = "all"
-USUAL = "the usual optimizer"
+_QUICK_PROBLEMS = ("quadratic", "noisy_quadratic")
+_OWN_OPTIMIZER = "the problem's own optimizer"
 
+# Variables of a study's datasets, which `evaluate` must not return.
 _RESERVED = frozenset({"grad_norm", "median_loss", "steps_to_target", "update_norm"})
-_NEEDED = ("max_norm", "peak_value", "steps", "target_loss")  # of the metadata
-_LEAST_STEPS = 10  # with a warm-up, and a last tenth
-_START = 3.0  # seconds to compile and draw a problem
+_REQUIRED = ("max_norm", "peak_value", "steps", "target_loss")  # of the metadata
+_MIN_STEPS = 10  # a warm-up, and a last tenth
+_OVERHEAD = 3.0  # seconds to compile and draw a problem
 
 
 class Sizes(NamedTuple):
-    """How many trainings of one problem, and how long; None means the default."""
+    """The number of runs on one problem, and their length; None means the default.
+
+    Attributes:
+      rates: number of learning rates.
+      thresholds: number of thresholds, besides no clipping.
+      seeds: number of seeds.
+      steps: training steps of a run.
+    """
 
     rates: int | None = None
-    thresholds: int | None = None  # the switched-off one comes on top
+    thresholds: int | None = None
     seeds: int | None = None
     steps: int | None = None
 
     def filled(self, default: "Sizes") -> "Sizes":
-        """These numbers, and the default ones where there are none."""
+        """Returns these sizes, with the default's where there are none."""
         pairs = zip(self, default, strict=True)
-        return Sizes(*(given if given is not None else other for given, other in pairs))
+        return Sizes(*(own if own is not None else other for own, other in pairs))
 
     @property
-    def trainings(self) -> int:
-        """The number of trainings, two for each threshold: constant and scheduled."""
+    def runs(self) -> int:
+        """The number of runs: each threshold with a constant rate and a schedule."""
         return (self.rates or 1) * ((self.thresholds or 1) + 1) * 2 * (self.seeds or 1)
 
 
 _FULL = Sizes(rates=33, thresholds=13, seeds=32)
 _QUICK = Sizes(rates=17, thresholds=7, seeds=16)
 _NETWORK = Sizes(rates=13, thresholds=5, seeds=8)
-# Six seeds are the fewest that a sign test at 5 % can tell apart; odd numbers of
-# thresholds have a middle one.
+# A sign test at 5 % needs six seeds; an odd number of thresholds has a middle one.
 _LARGE = Sizes(rates=7, thresholds=3, seeds=6)
 _LARGE_QUICK = Sizes(rates=5, thresholds=1, seeds=2)
 
-# Seconds for an update of a parameter on two cores, and sizes that take a minute or
-# two; problems that are not here cost a few nanoseconds and have the default.
+# Seconds to update one parameter on two cores, and sizes that take a minute or two.
+# Other problems take a few nanoseconds and have the default sizes.
 _COSTS: Mapping[str, tuple[float, Sizes]] = MappingProxyType(
     {
         "adding": (2.0e-7, _LARGE),
@@ -86,28 +89,37 @@ _COST = 5.0e-9
 
 
 class Plan(NamedTuple):
-    """A problem of the study, its methods, and the sizes of its sweep."""
+    """A problem of the study, its methods, and the sizes of its sweep.
+
+    Attributes:
+      name: the problem's name.
+      label: the name, and those of methods that are not the default.
+      problem: the problem.
+      requested: names of optimizer, clipping and schedule, as requested.
+      methods: the functions they stand for.
+      sizes: the sizes, complete.
+    """
 
     name: str
-    label: str  # the name, and what methods are not the default
+    label: str
     problem: Problem
-    asked: str  # for which methods: optimizer, clipping, schedule
-    methods: Chosen
+    requested: str
+    methods: ResolvedMethods
     sizes: Sizes
 
     @property
     def file(self) -> str:
-        """What the files of its results are called, but for their ends."""
+        """The stem of the names of its files."""
         return slug(self.label)
 
     @property
     def seconds(self) -> float:
-        """About how long it takes on two cores."""
+        """An estimate of its duration on two cores."""
         shapes = jax.eval_shape(self.problem.init, jax.random.key(0))
         parameters = sum(int(leaf.size) for leaf in jax.tree.leaves(shapes))
         each, _ = _COSTS.get(self.name, (_COST, None))
-        updates = self.sizes.trainings * (self.sizes.steps or 1)
-        return _START + each * updates * max(parameters, 4)
+        updates = self.sizes.runs * (self.sizes.steps or 1)
+        return _OVERHEAD + each * updates * max(parameters, 4)
 
 
 def plans(
@@ -117,23 +129,24 @@ def plans(
     *,
     quick: bool = False,
 ) -> list[Plan]:
-    """What a study is to train: each problem with each of the methods.
+    """Plans a study of each problem with each of the methods.
 
     Args:
-      names: of problems, from `PROBLEMS`, or problems of your own with metadata for
-        `max_norm`, `peak_value`, `steps` and `target_loss`. "all" takes all of
-        `PROBLEMS`; None those of the founding study, or a few of them if `quick`.
-      sizes: how many rates, thresholds and seeds, and how many steps; what is None is
-        chosen for the problem.
-      methods: which clipping, which schedule and which optimizer.
-      quick: fewer problems and trainings: for a look, in seconds.
+      names: names from `stabjax.study.PROBLEMS`, or problems of your own with metadata
+        for `max_norm`, `peak_value`, `steps` and `target_loss`. "all" for all of
+        `PROBLEMS`. None for the founding problems, or two of them if `quick`.
+        **Static.**
+      sizes: the numbers of rates, thresholds, seeds and steps, each >= 1 (steps >= 10).
+        None for the problem's default. **Static.**
+      methods: clippings, schedules and optimizers. **Static.**
+      quick: fewer problems and fewer runs, for a look in seconds. **Static.**
 
     Returns:
-      For each problem and methods a plan, for `run`.
+      One plan for each problem and methods, for `stabjax.study.run`.
 
     Raises:
-      ValueError: if a name is unknown, a size is too small, methods do not fit
-        together, or a problem of your own lacks a fact.
+      ValueError: a name is unknown, a size is too small, methods do not fit together,
+        or a problem of your own lacks metadata.
 
     Example:
       >>> import stabjax
@@ -142,19 +155,24 @@ def plans(
       Sizes(rates=33, thresholds=13, seeds=4, steps=200)
     """
     given = [names] if isinstance(names, str) else names
-    given = given or (QUICK if quick else tuple(FOUNDING))
-    every = [n for name in given for n in (PROBLEMS if name == ALL else [name])]
+    given = given or (_QUICK_PROBLEMS if quick else tuple(FOUNDING))
+    every = [n for name in given for n in (PROBLEMS if name == "all" else [name])]
     made = [_problem(name) for name in dict.fromkeys(every)]
-    _check_sizes(sizes)
+    for field, value in sizes._asdict().items():
+        if value is not None:
+            minimum = _MIN_STEPS if field == "steps" else 1
+            as_integer(field, value, f">= {minimum}")
     methods = tuple(dict.fromkeys(methods))
     for one in methods:
         if one != Methods():
-            check(one)
+            check_methods(one)
     found = [_plan(*problem, sizes, one, quick) for problem in made for one in methods]
     files = [plan.file for plan in found]
     for plan in found:
         if files.count(plan.file) > 1:
-            raise ValueError(f"two parts of the study are called {plan.label!r}")
+            raise ValueError(
+                f"names must be unique, got two parts called {plan.label!r}."
+            )
     return found
 
 
@@ -164,41 +182,45 @@ def _plan(
     _, default = _COSTS.get(name, (_COST, _QUICK if quick else _FULL))
     default = _LARGE_QUICK if quick and default == _LARGE else default
     default = default._replace(steps=problem.metadata["steps"])
-    these = chosen(methods, problem)
-    asked = _names(methods, these)
-    usual = _names(Methods(), chosen(Methods(), problem))
-    changed = [new for old, new in zip(usual, asked, strict=True) if new != old]
+    resolved = resolve(methods, problem)
+    requested = _requested(methods, resolved)
+    usual = _requested(Methods(), resolve(Methods(), problem))
+    changed = [new for old, new in zip(usual, requested, strict=True) if new != old]
     return Plan(
         name,
         ", ".join([name, *changed]),
         problem,
-        ", ".join(asked),
-        these,
+        ", ".join(requested),
+        resolved,
         sizes.filled(default),
     )
 
 
+def _requested(methods: Methods, resolved: ResolvedMethods) -> list[str]:
+    """Names of optimizer, clipping and schedule."""
+    clipping, schedule, optimizer = resolved.names
+    return [optimizer if methods.optimizer else _OWN_OPTIMIZER, clipping, schedule]
+
+
 def _problem(given: str | Problem) -> tuple[str, Problem]:
     if isinstance(given, str):
-        if given not in PROBLEMS:
-            raise unknown("problem", given, PROBLEMS)
-        return given, PROBLEMS[given]()
-    lacking = [name for name in _NEEDED if name not in given.metadata]
-    if lacking:
+        return given, lookup("problem", given, PROBLEMS)()
+    name = str(given.metadata.get("name", "problem"))
+    if missing := [key for key in _REQUIRED if key not in given.metadata]:
         raise ValueError(
-            f"a problem of a study needs the metadata {', '.join(_NEEDED)}; "
-            f"{given.metadata.get('name', 'this one')} has no {', '.join(lacking)}"
+            f"metadata must have {', '.join(_REQUIRED)} in a study, got none of "
+            f"{', '.join(missing)} for {name}."
         )
-    if taken := _evaluated(given) & _RESERVED:
+    if reserved := _evaluated(given) & _RESERVED:
         raise ValueError(
-            f"evaluate must not return {', '.join(sorted(taken))}: the study has "
-            f"variables of these names"
+            f"evaluate must not return names of the study's own variables, got "
+            f"{', '.join(sorted(reserved))}."
         )
-    return str(given.metadata.get("name", "problem")), given
+    return name, given
 
 
 def _evaluated(problem: Problem) -> set[str]:
-    """What the problem's own evaluation gives, by name."""
+    """The names that the problem's evaluation returns."""
     if problem.evaluate is None:
         return set()
     key = jax.random.key(0)
@@ -206,32 +228,19 @@ def _evaluated(problem: Problem) -> set[str]:
     return set(jax.eval_shape(lambda k: dict(evaluate(problem.init(k), k)), key))
 
 
-def _names(methods: Methods, these: Chosen) -> list[str]:
-    """What was asked for: optimizer, clipping, schedule."""
-    clipping, schedule, optimizer = these.names
-    return [optimizer if methods.optimizer else USUAL, clipping, schedule]
-
-
-def _check_sizes(sizes: Sizes) -> None:
-    for field, value in sizes._asdict().items():
-        least = _LEAST_STEPS if field == "steps" else 1
-        if value is not None and value < least:
-            raise ValueError(f"{field} must be at least {least}, got {value}")
-
-
 def slug(label: str) -> str:
-    """A label as part of a file's name, or of an address."""
+    """Returns a label as part of a file's name or of an address."""
     return re.sub(r"\W+", "-", label).strip("-")
 
 
 def definition(name: str) -> str:
-    """The first line of the problem's documentation, and how it departs from that."""
-    make: Any = PROBLEMS.get(name)
+    """Returns the first line of a problem's docstring, and the changed arguments."""
+    make = PROBLEMS.get(name)
     if make is None:
         return ""
     changed = getattr(make, "keywords", {})
     line = (getattr(make, "func", make).__doc__ or "").strip().splitlines()[0]
-    line = re.sub(r":math:`([^`]*)`", r"$\1$", line)
+    line = re.sub(r":math:`([^`]*)`", r"`\1`", line)
     if changed:
         line += f" With {', '.join(f'{k}={v}' for k, v in changed.items())}."
     return line

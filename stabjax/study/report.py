@@ -1,4 +1,4 @@
-"""The report of a study, in Markdown: runs and measurements in, text out."""
+"""The report of a study: sections of Markdown text with pictures."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -7,81 +7,73 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from stabjax.study.findings import answer, contradictions
-from stabjax.study.methods import WARMUP_SHARE
+from stabjax._catalogue import WARMUP_FRACTION
+from stabjax.study.answer import advice, headline, numbers
+from stabjax.study.experiment import SOLVED, UNTUNED_FACTOR
 from stabjax.study.plan import definition
-from stabjax.study.tables import DEFINITIONS, between_the_tables, both_tables
+from stabjax.study.tables import both_tables, curve_tables
 from stabjax.study.text import as_number, table
+from stabjax.study.verdicts import verdicts
 
-_SUMMARY = """\
-## The answer
+TITLE = "Gradient clipping and learning-rate schedules: what they do"
 
-{answer}
+_RUN = """\
+The treatments are gradient clipping and a learning-rate schedule, which warms up, if it
+does, over {warmup:.0f} % of the steps. For each problem one program trains every
+learning rate with every threshold (and without clipping), with a constant rate and with
+the schedule, on every seed.
 
-## The document's two tables, measured on {first}
+{table}
 
-{tables}"""
+{trained:.0f} s to compile and train; {seconds:.0f} s for the last call, including
+pictures; {versions}; {device}.
+{command}
+This folder also holds the pictures and the runs of each problem, NAME.nc: read them
+with `xarray.open_dataset("NAME.nc", engine="scipy")`."""
 
-_CHAPTER = """\
-## The tables on {name}
-
-{text}
-
-{pictures}
-
-"""
-
-_REPORT = """\
-# Gradient clipping and learning-rate schedules: what they do
-
-{summary}
-
-{pictures}
-
-## Between the tables: what a schedule does to the curve
-
-{between}
-
-## Where the measurement contradicts the document
-
-{contradictions}
-
-{others}## What the numbers are
-
-{definitions}
-
-## What was run
-
-{run}
-"""
-
-_AGAIN = """\
-Again, with the same numbers:
+_COMMAND = """\
+To reproduce these numbers:
 
     {command}
 """
 
-_WHAT_WAS_RUN = """\
-The remedies are a clipping of the gradient and a schedule of the learning rate, which
-warms up, where it does, over {warmup:.0f} % of the steps. For each problem one program
-trains every learning rate with every threshold (and with none), constant and scheduled,
-on every seed.
-
-{table}
-
-{trained:.0f} s to compile and to train, {seconds:.0f} s for the last call, with
-pictures; {versions}; {device}.
-{again}
-Beside this file are the pictures and, for each problem, its runs, NAME.nc, for
-`xarray.open_dataset("NAME.nc", engine="scipy")`."""
+_DEFINITIONS = f"""\
+- *Baseline*: no clipping and a constant learning rate. *Both*: clipping and a schedule.
+- *Diverged*: a loss that is not finite, or above 1,000 times the first.
+- *Ends at the target*: the final loss is at most the problem's target.
+- *Runs*: all learning rates and seeds of a treatment at one threshold, the middle one
+  of the sweep, fixed in advance. Rows marked *tuned* have the best of all thresholds
+  instead, and so many more runs to choose from.
+- Intervals are 95 %. For fractions over all rates the seeds are resampled, as runs of
+  one seed are not independent; where all seeds agree, both ends equal the fraction. For
+  fractions of seeds at one rate they are Wilson's.
+- *Tuned*: the learning rate with the smallest median final loss; among equals (all
+  losses below {SOLVED:g} of the target) the fewest steps to the target, then the
+  smallest threshold, then the smallest rate. It is chosen and judged on the same seeds,
+  which flatters all treatments alike.
+- *Untuned*: the rate of the sweep nearest to {UNTUNED_FACTOR} times the best one for
+  the baseline, the same for all treatments: a learning rate that is too large.
+- *Points*: percentage points, treatment - baseline. *Times*: steps of the treatment
+  over those of the baseline, median over the seeds at which the baseline reaches the
+  target. Empty: at none.
+- *Steps to the target*: until the recorded loss is at or below it and stays there
+  (where a loss is that of a minibatch: the mean over the last 5 % of the steps). Norms
+  in the first table are those of these steps (of all, where it does not).
+- *Decades of learning rates that train*: the number of rates at which at least half the
+  seeds end at the target, times the distance of two rates in decades (factors of ten).
+- *Rises*: from one recorded step to the next. *Roughness*: mean absolute second
+  difference of the recorded log10 loss. *Late*: the last tenth of the steps. *Swing*:
+  largest - smallest loss.
+- Treatments share seeds, and a seed fixes start, minibatches and noise. They are
+  compared seed by seed."""
 
 
 class Chapter(NamedTuple):
-    """A problem of the report."""
+    """The runs, measures and pictures (file -> caption) of a problem."""
 
     runs: xr.Dataset
     measures: xr.Dataset
-    pictures: Mapping[str, str]  # file -> caption
+    pictures: Mapping[str, str]
 
     @property
     def label(self) -> str:
@@ -89,118 +81,101 @@ class Chapter(NamedTuple):
         return str(self.runs.attrs["label"])
 
 
-class About(NamedTuple):
-    """What is said of the whole."""
+class Section(NamedTuple):
+    """A section of the report: its title, Markdown text, and pictures with captions."""
 
-    overview: Mapping[str, str]  # a picture of all problems: file -> caption
-    command: str | None  # that did it
-    seconds: float  # that it took
+    title: str
+    text: str
+    pictures: Mapping[str, str] = {}
 
-
-class Sections(NamedTuple):
-    """The parts of the report, each in Markdown."""
-
-    answer: str
-    between: str
-    contradictions: str
-    chapters: list[str]  # for each problem its definition and tables
-    definitions: str
-    run: str
+    def markdown(self) -> str:
+        """The section in Markdown."""
+        shown = (f"![{f[:-4]}]({f})\n\n*{text}*" for f, text in self.pictures.items())
+        return "\n\n".join([f"## {self.title}", self.text, *shown])
 
 
-def sections(chapters: Sequence[Chapter], about: About) -> Sections:
-    """What the report says, part by part."""
+class Provenance(NamedTuple):
+    """The command that reproduces a study, or None, and its duration in seconds."""
+
+    command: str | None
+    seconds: float
+
+
+def sections(
+    chapters: Sequence[Chapter], overview: Mapping[str, str], origin: Provenance
+) -> list[Section]:
+    """Returns the report: the answer first, then the evidence for it."""
     measured = [chapter.measures for chapter in chapters]
-    tables = [
-        f"{definition(c.runs.attrs['problem'])}\n\n"
-        + both_tables(c.measures, graded=c is chapters[0])
-        for c in chapters
+    return [
+        Section("The answer", headline(measured), overview),
+        Section("What to do", advice(measured)),
+        Section("In numbers", numbers(measured)),
+        *map(_tables, chapters, [True] + [False] * len(chapters)),
+        Section("Curves: the effect of a schedule", curve_tables(measured)),
+        Section("Every claim of the tutorial, tested", verdicts(measured)),
+        Section("Definitions", _DEFINITIONS),
+        Section("What was run", _provenance(chapters, origin)),
     ]
-    return Sections(
-        answer=answer(measured),
-        between=between_the_tables(measured),
-        contradictions=contradictions(measured),
-        chapters=tables,
-        definitions=DEFINITIONS,
-        run=_what_was_run(chapters, about),
-    )
 
 
-def summary(chapters: Sequence[Chapter]) -> str:
-    """The answer, and the document's tables on the first problem."""
-    measured = [chapter.measures for chapter in chapters]
-    return _SUMMARY.format(
-        answer=answer(measured),
-        first=chapters[0].label,
-        tables=both_tables(chapters[0].measures, graded=True),
-    )
+def summary(report: Sequence[Section]) -> str:
+    """Returns the answer, and the tutorial's tables on the first problem."""
+    return "\n\n".join(s._replace(pictures={}).markdown() for s in report[:4])
 
 
-def report(chapters: Sequence[Chapter], about: About) -> str:
-    """Everything: the answer first, then tables, pictures, and what was run."""
-    text = sections(chapters, about)
-    return _REPORT.format(
-        summary=summary(chapters),
-        pictures=_pictures({**about.overview, **chapters[0].pictures}),
-        between=text.between,
-        contradictions=text.contradictions,
-        others="".join(map(_chapter, chapters[1:], text.chapters[1:])),
-        definitions=text.definitions,
-        run=text.run,
-    )
+def markdown(report: Sequence[Section]) -> str:
+    """Returns the whole report in Markdown."""
+    return "\n\n".join([f"# {TITLE}", *(s.markdown() for s in report)]) + "\n"
 
 
-def _chapter(chapter: Chapter, text: str) -> str:
-    return _CHAPTER.format(
-        name=chapter.label, text=text, pictures=_pictures(chapter.pictures)
-    )
+def _tables(chapter: Chapter, first: bool) -> Section:
+    title = "The tutorial's two tables, measured on" if first else "The tables on"
+    text = both_tables(chapter.measures, claims=first)
+    about = definition(chapter.runs.attrs["problem"])
+    text = f"{about}\n\n{text}" if about else text
+    return Section(f"{title} {chapter.label}", text, chapter.pictures)
 
 
-def _pictures(pictures: Mapping[str, str]) -> str:
-    shown = (f"![{file[:-4]}]({file})\n\n*{text}*" for file, text in pictures.items())
-    return "\n\n".join(shown)
-
-
-def _what_was_run(chapters: Sequence[Chapter], about: About) -> str:
+def _provenance(chapters: Sequence[Chapter], origin: Provenance) -> str:
     attrs = chapters[0].runs.attrs
     header = ["problem", "definition", "optimizer", "clipping", "schedule"]
-    header += ["learning rates", "thresholds", "seeds", "steps", "target", "trainings"]
+    header += ["learning rates", "thresholds", "seeds", "steps", "target", "runs"]
     header += ["compiling, s", "training, s"]
     versions = [f"{name} {attrs[name]}" for name in ("stabjax", "jax", "optax")]
-    return _WHAT_WAS_RUN.format(
-        warmup=100 * WARMUP_SHARE,
-        table=table(header, [_row(chapter) for chapter in chapters]),
-        trained=sum(_seconds(chapter.runs) for chapter in chapters),
-        seconds=about.seconds,
+    command = _COMMAND.format(command=origin.command) if origin.command else ""
+    return _RUN.format(
+        warmup=100 * WARMUP_FRACTION,
+        table=table(header, map(_row, chapters)),
+        trained=sum(
+            float(chapter.runs.attrs[part])
+            for chapter in chapters
+            for part in ("compile_seconds", "seconds")
+        ),
+        seconds=origin.seconds,
         versions=", ".join([*versions, f"Python {platform.python_version()}"]),
         device=attrs["device"],
-        again=_AGAIN.format(command=about.command) if about.command else "",
+        command=command,
     )
-
-
-def _seconds(runs: xr.Dataset) -> float:
-    """How long a problem took, whenever that was."""
-    return float(runs.attrs["compile_seconds"]) + float(runs.attrs["seconds"])
 
 
 def _row(chapter: Chapter) -> list[str]:
-    runs = chapter.runs
-    thresholds = runs.threshold.to_numpy()[np.isfinite(runs.threshold)]
-    spans = [
-        f"{len(v)} from {as_number(v[0])} to {as_number(v[-1])}"
-        if len(v) > 1
-        else as_number(v[0])
-        for v in (runs.peak_value.to_numpy(), thresholds)
-    ]
-    counts = [runs.sizes["seed"], runs.attrs["steps"]]
+    runs, attrs = chapter.runs, chapter.runs.attrs
+    thresholds = runs.threshold.to_numpy()
+    axes = runs.peak_value.to_numpy(), thresholds[np.isfinite(thresholds)]
     return [
         chapter.label,
-        definition(runs.attrs["problem"]),
-        *(f"`{runs.attrs[name]}`" for name in ("optimizer", "clipping", "schedule")),
-        *spans,
-        *map(str, counts),
-        as_number(runs.attrs["target_loss"]),
-        f"{runs.attrs['trials']:,}",
-        f"{runs.attrs['compile_seconds']:.1f}",
-        f"{runs.attrs['seconds']:.1f}",
+        definition(attrs["problem"]),
+        *(f"`{attrs[name]}`" for name in ("optimizer", "clipping", "schedule")),
+        *map(_extent, axes),
+        str(runs.sizes["seed"]),
+        str(attrs["steps"]),
+        as_number(attrs["target_loss"]),
+        f"{attrs['trials']:,}",
+        f"{attrs['compile_seconds']:.1f}",
+        f"{attrs['seconds']:.1f}",
     ]
+
+
+def _extent(values: np.ndarray) -> str:
+    first, last = as_number(values[0]), as_number(values[-1])
+    return first if len(values) == 1 else f"{len(values)} from {first} to {last}"

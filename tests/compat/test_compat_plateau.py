@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stabjax.compat import timm
 from stabjax.compat import torch as compat
 from stabjax.compat.huggingface import get_scheduler
 
@@ -66,13 +65,13 @@ def test_the_least_reduction_is_one_of_the_rate():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"base_lr": 0.0}, "base_lr must be positive, got 0"),
+        ({"base_lr": 0.0}, "base_lr must be > 0, got 0"),
         ({"mode": "mean"}, "mode must be 'min' or 'max', got 'mean'"),
         (
             {"threshold_mode": "none"},
             "threshold_mode must be 'rel' or 'abs', got 'none'",
         ),
-        ({"factor": 1.0}, "factor must be between 0 and 1, got 1.0"),
+        ({"factor": 1.0}, "factor must be .*1.*, got 1.0"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(arguments, message):
@@ -108,21 +107,6 @@ def test_rates_are_those_of_pytorch():
         plateau = compat.reduce_lr_on_plateau(base_lr, **numbers, **modes)
         found = rates(plateau, metrics, base_lr)
         np.testing.assert_allclose(found, expected, 1e-5, err_msg=str(numbers | modes))
-
-
-def test_rates_of_timm_are_those_of_the_reference():
-    plateau = timm.plateau_lr_scheduler(
-        0.8, 0.5, 1, warmup_t=3, warmup_lr_init=0.1, mode="min", lr_min=0.05
-    )
-    metrics = [1.0] * 4 + [0.5] * 5 + [0.4] * 2
-    expected = [0.1, 1 / 3, 17 / 30, 0.8, 0.8, 0.8, 0.4, 0.4, 0.2, 0.2, 0.2]
-    np.testing.assert_allclose(rates(plateau, metrics, 0.8), expected, 1e-6)
-
-
-def test_rates_of_timm_without_a_warmup_begin_at_the_rate():
-    plateau = timm.plateau_lr_scheduler(0.8, 0.5, 0)
-    found = rates(plateau, [0.1, 0.1, 0.2, 0.2], 0.8)
-    np.testing.assert_allclose(found, [0.8, 0.8, 0.8, 0.4], 1e-6)
 
 
 FALLING = (5.0, 4.0, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.4, 0.3, 0.2, 0.2, 0.2)

@@ -7,7 +7,6 @@ from stabjax.compat import timm as compat
 
 torch = pytest.importorskip("torch")
 theirs = pytest.importorskip("timm.scheduler", exc_type=ImportError)
-wsd = pytest.importorskip("timm.scheduler.wsd_lr", exc_type=ImportError)
 
 pytestmark = pytest.mark.slow
 
@@ -54,17 +53,6 @@ def case(scheduler, ours, draw, **static):
     )
 
 
-def lengths(rng):
-    numbers = drawing(t_initial=(5, 40), lr_min=[0.0, 0.02], **WARM)(rng)
-    own = drawing(
-        decay_power=[0.5, 2.0], decay_ratio=[0.1, 0.5], stable_power=[0.4, 1.0]
-    )(rng)
-    timescale = dict(stable_timescale=rng.choice([3, 20]))
-    return (
-        own | numbers | timescale | dict(decay_t=rng.randint(1, numbers["t_initial"]))
-    )
-
-
 def milestones(rng):
     steps = tuple(sorted(rng.choice([0, 1, 5, 9, 9, 20, 33]) for _ in range(3)))
     return drawing(decay_rate=[0.1, 0.5, 1.0], **WARM)(rng) | dict(decay_t=steps)
@@ -83,18 +71,6 @@ CASES = [
                 warmup_prefix=prefix,
             ),
             case(
-                theirs.TanhLRScheduler,
-                compat.tanh_lr_scheduler,
-                drawing(**CYCLES, lb=[-7.0, -3.0], ub=[2.0, 3.0]),
-                warmup_prefix=prefix,
-            ),
-            case(
-                theirs.PolyLRScheduler,
-                compat.poly_lr_scheduler,
-                drawing(**CYCLES, power=[0.5, 1.0, 2.2], k_decay=[1.0, 0.7, 2.0]),
-                warmup_prefix=prefix,
-            ),
-            case(
                 theirs.StepLRScheduler,
                 compat.step_lr_scheduler,
                 drawing(**STAIRS, **WARM),
@@ -106,16 +82,6 @@ CASES = [
                 milestones,
                 warmup_prefix=prefix,
             ),
-        )
-    ),
-    *(
-        case(wsd.WSDLRScheduler, compat.wsd_lr_scheduler, lengths, **functions)
-        for functions in (
-            dict(stable_fn="constant", decay_fn="linear"),
-            dict(stable_fn="rsqrt", decay_fn="1-sqrt"),
-            dict(stable_fn="power", decay_fn="cosine"),
-            dict(stable_fn="constant", decay_fn="power"),
-            dict(stable_fn="rsqrt", decay_fn="exp"),
         )
     ),
 ]

@@ -15,7 +15,6 @@ VECTORS = json.loads(
     (pathlib.Path(__file__).parents[1] / "vectors" / "torch_schedules.json").read_text()
 )
 CYCLE = dict(step_size_up=4, step_size_down=6, gamma=0.97)
-MOMENTA = dict(base_momentum=0.8, max_momentum=0.95)
 ONE_CYCLE = dict(total_steps=12, pct_start=0.3)
 
 
@@ -26,7 +25,7 @@ def inverse(e):
 def cyclic(mode):
     return (
         compat.cyclic_lr(0.1, 1.0, **CYCLE, mode=mode),
-        compat.cyclic_momentum(**CYCLE, **MOMENTA, mode=mode),
+        compat.cyclic_lr(0.95, 0.8, **CYCLE, mode=mode),
     )
 
 
@@ -34,7 +33,7 @@ def one_cycle(strategy, three_phase):
     shape = dict(**ONE_CYCLE, anneal_strategy=strategy, three_phase=three_phase)
     return (
         compat.one_cycle_lr(1.0, **shape, div_factor=10, final_div_factor=100),
-        compat.one_cycle_momentum(**shape, **MOMENTA),
+        compat.one_cycle_lr(0.8, **shape, div_factor=0.8 / 0.95, final_div_factor=1),
     )
 
 
@@ -102,8 +101,14 @@ def test_vectors():
     for name, vector in VECTORS.items():
         expected = vector["v"]
         if "m" in vector:
-            np.testing.assert_allclose(found[name][1], vector["m"], 1e-12, err_msg=name)
+            momenta = found[name][1]
             found[name] = found[name][0]
+            if name.startswith("t_oc"):
+                # PyTorch extrapolates beyond its last step; see the test of the end.
+                assert counts[name][-1] == ONE_CYCLE["total_steps"]
+                expected = [*expected[:-1], expected[-2]]
+                vector["m"] = [*vector["m"][:-1], vector["m"][-2]]
+            np.testing.assert_allclose(momenta, vector["m"], 1e-12, err_msg=name)
         assert found[name].dtype == np.float64
         np.testing.assert_allclose(
             found[name], expected, rtol=1e-12, atol=1e-16, err_msg=name
@@ -113,51 +118,51 @@ def test_vectors():
 @pytest.mark.parametrize(
     "name, arguments, message",
     [
-        ("step_lr", (0.1, 0), "step_size must be positive, got 0"),
-        ("constant_lr", (0.1, 1.5), "factor must be between 0 and 1, got 1.5"),
-        ("constant_lr", (0.1, -0.1), "factor must be between 0 and 1, got -0.1"),
-        ("linear_lr", (0.1, 0.0), "start_factor must be greater than 0 and at most 1"),
-        ("linear_lr", (0.1, 1.1), "start_factor must be greater than 0 and at most 1"),
-        ("linear_lr", (0.1, 0.5, 1.1), "end_factor must be between 0 and 1, got 1.1"),
-        ("cosine_annealing_lr", (0.1, 0), "T_max must be positive, got 0"),
-        ("cosine_annealing_warm_restarts", (0.1, 0), "T_0 must be a positive integer"),
+        ("step_lr", (0.1, 0), "step_size must be > 0, got 0"),
+        ("constant_lr", (0.1, 1.5), r"factor must be in \[0, 1\], got 1.5"),
+        ("constant_lr", (0.1, -0.1), r"factor must be in \[0, 1\], got -0.1"),
+        ("linear_lr", (0.1, 0.0), r"start_factor must be in \(0, 1\]"),
+        ("linear_lr", (0.1, 1.1), r"start_factor must be in \(0, 1\]"),
+        ("linear_lr", (0.1, 0.5, 1.1), r"end_factor must be in \[0, 1\], got 1.1"),
+        ("cosine_annealing_lr", (0.1, 0), "T_max must be > 0, got 0"),
+        ("cosine_annealing_warm_restarts", (0.1, 0), "T_0 must be an integer >= 1"),
         (
             "cosine_annealing_warm_restarts",
             (0.1, 2.5),
-            "T_0 must be a positive integer",
+            "T_0 must be an integer >= 1",
         ),
         (
             "cosine_annealing_warm_restarts",
             (0.1, 4, 0),
-            "T_mult must be a positive int",
+            "T_mult must be an integer >= 1",
         ),
         (
             "cosine_annealing_warm_restarts",
             (0.1, 4, 1.5),
-            "T_mult must be a positive i",
+            "T_mult must be an integer >= 1",
         ),
-        ("cyclic_lr", (0.1, 1.0, 0), "step_size_up must be positive, got 0"),
-        ("cyclic_lr", (0.1, 1.0, 5, 5, "square"), "mode must be one of 'triangular'"),
-        ("cyclic_momentum", (5, -1), "step_size_down must be positive, got -1"),
+        ("cyclic_lr", (0.1, 1.0, 0), "step_size_up must be > 0, got 0"),
+        ("cyclic_lr", (0.1, 1.0, 5, 5, "square"), "mode must be 'triangular'"),
+        ("cyclic_lr", (0.1, 1.0, 5, -1), "step_size_down must be > 0, got -1"),
         ("one_cycle_lr", (0.1,), "total_steps must be given, or epochs and steps_per"),
         ("one_cycle_lr", (0.1, None, 5), "got epochs=5 and steps_per_epoch=None"),
-        ("one_cycle_lr", (0.1, 0), "total_steps must be a positive integer, got 0"),
-        ("one_cycle_lr", (0.1, 9.5), "total_steps must be a positive integer, got 9.5"),
-        ("one_cycle_lr", (0.1, None, 0, 3), "epochs must be a positive integer, got 0"),
+        ("one_cycle_lr", (0.1, 0), "total_steps must be an integer >= 1, got 0"),
+        ("one_cycle_lr", (0.1, 9.5), "total_steps must be an integer >= 1, got 9.5"),
+        ("one_cycle_lr", (0.1, None, 0, 3), "epochs must be an integer >= 1, got 0"),
         (
             "one_cycle_lr",
             (0.1, None, 3, -1),
-            "steps_per_epoch must be a positive integ",
+            "steps_per_epoch must be an integer >= 1",
         ),
         (
             "one_cycle_lr",
             (0.1, 9, None, None, 1.5),
-            "pct_start must be between 0 and 1",
+            r"pct_start must be in \[0, 1\]",
         ),
         (
-            "one_cycle_momentum",
-            (9, None, None, 0.3, "exp"),
-            "anneal_strategy must be 'c",
+            "one_cycle_lr",
+            (0.1, 9, None, None, 0.3, "exp"),
+            "anneal_strategy must be 'cos' or 'linear', got 'exp'",
         ),
         ("sequential_lr", (0.1, [], []), "at least one scheduler, got none"),
         ("sequential_lr", (0.1, [abs, abs], []), "got 0 milestones and 2 schedulers"),
@@ -177,15 +182,23 @@ def test_a_bad_value_is_refused_by_name(name, arguments, message):
         (
             "lambda_lr",
             (0.1, 0.9),
-            "lr_lambda must be a function of the count, got float",
+            "lr_lambda must be a function of the count, got 0.9",
         ),
         (
             "multiplicative_lr",
             (0.1, [abs]),
             "lr_lambda must be a function of the count",
         ),
-        ("chained_scheduler", (0.1, [3]), "schedulers must be functions of the count"),
-        ("sequential_lr", (0.1, [3], []), "schedulers must be functions of the count"),
+        (
+            "chained_scheduler",
+            (0.1, [3]),
+            "schedulers must be a function of the count",
+        ),
+        (
+            "sequential_lr",
+            (0.1, [3], []),
+            "schedulers must be a function of the count",
+        ),
     ],
 )
 def test_a_bad_type_is_refused_by_name(name, arguments, message):
@@ -214,12 +227,14 @@ def test_a_bad_traced_value_gives_nan():
 # Where PyTorch raises.
 
 
-@pytest.mark.parametrize(
-    "strategy, last", [("cos", 0.03552856255), ("linear", -0.1179285714)]
-)
-def test_one_cycle_holds_the_value_at_its_last_step(strategy, last):
-    schedule, _ = one_cycle(strategy, three_phase=False)
-    np.testing.assert_allclose(schedule(jnp.array([12, 13, 500])), last, 1e-5)
+@pytest.mark.parametrize("strategy", ["cos", "linear"])
+@pytest.mark.parametrize("three_phase", [False, True])
+def test_one_cycle_holds_the_value_at_its_last_step(strategy, three_phase):
+    """PyTorch extrapolates to `total_steps`, below 0 on a line, and then raises."""
+    schedule, momentum = one_cycle(strategy, three_phase)
+    counts = jnp.array([11, 12, 13, 500])
+    np.testing.assert_array_equal(schedule(counts), np.float32(1 / 10 / 100))
+    np.testing.assert_array_equal(momentum(counts), np.float32(0.95))
 
 
 def test_one_cycle_leaves_out_a_phase_without_steps():
@@ -227,7 +242,7 @@ def test_one_cycle_leaves_out_a_phase_without_steps():
     starts = compat.one_cycle_lr(1.0, 10, pct_start=0.1)
     assert starts(0) == 1.0 and starts(9) < 1e-5
     ends = compat.one_cycle_lr(1.0, 10, pct_start=1.0)
-    np.testing.assert_allclose(ends(jnp.array([9, 10, 11])), 1.0)
+    np.testing.assert_array_equal(ends(jnp.array([9, 10, 11])), 1.0)
 
 
 def test_constant_from_nothing():

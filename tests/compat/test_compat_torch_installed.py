@@ -24,7 +24,10 @@ def optimizer_of(rate):
 
 
 def observed(make, field="lr"):
-    """The values of a scheduler, made from its optimizer; after an error, the last."""
+    """The values of a scheduler, made from its optimizer; after an error, the last.
+
+    OneCycleLR extrapolates by one step before it raises. The step before counts.
+    """
 
     def values(base_lr=0.1, **numbers):
         optimizer = optimizer_of(base_lr)
@@ -37,6 +40,8 @@ def observed(make, field="lr"):
                 try:
                     scheduler.step()
                 except (ValueError, ZeroDivisionError):
+                    steps = getattr(scheduler, "total_steps", len(found))
+                    del found[steps:]
                     return found + [found[-1]] * (len(COUNTS) - len(found))
         return found
 
@@ -78,7 +83,9 @@ def cyclic(mode):
     )
     yield Case(
         f"cyclic_momentum-{mode}",
-        lambda **n: compat.cyclic_momentum(**n, mode=mode),
+        lambda base_momentum, max_momentum, **n: compat.cyclic_lr(
+            max_momentum, base_momentum, **n, mode=mode
+        ),
         observed(lambda o, **n: theirs.CyclicLR(o, 0.1, 1.0, **n, **both), "momentum"),
         drawing(base_momentum=(0.5, 0.85), max_momentum=(0.85, 0.99), **numbers),
     )
@@ -105,7 +112,13 @@ def one_cycle(strategy, three_phase):
     )
     yield Case(
         f"one_cycle_momentum-{name}",
-        lambda **n: compat.one_cycle_momentum(**n, **shape),
+        lambda base_momentum, max_momentum, **n: compat.one_cycle_lr(
+            base_momentum,
+            **n,
+            **shape,
+            div_factor=base_momentum / max_momentum,
+            final_div_factor=1,
+        ),
         observed(lambda o, **n: theirs.OneCycleLR(o, 1.0, **n, **shape), "momentum"),
         avoiding_zero(
             drawing(base_momentum=(0.5, 0.85), max_momentum=(0.85, 0.99), **numbers)

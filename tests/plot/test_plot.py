@@ -87,7 +87,7 @@ class TestHeatmap:
         assert values.item() == 2.0
         assert diverged.mask.all()
 
-    def test_legend_names_what_the_colours_do_not(self):
+    def test_legend_names_what_the_colors_do_not(self):
         texts = [text.get_text() for text in self.draw().get_legend().get_texts()]
         assert texts == ["diverged", "smallest"]
 
@@ -97,10 +97,50 @@ class TestHeatmap:
         assert not ax.get_lines()
         ax.figure.savefig(io.BytesIO())
 
-    def test_limits_fix_the_colours(self):
+    def test_limits_fix_the_colors(self):
         ax = self.draw(limits=(1e-2, 10.0))
         assert meshes(ax)[0].norm.vmin == 1e-2
         assert meshes(ax)[0].norm.vmax == 10.0
+
+    # A diverged run has an accuracy as well: that of its last parameters.
+    measured = dataset.assign(
+        accuracy=(
+            ("max_norm", "rate"),
+            [[0.2, 0.9, 0.99], [0.5, 0.3, 0.99], [0.1, 0.99, 0.99]],
+        )
+    )
+
+    @pytest.mark.parametrize(
+        "maximize, best, label",
+        [(True, [0.1, 0.1], "largest"), (False, [0.01, INF], "smallest")],
+    )
+    def test_star_is_on_the_best_run_that_did_not_diverge(self, maximize, best, label):
+        ax = self.draw(self.measured, variable="accuracy", maximize=maximize)
+        (star,) = ax.get_lines()
+        rate, max_norm = star.get_xydata()[0]
+        assert rate == best[0]
+        assert max_norm == best[1] or max_norm > 1.0 and best[1] == INF
+        texts = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert texts == ["diverged", label]
+        _, diverged = (mesh.get_array() for mesh in meshes(ax))
+        assert (~np.ma.getmaskarray(diverged)).sum() == 4
+
+    @pytest.mark.parametrize("maximize", [True, False])
+    def test_star_among_points_is_on_the_best_too(self, maximize):
+        points = self.measured.stack(trial=("max_norm", "rate")).reset_index("trial")
+        points = points.where(np.isfinite(points.max_norm), drop=True)
+        points["status"] = points.status.astype(int)
+        ax = self.draw(points, variable="accuracy", maximize=maximize)
+        (star,) = ax.get_lines()
+        expected = [0.1, 0.1] if maximize else [0.01, 0.1]
+        assert star.get_xydata().tolist() == [expected]
+
+    def test_when_runs_diverged_is_drawn_as_numbers(self):
+        at = (("max_norm", "rate"), [[9, 9, 2], [9, 9, 3], [9, 4, 5]])
+        ax = self.draw(self.dataset.assign(diverged_at=at), variable="diverged_at")
+        values, diverged = (mesh.get_array() for mesh in meshes(ax))
+        assert values.compressed().tolist() == [9, 9, 2, 9, 9, 3, 9, 4, 5]
+        assert diverged.mask.all()
 
     @pytest.mark.parametrize("low", [0.0, -1.0])
     def test_losses_that_are_not_positive(self, low):
@@ -160,31 +200,33 @@ class TestLearningCurves:
         assert ax.get_ylabel() == "clip grad norm"
 
 
-class TestStableShare:
+class TestStableFraction:
     dataset = runs([[1.0, INF], [INF, INF]], seed=[0, 1], rate=[0.1, 1.0])
 
-    def test_share_that_does_not_diverge(self):
-        ax = plot.stable_share(self.dataset, x="rate")
+    def test_fraction_that_does_not_diverge(self):
+        ax = plot.stable_fraction(self.dataset, x="rate")
         assert ax.get_lines()[0].get_ydata().tolist() == [0.5, 0.0]
         assert "diverge" in ax.get_ylabel()
 
-    def test_share_that_ends_at_the_target(self):
-        ax = plot.stable_share(self.dataset, x="rate", target_loss=0.5)
+    def test_fraction_that_ends_at_the_target(self):
+        ax = plot.stable_fraction(self.dataset, x="rate", target_loss=0.5)
         assert ax.get_lines()[0].get_ydata().tolist() == [0.0, 0.0]
         assert "0.5" in ax.get_ylabel()
 
     def test_band_is_wilsons_interval(self):
         held = runs(np.ones((8, 2)), seed=range(8), rate=[0.1, 1.0])
-        (band,) = plot.stable_share(held, x="rate").collections
+        (band,) = plot.stable_fraction(held, x="rate").collections
         heights = band.get_paths()[0].vertices[:, 1]
         # Wilson: at a share of 1 the lower end is n / (n + z^2).
         np.testing.assert_allclose(heights.min(), 8 / (8 + 1.959964**2), rtol=1e-6)
         assert heights.max() == 1.0
 
     def test_lines_by_name(self):
-        two = xr.concat([self.dataset] * 2, xr.Variable("remedy", ["neither", "both"]))
-        ax = plot.stable_share(two, x="rate", hue="remedy")
-        assert [line.get_label() for line in ax.get_lines()] == ["neither", "both"]
+        two = xr.concat(
+            [self.dataset] * 2, xr.Variable("treatment", ["baseline", "both"])
+        )
+        ax = plot.stable_fraction(two, x="rate", hue="treatment")
+        assert [line.get_label() for line in ax.get_lines()] == ["baseline", "both"]
 
 
 class TestGradientNorms:
@@ -231,23 +273,103 @@ class TestGradientNorms:
             "no variable 'accuracy', only final_loss, status",
         ),
         (lambda d: plot.learning_curves(d), "no variable 'loss'"),
-        (lambda d: plot.stable_share(d, x="decay"), "status has no dimension 'decay'"),
+        (
+            lambda d: plot.stable_fraction(d, x="decay"),
+            "status has no dimension 'decay'",
+        ),
     ],
 )
 def test_what_the_dataset_lacks_is_named(draw, message):
     with pytest.raises(ValueError, match=message):
-        draw(TestStableShare.dataset)
+        draw(TestStableFraction.dataset)
+
+
+SEEDS = runs(np.ones((2, 3, 4)), max_norm=[1.0, 2.0], rate=[1, 2, 3], seed=range(4))
+SCORES = SEEDS.assign(convergence_score=-SEEDS.final_loss)
+RECORDED = curves(np.ones((3, 4, 2)), rate=[1, 2, 3], seed=range(4)).assign_coords(
+    step=[0, 1]
+)
+
+
+@pytest.mark.parametrize(
+    "draw, title",
+    [
+        (
+            lambda: plot.heatmap(SEEDS, x="rate", y="max_norm"),
+            "median over seed (4)",
+        ),
+        (
+            lambda: plot.heatmap(SEEDS, x="rate", y="seed"),
+            "median over max_norm (2)",
+        ),
+        (lambda: plot.heatmap(SEEDS.isel(seed=[0]), x="rate", y="max_norm"), ""),
+        (
+            lambda: plot.stable_fraction(SEEDS, x="rate"),
+            "pooled over max_norm (2), seed (4)",
+        ),
+        (
+            lambda: plot.stable_fraction(SEEDS, x="rate", hue="max_norm"),
+            "pooled over seed (4)",
+        ),
+        (
+            lambda: plot.rate_ranges(SEEDS, x="rate", y="max_norm"),
+            "pooled over seed (4)",
+        ),
+        (
+            lambda: plot.rate_ranges(SEEDS, x="rate"),
+            "pooled over max_norm (2), seed (4)",
+        ),
+        (
+            lambda: plot.learning_curves(RECORDED, hue="rate"),
+            "median and 80 % band over seed (4)",
+        ),
+        (
+            lambda: plot.trainability_map(SCORES, x="rate", y="max_norm"),
+            "median run over seed (4)",
+        ),
+    ],
+)
+def test_title_names_the_dimensions_that_are_pooled(draw, title):
+    ax = draw()
+    assert ax.get_title() == title
+    assert_drawn(ax)
+
+
+@pytest.mark.parametrize("order", [[INF, 1.0, 0.1], [0.1, INF, 1.0], [1.0, INF]])
+def test_an_infinite_threshold_stands_at_the_same_end_in_any_order(order):
+    loss = np.where(np.isinf(order), 3.0, order)[:, None] * np.ones(2)
+    data = runs(loss, max_norm=order, rate=[1.0, 2.0])
+    data["convergence_score"] = -data.final_loss
+    ordered = sorted(order)
+    expected = [{0.1: 0.1, 1.0: 1.0}.get(value, 3.0) for value in ordered]
+
+    mesh = meshes(plot.heatmap(data, x="rate", y="max_norm"))[0].get_array()
+    assert mesh[:, 0].compressed().tolist() == expected
+    mesh = meshes(plot.heatmap(data, x="max_norm", y="rate"))[0].get_array()
+    assert mesh[0].compressed().tolist() == expected
+    (mesh,) = meshes(plot.trainability_map(data, x="max_norm", y="rate"))
+    ranks = mesh.get_array()[0].compressed()
+    assert np.all(np.diff(ranks) > 0)  # from -0.1, converged fast, to -3
+    (line, *_) = plot.stable_fraction(data, x="max_norm", target_loss=2.0).get_lines()
+    assert line.get_ydata().tolist() == [*[1.0] * (len(order) - 1), 0.0]
+    assert np.all(np.diff(line.get_xdata()) > 0)
+    ax = plot.rate_ranges(data, x="rate", y="max_norm")
+    rows = dict(
+        zip(ax.get_yticks(), [t.get_text() for t in ax.get_yticklabels()], strict=True)
+    )
+    texts = [f"{value:g}".replace("inf", "∞") for value in ordered]
+    assert [rows[height] for height in sorted(rows)] == texts
 
 
 def test_draws_into_the_axes_given():
     left, right = plot.panels(2)
-    assert plot.stable_share(TestStableShare.dataset, x="rate", ax=right) is right
+    assert plot.stable_fraction(TestStableFraction.dataset, x="rate", ax=right) is right
     assert right.get_lines()
     assert not left.get_lines()
 
 
 def test_pyplot_knows_nothing_of_the_figures():
-    plot.stable_share(TestStableShare.dataset, x="rate").figure.savefig(io.BytesIO())
+    assert_drawn(plot.stable_fraction(TestStableFraction.dataset, x="rate"))
     assert pyplot.get_fignums() == []
 
 

@@ -34,9 +34,9 @@ class TestHeatmap:
         assert_drawn(ax)
 
     def test_long_words_are_inclined_and_the_legend_makes_room(self):
-        words = ["neither", "clipping by global norm", "a schedule", "both of them"]
-        data = runs(np.ones((4, 3)), remedy=words, rate=RATES)
-        ax = plot.heatmap(data, x="remedy", y="rate")
+        words = ["baseline", "clipping by global norm", "a schedule", "both of them"]
+        data = runs(np.ones((4, 3)), treatment=words, rate=RATES)
+        ax = plot.heatmap(data, x="treatment", y="rate")
         assert {label.get_rotation() for label in ax.get_xticklabels()} == {25}
         ax.figure.draw_without_rendering()
         below = ax.get_legend().get_window_extent().y1
@@ -50,7 +50,7 @@ class TestHeatmap:
         assert ticks(ax.get_legend().get_texts()) == ["diverged", "not run", "smallest"]
 
     @pytest.mark.parametrize("value", [INF, NAN])
-    def test_no_colour_bar_for_nothing(self, value):
+    def test_no_color_bar_for_nothing(self, value):
         data = runs(np.full((2, 3), value), max_norm=[1.0, 2.0], rate=RATES)
         ax = plot.heatmap(data, x="rate", y="max_norm")
         assert ax.figure.axes == [ax]
@@ -135,19 +135,19 @@ class TestLearningCurves:
         assert ticks(ax.get_legend().get_texts()) == words
 
 
-class TestStableShare:
+class TestStableFraction:
     def test_what_was_not_run_counts_for_nothing(self):
         data = runs([[1.0, INF, NAN], [1.0, NAN, NAN]], seed=[0, 1], rate=RATES)
         for target in (None, 2.0):
-            ax = plot.stable_share(data, x="rate", target_loss=target)
+            ax = plot.stable_fraction(data, x="rate", target_loss=target)
             assert ax.get_lines()[0].get_ydata()[:2].tolist() == [1.0, 0.0]
             assert np.isnan(ax.get_lines()[0].get_ydata()[2])
 
     def test_words_are_points(self):
-        data = runs([[1.0], [INF]], remedy=["neither", "both"], seed=[0])
-        ax = plot.stable_share(data, x="remedy")
+        data = runs([[1.0], [INF]], treatment=["baseline", "both"], seed=[0])
+        ax = plot.stable_fraction(data, x="treatment")
         assert ax.get_lines()[0].get_marker() == "o"
-        assert ticks(ax.get_xticklabels()) == ["neither", "both"]
+        assert ticks(ax.get_xticklabels()) == ["baseline", "both"]
 
 
 class TestGradientNorms:

@@ -14,13 +14,14 @@ RATES = np.logspace(-2, 2, 5)
 
 
 class TestRateRanges:
-    # Both seeds, then one, then none: 2 + 1 rates train of remedy "a"; "b" has a hole.
+    # Of treatment "a", both seeds, one and none are stable as the rate grows: three
+    # rates train. The rates that train of "b" have a gap.
     dataset = runs(
         [
             [[3.0, 2.0, 1.0, INF, INF], [3.0, 2.0, INF, INF, INF]],
             [[0.5, INF, 0.2, 0.1, INF], [0.5, INF, 0.2, 0.1, INF]],
         ],
-        remedy=["a", "b"],
+        treatment=["a", "b"],
         seed=[0, 1],
         rate=RATES,
     )
@@ -39,7 +40,7 @@ class TestRateRanges:
         return np.round(heights, 6).reshape(-1, 2, len(heights[0])).tolist()
 
     def test_height_is_the_share_and_half_is_enough(self):
-        ax = self.draw(y="remedy")
+        ax = self.draw(y="treatment")
         a, b = self.rows(ax)
         assert a == [[1, 1, 0.5, 0, 0], [1, 1, 0.5, 0, 0]]
         assert b == [[1, 0, 1, 1, 0], [1, 0, 1, 1, 0]]
@@ -50,14 +51,14 @@ class TestRateRanges:
 
     def test_fewer_than_half_are_pale(self):
         three = xr.concat([self.dataset, self.dataset.isel(seed=[1])], "seed")
-        ax = self.draw(three, y="remedy")
+        ax = self.draw(three, y="treatment")
         everything, trains = self.rows(ax)[0]
         assert everything == [1, 1, round(1 / 3, 6), 0, 0]
         assert trains == [1, 1, 0, 0, 0]
         assert self.texts(ax)[0] == "2.0 decades"
 
     def test_target(self):
-        ax = self.draw(y="remedy", target_loss=0.3)
+        ax = self.draw(y="treatment", target_loss=0.3)
         assert self.texts(ax) == ["none", "2.0 decades"]
         assert "at 0.3 or below" in ax.get_legend().get_texts()[0].get_text()
 
@@ -66,32 +67,32 @@ class TestRateRanges:
 
         reached = (self.dataset.final_loss <= 2.0).rename(rate="peak_value")
         widths = [f"{width:.1f} decades" for width in _width(reached).to_numpy()]
-        assert self.texts(self.draw(y="remedy", target_loss=2.0)) == widths
+        assert self.texts(self.draw(y="treatment", target_loss=2.0)) == widths
 
     def test_star_is_on_the_smallest_median_loss(self):
-        stars = [line.get_xydata().tolist() for line in self.draw(y="remedy").lines]
+        stars = [line.get_xydata().tolist() for line in self.draw(y="treatment").lines]
         stars = [points[0] for points in stars if len(points) == 1]
         assert stars == [[1.0, 1], [10.0, 0]]  # names go downwards
 
     def test_numbers_go_upwards_and_infinity_has_its_sign(self):
-        numbers = self.dataset.assign_coords(remedy=[0.5, INF])
-        ticks = self.draw(numbers, y="remedy").get_yticklabels()
+        numbers = self.dataset.assign_coords(treatment=[0.5, INF])
+        ticks = self.draw(numbers, y="treatment").get_yticklabels()
         assert [t.get_text() for t in ticks] == ["0.5", "∞"]
-        several = xr.concat([numbers, numbers.isel(remedy=[0])], "remedy")
-        several = several.assign_coords(remedy=[0.5, 1.0, INF])
-        ax = self.draw(several, y="remedy")
+        several = xr.concat([numbers, numbers.isel(treatment=[0])], "treatment")
+        several = several.assign_coords(treatment=[0.5, 1.0, INF])
+        ax = self.draw(several, y="treatment")
         assert list(ax.get_yticks()) == [0, 1, 2]
 
     def test_order_of_the_rates_does_not_matter(self):
         turned = self.dataset.isel(rate=[3, 1, 0, 4, 2])
-        assert self.rows(self.draw(turned, y="remedy")) == self.rows(
-            self.draw(y="remedy")
+        assert self.rows(self.draw(turned, y="treatment")) == self.rows(
+            self.draw(y="treatment")
         )
 
     def test_what_was_not_run_counts_for_nothing(self):
         half = self.dataset.where(self.dataset.seed == 1)
         half["status"] = half.status.fillna(-1)
-        assert self.rows(self.draw(half, y="remedy"))[0][0] == [1, 1, 0, 0, 0]
+        assert self.rows(self.draw(half, y="treatment"))[0][0] == [1, 1, 0, 0, 0]
         assert self.texts(self.draw(self.dataset.where(self.dataset.seed > 1))) == [
             "none"
         ]
@@ -101,7 +102,7 @@ class TestRateRanges:
         [
             (dataset.isel(rate=[0]), "one rate"),
             (dataset.isel(rate=[4]), "none"),
-            (dataset.isel(remedy=0, seed=0), "3.0 decades"),
+            (dataset.isel(treatment=0, seed=0), "3.0 decades"),
             (dataset.isel(rate=[0, 2, 3]), "4.5 decades"),
         ],
     )
@@ -138,7 +139,7 @@ class TestTrainabilityMap:
         expected = [[end, end / 2, 0.0], [1.0, 1 + end / 2, 1 + end]]
         np.testing.assert_allclose(mesh.get_array(), expected)
 
-    def test_colours_are_those_of_the_paper(self):
+    def test_colors_are_those_of_the_paper(self):
         _, mesh = self.mesh()
         mesh.update_scalarmappable()
         colors = mesh.get_facecolors().reshape(2, 3, 4)

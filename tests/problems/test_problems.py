@@ -1,4 +1,4 @@
-"""Problems: their formulas, and what their metadata and docstrings claim."""
+"""Problems: their formulas, and what their metadata and docstrings state."""
 
 import functools
 import math
@@ -62,7 +62,7 @@ def losses(problem, path):
 # The protocol
 
 
-def test_problem_holds_its_fields_and_a_read_only_copy_of_the_facts():
+def test_problem_holds_its_fields_and_a_read_only_copy_of_the_metadata():
     def loss(w, key):
         return jnp.sum(w)
 
@@ -164,7 +164,7 @@ def test_starts_are_where_the_docstrings_say():
     check_range(w, 1.8, 2.2)
 
 
-# Facts
+# Metadata
 
 
 @functools.cache
@@ -238,9 +238,8 @@ def test_quadratics_diverge_exactly_above_the_stable_rate(name):
         assert bool(losses(problem, path)[-1] > first) is diverges
 
 
-# The fraction of the stable rate, at which the target is reached in time. Where walls
-# stand, on the cliff and on the slopes, the rates that are safe without clipping are
-# too slow for that.
+# The fraction of the stable rate at which the target is reached in time. Near walls, on
+# the cliff and on the slopes, rates that are safe without clipping are too slow.
 FRACTIONS = {
     "quadratic": 0.1,
     "ill_conditioned_quadratic": 0.5,
@@ -320,7 +319,7 @@ def test_ranges_surround_both_in_problems_of_other_sizes_too():
         assert 5 * metadata["max_norm"][0] < norm < metadata["max_norm"][1]
 
 
-# What each of them is for
+# What each problem shows
 
 
 def test_noise_is_in_the_gradient_and_not_in_the_loss():
@@ -379,7 +378,7 @@ def test_cliff_catapults_descent_unless_it_is_slow_or_clipped():
     @jax.vmap
     def compare(seed):
         run = {
-            "neither": {},
+            "baseline": {},
             "schedule": {"decay": True},
             "both": {"decay": True, "max_norm": 1.0},
         }
@@ -393,7 +392,7 @@ def test_cliff_catapults_descent_unless_it_is_slow_or_clipped():
         }
 
     runs = compare(jnp.arange(16))
-    for name in ("neither", "schedule"):
+    for name in ("baseline", "schedule"):
         thrown_back, final = runs[name]
         assert np.median(thrown_back) > 0.5 * rate * wall
         assert np.all(final > target)

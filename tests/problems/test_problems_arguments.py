@@ -3,7 +3,9 @@
 import inspect
 import math
 import pathlib
+import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from stabjax import problems
 
 KEY = jax.random.key(0)
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
-# What is said in words alone.
+# Problems described in words alone.
 PROSE = {"bracket_text", "copy_text", "digits_cnn", "temporal_order"}
 # Every number of every problem, each with two values.
 NUMBERS = {
@@ -78,6 +80,7 @@ NUMBERS = {
     },
     "single_unit_rnn": {"noise": (0.1, 2.0), "init_spread": (0.0, 0.5)},
 }
+NETWORK_NUMBERS = {"init_scale", "recurrent_scale", "weight_offset"}
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -100,11 +103,8 @@ def test_every_number_can_be_traced(name):
     for i in range(2):
         known = {k: v[i] for k, v in NUMBERS[name].items()}
         expected = jax.jit(lambda: outcome(known))()  # noqa: B023
-        jax.tree.map(
-            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=2e-4, atol=1e-6),
-            traced,
-            expected,
-        )
+        one = jax.tree.map(lambda array, i=i: array[i], traced)
+        chex.assert_trees_all_close(one, expected, rtol=2e-4, atol=1e-6)
 
 
 def test_concrete_arrays_and_integers_are_numbers_too():
@@ -127,11 +127,11 @@ def test_loss_keeps_the_dtype_of_the_weights(name):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: problems.quadratic(-1.0), ValueError, "curvature .* above 0, got -1"),
+        (lambda: problems.quadratic(-1.0), ValueError, "curvature must be > 0, got -1"),
         (
             lambda: problems.quadratic(math.nan),
             ValueError,
-            "curvature .* finite .* nan",
+            "curvature must be finite, got nan",
         ),
         (lambda: problems.quadratic("2"), TypeError, "curvature .* number, got '2'"),
         (lambda: problems.rosenbrock(None), TypeError, "steepness .* got None"),
@@ -140,11 +140,11 @@ def test_loss_keeps_the_dtype_of_the_weights(name):
             TypeError,
             "width .* single number",
         ),
-        (lambda: problems.cliff(noise=-1), ValueError, "noise .* at least 0, got -1"),
+        (lambda: problems.cliff(noise=-1), ValueError, "noise must be >= 0, got -1"),
         (
             lambda: problems.ill_conditioned_quadratic(0.5),
             ValueError,
-            "condition_number must be finite and at least 1, got 0.5",
+            "condition_number must be >= 1, got 0.5",
         ),
         (
             lambda: jax.vmap(lambda c: problems.quadratic(c).metadata["optimum"])(
@@ -156,9 +156,13 @@ def test_loss_keeps_the_dtype_of_the_weights(name):
         (
             lambda: jax.jit(lambda d: problems.deep_linear_chain(depth=d).init(KEY))(3),
             TypeError,
-            r"depth fixes the shape .* Python int \(stabjax.static\(...\) in a sweep\)",
+            r"depth must be an integer .* In a sweep, .* stabjax.static\(...\)",
         ),
-        (lambda: problems.quadratic(dim=0), ValueError, "dim .* at least 1, got 0"),
+        (
+            lambda: problems.quadratic(dim=0),
+            ValueError,
+            "dim must be an integer >= 1, got 0",
+        ),
         (
             lambda: problems.random_quadratic(0.5),
             ValueError,
@@ -167,13 +171,34 @@ def test_loss_keeps_the_dtype_of_the_weights(name):
         (
             lambda: problems.random_quadratic(2**24 + 2),
             ValueError,
-            "problem_seed .* up to .* got 16777218",
+            r"problem_seed .* \[0, 2\*\*24\], got 16777218",
         ),
     ],
 )
 def test_bad_arguments_are_named(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    ("value", "error", "rule"),
+    [
+        (None, TypeError, "a number"),
+        ("1", TypeError, "a number"),
+        (True, TypeError, "a number"),
+        (1j, TypeError, "a number"),
+        ([1.0, 2.0], TypeError, "a single number"),
+        (math.nan, ValueError, "finite"),
+        (math.inf, ValueError, "finite"),
+        (-1.0, ValueError, "> 0|>= 0|>= 1"),
+    ],
+)
+def test_every_number_of_every_problem_is_checked(name, value, error, rule):
+    for argument in NUMBERS[name]:
+        message = rf"^{argument} must be ({rule}), got .*\.$"
+        with pytest.raises(error, match=message):
+            getattr(problems, name)(**{argument: value})
 
 
 def test_products_too_large_for_a_float_have_no_stable_rate():
@@ -189,11 +214,13 @@ def test_traced_arguments_out_of_range_become_nan():
     np.testing.assert_array_equal(np.isnan(spreads[:, 0]), [True, False, False])
 
 
-def test_every_problem_knows_its_facts_and_its_source():
+def test_every_problem_has_metadata_and_references():
     for name in set(problems.__all__) - {"Problem", "supervised"}:
         make = getattr(problems, name)
-        assert ".. math::" in make.__doc__ or name in PROSE
-        assert "Source: " in make.__doc__
+        before_arguments = inspect.getdoc(make).partition("Args:")[0]
+        # A formula stands on a line of its own, indented.
+        assert re.search(r"^    \S.*=", before_arguments, re.M) or name in PROSE
+        assert "References:" in make.__doc__
         if name.endswith("_text"):
             continue
         metadata = make().metadata
@@ -207,6 +234,19 @@ def test_every_problem_knows_its_facts_and_its_source():
         assert callable(metadata["optimizer"])
         if "optimum" not in metadata:
             assert metadata["baseline"] > 0
+
+
+def test_every_argument_says_whether_it_may_be_traced():
+    for name in set(problems.__all__) - {"Problem", "supervised"}:
+        make = getattr(problems, name)
+        entries = inspect.getdoc(make).partition("Args:\n")[2].partition("\n\n")[0]
+        found = dict(re.findall(r"^  (\w+): ((?:.+\n?)(?:    .+\n?)*)", entries, re.M))
+        parameters = inspect.signature(make).parameters
+        assert list(found) == list(parameters), name
+        for argument, text in found.items():
+            traceable = argument in NUMBERS.get(name, NETWORK_NUMBERS)
+            word = "**Traceable.**" if traceable else "**Static.**"
+            assert text.strip().endswith(word), (name, argument)
 
 
 def test_every_problem_is_in_the_catalogue_with_a_picture():

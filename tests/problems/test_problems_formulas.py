@@ -72,7 +72,7 @@ def test_cosh_is_exact_near_its_minimum_and_infinite_far_away():
     np.testing.assert_array_equal(slopes[5:, 0], [np.inf, -np.inf])
 
 
-def test_slopes_are_smooth_as_told():
+def test_slopes_are_smooth_as_documented():
     def slope_and_curvature(problem, w):
         first = jax.grad(lambda v: problem.loss(v[None], KEY))
         return first(w), jax.grad(first)(w)
@@ -86,10 +86,10 @@ def test_slopes_are_smooth_as_told():
         slope, curvature = jax.vmap(slope_and_curvature, (None, 0))(problem, w)
         assert np.all(curvature <= (l0 + l1 * np.abs(slope)) * (1 + 1e-5))
         tightest = np.min((l0 + l1 * np.abs(slope)) / curvature)
-        assert tightest < 1.01  # no smaller numbers would do
+        assert tightest < 1.01  # no smaller constants hold
 
 
-def test_spectra_are_as_told():
+def test_spectra_are_as_documented():
     matrix = jax.hessian(problems.quadratic_deep(noise=0.0).loss)(jnp.zeros(100), KEY)
     eigenvalues = np.linalg.eigvalsh(matrix)
     assert np.all(eigenvalues[:90] < 1)
@@ -109,7 +109,7 @@ def test_spectra_are_as_told():
     assert len({float(spectrum[0]) for spectrum in spectra}) == 20
 
 
-def test_noise_of_the_deep_quadratic_moves_its_centre():
+def test_noise_of_the_deep_quadratic_moves_its_center():
     problem = problems.quadratic_deep(0.3, dim=10)
     matrix = jax.hessian(problem.loss)(jnp.zeros(10), KEY)
     keys = jax.random.split(KEY, 4000)

@@ -111,7 +111,7 @@ def test_temporal_order_is_answered_by_a_network_that_guesses_and_can_be_learnt(
     results = jax.jit(problem.evaluate)(params, KEY)
     np.testing.assert_allclose(results["test_loss"], math.log(4), rtol=1e-6)
     assert results["test_accuracy"] == pytest.approx(0.25, abs=0.06)
-    with pytest.raises(ValueError, match="length must be at least 10, got 9"):
+    with pytest.raises(ValueError, match="length must be an integer >= 10, got 9"):
         problems.temporal_order(length=9)
 
 
@@ -230,7 +230,7 @@ def test_transformer_reads_a_file_and_knows_its_baselines(tmp_path):
         ({"width": 24}, ValueError, "width must be a multiple of 16, got 24"),
         ({"text": "abc"}, ValueError, "more than 329 characters .* context=32, got 3"),
         ({"text": 3}, TypeError, "text must be a string, the path .* got int"),
-        ({"layers": 0}, ValueError, "layers must be at least 1, got 0"),
+        ({"layers": 0}, ValueError, "layers must be an integer >= 1, got 0"),
     ],
 )
 def test_bad_arguments_of_the_transformer_are_named(arguments, error, message):
@@ -292,9 +292,9 @@ def test_network_of_the_boundary_equals_its_formula(activation):
 
 
 def test_unknown_activations_are_named():
-    with pytest.raises(ValueError, match="one of tanh, relu, identity, got 'gelu'"):
+    with pytest.raises(ValueError, match="'tanh', 'relu' or 'identity', got 'gelu'"):
         problems.boundary_mlp(activation="gelu")
-    with pytest.raises(ValueError, match="one of tanh, relu, identity, got None"):
+    with pytest.raises(ValueError, match="'tanh', 'relu' or 'identity', got None"):
         problems.boundary_mlp(activation=None)
 
 

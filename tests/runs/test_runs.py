@@ -64,14 +64,14 @@ def of(values, **coordinates):
 
 
 def test_the_best_is_given_as_the_factory_takes_it(runs):
-    found = stabjax.best(runs)
+    found = stabjax.runs.best(runs)
     assert found == {"rate": 0.3, "clip": None, "kind": "clip_by_global_norm"}
     assert found["clip"] is None
-    assert stabjax.best(runs.isel(clip=[1]))["clip"] == 0.5
-    assert stabjax.best(runs.sel(rate=0.01))["rate"] == 0.01
-    assert stabjax.best(runs, "target_at")["rate"] == 0.3
-    assert stabjax.best(runs, "near", largest=True) == found
-    one = stabjax.best(runs.isel(seed=0, clip=0, kind=0, rate=1))
+    assert stabjax.runs.best(runs.isel(clip=[1]))["clip"] == 0.5
+    assert stabjax.runs.best(runs.sel(rate=0.01))["rate"] == 0.01
+    assert stabjax.runs.best(runs, "target_at")["rate"] == 0.3
+    assert stabjax.runs.best(runs, "near", maximize=True) == found
+    one = stabjax.runs.best(runs.isel(seed=0, clip=0, kind=0, rate=1))
     make_optimizer(**{**one, "kind": stabjax.clip_by_global_norm})
 
 
@@ -79,40 +79,44 @@ def test_a_store_says_as_much(tmp_path):
     space = stabjax.grid(rate=[0.3], clip=stabjax.static([None, 0.5]))
     space = space * stabjax.grid(kind=[stabjax.clip_by_global_norm])
     runs = stabjax.sweep(PROBLEM, make_optimizer, space, steps=2, store=tmp_path)
-    loaded = stabjax.load(tmp_path)
-    assert stabjax.best(loaded) == stabjax.best(runs)
-    assert stabjax.best(loaded.sel(clip="None"))["clip"] is None
+    loaded = stabjax.runs.load(tmp_path)
+    assert stabjax.runs.best(loaded) == stabjax.runs.best(runs)
+    assert stabjax.runs.best(loaded.sel(clip="None"))["clip"] is None
     with pytest.raises(ValueError, match="'kind' has the label"):
-        stabjax.rerun(PROBLEM, make_optimizer, loaded.isel(rate=0, clip=0, kind=0))
+        stabjax.runs.rerun(PROBLEM, make_optimizer, loaded.isel(rate=0, clip=0, kind=0))
 
 
 def test_a_mean_with_a_diverged_seed_is_never_the_best():
-    assert stabjax.best(of([[1.0, 1.0], [0.0, np.inf], [3.0, 0.0]])) == {"rate": 0.1}
+    assert stabjax.runs.best(of([[1.0, 1.0], [0.0, np.inf], [3.0, 0.0]])) == {
+        "rate": 0.1
+    }
     mixed = of([[4.0, 1.0], [0.0, np.inf], [3.0, 0.0]])
-    assert stabjax.best(mixed) == {"rate": 0.3}
-    assert stabjax.best(mixed, "accuracy", largest=True) == {"rate": 0.3}
-    assert stabjax.best(mixed, over=()) == {"rate": 0.2}
-    assert stabjax.best(mixed.isel(seed=0)) == {"rate": 0.2}
+    assert stabjax.runs.best(mixed) == {"rate": 0.3}
+    assert stabjax.runs.best(mixed, "accuracy", maximize=True) == {"rate": 0.3}
+    assert stabjax.runs.best(mixed, over=()) == {"rate": 0.2}
+    assert stabjax.runs.best(mixed.isel(seed=0)) == {"rate": 0.2}
 
 
 def test_what_was_not_run_to_the_end_is_left_out():
-    assert stabjax.best(of([[1.0, 1.0], [0.0, np.nan], [3.0, 0.0]])) == {"rate": 0.1}
+    assert stabjax.runs.best(of([[1.0, 1.0], [0.0, np.nan], [3.0, 0.0]])) == {
+        "rate": 0.1
+    }
     with pytest.raises(ValueError, match="no point was run to the end"):
-        stabjax.best(of(np.full((3, 2), np.nan)))
+        stabjax.runs.best(of(np.full((3, 2), np.nan)))
 
 
 def test_nothing_is_best_where_all_diverged(runs):
     lost = runs.sel(rate=[1.2], clip="None")
     assert (lost.status == 1).all()
     with pytest.raises(ValueError, match="no point is the best: .* lasted longest"):
-        stabjax.best(lost)
+        stabjax.runs.best(lost)
 
 
 def test_stable_fraction_is_counted_over_seeds(runs):
-    found = stabjax.stable_fraction(runs)
+    found = stabjax.runs.stable_fraction(runs)
     assert found.fraction.dims == ("rate", "clip", "kind")
     np.testing.assert_array_equal(found.fraction[:, 0, 0], [1, 1, 0])
-    everything = stabjax.stable_fraction(runs, runs.status.dims)
+    everything = stabjax.runs.stable_fraction(runs, runs.status.dims)
     np.testing.assert_allclose(everything.fraction, (runs.status == 0).mean())
 
 
@@ -120,13 +124,13 @@ def test_stable_fraction_is_counted_over_seeds(runs):
 def test_the_interval_is_wilsons(confidence):
     status = np.array([[0, 0, 0, 0], [0, 0, 1, 0], [1, 1, 1, 1], [0, 1, -1, -1]])
     runs = xr.Dataset({"status": (("rate", "seed"), status.astype(np.int8))})
-    found = stabjax.stable_fraction(runs, confidence=confidence)
+    found = stabjax.runs.stable_fraction(runs, confidence=confidence)
     for row, (held, size) in enumerate([(4, 4), (3, 4), (0, 4), (1, 2)]):
         expected = stats.binomtest(held, size).proportion_ci(confidence, "wilson")
         interval = (found.low[row], found.high[row])
         np.testing.assert_allclose(interval, expected, atol=1e-12)
         np.testing.assert_allclose(found.fraction[row], held / size)
-    nothing = stabjax.stable_fraction(xr.full_like(runs, -1))
+    nothing = stabjax.runs.stable_fraction(xr.full_like(runs, -1))
     assert nothing.to_array().isnull().all()
 
 
@@ -134,7 +138,7 @@ def test_a_trial_again_is_the_same_to_the_last_bit(runs):
     kind = {"kind": stabjax.clip_by_global_norm}
     for where in ({"rate": 0.3, "clip": "0.5"}, {"rate": 1.2, "clip": "None"}):
         trial = runs.sel(seed=5, kind="clip_by_global_norm", **where)
-        run = stabjax.rerun(PROBLEM, make_optimizer, trial, values=kind)
+        run = stabjax.runs.rerun(PROBLEM, make_optimizer, trial, values=kind)
         for name in ("final_loss", "best_loss", "status", "diverged_at"):
             np.testing.assert_array_equal(getattr(run, name), trial[name])
         np.testing.assert_array_equal(run.summaries["target_at"], trial.target_at)
@@ -152,31 +156,40 @@ def test_a_trial_again_with_an_axis_of_the_problem():
 
     space = stabjax.zipped(size=[1.0, 3.0], rate=[0.1, 0.2], seed=[4, 7])
     runs = stabjax.sweep(make_problem, make, space, steps=5, chunk_size=4)
-    run = stabjax.rerun(make_problem, make, runs.isel(trial=1), record_every=None)
+    run = stabjax.runs.rerun(make_problem, make, runs.isel(trial=1), record_every=None)
     np.testing.assert_array_equal(run.final_loss, runs.final_loss[1])
     assert run.loss is None
-    assert stabjax.best(runs, over=()).keys() == {"rate"}
+    assert stabjax.runs.best(runs, over=()).keys() == {"rate"}
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda r: stabjax.best(r, "loss"), "variable must be one .* got 'loss'"),
-        (lambda r: stabjax.best(r, over="sede"), "no dimension 'sede', only rate, c"),
-        (lambda r: stabjax.stable_fraction(r, "x"), "there is no dimension 'x'"),
-        (lambda r: stabjax.stable_fraction(r, confidence=95), "between 0 and 1, got"),
         (
-            lambda r: stabjax.rerun(PROBLEM, make_optimizer, r.isel(rate=0)),
+            lambda r: stabjax.runs.best(r, "loss"),
+            "variable must be one .* got 'loss'",
+        ),
+        (
+            lambda r: stabjax.runs.best(r, over="sede"),
+            "no dimension 'sede', only rate, c",
+        ),
+        (lambda r: stabjax.runs.stable_fraction(r, "x"), "there is no dimension 'x'"),
+        (
+            lambda r: stabjax.runs.stable_fraction(r, confidence=95),
+            "must be between 0 and 1, got",
+        ),
+        (
+            lambda r: stabjax.runs.rerun(PROBLEM, make_optimizer, r.isel(rate=0)),
             "one point of a dataset, got one with the dimensions clip, kind, seed",
         ),
         (
-            lambda r: stabjax.rerun(
+            lambda r: stabjax.runs.rerun(
                 PROBLEM, make_optimizer, r.isel(rate=0, clip=0, kind=0, seed=0)
             ),
             "'kind' has the label 'clip_by_global_norm', which does not tell",
         ),
         (
-            lambda r: stabjax.rerun(
+            lambda r: stabjax.runs.rerun(
                 PROBLEM,
                 make_optimizer,
                 r.isel(rate=0, clip=0, kind=0, seed=0),

@@ -70,8 +70,8 @@ def choose(browser, control, words):
     )
 
 
-def told(browser):
-    return browser.find_element("id", "told").text
+def shown_text(browser):
+    return browser.find_element("id", "cell").text
 
 
 def test_cells_are_the_medians_of_the_runs(done):
@@ -79,18 +79,18 @@ def test_cells_are_the_medians_of_the_runs(done):
     shown = explored(runs)
     some = runs.sel(scheduled=1.0, threshold=1.0).isel(peak_value=2)
     steps = np.median(some.steps_to_target)
-    told = {name: np.array(v, float)[1, 1, 2] for name, v in shown["maps"].items()}
-    np.testing.assert_allclose(told["final_loss"], np.median(some.final_loss), 6e-3)
-    np.testing.assert_allclose(told["steps_to_target"], steps, 6e-3)
-    assert told["held"] == (some.status == 0).mean()
-    assert told["reached"] == (some.final_loss <= runs.attrs["target_loss"]).mean()
+    cell = {name: np.array(v, float)[1, 1, 2] for name, v in shown["maps"].items()}
+    np.testing.assert_allclose(cell["final_loss"], np.median(some.final_loss), 6e-3)
+    np.testing.assert_allclose(cell["steps_to_target"], steps, 6e-3)
+    assert cell["stable"] == (some.status == 0).mean()
+    assert cell["reached"] == (some.final_loss <= runs.attrs["target_loss"]).mean()
     assert np.shape(shown["curves"]) == (2, 4, 5, len(shown["steps"]))
     assert shown["thresholds"][-1] is None  # JSON knows no infinity
 
 
 def test_curves_of_all_cells_agree_with_those_of_the_chosen_runs(done):
     runs = done.runs["quadratic"]
-    chosen = runs.sel(remedy="both", rate="tuned")
+    chosen = runs.sel(treatment="both", rate="tuned")
     curve = runs.median_loss.sel(
         threshold=float(chosen.chosen_threshold),
         scheduled=float(chosen.chosen_scheduled),
@@ -104,7 +104,7 @@ def test_curves_of_all_cells_agree_with_those_of_the_chosen_runs(done):
 def test_the_page_says_what_the_report_says(done, text):
     assert done.report.name == "report.html"
     beside = (done.report.parent / "report.md").read_text(encoding="utf-8")
-    first_number = re.search(r"[\d,]+ trainings on 2 problems", beside)[0]
+    first_number = re.search(r"[\d,]+ runs on 2 problems", beside)[0]
     assert first_number in text
     assert text.count("<figure>") == beside.count("![") == 13
     assert "](" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
@@ -141,7 +141,7 @@ def test_a_cell_that_is_pointed_at_shows_its_numbers_and_its_curve(browser):
     from selenium.webdriver import ActionChains
 
     choose(browser, "problem", "quadratic")
-    before = told(browser)
+    before = shown_text(browser)
     rectangle = browser.execute_script(
         "const box = document.querySelector('#map .nsewdrag').getBoundingClientRect();"
         "document.getElementById('map').scrollIntoView({block: 'center'});"
@@ -152,9 +152,9 @@ def test_a_cell_that_is_pointed_at_shows_its_numbers_and_its_curve(browser):
     # The upper right corner: the largest rate, no clipping.
     corner = int(0.45 * rectangle[0]), -int(0.4 * rectangle[1])
     move(plot, *corner).pause(0.5).perform()
-    after = told(browser)
+    after = shown_text(browser)
     assert after != before
-    assert "learning rate 100, threshold ∞: median final loss none" in after
+    assert "learning rate 100, threshold ∞: median final loss: diverged" in after
     assert browser.find_element("id", "rate").get_attribute("value") == "4"
 
 
@@ -163,16 +163,16 @@ def test_problem_method_measure_and_cell_can_be_chosen(browser):
     choose(browser, "scheduled", "constant rate")
     choose(browser, "rate", "0.1")
     choose(browser, "threshold", "∞")
-    assert "4 of 4 seeds end at the target" in told(browser)
+    assert "4 of 4 seeds end at the target" in shown_text(browser)
     choose(browser, "scheduled", "schedule")
-    assert ", schedule, learning rate 0.1, " in told(browser)
-    choose(browser, "metric", "share of seeds that do not diverge")
+    assert ", schedule, learning rate 0.1, " in shown_text(browser)
+    choose(browser, "metric", "fraction of seeds that do not diverge")
     title = browser.find_element("css selector", "#map .gtitle").text
-    assert title == "share of seeds that do not diverge"
+    assert title == "fraction of seeds that do not diverge"
     choose(browser, "problem", "cliff")
-    assert told(browser).startswith("cliff, zclip, linear_schedule, schedule, ")
+    assert shown_text(browser).startswith("cliff, zclip, linear_schedule, schedule, ")
     choose(browser, "methods", "adagc, linear_schedule")
-    assert told(browser).startswith("cliff, adagc, linear_schedule, schedule, ")
+    assert shown_text(browser).startswith("cliff, adagc, linear_schedule, schedule, ")
     title = browser.find_element("css selector", "#map .ytitle").text
     assert title == "threshold, relative_clip"
     choose(browser, "methods", "zclip, linear_schedule")

@@ -20,7 +20,7 @@ from stabjax import study
 from stabjax.cli import main
 from stabjax.problems import Problem
 from stabjax.study import experiment, pictures
-from stabjax.study.methods import chosen, optimizer_of
+from stabjax.study.methods import make_optimizer_from, resolve
 
 INF = np.inf
 SMALL = study.Sizes(rates=3, thresholds=1, seeds=2, steps=20)
@@ -50,7 +50,7 @@ class TestPlans:
     def test_sizes_given_are_kept_and_others_filled_in(self):
         [plan] = study.plans(["cliff"], study.Sizes(seeds=3))
         assert plan.sizes == (33, 13, 3, 200)
-        assert plan.sizes.trainings == 33 * 14 * 2 * 3
+        assert plan.sizes.runs == 33 * 14 * 2 * 3
 
     def test_the_founding_problems_or_a_quick_few_or_all(self):
         assert [plan.name for plan in study.plans()] == list(study.FOUNDING)
@@ -69,7 +69,7 @@ class TestPlans:
     def test_large_networks_are_trained_less(self, every):
         names = ("cliff", "digits_mlp", "char_transformer")
         cliff, digits, text = (every[name] for name in names)
-        counts = [plan.sizes.trainings for plan in (cliff, digits, text)]
+        counts = [plan.sizes.runs for plan in (cliff, digits, text)]
         assert counts == sorted(counts, reverse=True)
         assert cliff.seconds < digits.seconds < text.seconds
         [quick] = study.plans(["char_transformer"], quick=True)
@@ -79,11 +79,14 @@ class TestPlans:
         [plan] = study.plans([mine()])
         assert (plan.name, plan.sizes.steps) == ("mine", 30)
         with pytest.raises(
-            ValueError, match="needs the metadata .*; mine has no steps"
+            ValueError,
+            match="metadata must have .* in a study, got none of steps for mine",
         ):
             study.plans([mine(steps=None)])
         spoilt = replace(mine(), evaluate=lambda w, key: {"grad_norm": w[0]})
-        with pytest.raises(ValueError, match="evaluate must not return grad_norm"):
+        with pytest.raises(
+            ValueError, match="evaluate must not return .*, got grad_norm"
+        ):
             study.plans([spoilt])
 
     @pytest.mark.usefixtures("standard_promotion")
@@ -116,15 +119,27 @@ class TestPlans:
     @pytest.mark.parametrize(
         "names, methods, message",
         [
-            (["nope"], {}, "unknown problem 'nope'; known are quadr"),
-            ("nope", {}, "unknown problem 'nope'"),
-            (["cliff"], {"clipping": "no"}, "unknown clipping 'no'; known are adagc"),
-            (["cliff"], {"schedule": "no"}, "unknown schedule 'no'; known are cosine"),
-            (["cliff"], {"optimizer": "no"}, "unknown optimizer 'no': it must be one"),
-            (["cliff"], {"optimizer": "lbfgs"}, "lbfgs cannot be trained behind clip_"),
+            (["nope"], {}, "problem must be one of quadratic, .*, got 'nope'\\."),
+            ("nope", {}, "problem must be one of quadratic"),
+            (
+                ["cliff"],
+                {"clipping": "no"},
+                "clipping must be one of adagc, .*, got 'no'\\.",
+            ),
+            (
+                ["cliff"],
+                {"schedule": "no"},
+                "schedule must be one of cosine_decay_schedule, .*, got 'no'",
+            ),
+            (["cliff"], {"optimizer": "no"}, "optimizer must be one of .*, got 'no'"),
+            (["cliff"], {"optimizer": "lbfgs"}, "lbfgs cannot be combined with clip_"),
             (["cliff"], {"rate_range": (1, 0.1)}, "rate_range must be 0 < low < high"),
-            ([mine(), mine()], {}, "two parts of the study are called 'mine'"),
-            ([mine(name="a b"), mine(name="a-b")], {}, "two parts .* called 'a b'"),
+            ([mine(), mine()], {}, "names must be unique, got two parts called 'mine'"),
+            (
+                [mine(name="a b"), mine(name="a-b")],
+                {},
+                "names must be unique, .* called 'a b'",
+            ),
         ],
     )
     def test_what_cannot_be_studied(self, names, methods, message):
@@ -133,7 +148,9 @@ class TestPlans:
 
     @pytest.mark.parametrize("sizes", [{"seeds": 0}, {"rates": -1}, {"steps": 9}])
     def test_sizes_too_small(self, sizes):
-        with pytest.raises(ValueError, match=f"{next(iter(sizes))} must be at least"):
+        with pytest.raises(
+            ValueError, match=f"{next(iter(sizes))} must be an integer >= "
+        ):
             study.plans(["cliff"], study.Sizes(**sizes))
 
 
@@ -141,7 +158,9 @@ class TestMethods:
     steps = 40
 
     def made(self, **methods):
-        return optimizer_of(chosen(study.Methods(**methods), mine()), self.steps)
+        return make_optimizer_from(
+            resolve(study.Methods(**methods), mine()), self.steps
+        )
 
     @pytest.mark.slow
     def test_every_clipping_is_one_and_none_at_an_infinite_threshold(self):
@@ -200,7 +219,7 @@ class TestMethods:
         methods = study.Methods(halved, falling, optax.sgd)
         [plan] = study.plans([mine()], methods=[methods])
         assert plan.label == "mine, sgd, halved, falling"
-        tx = optimizer_of(plan.methods, 30)(1.0, 1.0, 0.5)
+        tx = make_optimizer_from(plan.methods, 30)(1.0, 1.0, 0.5)
         state = tx.init(jnp.ones(2))
         for count in range(2):
             out, state = tx.update(jnp.ones(2), state)
@@ -217,22 +236,22 @@ class TestMethods:
 class TestResuming:
     def test_what_is_done_is_read_as_long_as_it_would_come_out_the_same(self, tmp_path):
         [plan] = study.plans(["quadratic"], SMALL)
-        path, said = tmp_path / "quadratic.nc", []
-        first = experiment.observe(plan, tmp_path, said.append)
-        assert said == []
-        again = experiment.observe(plan, tmp_path, said.append)
-        assert said == [f"      is in {path} already"]
+        path, logged = tmp_path / "quadratic.nc", []
+        first = experiment.observe(plan, tmp_path, logged.append)
+        assert logged == []
+        again = experiment.observe(plan, tmp_path, logged.append)
+        assert logged == [f"      read from {path}"]
         xr.testing.assert_identical(first, again)
         methods = study.Methods(threshold_range=(0.5, 4.0))
         [plan] = study.plans(["quadratic"], SMALL, [methods])
-        other = experiment.observe(plan, tmp_path, said.append)
+        other = experiment.observe(plan, tmp_path, logged.append)
         assert other.attrs["fingerprint"] != first.attrs["fingerprint"]
         metadata = {**plan.problem.metadata, "target_loss": 0.5}
         moved = plan._replace(problem=replace(plan.problem, metadata=metadata))
         assert experiment.observe(moved, tmp_path).attrs["target_loss"] == 0.5
         path.write_bytes(path.read_bytes()[:1000])  # damaged
-        anew = experiment.observe(plan, tmp_path, said.append)
-        assert len(said) == 1
+        anew = experiment.observe(plan, tmp_path, logged.append)
+        assert len(logged) == 1
         xr.testing.assert_equal(other, anew)
         xr.testing.assert_equal(xr.load_dataset(path, engine="scipy"), anew)
 
@@ -245,7 +264,7 @@ class TestResuming:
             with pytest.raises(ZeroDivisionError):
                 experiment.observe(plan, tmp_path)
         [store] = (tmp_path / experiment.UNFINISHED).iterdir()
-        kept = stabjax.load(store)
+        kept = stabjax.runs.load(store)
         assert (kept.status >= 0).all()
         runs = experiment.observe(plan, tmp_path)
         assert runs.attrs["seconds"] == 0  # of training
@@ -317,7 +336,7 @@ class TestResuming:
         assert not (tmp_path / "adding.nc").exists()
         stamp = os.stat(tmp_path / "quadratic.nc").st_mtime_ns
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert f"is in {tmp_path / 'quadratic.nc'} already" in done.stderr
+        assert f"read from {tmp_path / 'quadratic.nc'}" in done.stderr
         assert "on 2 problems" in done.stdout
         assert os.stat(tmp_path / "quadratic.nc").st_mtime_ns == stamp
         assert not (tmp_path / "unfinished").exists()
@@ -366,7 +385,8 @@ class TestCommand:
             main([*self.arguments, "--out", str(tmp_path)])
         assert code.value.code == 130
         assert (
-            capsys.readouterr().err == "stopped\nthe same command goes on from here\n"
+            capsys.readouterr().err
+            == "stopped\nRun the same command again to resume.\n"
         )
 
     def test_what_is_wrong_inside_is_shown_as_it_is(self, tmp_path, monkeypatch):
@@ -381,7 +401,7 @@ class TestCommand:
     def test_what_is_no_range(self, text, capsys):
         with pytest.raises(SystemExit):
             main([*self.arguments, "--rate-range", text])
-        assert f"must be LOW:HIGH, got {text!r}" in capsys.readouterr().err
+        assert f"must be LOW:HIGH, got {text!r}." in capsys.readouterr().err
 
     def test_ranges_are_from_low_to_high(self, capsys):
         with pytest.raises(SystemExit):

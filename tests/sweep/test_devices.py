@@ -1,5 +1,7 @@
 """Sweeps on one device or more, and what a dry run says of them."""
 
+import concurrent.futures
+import functools
 import itertools
 
 import jax
@@ -104,3 +106,31 @@ def test_a_dry_run_of_a_million_takes_no_memory():
     )
     assert runs.final_loss.values.strides == (0, 0)
     assert runs.attrs["expected_result_bytes"] == 1000**2 * (4 + 4 + 4 + 4 + 1)
+
+
+@pytest.mark.parametrize("kind", ["explicit", "auto"])
+def test_the_mesh_of_a_training_script_does_not_show(alone, kind, tmp_path):
+    axis_type = {
+        "explicit": jax.sharding.AxisType.Explicit,
+        "auto": jax.sharding.AxisType.Auto,
+    }[kind]
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(axis_type,))
+    halve = functools.partial(
+        stabjax.successive_halving,
+        trainings.PROBLEM,
+        trainings.make_optimizer,
+        trainings.space(4, 2),
+        steps=8,
+    )
+    expected = halve()
+    with jax.set_mesh(mesh):
+        assert_same_bits(run(), alone)
+        assert_same_bits(run(devices=jax.devices()[:2], store=tmp_path), alone)
+        with concurrent.futures.ThreadPoolExecutor(2) as executor:
+            assert_same_bits(run(executor=executor), alone)
+        assert_same_bits(halve(), expected)
+        assert run(dry_run=True).attrs["expected_seconds"] > 0
+        trial = alone.isel(rate=3, max_norm=1, seed=2)
+        again = stabjax.runs.rerun(trainings.PROBLEM, trainings.make_optimizer, trial)
+        np.testing.assert_array_equal(again.final_loss, trial.final_loss)
+        assert jax.sharding.get_abstract_mesh() == mesh.abstract_mesh

@@ -17,6 +17,7 @@ from trainings import assert_same_bits, chunk_files, make_optimizer, run
 
 import stabjax
 from stabjax._sweep import executors
+from stabjax._sweep.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def threads():
 def test_threads(alone, threads, tmp_path):
     runs = run(executor=threads, store=tmp_path)
     assert_same_bits(runs, alone)
-    assert_same_bits(stabjax.load(tmp_path), alone)
+    assert_same_bits(stabjax.runs.load(tmp_path), alone)
 
 
 def test_programs_of_static_values_are_all_sent(threads):
@@ -58,14 +59,14 @@ def failing(monkeypatch):
     train, calls, lock = executors.train_chunk, [], threading.Lock()
     times = {}
 
-    def unreliable(recipe, seeds, numbers):
-        rate = round(float(numbers["rate"][0]), 3)
+    def unreliable(recipe, shared, lanes):
+        rate = round(float(lanes["rate"][0]), 3)
         with lock:
             calls.append(rate)
             failed = calls.count(rate) <= times.get(rate, 0)
         if failed:
             raise MemoryError(f"no room for {rate}")
-        return train(recipe, seeds, numbers)
+        return train(recipe, shared, lanes)
 
     monkeypatch.setattr(executors, "train_chunk", unreliable)
     return times
@@ -120,7 +121,7 @@ def test_a_broken_pool_keeps_what_was_finished(alone, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("keyboard")
 def test_ctrl_c_keeps_the_tasks_in_hand(alone, threads, tmp_path, monkeypatch):
-    write, written = stabjax._sweep.store.write_chunk, []
+    write, written = Store.write_chunk, []
 
     def interrupted(*args):
         write(*args)
@@ -130,7 +131,7 @@ def test_ctrl_c_keeps_the_tasks_in_hand(alone, threads, tmp_path, monkeypatch):
 
     monkeypatch.setattr(executors, "_SUBMITTED", 2)
     with monkeypatch.context() as patch:
-        patch.setattr("stabjax._sweep.engine.write_chunk", interrupted)
+        patch.setattr(Store, "write_chunk", interrupted)
         with pytest.raises(KeyboardInterrupt, match=r"of 60 trials in the store"):
             run(executor=threads, store=tmp_path)
     assert_same_bits(run(store=tmp_path), alone)

@@ -1,12 +1,18 @@
 """Successive halving: who survives, what it costs, what is told of the dropped."""
 
+import concurrent.futures
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from trainings import assert_same_bits, chunk_files
 
 import stabjax
+from stabjax._sweep import executors
+from stabjax._sweep.store import Store
 
 
 def make_optimizer(rate, kind="sgd"):
@@ -56,7 +62,7 @@ def test_survivors_are_the_trainings_of_the_sweep(both):
     for name in ("final_loss", "best_loss", "status", "diverged_at", "size"):
         expected, found = full[name].values[kept], halved[name].values[kept]
         np.testing.assert_allclose(found, expected, rtol=1e-4)
-    assert stabjax.best(halved) == stabjax.best(full.where(kept))
+    assert stabjax.runs.best(halved) == stabjax.runs.best(full.where(kept))
 
 
 def test_each_rung_keeps_the_best_means(both):
@@ -121,7 +127,132 @@ def test_it_finds_as_good_a_digits_network_at_a_third_of_the_cost():
     full = stabjax.sweep(*given, steps=200)
     halved = stabjax.successive_halving(*given, steps=200, variable="test_loss")
     assert halved.attrs["share_of_steps"] <= 1 / 3
-    chosen = full.test_loss.sel(stabjax.best(halved, "test_loss"))
-    best = full.test_loss.sel(stabjax.best(full, "test_loss"))
+    chosen = full.test_loss.sel(stabjax.runs.best(halved, "test_loss"))
+    best = full.test_loss.sel(stabjax.runs.best(full, "test_loss"))
     noise = (chosen - best).std("seed", ddof=1) / 2  # of a mean of four seeds
     assert (chosen - best).mean() <= 2 * noise
+
+
+def noisy(rate):
+    """An optimizer with a typed key and half precision in its state."""
+
+    def init(params):
+        return jax.random.key(7), params.astype(jnp.bfloat16)
+
+    def update(updates, state, params=None):
+        del params
+        key, mean = state
+        key, now = jax.random.split(key)
+        mean = (mean.astype(jnp.float32) * 0.9 + updates).astype(jnp.bfloat16)
+        noise = 0.01 * jax.random.normal(now, mean.shape)
+        return -rate * (mean.astype(jnp.float32) + noise), (key, mean)
+
+    return optax.GradientTransformation(init, update)
+
+
+NOISY = stabjax.grid(rate=np.logspace(-3, 0, 12), seed=range(2))
+
+
+def halve(**kwargs):
+    arguments = {"steps": 16, "rungs": 3, "devices": jax.devices()[:1], **kwargs}
+    if "executor" in arguments:
+        del arguments["devices"]
+    return stabjax.successive_halving(PROBLEM, noisy, NOISY, **arguments)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    with jax.numpy_dtype_promotion("strict"):
+        return halve()
+
+
+def test_it_is_the_same_on_devices_and_workers(alone):
+    assert_same_bits(halve(devices=jax.devices()[:3]), alone)
+    with concurrent.futures.ThreadPoolExecutor(2) as executor:
+        assert_same_bits(halve(executor=executor), alone)
+
+
+def test_a_store_resumes_it_wherever_it_stopped(alone, tmp_path):
+    assert_same_bits(halve(store=tmp_path), alone)
+    assert_same_bits(stabjax.runs.load(tmp_path), alone)
+    assert stabjax.runs.load(tmp_path).share_of_steps == alone.share_of_steps
+    files = sorted((tmp_path / "chunks").iterdir())
+    assert len(files) == 7  # of six trials: four, two and one of them at the rungs
+    for gone in (files[2:3], files[4:5], files[5:], files):
+        before = chunk_files(tmp_path)
+        for file in gone:
+            file.unlink()
+        kept = chunk_files(tmp_path)
+        partly = stabjax.runs.load(tmp_path)
+        assert (partly.final_loss.isnull() | (partly.status == 1)).any()
+        assert partly.rung_loss.sel(rung=16).isnull().all()
+        assert_same_bits(halve(store=tmp_path), alone)
+        after = chunk_files(tmp_path)
+        assert before.keys() == after.keys()
+        assert {name: after[name] for name in kept} == kept
+
+
+@pytest.mark.usefixtures("keyboard")
+def test_ctrl_c_keeps_what_is_running(alone, tmp_path, monkeypatch):
+    write, written = Store.write_chunk, []
+
+    def interrupted(*args):
+        write(*args)
+        written.append(None)
+        if len(written) == 5:  # the first of the second rung
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write_chunk", interrupted)
+        with pytest.raises(KeyboardInterrupt, match=r"of 42 trials .* same call"):
+            halve(store=tmp_path)
+    assert len(chunk_files(tmp_path)) == 6
+    assert_same_bits(halve(store=tmp_path), alone)
+
+
+def test_a_failing_chunk_ends_it_without_a_wrong_choice(alone, tmp_path, monkeypatch):
+    train = executors.train_chunk
+
+    def unreliable(recipe, shared, lanes):
+        if shared["first"] == 0 and lanes["rate"][0] == np.float32(
+            NOISY.axes[0].values[6]
+        ):
+            raise MemoryError("no room")
+        return train(recipe, shared, lanes)
+
+    monkeypatch.setattr(executors, "train_chunk", unreliable)
+    with (
+        concurrent.futures.ThreadPoolExecutor(2) as executor,
+        pytest.warns(RuntimeWarning, match="of the chunks failed .* no room"),
+    ):
+        runs = halve(executor=executor, store=tmp_path)
+    assert runs.final_loss.where(runs.status != 1).isnull().all()
+    assert int((runs.status == -1).sum()) == 12  # a chunk of each seed
+    monkeypatch.undo()
+    assert_same_bits(halve(store=tmp_path), alone)
+
+
+def test_a_store_of_another_halving_or_sweep_is_refused(tmp_path):
+    halve(store=tmp_path)
+    for change, message in (
+        ({"rungs": 2}, r"rungs is \(4, 8, 16\) there and \(8, 16\) here"),
+        ({"eta": 3.0}, "eta is 2.0 there and 3.0 here"),
+        ({"steps": 17}, "steps is 16 there and 17 here"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            halve(store=tmp_path, **change)
+    with pytest.raises(ValueError, match="rungs is .* there and .. here"):
+        stabjax.sweep(PROBLEM, noisy, NOISY, steps=16, store=tmp_path)
+    more = stabjax.grid(rate=np.logspace(-3, 0, 12), seed=range(3))
+    with pytest.raises(ValueError, match="points of successive halving compete"):
+        stabjax.successive_halving(
+            PROBLEM, noisy, more, steps=16, rungs=3, store=tmp_path
+        )
+
+
+def test_one_of_its_runs_again():
+    runs = halve(steps=8, rungs=2)
+    trial = runs.sel(seed=1).isel(rate=5)
+    run = stabjax.runs.rerun(PROBLEM, noisy, trial)
+    assert run.loss.shape == (8,)
+    np.testing.assert_allclose(run.final_loss, trial.final_loss, rtol=1e-5)

@@ -26,13 +26,13 @@ import os, sys, warnings
 import trainings
 from stabjax._sweep import devices
 
-start = devices.Batches.start
+start = devices.start
 
-def logged(batches, chunks):
-    os.write(log, b"".join(b"%d\\n" % chunk.number for chunk in chunks))
-    return start(batches, chunks)
+def logged(program, count, batch, inputs):
+    os.write(log, b"".join(b"%d\\n" % chunk.number for chunk in batch))
+    return start(program, count, batch, inputs)
 
-devices.Batches.start = logged
+devices.start = logged
 for line in sys.stdin:
     store, log_file = line.split()
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -110,7 +110,7 @@ def test_killed_and_resumed(tmp_path, kills):
         forking.stdin.close()
     assert len(chunk_files(store)) == 200
     with jax.numpy_dtype_promotion("standard"):
-        assert_same_bits(stabjax.load(store), trainings.run(space=SPACE))
+        assert_same_bits(stabjax.runs.load(store), trainings.run(space=SPACE))
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ def test_processes_of_jax_distributed_share_a_store(tmp_path):
     assert min(seen) >= 28  # of 60 trials; whoever comes last sees them all
     assert len(chunk_files(tmp_path)) == 15
     with jax.numpy_dtype_promotion("standard"):
-        assert_same_bits(stabjax.load(tmp_path), trainings.run())
+        assert_same_bits(stabjax.runs.load(tmp_path), trainings.run())
 
 
 @pytest.mark.slow

@@ -10,8 +10,9 @@ import xarray as xr
 from scipy import stats
 
 import stabjax
-from stabjax._sweep.chunks import Group, chunked, padded, points, widths
 from stabjax._sweep.factories import route
+from stabjax._sweep.plan import Group, Plan, padded, widths
+from stabjax._sweep.settings import Settings
 
 
 def axis(values, name="a"):
@@ -140,22 +141,21 @@ def test_trials_are_counted_with_the_last_axis_fastest():
     assert len(space) == 12
     assert space.shape == (2, 3, 2)
     assert repr(space) == "Space(a: 2, kind: 3, seed: 2; 12 trials, 3 programs)"
-    given = points(space)
     trial = np.ravel_multi_index((1, 2, 0), space.shape)
-    assert given.at(np.array([trial]))["a"] == [2.0]
-    assert given.seeds[trial] == 7
+    assert space.numbers()["a"][space.rows["a"][trial]] == 2.0
+    assert space.seeds[trial] == 7
     groups = space.groups()
     assert [statics for statics, _ in groups] == [{"kind": k} for k in "xyz"]
     np.testing.assert_array_equal(groups[1][1], [2, 3, 8, 9])
 
 
 def test_numbers_get_the_types_of_the_device():
-    given = points(stabjax.grid(rate=[0.1], warmup=[3], short=np.uint8([4])))
-    kinds = {name: v.dtype.name for name, v in given.numbers.items()}
+    space = stabjax.grid(rate=[0.1], warmup=[3], short=np.uint8([4]))
+    kinds = {name: v.dtype.name for name, v in space.numbers().items()}
     assert kinds == {"rate": "float32", "warmup": "int32", "short": "int32"}
     for values in ([2**31], [1e39]):
         with pytest.raises(ValueError, match="axis 'a' holds values beyond"):
-            points(stabjax.grid(a=values))
+            stabjax.grid(a=values).numbers()
 
 
 def values(space, name):
@@ -166,7 +166,7 @@ def test_zipped_lies_along_one_dimension():
     space = stabjax.zipped(a=[1.0, 2.0, 2.0], kind=["x", "y", "x"], seed=[5, 5, 6])
     assert repr(space) == "Space(trial: 3; 3 trials, 2 programs)"
     assert [d.name for d in space.dimensions] == ["trial"]
-    np.testing.assert_array_equal(points(space).seeds, [5, 5, 6])
+    np.testing.assert_array_equal(space.seeds, [5, 5, 6])
     groups = [(statics["kind"], list(trials)) for statics, trials in space.groups()]
     assert groups == [("x", [0, 2]), ("y", [1])]
 
@@ -180,8 +180,8 @@ def test_products_keep_the_dimensions_of_grids_and_merge_the_others():
     np.testing.assert_array_equal(values(space, "b"), [3, 4, 5, 3, 4, 5])
     assert values(space, "kind") == ("x", "x", "x", "y", "y", "y")
     trial = np.ravel_multi_index((0, 4, 1), space.shape)
-    found = points(space).at(np.array([trial]))
-    assert (found["a"], found["b"], found["c"]) == (2.0, 4, 7.0)
+    found = {n: v[space.rows[n][trial]] for n, v in space.numbers().items()}
+    assert found == {"a": 2.0, "b": 4, "c": 7.0}
     assert space.groups()[1][0] == {"kind": "y"}
     coordinates = space.coordinates()
     assert coordinates["a"][0] == coordinates["kind"][0] == "trial"
@@ -273,10 +273,10 @@ class Chunks(NamedTuple):
 
 
 def chunks_of(space, chunk_size, auto):
-    given = points(space)
-    found = widths(np.arange(len(space)), given, chunk_size, auto)
-    chunks = chunked(space, given.seeds, [space.shape], [Group({}, *found, {})])
-    return Chunks(*found, [chunk.trials for chunk in chunks])
+    found = widths(space, np.arange(len(space)), chunk_size, auto)
+    groups = (Group({}, *found, {}),)
+    plan = Plan(space, (space.shape,), {}, Settings(1), groups, {}, {})
+    return Chunks(*found, [chunk.trials for chunk in plan.chunks()])
 
 
 def check_chunks(chunks, size):
@@ -289,7 +289,7 @@ def test_chunks_keep_to_one_seed_where_seeds_fill_them():
     chunks = chunks_of(space, None, 4)  # ten in three chunks: of four, not of 4, 4, 2
     check_chunks(chunks, 30)
     assert (chunks.width, chunks.shared_seed, len(chunks.trials)) == (4, True, 9)
-    seeds = points(space).seeds
+    seeds = space.seeds
     assert all(len(set(seeds[trials])) == 1 for trials in chunks.trials)
 
 
@@ -330,8 +330,8 @@ def test_axes_go_by_name():
         del rate, kappa, decay
 
     found = route(make_problem, make_optimizer, ["rate", "seed", "noise", "kappa"])
-    assert found.problem.takes == ("noise", "kappa")
-    assert found.make_optimizer.takes == ("rate", "kappa")
+    assert found.problem_axes == ("noise", "kappa")
+    assert found.optimizer_axes == ("rate", "kappa")
     assert route(PROBLEM, make_optimizer, ["rate", "kappa"]).problem is PROBLEM
 
 

@@ -5,7 +5,11 @@ import io
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
+import threading
+import time
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -18,7 +22,7 @@ import trainings
 from trainings import assert_same_bits, chunk_files, make_optimizer, run, space
 
 import stabjax
-from stabjax._sweep import job
+from stabjax._sweep import lock, planning
 from stabjax._sweep import store as stores
 
 
@@ -38,7 +42,7 @@ def kept(tmp_path):
 def test_a_store_changes_nothing(uninterrupted, tmp_path):
     runs = run(store=tmp_path / "a")
     assert_same_bits(runs, uninterrupted)
-    loaded = stabjax.load(str(tmp_path / "a"))
+    loaded = stabjax.runs.load(str(tmp_path / "a"))
     assert_same_bits(loaded, uninterrupted)
     for name in ("problem", "optimizer", "steps", "chunk_size", "jax"):
         assert loaded.attrs[name] == uninterrupted.attrs[name]
@@ -64,15 +68,15 @@ def test_a_source_file_that_was_changed_since_does_no_harm(tmp_path):
     page.write_text('```python\nf = 1\n``` and "it\n')
     space = {}
     exec(compile("\n\ndef f():\n    pass\n", str(page), "exec"), space)
-    assert "pass" not in (job._source(space["f"]) or "")
-    assert "def make_optimizer" in job._source(make_optimizer)
+    assert "pass" not in (planning._source(space["f"]) or "")
+    assert "def make_optimizer" in planning._source(make_optimizer)
 
 
 def test_the_same_call_runs_exactly_the_holes(uninterrupted, kept):
     for number in (2, 7):
         (kept / "chunks" / f"{number:06d}.npz").unlink()
     before = chunk_files(kept)
-    partly = stabjax.load(kept)
+    partly = stabjax.runs.load(kept)
     assert int((partly.status == -1).sum()) == 2 * trainings.WIDTH
     holes = partly.status == -1
     np.testing.assert_array_equal(partly.final_loss.isnull(), holes)
@@ -88,10 +92,10 @@ def test_the_same_call_runs_exactly_the_holes(uninterrupted, kept):
 
 def test_recordings_are_kept_too(tmp_path):
     runs = run(store=tmp_path, record_every=7)
-    assert_same_bits(stabjax.load(tmp_path), runs)
+    assert_same_bits(stabjax.runs.load(tmp_path), runs)
     assert runs.loss.sizes["step"] == 3
     (tmp_path / "chunks" / "000004.npz").unlink()
-    partly = stabjax.load(tmp_path)
+    partly = stabjax.runs.load(tmp_path)
     holes = partly.status == -1
     for name in ("loss", "clip_grad_norm", "clip_clipped"):  # the last is a yes or no
         missing = partly[name].isnull()
@@ -120,7 +124,7 @@ def test_damage_is_found_and_run_again(uninterrupted, kept):
     files[6].write_bytes(files[5].read_bytes())  # a chunk of other trials
     damaged = {files[i].name for i in (1, 3, 4, 6)}
     with pytest.warns(RuntimeWarning, match="is damaged .* 4 trials") as caught:
-        partly = stabjax.load(kept)
+        partly = stabjax.runs.load(kept)
     assert len(caught) == 4
     assert "000006.npz is damaged (it is of another sweep)" in str(caught[3].message)
     assert int((partly.status == -1).sum()) == 16
@@ -128,7 +132,7 @@ def test_damage_is_found_and_run_again(uninterrupted, kept):
     with pytest.warns(RuntimeWarning, match="is damaged"):
         runs = run(store=kept)
     assert_same_bits(runs, uninterrupted)
-    assert_same_bits(stabjax.load(kept), uninterrupted)
+    assert_same_bits(stabjax.runs.load(kept), uninterrupted)
     after = chunk_files(kept)
     assert {name for name in after if after[name] != before[name]} == damaged
 
@@ -138,13 +142,13 @@ def test_no_flipped_bit_is_taken_for_a_result(kept):
     content = file.read_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected = stabjax.load(kept)
+        expected = stabjax.runs.load(kept)
         rng = np.random.default_rng(0)
         for position in rng.integers(0, len(content), 60):
             flipped = bytearray(content)
             flipped[position] ^= 1 << int(rng.integers(8))
             file.write_bytes(flipped)
-            found = stabjax.load(kept)
+            found = stabjax.runs.load(kept)
             run = found.status != -1
             assert int(run.sum()) in (60, 56)
             for name in ("final_loss", "diverged_at", "size"):
@@ -163,7 +167,7 @@ def test_more_seeds_and_a_finer_axis_reuse_the_store(kept):
     assert {name: after[name] for name in before} == before
     trained = (len(wider) - len(space())) / trainings.WIDTH
     assert trained <= len(after) - len(before) <= trained + 4  # some are not full
-    loaded = stabjax.load(kept)
+    loaded = stabjax.runs.load(kept)
     np.testing.assert_array_equal(loaded.rate, rates)
     assert_same_bits(loaded.transpose(*wider_dims(wider)), run(space=wider))
 
@@ -197,7 +201,7 @@ def test_another_value_of_a_static_axis_is_another_program(tmp_path):
     after = chunk_files(tmp_path)
     assert (len(before), len(after)) == (2, 4)
     assert {name: after[name] for name in before} == before
-    assert_same_bits(stabjax.load(tmp_path), runs)
+    assert_same_bits(stabjax.runs.load(tmp_path), runs)
 
 
 WITHOUT_SIZE = replace(trainings.PROBLEM, evaluate=None)
@@ -213,7 +217,7 @@ def test_labels_of_all_kinds_come_back(tmp_path):
     numbers = stabjax.grid(rate=np.float32([0.1, 0.2]), seed=np.int8([3, 1]))
     both = type(axes)((*axes.dimensions, *numbers.dimensions))
     runs = run(make_optimizer=make, space=both, store=tmp_path, steps=2)
-    loaded = stabjax.load(tmp_path)
+    loaded = stabjax.runs.load(tmp_path)
     assert_same_bits(loaded, runs)
     assert loaded.optimizer.values.tolist() == ["clipped"]
     assert loaded["sizes"].values.tolist() == ["[1]", "[2]"]
@@ -241,7 +245,7 @@ def test_a_store_of_wide_numbers_is_read_without_them(tmp_path):
         space = stabjax.grid(rate=[1e-300, 0.1], max_norm=[1e300])
         runs = run(space=space, store=tmp_path, steps=2, problem=WITHOUT_SIZE)
     assert runs.final_loss.dtype == np.float64
-    assert_same_bits(stabjax.load(tmp_path), runs)
+    assert_same_bits(stabjax.runs.load(tmp_path), runs)
 
 
 def other_optimizer(rate, max_norm):
@@ -302,12 +306,12 @@ def test_how_xla_compiles_is_a_part_of_the_sweep(kept, monkeypatch):
 
 def test_a_store_of_a_newer_version(kept):
     spec = json.loads((kept / "spec.json").read_text())
-    spec["format"], spec["about"]["stabjax"] = 2, "3.1.4"
+    spec["format"], spec["about"]["stabjax"] = 99, "3.1.4"
     (kept / "spec.json").write_text(json.dumps(spec))
     with pytest.raises(ValueError, match=r"written by stabjax 3\.1\.4.*upgrade"):
         run(store=kept)
     with pytest.raises(ValueError, match=r"written by stabjax 3\.1\.4.*upgrade"):
-        stabjax.load(kept)
+        stabjax.runs.load(kept)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}'])
@@ -319,7 +323,7 @@ def test_a_damaged_spec(kept, text):
 
 def test_no_store(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no store at"):
-        stabjax.load(tmp_path / "nothing")
+        stabjax.runs.load(tmp_path / "nothing")
 
 
 def test_a_place_that_cannot_be_written_to(tmp_path):
@@ -359,7 +363,7 @@ def test_a_finished_store_may_be_read_only(uninterrupted, kept, monkeypatch):
 @pytest.mark.usefixtures("keyboard")
 def test_ctrl_c_keeps_the_chunks_in_hand(uninterrupted, tmp_path, monkeypatch, capfd):
     """With one device and two batches ahead: the third result comes with two more."""
-    write, written = stores.write_chunk, []
+    write, written = stores.Store.write_chunk, []
 
     def interrupted(*args):
         write(*args)
@@ -368,7 +372,7 @@ def test_ctrl_c_keeps_the_chunks_in_hand(uninterrupted, tmp_path, monkeypatch, c
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr("stabjax._sweep.engine.write_chunk", interrupted)
+        patch.setattr(stores.Store, "write_chunk", interrupted)
         with pytest.raises(KeyboardInterrupt, match="20 of 60 trials .* same call"):
             run(store=tmp_path)
     assert "Ctrl-C again stops at once" in capfd.readouterr().err
@@ -395,7 +399,7 @@ def test_parts_share_a_store_without_a_word(uninterrupted, tmp_path):
     run(store=tmp_path, part=(2, 3))
     last = run(store=tmp_path, part=(1, 3))
     assert_same_bits(last, uninterrupted)
-    assert_same_bits(stabjax.load(tmp_path), uninterrupted)
+    assert_same_bits(stabjax.runs.load(tmp_path), uninterrupted)
 
 
 @pytest.mark.parametrize(
@@ -409,3 +413,121 @@ def test_parts_share_a_store_without_a_word(uninterrupted, tmp_path):
 def test_bad_parts(arguments, message):
     with pytest.raises(ValueError, match=message):
         run(**arguments)
+
+
+def failing_above(limit):
+    """An optimizer whose host callback raises for large rates, while it runs."""
+
+    def make(rate):
+        def on_host(value):
+            if value > limit:
+                raise ValueError("boom")
+            return np.float32(value)
+
+        def update(updates, state, params=None):
+            del params
+            shape = jax.ShapeDtypeStruct((), np.float32)
+            found = jax.pure_callback(on_host, shape, rate, vmap_method="sequential")
+            return -found * updates, state
+
+        return optax.GradientTransformation(lambda w: optax.EmptyState(), update)
+
+    return make
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("at", range(4))
+def test_what_is_finished_when_a_chunk_fails_is_kept(tmp_path, at):
+    rates = [0.1, 0.2, 0.3, 0.4]
+    rates[at] = 0.9
+    call = {
+        "space": stabjax.grid(rate=rates),
+        "problem": WITHOUT_SIZE,
+        "chunk_size": 1,
+        "steps": 5,
+        "store": tmp_path,
+    }
+    with pytest.raises(jax.errors.JaxRuntimeError, match="boom"):
+        run(make_optimizer=failing_above(0.5), **call)
+    kept = {int(name[:6]) for name in chunk_files(tmp_path)}
+    assert kept >= set(range(at))  # and those behind it that were running
+    assert at not in kept
+
+
+def test_a_lost_spec_is_written_again(uninterrupted, kept):
+    before = chunk_files(kept)
+    text = (kept / "spec.json").read_text()
+    (kept / "spec.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no store"):
+        stabjax.runs.load(kept)
+    assert_same_bits(run(store=kept), uninterrupted)
+    assert (kept / "spec.json").read_text() == text
+    assert chunk_files(kept) == before
+    assert_same_bits(stabjax.runs.load(kept), uninterrupted)
+
+
+@pytest.mark.parametrize("seeds", [3, 6], ids=["the same", "more"])
+def test_two_jobs_that_start_together(uninterrupted, tmp_path, monkeypatch, seeds):
+    """Another job makes the store after this one has found none."""
+    write, calls = stores.Store.write_plan, []
+
+    def late(store, plan):
+        calls.append(None)
+        if len(calls) == 1:
+            run(store=tmp_path, space=space(seeds=3))
+        return write(store, plan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.Store, "write_plan", late)
+        runs = run(store=tmp_path, space=space(seeds=seeds))
+    assert_same_bits(runs, run(space=space(seeds=seeds)))
+    assert_same_bits(runs.sel(seed=range(3)), uninterrupted)
+    assert_same_bits(stabjax.runs.load(tmp_path), runs)
+
+
+def test_a_job_with_fewer_values_does_not_take_over_a_store(tmp_path, monkeypatch):
+    write, calls = stores.Store.write_plan, []
+
+    def late(store, plan):
+        calls.append(None)
+        if len(calls) == 1:
+            run(store=tmp_path, space=space(seeds=3))
+        return write(store, plan)
+
+    monkeypatch.setattr(stores.Store, "write_plan", late)
+    with pytest.raises(ValueError, match="seed lacks 2 here, which the store holds"):
+        run(store=tmp_path, space=space(seeds=2))
+    assert (stabjax.runs.load(tmp_path).status != -1).all()
+
+
+def test_a_lock_is_waited_for_and_outlives_nobody(tmp_path):
+    path = tmp_path / ".spec.lock"
+    order = []
+
+    def hold(name):
+        with lock.locked(path):
+            order.append(name)
+            time.sleep(0.05)
+            order.append(name)
+
+    threads = [threading.Thread(target=hold, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order[::2] == order[1::2]
+    assert not path.exists()
+
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    owners = (
+        json.dumps({"host": socket.gethostname(), "process": done.pid}),
+        json.dumps({"host": "elsewhere", "process": 1}),
+        "",
+    )
+    for number, owner in enumerate(owners):
+        path.write_text(owner)
+        if number:  # no process to ask about: only its age tells
+            os.utime(path, (0, 0))
+        hold(5)
+        assert not path.exists()

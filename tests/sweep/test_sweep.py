@@ -13,8 +13,10 @@ import optax
 import pytest
 
 import stabjax
-from stabjax._sweep import program
+from stabjax._sweep import compiler, memory
 from stabjax._sweep.factories import route
+from stabjax._sweep.program import Program
+from stabjax._sweep.settings import Settings
 from stabjax.problems import Problem
 
 
@@ -205,17 +207,17 @@ def test_a_setting_of_jax_is_a_program_of_its_own():
 
 def test_programs_are_forgotten_with_the_functions_they_came_from():
     gc.collect()
-    before = len(program._remembered)
+    before = len(memory.remembered)
 
     def make(rate):
         return optax.sgd(rate)
 
     problem = Problem(QUADRATIC.init, lambda w, key: jnp.sum(w * w))
     run(stabjax.grid(rate=[0.1]), problem, make)
-    assert len(program._remembered) > before
+    assert len(memory.remembered) > before
     del make
     gc.collect()
-    assert len(program._remembered) == before
+    assert len(memory.remembered) == before
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 64])
@@ -388,12 +390,12 @@ def test_attributes_are_scalars_and_text(runs):
     ("parameters", "width"), [(2, 4096), (10, 1024), (100, 128), (2410, 32), (0, 4096)]
 )
 def test_automatic_widths(parameters, width):
-    assert program.auto_width(parameters, jax.devices()[0]) == width
+    assert compiler.auto_width(parameters, jax.devices()[0]) == width
 
 
 @pytest.mark.parametrize("memory", [2**24, 2**28, 2**31])
 def test_automatic_widths_fit_into_a_gigabyte(memory):
-    width = program.auto_width(2, jax.devices()[0], memory)
+    width = compiler.auto_width(2, jax.devices()[0], memory)
     assert width == max(1, 2**30 // memory)
 
 
@@ -403,9 +405,8 @@ def test_the_memory_of_a_trial_is_known_before_it_is_compiled():
         return jnp.sum(jnp.outer(w, jnp.ones(2**20)) ** 2)
 
     factories = route(Problem(QUADRATIC.init, loss), sgd, ["rate"])
-    settings = program.Settings(10, None, 1e3)
     numbers = {"rate": np.dtype(np.float32)}
-    memory = program.Trials(factories, {}, numbers, settings).shapes().memory
+    _, memory, _ = Program(factories, {}, numbers, Settings(10)).shapes()
     assert 2 <= memory / 2**23 <= 20  # a few arrays of eight megabytes, whatever steps
 
 
@@ -486,6 +487,84 @@ def test_bad_input(arguments, error, message):
     arguments = {"space": stabjax.grid(rate=[0.1]), "make": sgd, **arguments}
     with pytest.raises(error, match=message):
         run(**arguments)
+
+
+def width_of(role):
+    """A problem that uses the number `width` where no traced one can stand."""
+    init, loss = QUADRATIC.init, square
+    uses = {
+        "shape": lambda w: jnp.ones(w),
+        "normal": lambda w: jax.random.normal(jax.random.key(0), (w,)),
+        "reshape": lambda w: jnp.ones(12).reshape(w, -1),
+        "slice": lambda w: jnp.ones(5)[:w],
+        "arange": lambda w: jnp.arange(w, dtype=jnp.float32),
+        "branch": lambda w: jnp.ones(3 if w > 2 else 2),
+        "loop": lambda w: sum(jnp.ones(2) for _ in range(w)),
+        "float": lambda w: jnp.ones(2) * float(w),
+        "numpy": lambda w: jnp.ones(2) * float(np.sqrt(w)),
+        "list": lambda w: [jnp.ones(2)] * 3 if [5, 6][w - 2] else None,
+    }
+    if role == "branch in the loss":
+
+        def loss_of(width):
+            return lambda w, key: square(w, key) * (1 if width > 2 else 2)
+
+        return lambda width: Problem(init, loss_of(width))
+    return lambda width: Problem(
+        lambda key: uses[role](width),
+        lambda w, key: sum(loss(leaf, key) for leaf in jax.tree.leaves(w)),
+    )
+
+
+@pytest.mark.parametrize(
+    "role",
+    [
+        *("shape", "normal", "reshape", "slice", "arange", "branch", "loop"),
+        *("float", "numpy", "list", "branch in the loss"),
+    ],
+)
+@pytest.mark.parametrize("search", [stabjax.sweep, stabjax.successive_halving])
+def test_a_number_that_must_be_static_is_named(role, search):
+    message = (
+        r"^axis 'width' must be static where its value fixes a shape or decides a "
+        r"branch of Python, got traced numbers: write width=static\(\[2, 3\]\)\.$"
+    )
+    space = stabjax.grid(rate=[0.1], width=[2, 3])
+    with pytest.raises(TypeError, match=message):
+        search(width_of(role), sgd, space, steps=2)
+    space = stabjax.grid(rate=[0.1], width=stabjax.static([2, 3]))
+    assert (search(width_of(role), sgd, space, steps=2).status == 0).all()
+
+
+def test_two_numbers_that_must_be_static_are_named():
+    def make(rate, window, count):
+        return optax.sgd(rate if window == count else 0.1)
+
+    space = stabjax.grid(rate=[0.1], window=[1, 2, 3, 4], count=[1])
+    message = (
+        r"^axes 'window' and 'count' must be static .* "
+        r"window=static\(\[1, 2, 3, \.\.\.\]\), count=static\(\[1\]\)\.$"
+    )
+    with pytest.raises(TypeError, match=message):
+        run(space, QUADRATIC, make)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_schedule_of_optax_is_said_to_have_one_here():
+    def make(warmup):
+        return optax.sgd(optax.warmup_cosine_decay_schedule(0.0, 0.1, warmup, 20))
+
+    message = r"'warmup' must be static .* stabjax's of the same name accept traced"
+    with pytest.raises(TypeError, match=message):
+        run(stabjax.grid(warmup=[2, 3]), QUADRATIC, make)
+
+
+def test_other_errors_are_the_users_own():
+    def make(rate):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        run(stabjax.grid(rate=[0.1]), QUADRATIC, make)
 
 
 @pytest.mark.slow

@@ -1,93 +1,138 @@
-"""What one step of a scheduler does to the rate that it finds, in a chain of them."""
+"""How a scheduler changes the learning rate that it finds in a chain of schedulers."""
 
-from collections.abc import Callable
-from typing import TypeAlias
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
-from stabjax._schedules.arguments import ArrayLike, standard_promotion
+from stabjax._schedules.counts import standard_promotion
+from stabjax._types import Number, Schedule
 
-# From a count and the rate before it to the rate.
-Step: TypeAlias = Callable[[ArrayLike, ArrayLike], ArrayLike]
-
-
-def chained_by(step: Step | None, schedule: optax.Schedule) -> optax.Schedule:
-    """The schedule, marked with its step in a chain; None sets the rate to its value.
-
-    A schedule without a mark multiplies the rate by the ratio of its own two values.
-    """
-    vars(schedule)["chain_step"] = step and standard_promotion(step)
-    return schedule
+P = ParamSpec("P")
+# From a count and the learning rate before it to the learning rate.
+Step: TypeAlias = Callable[[Number, Number], Number]
 
 
-def chain_step(schedule: optax.Schedule) -> Step:
-    """What a schedule does in a chain."""
+class Role(NamedTuple):
+    """What a schedule does in a chain, where it does not multiply by its own ratio."""
+
+    sets_rate: bool = False  # it ignores the learning rate it finds
+    floor: Number | None = None  # it scales the distance to this value
+    lr_lambda: Schedule | None = None  # it multiplies by this function of the count
+
+
+def in_chain(
+    role: Callable[P, Role],
+) -> Callable[[Callable[P, Schedule]], Callable[P, Schedule]]:
+    """Decorates a builder with the role of its schedule, given the same arguments."""
+
+    def decorate(build: Callable[P, Schedule]) -> Callable[P, Schedule]:
+        @functools.wraps(build)
+        def with_role(*args: P.args, **kwargs: P.kwargs) -> Schedule:
+            schedule = build(*args, **kwargs)
+            vars(schedule)["role"] = role(*args, **kwargs)
+            return schedule
+
+        return with_role
+
+    return decorate
+
+
+def sets_rate(build: Callable[P, Schedule]) -> Callable[P, Schedule]:
+    """Decorates a builder whose schedule ignores the learning rate it finds."""
+    return in_chain(lambda *args, **kwargs: Role(sets_rate=True))(build)
+
+
+def role_of(schedule: Schedule) -> Role:
+    """Returns the role of a schedule; one of another library multiplies."""
+    return getattr(schedule, "role", Role())
+
+
+def step_of(members: Sequence[Schedule]) -> Step:
+    """Returns one step of a chain: that of each member, one after the other."""
 
     @standard_promotion
-    def by_ratio(count: ArrayLike, rate: ArrayLike) -> ArrayLike:
-        before = jnp.asarray(schedule(count - 1))
-        # From 0 nothing leads back: it was multiplied by 0.
-        ratio = schedule(count) / jnp.where(before == 0, 1, before)
-        return rate * jnp.where(before == 0, 1, ratio)
+    def step(count: Number, rate: Number) -> Number:
+        for member in members:
+            rate = _step(member, count, rate)
+        return rate
 
-    if sets_rate(schedule):
-        return lambda count, rate: schedule(count)
-    step: Step = getattr(schedule, "chain_step", by_ratio)
     return step
 
 
-def is_marked(schedule: optax.Schedule) -> bool:
-    """Whether a schedule does something else in a chain than to multiply."""
-    return hasattr(schedule, "chain_step")
+def _step(member: Schedule, count: Number, rate: Number) -> Number:
+    role = role_of(member)
+    if role.sets_rate:
+        return member(count)
+    if role.lr_lambda is not None:
+        return rate * role.lr_lambda(count)
+    floor = 0.0 if role.floor is None else role.floor
+    before, distance = member(count - 1) - floor, member(count) - floor
+    # No factor leads away from the floor; PyTorch adds the distance there.
+    at_floor = before == 0
+    factor = distance / jnp.where(at_floor, 1, before)
+    return jnp.where(at_floor, rate + distance, floor + (rate - floor) * factor)
 
 
-def sets_rate(schedule: optax.Schedule) -> bool:
-    """Whether the rate that a schedule finds in a chain does not matter."""
-    return is_marked(schedule) and vars(schedule)["chain_step"] is None
+def iterated(step: Step, start: Number) -> Schedule:
+    """Returns the schedule x_0 = start, x_t = step(t, x_{t-1}), found by t steps."""
+    loop = _Loop(step, start)
+    return lambda count: loop(count)
 
 
-def iterated(step: Step, start: ArrayLike) -> optax.Schedule:
-    """The values x_0 = start, x_t = step(t, x_{t-1}), found by t steps.
+class _Loop:
+    """A loop of unknown length, traced once, that is differentiable in both modes.
 
-    A loop of unknown length has no derivative in reverse; but it can carry along the
-    derivatives by everything that `step` closes over.
+    JAX does not differentiate such a loop in reverse. It carries the derivatives by
+    everything that `step` closes over along instead.
     """
-    start = jnp.asarray(start, jnp.result_type(start, float))
 
-    def typed(count: jax.Array, rate: jax.Array) -> jax.Array:
-        return jnp.asarray(step(count, rate), rate.dtype)
+    def __init__(self, step: Step, start: Number) -> None:
+        self.step = step
+        self.start = jnp.asarray(start, jnp.result_type(start, float))
+        closed, self.consts = jax.closure_convert(
+            self._typed_step, jnp.asarray(1), self.start
+        )
+        self.compiled = jax.jit(_differentiable(closed))
 
-    closed, consts = jax.closure_convert(typed, jnp.asarray(1), start)
+    def __reduce__(self) -> tuple[type["_Loop"], tuple[Step, Number]]:
+        # What jax.jit and closure_convert return holds tracebacks, which do not pickle.
+        return _Loop, (self.step, self.start)
 
+    def __call__(self, count: Number) -> Number:
+        counts = jnp.asarray(count).astype(int)
+        value = jnp.vectorize(lambda c: self.compiled(c, self.start, self.consts))
+        result: jax.Array = value(counts)
+        return result
+
+    def _typed_step(self, count: jax.Array, rate: jax.Array) -> jax.Array:
+        return jnp.asarray(self.step(count, rate), rate.dtype)
+
+
+def _differentiable(step: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     @jax.custom_jvp
-    def value(count, start, consts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-        return lax.fori_loop(1, count + 1, lambda t, x: closed(t, x, *consts), start)
+    def value(count: jax.Array, start: jax.Array, consts: Any) -> jax.Array:
+        # From 0: the count may be the largest int32.
+        return lax.fori_loop(0, count, lambda t, x: step(t + 1, x, *consts), start)
 
     @value.defjvp
-    def value_and_slope(primals, tangents):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def value_and_slope(primals: Any, tangents: Any) -> Any:
         count, *inputs = primals
 
-        def body(t, carry):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        def body(t: jax.Array, carry: Any) -> Any:
             x, (by_start, by_consts) = carry
-            x, pull = jax.vjp(lambda x, consts: closed(t, x, *consts), x, inputs[1])
+            x, pull = jax.vjp(lambda x, consts: step(t + 1, x, *consts), x, inputs[1])
             slope, slopes = pull(jnp.ones_like(x))
             by_consts = jax.tree.map(lambda a, b: slope * a + b, by_consts, slopes)
             return x, (slope * by_start, by_consts)
 
-        none = jax.tree.map(jnp.zeros_like, inputs[1])
-        x, slopes = lax.fori_loop(
-            1, count + 1, body, (inputs[0], (jnp.ones_like(inputs[0]), none))
-        )
+        zeros = jax.tree.map(jnp.zeros_like, inputs[1])
+        first = inputs[0], (jnp.ones_like(inputs[0]), zeros)
+        x, slopes = lax.fori_loop(0, count, body, first)
         products = jax.tree.map(jnp.vdot, slopes, tuple(tangents[1:]))
         return x, sum(jax.tree.leaves(products))
 
-    compiled = jax.jit(value)
-
-    def schedule(count: ArrayLike) -> ArrayLike:
-        counts = jnp.asarray(count).astype(int)
-        return jnp.vectorize(lambda count: compiled(count, start, consts))(counts)
-
-    return schedule
+    return value

@@ -1,53 +1,95 @@
-"""PyTorch's schedulers that come back, for the rate and for the momentum."""
+"""PyTorch's schedulers that rise as well as fall."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Literal
 
-import optax
+import jax.numpy as jnp
+import numpy as np
 
-from stabjax._schedules.arguments import (
-    ArrayLike,
-    builder,
-    check,
-    check_positive,
-    divmod_count,
-    nan_unless,
-)
+from stabjax._arguments import check, check_choice, is_concrete, nan_unless, select
+from stabjax._schedules.counts import as_whole, builder, divmod_count, since
 from stabjax._schedules.cycles import cosine_restarts_schedule, cyclic_schedule
-from stabjax.compat.torch.chains import chained_by
-from stabjax.compat.torch.one_cycle import check_whole
-
-# From the number of a cycle, or of the steps, to a factor of its height.
-Scale = Callable[[ArrayLike], ArrayLike]
+from stabjax._schedules.shapes import half_cosine, with_ends
+from stabjax._types import Condition, Number, Schedule
+from stabjax.compat.torch.chains import Role, in_chain, sets_rate
 
 
+@in_chain(lambda base_lr, T_max, eta_min=0.0: Role(floor=eta_min))
 @builder
-def cosine_annealing_warm_restarts(
-    base_lr: ArrayLike,
-    T_0: ArrayLike,
-    T_mult: ArrayLike = 1,
-    eta_min: ArrayLike = 0.0,
-) -> optax.Schedule:
-    r"""Half waves of the cosine, restarted for ever.
+def cosine_annealing_lr(
+    base_lr: Number, T_max: Number, eta_min: Number = 0.0
+) -> Schedule:
+    """PyTorch's `CosineAnnealingLR`: a cosine that falls, and rises again after T.
 
-    .. math::
-        f(t) = E + (L - E)\,\frac{1 + \cos(\pi c / T_i)}{2}, \qquad T_i = T_0 m^i
+        f(t) = E + (L - E) (1 + cos(pi t / T)) / 2
 
-    with :math:`c` the steps since the last restart. The end itself is never reached:
-    the last step of a cycle has :math:`c = T_i - 1`.
+    `stabjax.cosine_decay_schedule` stays at its end instead.
 
     Args:
-      base_lr: :math:`L`, the learning rate of the optimizer. Traceable.
-      T_0: :math:`T_0` in steps, a positive integer. Traceable.
-      T_mult: :math:`m`, an integer of at least 1. Traceable.
-      eta_min: :math:`E`. Traceable.
+      base_lr: L, the learning rate of the optimizer. **Traceable.**
+      T_max: T in steps, > 0. **Traceable.**
+      eta_min: E, the learning rate at step T. **Traceable.**
 
     Returns:
-      A function of the count, of any shape and with fractions if need be, that returns
-      the rate, and NaN if an argument was traced and is not allowed. Traced, `T_0` and
-      `T_mult` may have fractions.
+      A function of the count, of any shape, that returns the learning rate, exactly E
+      at T and L at 2 T, and NaN if a traced `T_max` is not > 0.
 
     Raises:
-      ValueError: a concrete `T_0` or `T_mult` is not allowed.
+      ValueError: a concrete `T_max` is not > 0.
+      TypeError: an argument is not a number.
+
+    Example:
+      >>> import stabjax
+      >>> schedule = stabjax.compat.torch.cosine_annealing_lr(0.8, T_max=10)
+      >>> [round(float(schedule(count)), 4) for count in (0, 5, 10, 15, 20)]
+      [0.8, 0.4, 0.0, 0.4, 0.8]
+
+    References:
+      Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017.
+      https://arxiv.org/abs/1608.03983
+    """
+    good = check("T_max", T_max, "> 0")
+    steps = select(good, T_max, 1)
+    return lambda count: nan_unless(good, cosine_wave(base_lr, eta_min, count, steps))
+
+
+def cosine_wave(
+    high: Number, low: Number, elapsed: Number, half_period: Number
+) -> Number:
+    """Returns a cosine that is `high` at 0 and `low` half a period later, exactly."""
+    # 2.0: twice an int32 may not be one.
+    _, position = divmod_count(elapsed, as_whole(2.0 * half_period))
+    offset = since(position, half_period)
+    value = low + (high - low) * half_cosine(offset / half_period)
+    return with_ends(value, high, position == 0, low, offset == 0)
+
+
+@sets_rate
+@builder
+def cosine_annealing_warm_restarts(
+    base_lr: Number, T_0: Number, T_mult: Number = 1, eta_min: Number = 0.0
+) -> Schedule:
+    """PyTorch's `CosineAnnealingWarmRestarts`: half cosines that restart forever.
+
+        f(t) = E + (L - E) (1 + cos(pi c / T_i)) / 2,    T_i = T_0 m^i
+
+    with c the steps since the last restart. The value E is never reached: the last step
+    of a cycle has c = T_i - 1.
+
+    Args:
+      base_lr: L, the learning rate of the optimizer. **Traceable.**
+      T_0: length of the first cycle in steps, an integer >= 1. **Traceable.**
+      T_mult: m, an integer >= 1. **Traceable.**
+      eta_min: E. **Traceable.**
+
+    Returns:
+      A function of the count, of any shape, that returns the learning rate, and NaN if
+      a traced argument is out of its range. Traced, `T_0` and `T_mult` may have
+      fractions.
+
+    Raises:
+      ValueError: a concrete `T_0` or `T_mult` is not an integer >= 1.
+      TypeError: an argument is not a number.
 
     Example:
       >>> from stabjax.compat.torch import cosine_annealing_warm_restarts
@@ -55,55 +97,55 @@ def cosine_annealing_warm_restarts(
       >>> [round(float(schedule(count)), 4) for count in (0, 1, 2, 4, 6)]
       [0.8, 0.4, 0.8, 0.4, 0.8]
 
-    Source: PyTorch's `CosineAnnealingWarmRestarts`; Loshchilov and Hutter, SGDR:
-    Stochastic Gradient Descent with Warm Restarts, 2017 (arXiv 1608.03983).
+    References:
+      Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017.
+      https://arxiv.org/abs/1608.03983
     """
-    check_whole(T_0=T_0, T_mult=T_mult)
-    good = check_positive(T_0=T_0)
-    good &= check("T_mult", T_mult, lambda x: x >= 1, "1 or greater")
-    restarts = cosine_restarts_schedule(
+    good = _check_whole("T_0", T_0) & _check_whole("T_mult", T_mult)
+    return cosine_restarts_schedule(
         nan_unless(good, base_lr), T_0, T_mult, end_value=eta_min
     )
-    return chained_by(None, restarts)
 
 
+@sets_rate
 @builder
 def cyclic_lr(
-    base_lr: ArrayLike,
-    max_lr: ArrayLike,
-    step_size_up: ArrayLike = 2000,
-    step_size_down: ArrayLike | None = None,
-    mode: str = "triangular",
-    gamma: ArrayLike = 1.0,
-    scale_fn: Scale | None = None,
-    scale_mode: str = "cycle",
-) -> optax.Schedule:
-    r"""Up and down between two rates in straight lines, again and again.
+    base_lr: Number,
+    max_lr: Number,
+    step_size_up: Number = 2000,
+    step_size_down: Number | None = None,
+    mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
+    gamma: Number = 1.0,
+    scale_fn: Callable[[Number], Number] | None = None,
+    scale_mode: Literal["cycle", "iterations"] = "cycle",
+) -> Schedule:
+    """PyTorch's `CyclicLR`: a triangle wave between two learning rates.
 
-    .. math:: f(t) = L + (M - L)\,h(t)\,a(t)
+        f(t) = L + (M - L) h(t) a(t)
 
-    with :math:`h` going from 0 to 1 in U steps and back in D, and with :math:`a = 1`
-    (triangular), :math:`2^{1 - k}` in the k-th cycle (triangular2), :math:`\gamma^t`
-    (exp_range) or :math:`a = s(k)` or :math:`s(t)` for a function of one's own.
+    h rises from 0 to 1 in U steps and falls back in D. The scale a is 1 (triangular),
+    2^(1 - k) in cycle k (triangular2), gamma^t (exp_range), or `scale_fn`. The momentum
+    that PyTorch cycles against the learning rate is the same schedule from its maximum
+    to its base: `cyclic_lr(0.9, 0.8, ...)`.
 
     Args:
-      base_lr: :math:`L`, the least rate. Traceable.
-      max_lr: :math:`M`, the greatest. Traceable.
-      step_size_up: :math:`U` in steps, positive. Traceable.
-      step_size_down: :math:`D` in steps, positive; U if None. Traceable.
-      mode: `"triangular"`, `"triangular2"` or `"exp_range"`. Static.
-      gamma: :math:`\gamma`. Traceable.
-      scale_fn: :math:`s`, a function that JAX can trace, instead of a mode; or None.
-      scale_mode: `"cycle"` or `"iterations"`: whether :math:`s` takes the number of the
-        cycle, from 1, or the count. Static.
+      base_lr: L, the learning rate at both ends of a cycle. **Traceable.**
+      max_lr: M, the learning rate at the peak. **Traceable.**
+      step_size_up: U in steps, > 0. **Traceable.**
+      step_size_down: D in steps, > 0; U if None. **Traceable.**
+      mode: the scale, if `scale_fn` is None. **Static.**
+      gamma: the factor of exp_range. **Traceable.**
+      scale_fn: a function that JAX can trace; its values are **traceable.**
+      scale_mode: the argument of `scale_fn`: the number of the cycle, from 1, or the
+        count. **Static.**
 
     Returns:
-      A function of the count, of any shape, that returns the rate, and NaN if a size
-      was traced and is not positive. The momentum that PyTorch cycles along with it is
-      :func:`cyclic_momentum`.
+      A function of the count, of any shape, that returns the learning rate, and NaN if
+      a traced size is not > 0.
 
     Raises:
-      ValueError: a concrete size is not positive; an unknown mode.
+      ValueError: a concrete size is not > 0, or a mode does not exist.
+      TypeError: an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -111,108 +153,135 @@ def cyclic_lr(
       >>> [round(float(schedule(count)), 4) for count in (0, 1, 2, 4, 6)]
       [0.1, 0.5, 0.9, 0.1, 0.5]
 
-    Source: PyTorch's `CyclicLR`; Smith, Cyclical Learning Rates for Training Neural
-    Networks, 2017 (arXiv 1506.01186).
+    References:
+      Smith, Cyclical Learning Rates for Training Neural Networks, 2017.
+      https://arxiv.org/abs/1506.01186
     """
-    sizes = _sizes(step_size_up, step_size_down)
-    scale = _scale(sizes, mode, gamma, scale_fn, scale_mode)
-    return _cyclic((base_lr, max_lr), sizes, scale)
+    up, down = step_size_up, step_size_up if step_size_down is None else step_size_down
+    check("step_size_up", up, "> 0")
+    check("step_size_down", down, "> 0")
+    if scale_fn is None:
+        check_choice("mode", mode, ["triangular", "triangular2", "exp_range"])
+        cycle_factor = 0.5 if mode == "triangular2" else 1.0
+        decay_rate = gamma if mode == "exp_range" else 1.0
+        return cyclic_schedule(base_lr, max_lr, up, down, cycle_factor, decay_rate)
+    check_choice("scale_mode", scale_mode, ["cycle", "iterations"])
+    triangle = cyclic_schedule(0.0, 1.0, up, down)
+
+    def schedule(count: Number) -> Number:
+        cycle = divmod_count(count, up + down)[0] + 1
+        scale = scale_fn(cycle if scale_mode == "cycle" else count)
+        return base_lr + (max_lr - base_lr) * triangle(count) * scale
+
+    return schedule
 
 
+@sets_rate
 @builder
-def cyclic_momentum(
-    step_size_up: ArrayLike = 2000,
-    step_size_down: ArrayLike | None = None,
-    mode: str = "triangular",
-    gamma: ArrayLike = 1.0,
-    scale_fn: Scale | None = None,
-    scale_mode: str = "cycle",
-    base_momentum: ArrayLike = 0.8,
-    max_momentum: ArrayLike = 0.9,
-) -> optax.Schedule:
-    r"""The momentum that goes down where :func:`cyclic_lr` goes up.
+def one_cycle_lr(
+    max_lr: Number,
+    total_steps: Number | None = None,
+    epochs: Number | None = None,
+    steps_per_epoch: Number | None = None,
+    pct_start: Number = 0.3,
+    anneal_strategy: Literal["cos", "linear"] = "cos",
+    *,
+    div_factor: Number = 25.0,
+    final_div_factor: Number = 1e4,
+    three_phase: bool = False,
+) -> Schedule:
+    """PyTorch's `OneCycleLR`: a rise to a peak and a fall to almost 0.
 
-    .. math:: f(t) = M - (M - m)\,h(t)\,a(t)
+        M/d -> M -> M/(d F)           at 0, p T - 1, T - 1
+        M/d -> M -> M/d -> M/(d F)    at 0, p T - 1, 2 p T - 2, T - 1  (three_phase)
 
-    with :math:`h` and :math:`a` those of :func:`cyclic_lr`.
+    The phases are half cosines or lines. Their boundaries are not rounded, so the peak
+    itself is reached only if p T is an integer. From T - 1 on the value is constant;
+    PyTorch extrapolates to step T, below 0 for "linear", and then raises. Where PyTorch
+    divides by zero, a phase without steps is left out. The momentum that PyTorch cycles
+    against the learning rate, from 0.95 to 0.85 and back, is
+    `one_cycle_lr(0.85, ..., div_factor=0.85 / 0.95, final_div_factor=1)`.
 
     Args:
-      step_size_up: as of :func:`cyclic_lr`, like all up to `scale_mode`. Traceable.
-      step_size_down: likewise. Traceable.
-      mode: likewise. Static.
-      gamma: likewise. Traceable.
-      scale_fn: likewise.
-      scale_mode: likewise. Static.
-      base_momentum: :math:`m`, the momentum at the peak of the rate. Traceable.
-      max_momentum: :math:`M`, the momentum at the least rate. Traceable.
+      max_lr: M, the peak. **Traceable.**
+      total_steps: T, an integer >= 1, or None. **Traceable.**
+      epochs: T / `steps_per_epoch`, if `total_steps` is None. **Traceable.**
+      steps_per_epoch: an integer >= 1, or None. **Traceable.**
+      pct_start: p, in [0, 1]. **Traceable.**
+      anneal_strategy: the shape of the phases. **Static.**
+      div_factor: d, > 0. **Traceable.**
+      final_div_factor: F, > 0. **Traceable.**
+      three_phase: whether the value first falls to M/d. **Static.**
 
     Returns:
-      A function of the count, of any shape, that returns the momentum: for
-      `optax.inject_hyperparams(optax.sgd)`, or Adam's `b1`.
+      A function of the count, of any shape, that returns the learning rate, and NaN if
+      a traced argument is out of its range. Traced steps may have fractions.
 
     Raises:
-      ValueError: a concrete size is not positive; an unknown mode.
+      ValueError: a concrete argument is out of its range, or steps are missing.
+      TypeError: an argument is not a number.
 
     Example:
-      >>> import stabjax
-      >>> schedule = stabjax.compat.torch.cyclic_momentum(2)
-      >>> [round(float(schedule(count)), 4) for count in (0, 1, 2, 4)]
-      [0.9, 0.85, 0.8, 0.9]
+      >>> from stabjax.compat.torch import one_cycle_lr
+      >>> schedule = one_cycle_lr(1.0, total_steps=10, pct_start=0.5)
+      >>> [round(float(schedule(count)), 4) for count in (0, 2, 4, 9)]
+      [0.04, 0.52, 1.0, 0.0]
 
-    Source: PyTorch's `CyclicLR` with `cycle_momentum=True`.
+    References:
+      Smith and Topin, Super-Convergence: Very Fast Training of Neural Networks Using
+      Large Learning Rates, 2017. https://arxiv.org/abs/1708.07120
     """
-    sizes = _sizes(step_size_up, step_size_down)
-    scale = _scale(sizes, mode, gamma, scale_fn, scale_mode)
-    return _cyclic((max_momentum, base_momentum), sizes, scale)
+    steps, good = _total_steps(total_steps, epochs, steps_per_epoch)
+    good &= check("div_factor", div_factor, "> 0")
+    good &= check("final_div_factor", final_div_factor, "> 0")
+    good &= check("pct_start", pct_start, "in [0, 1]")
+    check_choice("anneal_strategy", anneal_strategy, ["cos", "linear"])
+    low = nan_unless(good, max_lr) / div_factor
+    values = [low, max_lr, *[low] * three_phase, low / final_div_factor]
+    # As in PyTorch, the second of three phases is as long as the first.
+    peak = pct_start * steps - 1
+    boundaries = [0, peak, *[2 * peak] * three_phase, steps - 1]
+
+    def schedule(count: Number) -> Number:
+        count = jnp.minimum(count, steps - 1)
+        value: Number = jnp.nan
+        for phase in reversed(range(len(values) - 1)):
+            start, end = boundaries[phase : phase + 2]
+            length = select(end == start, 1, end - start)
+            left = -since(count, end) / length
+            height = half_cosine(left) if anneal_strategy == "cos" else left
+            high, low = values[phase : phase + 2]
+            here = with_ends(
+                low + (high - low) * height,
+                high,
+                since(count, start) <= 0,
+                low,
+                since(count, end) >= 0,
+            )
+            last = phase == len(values) - 2
+            value = here if last else jnp.where(since(count, end) <= 0, here, value)
+        return nan_unless(good, value)
+
+    return schedule
 
 
-def _sizes(
-    step_size_up: ArrayLike, step_size_down: ArrayLike | None
-) -> tuple[ArrayLike, ArrayLike]:
-    down = step_size_up if step_size_down is None else step_size_down
-    check_positive(step_size_up=step_size_up, step_size_down=down)
-    return step_size_up, down
-
-
-# The argument of cyclic_schedule that makes a mode, from gamma.
-_MODES: Mapping[str, Callable[[ArrayLike], dict[str, ArrayLike]]] = {
-    "triangular": lambda gamma: {},
-    "triangular2": lambda gamma: {"cycle_factor": 0.5},
-    "exp_range": lambda gamma: {"decay_rate": gamma},
-}
-
-
-def _scale(
-    sizes: tuple[ArrayLike, ArrayLike],
-    mode: str,
-    gamma: ArrayLike,
-    scale_fn: Scale | None,
-    scale_mode: str,
-) -> Scale | dict[str, ArrayLike]:
-    """A factor of the height: a function of the count, or what makes a known mode."""
-    if scale_fn is None:
-        if mode not in _MODES:
-            names = ", ".join(map(repr, _MODES))
-            raise ValueError(f"mode must be one of {names}, got {mode!r}.")
-        return _MODES[mode](gamma)
-    if scale_mode not in ("cycle", "iterations"):
+def _total_steps(
+    total_steps: Number | None, epochs: Number | None, steps_per_epoch: Number | None
+) -> tuple[Number, Condition]:
+    """Returns the number of steps, and whether it is allowed."""
+    if total_steps is not None:
+        return total_steps, _check_whole("total_steps", total_steps)
+    if epochs is None or steps_per_epoch is None:
         raise ValueError(
-            f"scale_mode must be 'cycle' or 'iterations', got {scale_mode!r}."
+            "total_steps must be given, or epochs and steps_per_epoch, got "
+            f"epochs={epochs!r} and steps_per_epoch={steps_per_epoch!r}."
         )
-    if scale_mode == "iterations":
-        return scale_fn
-    return lambda count: scale_fn(divmod_count(count, sizes[0] + sizes[1])[0] + 1)
+    good = _check_whole("epochs", epochs)
+    good &= _check_whole("steps_per_epoch", steps_per_epoch)
+    return as_whole(1.0 * epochs * steps_per_epoch), good
 
 
-def _cyclic(
-    ends: tuple[ArrayLike, ArrayLike],
-    sizes: tuple[ArrayLike, ArrayLike],
-    scale: Scale | dict[str, ArrayLike],
-) -> optax.Schedule:
-    low, high = ends
-    if not callable(scale):
-        return chained_by(None, cyclic_schedule(low, high, *sizes, **scale))
-    triangle = cyclic_schedule(0.0, 1.0, *sizes)
-    return chained_by(
-        None, lambda count: low + (high - low) * triangle(count) * scale(count)
-    )
+def _check_whole(name: str, value: Number) -> Condition:
+    if is_concrete(value) and not np.all((value >= 1) & (value == np.floor(value))):
+        raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
+    return check(name, value, "> 0")

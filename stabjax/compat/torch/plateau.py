@@ -1,50 +1,53 @@
-"""PyTorch's scheduler that looks at a metric."""
+"""PyTorch's scheduler that watches a metric."""
+
+from typing import Literal
 
 import optax
 
+from stabjax._arguments import as_number, check, check_choice
 from stabjax._guards import reduce_on_plateau
-from stabjax._schedules.arguments import ArrayLike, check_positive, standard_promotion
+from stabjax._schedules.counts import standard_promotion
+from stabjax._types import Number
 
 
 @standard_promotion
 def reduce_lr_on_plateau(
-    base_lr: ArrayLike,
-    mode: str = "min",
-    factor: ArrayLike = 0.1,
-    patience: ArrayLike = 10,
-    threshold: ArrayLike = 1e-4,
-    threshold_mode: str = "rel",
-    cooldown: ArrayLike = 0,
-    min_lr: ArrayLike = 0.0,
-    eps: ArrayLike = 1e-8,
+    base_lr: Number,
+    mode: Literal["min", "max"] = "min",
+    factor: Number = 0.1,
+    patience: Number = 10,
+    threshold: Number = 1e-4,
+    threshold_mode: Literal["rel", "abs"] = "rel",
+    cooldown: Number = 0,
+    min_lr: Number = 0.0,
+    eps: Number = 1e-8,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Multiply the rate by a factor when a metric no longer improves.
+    """PyTorch's `ReduceLROnPlateau`: lowers the learning rate when a metric stalls.
 
-    No schedule, for it looks at a metric: a transformation, to be chained behind an
-    optimizer that has the rate `base_lr`, whose updates it scales by the share of it
-    that is left. It is :func:`stabjax.reduce_on_plateau` in PyTorch's semantics:
-    of a metric's bad values in a row, the one after `patience` reduces the rate.
-
-    Each update is one `step` of PyTorch's, and its `value` the metric. A reduction
-    applies to that very update; in PyTorch, which steps after the update, to the next.
+    This is a transformation, not a schedule: chain it after an optimizer with learning
+    rate `base_lr`, whose updates it scales. It is `stabjax.reduce_on_plateau` with
+    PyTorch's semantics: the rate is reduced at the first bad value after `patience` bad
+    values in a row. Each update is one `step(metric)`. A reduction applies to that
+    update; in PyTorch, which steps after the update, to the next.
 
     Args:
-      base_lr: the learning rate of the optimizer, positive. Traceable.
-      mode: `"min"` or `"max"`: whether a smaller or a larger metric is better. Static.
-      factor: what is left of the rate, between 0 and 1. Traceable.
-      patience: how many bad values in a row do no harm. Traceable.
-      threshold: the least improvement. Traceable.
-      threshold_mode: `"rel"`, of the size of the best metric, also of a negative one,
-        with which PyTorch is wrong; or `"abs"`. Static.
-      cooldown: values after a reduction that do not count. Traceable.
-      min_lr: the least rate. Traceable.
-      eps: a reduction of the rate by no more than this is left out. Traceable.
+      base_lr: the learning rate of the optimizer, > 0. **Traceable.**
+      mode: whether a smaller or a larger metric is better. **Static.**
+      factor: multiplies the learning rate, in (0, 1). **Traceable.**
+      patience: the number of bad values in a row that are tolerated. **Traceable.**
+      threshold: the smallest improvement. **Traceable.**
+      threshold_mode: whether `threshold` is relative to the size of the best metric, or
+        absolute. For a negative best metric PyTorch's "rel" is wrong. **Static.**
+      cooldown: the number of values ignored after a reduction. **Traceable.**
+      min_lr: the lowest learning rate. **Traceable.**
+      eps: a reduction by no more than this is skipped. **Traceable.**
 
     Returns:
       A transformation whose `update` takes the extra argument `value`, a scalar.
 
     Raises:
-      ValueError: an unknown mode; a concrete number is not allowed.
+      ValueError: a mode does not exist, or a concrete number is out of its range.
+      TypeError: an argument is not a number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -57,14 +60,10 @@ def reduce_lr_on_plateau(
       ...     updates, state = optimizer.update(jnp.ones(()), state, value=metric)
       ...     print(round(float(updates), 4), end=" ")
       -0.1 -0.1 -0.1 -0.05
-
-    Source: PyTorch's `ReduceLROnPlateau`.
     """
-    if threshold_mode not in ("rel", "abs"):
-        raise ValueError(
-            f"threshold_mode must be 'rel' or 'abs', got {threshold_mode!r}."
-        )
-    check_positive(base_lr=base_lr)
+    check_choice("threshold_mode", threshold_mode, ["rel", "abs"])
+    check("base_lr", base_lr, "> 0")
+    base_lr, min_lr = as_number("base_lr", base_lr), as_number("min_lr", min_lr)
     relative = threshold_mode == "rel"
     return reduce_on_plateau(
         factor=factor,
@@ -75,5 +74,5 @@ def reduce_lr_on_plateau(
         min_scale=min_lr / base_lr,
         mode=mode,
         semantics="torch",
-        eps=eps / base_lr,
+        eps=as_number("eps", eps) / base_lr,
     )

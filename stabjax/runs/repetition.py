@@ -1,22 +1,24 @@
 """One trial of a sweep again, by its labels: its parameters and its curve."""
 
+import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 import xarray as xr
 
 from stabjax._sweep.axes import static
-from stabjax._sweep.chunks import points
+from stabjax._sweep.compiler import no_mesh
 from stabjax._sweep.factories import route
-from stabjax._sweep.program import Settings, compiled_for
-from stabjax._sweep.runs import hyperparameters
+from stabjax._sweep.planning import labels_of
+from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.space import Space, grid
+from stabjax._sweep.spec import settings_from_json
 from stabjax._train.problem import Problem
-from stabjax._train.trial import TrainResult, train
+from stabjax._train.trial import TrainResult
+from stabjax.runs.points import hyperparameters
 
 
 def rerun(
@@ -56,30 +58,29 @@ def rerun(
       >>> space = stabjax.grid(rate=[0.1, 1.5], seed=range(4))
       >>> runs = stabjax.sweep(problem, make_optimizer, space, steps=20)
       >>> trial = runs.sel(rate=1.5, seed=3)
-      >>> run = stabjax.rerun(problem, make_optimizer, trial)
+      >>> run = stabjax.runs.rerun(problem, make_optimizer, trial)
       >>> run.loss.shape, int(run.diverged_at) == int(trial.diverged_at)
       ((20,), True)
     """
     space = _point(trial, values)
-    settings = _settings(trial, record_every)
+    recipe = json.loads(trial.attrs["recipe"])
+    settings = settings_from_json(recipe["settings"])
+    settings = settings._replace(record_every=record_every)
     factories = route(problem, make_optimizer, [axis.name for axis in space.axes])
     ((statics, _),) = space.groups()
-    given = points(space)
-    width = int(str(trial.attrs["chunk_size"]).split(", ")[-1])
-    lanes = np.zeros(width, np.int64)
-    shared = bool(trial.attrs.get("shared_seed", False))
-
-    def one(seed: jax.Array, numbers: Mapping[str, jax.Array]) -> TrainResult:
-        made, optimizer = factories({**statics, **numbers})
-        return train(made, optimizer, jax.random.key(seed), **settings._asdict())
-
-    batched = None if shared else 0, 0
-    arguments = given.seeds[0 if shared else lanes], given.at(lanes)
-    program = jax.jit(jax.vmap(one, batched)).trace(*arguments)
-    (device,) = jax.numpy.zeros(()).devices()
-    runs = compiled_for(program, device)(*arguments)
-    result: TrainResult = jax.tree.map(lambda leaf: leaf[0], runs)
-    return result
+    labels = labels_of(space, 0)
+    ((width, shared),) = (
+        (width, shared) for known, width, shared in recipe["groups"] if known == labels
+    )
+    numbers = space.numbers()
+    dtypes = {name: values.dtype for name, values in numbers.items()}
+    program = Program(factories, statics, dtypes, settings)
+    lanes = {name: np.repeat(values, width) for name, values in numbers.items()}
+    given: Inputs = {"seed": space.seeds[0]}, lanes
+    if not shared:
+        given = {}, {**lanes, "seed": np.repeat(space.seeds, width)}
+    with no_mesh():
+        return program.results(*given)
 
 
 def _point(trial: xr.Dataset, values: Mapping[str, Any]) -> Space:
@@ -105,15 +106,3 @@ def _point(trial: xr.Dataset, values: Mapping[str, Any]) -> Space:
         for name, value in {**given, **values}.items()
     }
     return grid(**axes, seed=[int(trial["seed"]) if "seed" in trial.coords else 0])
-
-
-def _settings(trial: xr.Dataset, record_every: int | None) -> Settings:
-    about = trial.attrs
-    return Settings(
-        steps=int(about["steps"]),
-        record_every=record_every,
-        divergence_factor=float(about["divergence_factor"]),
-        summaries=tuple(filter(None, about.get("summaries", "").split(", "))),
-        target_loss=about.get("target_loss"),
-        evaluations=int(about.get("evaluations", 1)),
-    )

@@ -36,7 +36,7 @@ class RangeTest(NamedTuple):
 
 def range_test(
     problem: Problem,
-    make_optimizer: Callable[[optax.Schedule], optax.GradientTransformation],
+    optimizer_from_schedule: Callable[[optax.Schedule], optax.GradientTransformation],
     keys: jax.Array,
     *,
     steps: int = 100,
@@ -52,7 +52,7 @@ def range_test(
 
     Args:
       problem: as in :func:`train`.
-      make_optimizer: from a schedule to an optimizer, such as `optax.sgd`.
+      optimizer_from_schedule: from a schedule to an optimizer, such as `optax.sgd`.
       keys: a key, or an array of keys, one for each trial.
       steps: :math:`T`; static.
       schedule: of the rate, instead of the above; Smith's test is a straight line,
@@ -85,7 +85,7 @@ def range_test(
     def trial(key: jax.Array) -> jax.Array:
         result = train(
             problem,
-            make_optimizer(schedule),
+            optimizer_from_schedule(schedule),
             key,
             steps=steps,
             record_every=1,

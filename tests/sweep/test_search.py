@@ -42,7 +42,7 @@ def runs():
 
 
 def test_a_dataset_is_a_study(runs):
-    study = stabjax.optuna.to_study(runs)
+    study = stabjax.search.to_study(runs)
     assert len(study.trials) == 48
     trial = study.trials[-1]
     assert trial.params == {"rate": 10**0.5, "max_norm": np.inf, "kind": "clip"}
@@ -53,7 +53,7 @@ def test_a_dataset_is_a_study(runs):
     }
     assert trial.value == np.inf  # it diverged, and is complete all the same
     assert trial.user_attrs == {"stable_fraction": 0.0}
-    assert study.best_params == stabjax.best(runs)
+    assert study.best_params == stabjax.runs.best(runs)
     first = study.trials[0]
     np.testing.assert_allclose(first.value, runs.final_loss[0, 0, 0].mean())
     curve = runs.loss[0, 0, 0].mean("seed").values.tolist()
@@ -62,7 +62,7 @@ def test_a_dataset_is_a_study(runs):
 
 def test_importances_run_on_it(runs):
     # Without a clip the threshold is nothing.
-    study = stabjax.optuna.to_study(runs.sel(rate=slice(None, 0.9), kind="None"))
+    study = stabjax.search.to_study(runs.sel(rate=slice(None, 0.9), kind="None"))
     for evaluator in (
         optuna.importance.FanovaImportanceEvaluator(n_trees=8, seed=0),
         optuna.importance.PedAnovaImportanceEvaluator(),
@@ -76,13 +76,13 @@ def test_a_study_takes_what_was_run_and_may_maximize(runs):
     holes = runs.copy(deep=True)
     holes["final_loss"][0] = np.nan
     study = optuna.create_study(direction="maximize")
-    found = stabjax.optuna.to_study(holes, largest=True, study=study)
+    found = stabjax.search.to_study(holes, maximize=True, study=study)
     assert found is study
     assert len(study.trials) == 42
     assert min(t.value for t in study.trials) == -np.inf  # the diverged ones
-    assert study.best_params == stabjax.best(holes, largest=True)
-    with pytest.raises(ValueError, match="study must minimize as largest=False does"):
-        stabjax.optuna.to_study(runs, study=study)
+    assert study.best_params == stabjax.runs.best(holes, maximize=True)
+    with pytest.raises(ValueError, match="study must minimize as maximize=False does"):
+        stabjax.search.to_study(runs, study=study)
 
 
 def test_sampled_axes_are_numbers():
@@ -90,7 +90,7 @@ def test_sampled_axes_are_numbers():
     runs = stabjax.sweep(
         PROBLEM, lambda rate, warmup=0: optax.sgd(rate), space, steps=2
     )
-    found = stabjax.optuna.to_study(runs, over=()).trials[0].distributions
+    found = stabjax.search.to_study(runs, over=()).trials[0].distributions
     assert found == {"rate": Float(0.1, 0.3), "warmup": Integer(1, 300, log=True)}
 
 
@@ -105,9 +105,9 @@ AXES = {
 def test_a_sampler_drives_sweeps_in_batches():
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=1))
     for _ in range(3):
-        space = stabjax.optuna.ask(study, 12, **AXES) * stabjax.grid(seed=range(2))
+        space = stabjax.search.ask(study, 12, **AXES) * stabjax.grid(seed=range(2))
         runs = stabjax.sweep(PROBLEM, make_optimizer, space, steps=20, chunk_size=24)
-        stabjax.optuna.tell(study, runs)
+        stabjax.search.tell(study, runs)
     states = {trial.state for trial in study.trials}
     assert states == {optuna.trial.TrialState.COMPLETE}
     told = [trial.value for trial in study.trials[-12:]]
@@ -120,14 +120,14 @@ def test_a_sampler_drives_sweeps_in_batches():
 def test_what_was_not_run_is_told_as_failed_and_others_are_refused():
     study = optuna.create_study()
     axes = {"rate": AXES["rate"]}
-    space = stabjax.optuna.ask(study, 3, **axes)
+    space = stabjax.search.ask(study, 3, **axes)
     runs = stabjax.sweep(PROBLEM, lambda rate: optax.sgd(rate), space, steps=2)
     runs["final_loss"][1] = np.nan
     other = runs.assign_coords(rate=("trial", [0.5, 0.5, 0.5]))
     for wrong in (other, runs.isel(trial=[0, 1]), runs.isel(trial=[0, 1, 2, 2])):
         with pytest.raises(ValueError, match="not the trials that the study was last"):
-            stabjax.optuna.tell(study, wrong)
-    stabjax.optuna.tell(study, runs)
+            stabjax.search.tell(study, wrong)
+    stabjax.search.tell(study, runs)
     assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
@@ -137,4 +137,4 @@ def test_what_was_not_run_is_told_as_failed_and_others_are_refused():
 )
 def test_bad_questions(n, axes, message):
     with pytest.raises(ValueError, match=message):
-        stabjax.optuna.ask(optuna.create_study(), n, **axes)
+        stabjax.search.ask(optuna.create_study(), n, **axes)

@@ -4,9 +4,9 @@
 and `tell` let any of its samplers choose the trials of a sweep, many at once:
 
     for _ in range(10):
-        space = stabjax.optuna.ask(study, 64, rate=FloatDistribution(1e-3, 1, log=True))
+        space = stabjax.search.ask(study, 64, rate=FloatDistribution(1e-3, 1, log=True))
         runs = stabjax.sweep(problem, make_optimizer, space, steps=200)
-        stabjax.optuna.tell(study, runs)
+        stabjax.search.tell(study, runs)
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ from optuna.distributions import (
 from optuna.trial import TrialState
 
 from stabjax._sweep.axes import static
-from stabjax._sweep.runs import NO_HYPERPARAMETERS, mean_of, values_of
 from stabjax._sweep.space import Space, zipped
+from stabjax.runs.points import NO_HYPERPARAMETERS, mean_of, values_of
 
 __all__ = ["ask", "tell", "to_study"]
 
@@ -55,7 +55,7 @@ def ask(study: optuna.Study, n: int, /, **axes: BaseDistribution) -> Space:
       >>> study = optuna.create_study()
       >>> rate = FloatDistribution(1e-3, 1.0, log=True)
       >>> decay = CategoricalDistribution([0.0, 0.9])
-      >>> stabjax.optuna.ask(study, 16, rate=rate, decay=decay)
+      >>> stabjax.search.ask(study, 16, rate=rate, decay=decay)
       Space(trial: 16; 16 trials)
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
@@ -104,14 +104,14 @@ def tell(
       ...     return optax.sgd(rate)
       >>> for _ in range(3):
       ...     rate = FloatDistribution(1e-3, 1.5, log=True)
-      ...     space = stabjax.optuna.ask(study, 8, rate=rate)
+      ...     space = stabjax.search.ask(study, 8, rate=rate)
       ...     runs = stabjax.sweep(problem, make_optimizer, space, steps=20)
-      ...     stabjax.optuna.tell(study, runs)
+      ...     stabjax.search.tell(study, runs)
       >>> 0.3 < study.best_params["rate"] < 0.7
       True
     """
-    largest = study.direction == optuna.study.StudyDirection.MAXIMIZE
-    mean = mean_of(runs, variable, over, largest)
+    maximize = study.direction == optuna.study.StudyDirection.MAXIMIZE
+    mean = mean_of(runs, variable, over, maximize)
     if mean.dims != ("trial",):
         raise ValueError(
             f"runs must be those of a space from ask, with no other dimension than "
@@ -131,7 +131,7 @@ def tell(
         if np.isnan(value):
             study.tell(trial.number, state=TrialState.FAIL)
         else:
-            study.tell(trial.number, -value if largest else value)
+            study.tell(trial.number, -value if maximize else value)
 
 
 def to_study(
@@ -139,7 +139,7 @@ def to_study(
     variable: str = "final_loss",
     *,
     over: str | Sequence[str] = "seed",
-    largest: bool = False,
+    maximize: bool = False,
     study: optuna.Study | None = None,
 ) -> optuna.Study:
     """Makes an Optuna study of a dataset: one complete trial for each point.
@@ -153,9 +153,9 @@ def to_study(
       runs: what `sweep` returns, or a part of it.
       variable: one with a value for each training.
       over: the dimension, or dimensions, to take the mean over.
-      largest: makes a study that maximizes.
+      maximize: makes a study that maximizes.
       study: adds the trials to this one, in a file or a database perhaps, instead of a
-        new one in memory; its direction must be that of `largest`.
+        new one in memory; its direction must be that of `maximize`.
 
     Returns:
       The study. Axes of numbers are of Float- or IntDistribution, logarithmic where the
@@ -174,19 +174,19 @@ def to_study(
       >>> space = stabjax.grid(rate=[0.01, 0.1, 0.4], decay=[0.0, 0.5], seed=range(4))
       >>> problem = stabjax.problems.quadratic()
       >>> runs = stabjax.sweep(problem, make_optimizer, space, steps=20)
-      >>> study = stabjax.optuna.to_study(runs)
+      >>> study = stabjax.search.to_study(runs)
       >>> len(study.trials), study.best_params
       (6, {'rate': 0.4, 'decay': 0.0})
     """
     directions = optuna.study.StudyDirection
-    direction = directions.MAXIMIZE if largest else directions.MINIMIZE
+    direction = directions.MAXIMIZE if maximize else directions.MINIMIZE
     study = study or optuna.create_study(direction=direction)
     if study.direction != direction:
         raise ValueError(
-            f"study must {direction.name.lower()} as largest={largest} does, but its "
+            f"study must {direction.name.lower()} as maximize={maximize} does, but its "
             f"direction is {study.direction.name}."
         )
-    mean = mean_of(runs, variable, over, largest)
+    mean = mean_of(runs, variable, over, maximize)
     columns = _columns(runs, mean)
     distributions = {name: _distribution(values) for name, values in columns.items()}
     held = (runs["status"] == 0).mean(set(runs["status"].dims) - set(mean.dims))
@@ -197,7 +197,7 @@ def to_study(
             optuna.create_trial(
                 params={name: values[row] for name, values in columns.items()},
                 distributions=distributions,
-                value=-value if largest else value,
+                value=-value if maximize else value,
                 user_attrs={"stable_fraction": float(stable[row])},
                 intermediate_values=curves(row),
             )

@@ -1,0 +1,171 @@
+"""What functions hold: all values, but for code, that a program traced from them has.
+
+A notebook changes a number or an array that a factory closes over and calls the sweep
+again. JAX would not notice: it keeps the first program.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import sys
+import sysconfig
+import types
+import weakref
+from collections.abc import Hashable, Iterator, Mapping, Set
+from typing import Any
+
+import jax
+import numpy as np
+
+_MOST = 100_000  # objects, after which the rest counts by identity
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), slice)
+_LIBRARIES = tuple(
+    {
+        sysconfig.get_path(name)
+        for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    }
+)
+# JAX's arrays cannot change, so each is read once.
+_digests: dict[int, bytes] = {}
+
+
+def contents(functions: list[object]) -> Hashable:
+    """Returns a key that changes when a value changes that one of these can read.
+
+    It follows closures, defaults, attributes, the arguments of partial functions, and
+    the global names that a function of the user's mentions. Arrays count by content.
+    """
+    walk = _Walk()
+    for function in functions:
+        walk.follow(function)
+    return walk.digest.hexdigest(), tuple(walk.codes)
+
+
+class _Walk:
+    """A hash of the values that were followed, each object once."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.blake2b()
+        self.codes: list[types.CodeType] = []
+        self._known: dict[int, int] = {}  # object -> when it was met
+        self._kept: list[object] = []  # alive, so that no id is used twice
+
+    def follow(self, value: object) -> None:
+        """Adds a value and all that it refers to."""
+        waiting = [value]
+        while waiting:
+            value = waiting.pop()
+            self.digest.update(f"{type(value).__qualname__};".encode())
+            if isinstance(value, _PLAIN):
+                self.digest.update(f"{value!r};".encode())
+                continue
+            if (met := self._known.get(id(value))) is not None:
+                self.digest.update(f"{met};".encode())
+                continue
+            self._known[id(value)] = len(self._known)
+            self._kept.append(value)
+            if (array := _array_digest(value)) is not None:
+                self.digest.update(array)
+                continue
+            if isinstance(value, types.FunctionType):
+                self.codes.append(value.__code__)
+            parts = [*_parts(value)] if len(self._known) < _MOST else []
+            if not parts:
+                self.digest.update(f"{_length_or_id(value)};".encode())
+            waiting += parts
+
+
+def _length_or_id(value: object) -> int:
+    empty = isinstance(value, (tuple, list, Mapping, Set, types.FunctionType))
+    return 0 if empty else id(value)
+
+
+def _parts(value: Any) -> Iterator[object]:
+    """What an object refers to; nothing for one that counts by identity."""
+    if isinstance(value, types.FunctionType):
+        yield from (value.__defaults__ or (), value.__kwdefaults__ or {})
+        for cell in value.__closure__ or ():
+            try:
+                yield cell.cell_contents
+            except ValueError:  # not yet assigned
+                continue
+        if not _is_library(value.__module__):
+            yield from _globals(value)
+    elif isinstance(value, types.MethodType):
+        yield from (value.__func__, value.__self__)
+    elif isinstance(value, functools.partial):
+        yield from (value.func, value.args, value.keywords)
+    elif isinstance(value, Mapping):
+        for item in value.items():
+            yield from item
+    elif isinstance(value, (tuple, list)):
+        yield from value
+    elif isinstance(value, Set):
+        yield from sorted(value, key=repr)
+    elif isinstance(value, (type, types.ModuleType)):
+        return
+    elif hasattr(value, "__wrapped__"):  # what jax.jit and its like return
+        yield value.__wrapped__
+    elif (
+        isinstance(value, types.SimpleNamespace)
+        or dataclasses.is_dataclass(value)
+        or not _is_standard(type(value).__module__)
+    ):
+        yield from (getattr(value, "__dict__", None) or {}).items()
+
+
+def _globals(function: types.FunctionType) -> Iterator[object]:
+    """The global values that a function, or one defined inside it, mentions."""
+    names, codes = dict[str, None](), [function.__code__]
+    while codes:
+        code = codes.pop()
+        names.update(dict.fromkeys(code.co_names))
+        codes += [part for part in code.co_consts if isinstance(part, types.CodeType)]
+    for name in names:
+        if name not in function.__globals__:
+            continue
+        value = function.__globals__[name]
+        yield from (name, value)
+        if isinstance(value, types.ModuleType) and not _is_library(value.__name__):
+            yield from (vars(value)[name] for name in names if name in vars(value))
+
+
+def _array_digest(value: Any) -> bytes | None:
+    """The hash of an array's content; None for what is no array, or not here."""
+    if isinstance(value, jax.core.Tracer):
+        return None
+    if isinstance(value, jax.Array):
+        if value.is_deleted() or not value.is_fully_addressable:
+            return None
+        if id(value) not in _digests:
+            data = value
+            if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
+                data = jax.random.key_data(value)
+            _digests[id(value)] = _hash(np.asarray(data))
+            weakref.finalize(value, _digests.pop, id(value), None)
+        return _digests[id(value)]
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
+        return _hash(np.asarray(value))
+    return None
+
+
+def _hash(array: np.ndarray[Any, Any]) -> bytes:
+    found = hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode())
+    found.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+    return found.digest()
+
+
+@functools.cache
+def _is_standard(module: str) -> bool:
+    """Whether a module is Python's own or JAX's: its objects count by identity."""
+    return module.partition(".")[0] in {*sys.stdlib_module_names, "jax", "jaxlib"}
+
+
+@functools.cache
+def _is_library(module: str | None) -> bool:
+    """Whether a module is an installed one, whose globals are taken as constants."""
+    name = str(module)
+    if _is_standard(name) or name.partition(".")[0] == "stabjax":
+        return name != "__main__"
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is not None and file.startswith(_LIBRARIES)

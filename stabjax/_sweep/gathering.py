@@ -1,0 +1,142 @@
+"""The variables of all trials, from the results of chunks: at once, or rung by rung."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from stabjax._sweep.axes import OF_WHAT_WAS_TRAINED
+from stabjax._sweep.dataset import unfilled
+from stabjax._sweep.plan import Chunk, Plan, padded
+from stabjax._sweep.program import STATE, Inputs
+
+_Array = np.ndarray[Any, Any]
+_Variables = dict[str, _Array]
+# What gives the results of chunks, those that it has, in any order.
+Source = Callable[
+    [Sequence[Chunk], Callable[[Chunk], Inputs]], Iterator[tuple[Chunk, _Variables]]
+]
+# Of the trials that reached a rung in each program: which, and their states.
+_States = dict[int, tuple[_Array, _Variables]]
+
+
+def gathered(plan: Plan, source: Source) -> _Variables:
+    """Returns the variables of all trials; a trial without a result has status -1."""
+    if plan.settings.rungs:
+        return _climbed(plan, source)
+    results = unfilled(plan)
+    for chunk, variables in source(plan.chunks(), plan.inputs):
+        fill(results, chunk, variables)
+    return results
+
+
+def fill(results: _Variables, chunk: Chunk, variables: _Variables) -> None:
+    """Puts what the trials of a chunk gave where it belongs."""
+    for name, values in variables.items():
+        if name in results:
+            results[name][chunk.trials] = values
+
+
+def trials_in(plan: Plan, part: tuple[int, int]) -> int:
+    """Returns the number of trials that a part of the chunks trains, at most."""
+    if rungs := plan.settings.rungs:
+        sizes = [_kept(plan, rung) for rung in range(len(rungs))]
+        return sum(sizes) * (len(plan.space) // _points(plan))
+    mine = [c for c in plan.chunks() if c.number % part[1] == part[0]]
+    return sum(len(chunk.trials) for chunk in mine)
+
+
+def _climbed(plan: Plan, source: Source) -> _Variables:
+    """Trains from rung to rung, and only those that are among the best.
+
+    Where the results of a rung are incomplete, nobody knows who is, and it ends there.
+    """
+    size, rungs = len(plan.space), plan.settings.rungs
+    results = unfilled(plan)
+    results["rung_loss"] = np.full((size, len(rungs)), np.nan, np.float32)
+    results["trained_steps"] = np.zeros(size, np.int32)
+    alive, states, number = np.ones(size, bool), _States(), 0
+    for rung, (first, until) in enumerate(zip((0, *rungs), rungs, strict=False)):
+        chunks = plan.chunks_of(alive, number, until)
+        number += len(chunks)
+        found = list[tuple[Chunk, _Variables]]()
+        for chunk, variables in source(chunks, _continued(plan, states, first, until)):
+            fill(results, chunk, variables)
+            results["trained_steps"][chunk.trials] = until
+            found.append((chunk, variables if until < rungs[-1] else {}))
+        if (results["trained_steps"][alive] < until).any():
+            break
+        compared = results[str(plan.settings.compared_by)]
+        losses = np.where(alive & (results["status"] == 0), compared, np.inf)
+        results["rung_loss"][alive, rung] = losses[alive]
+        if until < rungs[-1]:
+            alive, states = _survivors(plan, losses, rung + 1), _states(found)
+    dropped = results["trained_steps"] < rungs[-1]
+    for name in {*results} - {*OF_WHAT_WAS_TRAINED}:
+        results[name][dropped | ~alive] = np.nan
+    results["final_loss"][results["status"] == 1] = np.inf
+    return results
+
+
+def _continued(
+    plan: Plan, states: _States, first: int, until: int
+) -> Callable[[Chunk], Inputs]:
+    """The inputs of the chunks of a rung: those of a sweep, and where they stand."""
+
+    def inputs(chunk: Chunk) -> Inputs:
+        shared, lanes = plan.inputs(chunk)
+        group = plan.groups[chunk.group]
+        for name, leaf in group.variables.items():
+            if not name.startswith(STATE):
+                continue
+            if first == 0:  # not looked at: the program starts them
+                lanes[name] = np.zeros((group.width, *leaf.shape), leaf.dtype)
+                continue
+            known, values = states[chunk.group]
+            rows = np.searchsorted(known, padded(chunk.trials, group.width))
+            lanes[name] = values[name][rows].astype(leaf.dtype)
+        return {**shared, "first": np.int32(first), "until": np.int32(until)}, lanes
+
+    return inputs
+
+
+def _states(found: Sequence[tuple[Chunk, _Variables]]) -> _States:
+    """The states in the results of a rung."""
+    states = _States()
+    for group in {chunk.group for chunk, _ in found}:
+        mine = [(chunk, values) for chunk, values in found if chunk.group == group]
+        trials = np.concatenate([chunk.trials for chunk, _ in mine])
+        order = np.argsort(trials)
+        names = [name for name in mine[0][1] if name.startswith(STATE)]
+        states[group] = (
+            trials[order],
+            {n: np.concatenate([v[n] for _, v in mine])[order] for n in names},
+        )
+    return states
+
+
+def _seed_axis(plan: Plan) -> tuple[int, ...]:
+    names = [dimension.name for dimension in plan.space.dimensions]
+    return (names.index("seed"),) if "seed" in names else ()
+
+
+def _points(plan: Plan) -> int:
+    seeds = [plan.space.shape[axis] for axis in _seed_axis(plan)]
+    return len(plan.space) // math.prod(seeds)
+
+
+def _kept(plan: Plan, rung: int) -> int:
+    """How many points reach a rung, counted from 0, if so many are stable."""
+    return math.ceil(_points(plan) / (plan.settings.eta or 1.0) ** rung)
+
+
+def _survivors(plan: Plan, losses: _Array, rung: int) -> _Array:
+    """For each trial whether its point, the mean over its seeds, reaches a rung."""
+    shape = plan.space.shape
+    scores = losses.reshape(shape).mean(axis=_seed_axis(plan), keepdims=True)
+    order = np.argsort(scores, axis=None, kind="stable")
+    kept = np.zeros(scores.size, bool)
+    kept[order[: _kept(plan, rung)]] = True
+    alive = kept.reshape(scores.shape) & np.isfinite(scores)
+    return np.broadcast_to(alive, shape).ravel()

@@ -1,0 +1,62 @@
+"""A lock that processes on one file system share, and that outlives none of them."""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_PATIENCE = 30.0  # seconds; a lock is held for some milliseconds
+_PAUSE = 0.01
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock file at a path, which no other process holds meanwhile.
+
+    A lock whose process has died is taken over: at once on the same host, after half a
+    minute from another. `flock` would need no such care, but does not work on every
+    network file system.
+    """
+    while not _taken(path):
+        if _is_abandoned(path):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+        time.sleep(_PAUSE)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def _taken(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w") as file:
+        json.dump({"host": socket.gethostname(), "process": os.getpid()}, file)
+    return True
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        age = time.time() - path.stat().st_mtime
+        owner = json.loads(path.read_text())
+        here = owner["host"] == socket.gethostname()
+        process = int(owner["process"])
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError):  # it died while it wrote its name
+        here, process = False, 0
+    if here and process != os.getpid():
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:  # of another user
+            pass
+    return age > _PATIENCE

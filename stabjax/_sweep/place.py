@@ -1,0 +1,62 @@
+"""Where a sweep runs and where its results are kept."""
+
+import operator
+import os
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+import jax
+
+from stabjax._sweep.devices import local_devices
+from stabjax._sweep.store import Store
+
+
+class Place(NamedTuple):
+    """Where chunks run, which of them, where they are kept and what is shown."""
+
+    devices: tuple[jax.Device, ...]
+    executor: Executor | None
+    part: tuple[int, int]  # this process and the number of them
+    store: Store | None
+    progress: bool
+
+
+def place_of(
+    store: str | os.PathLike[str] | None,
+    devices: Sequence[jax.Device] | None,
+    executor: Executor | None,
+    part: tuple[int, int] | None,
+    progress: bool,
+) -> Place:
+    """Checks where a sweep is to run."""
+    if executor is not None and not isinstance(executor, Executor):
+        raise TypeError(
+            f"executor must be a concurrent.futures.Executor, such as "
+            f"ProcessPoolExecutor(), got {type(executor).__name__}."
+        )
+    if executor is not None and devices is not None:
+        raise ValueError("devices cannot be chosen for the workers of an executor.")
+    chosen = local_devices(devices)
+    if part is None and jax.process_count() > 1:
+        part = jax.process_index(), jax.process_count()
+    mine = (0, 1) if part is None else _checked_part(part)
+    if mine[1] > 1 and store is None:
+        raise ValueError(
+            f"part {mine[0]} of {mine[1]} is of no use alone: give all processes the "
+            f"same store."
+        )
+    kept = None if store is None else Store(store)
+    return Place(chosen, executor, mine, kept, progress)
+
+
+def _checked_part(part: object) -> tuple[int, int]:
+    try:
+        mine, number = map(operator.index, part)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        mine, number = -1, 0
+    if not 0 <= mine < number:
+        raise ValueError(
+            f"part must be (i, n): part i of n, with i from 0 to n - 1, got {part!r}."
+        )
+    return mine, number

@@ -1,0 +1,135 @@
+"""What a sweep trains: which trials run together, in which programs."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from stabjax._sweep.program import Inputs
+from stabjax._sweep.settings import Settings
+from stabjax._sweep.space import Space
+
+_Array = np.ndarray[Any, Any]
+
+
+class Group(NamedTuple):
+    """What the trials of one program have in common; kept in the store."""
+
+    labels: dict[str, Any]  # static axis -> the label of its value
+    width: int  # trials of a chunk
+    shared_seed: bool  # within each chunk
+    variables: dict[str, jax.ShapeDtypeStruct]  # what a trial gives
+    program: str = ""  # the hash of the program of a chunk, where it is needed
+
+
+class Chunk(NamedTuple):
+    """Trials that run together."""
+
+    number: int  # among all chunks of the sweep; in a store also its name
+    group: int
+    trials: _Array  # not padded
+    steps: int  # that it has trained when it is done
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A sweep with nothing left open: what `spec.json` says of a store.
+
+    The space is in the order in which the store holds it: values that were added later
+    stand behind.
+    """
+
+    space: Space
+    sizes: tuple[tuple[int, ...], ...]  # of the dimensions, after each extension
+    order: dict[str, _Array]  # dimension -> where the values stand, in the user's order
+    settings: Settings
+    groups: tuple[Group, ...]
+    numerics: dict[str, Any]  # the versions and flags that change the last bits
+    about: dict[str, Any]  # for the reader alone
+
+    @cached_property
+    def numbers(self) -> dict[str, _Array]:
+        """The values of each traced axis, in the type of the device."""
+        return self.space.numbers()
+
+    def inputs(self, chunk: Chunk) -> Inputs:
+        """Returns what the program of a chunk is given."""
+        group = self.groups[chunk.group]
+        trials = padded(chunk.trials, group.width)
+        rows = self.space.rows
+        lanes = {name: v[rows[name][trials]] for name, v in self.numbers.items()}
+        seeds = self.space.seeds[trials]
+        if group.shared_seed:
+            return {"seed": seeds[0]}, lanes
+        return {}, {**lanes, "seed": seeds}
+
+    def chunks(self) -> list[Chunk]:
+        """Returns all chunks of a sweep, in the order of their numbers.
+
+        The trials of an extension stand in chunks of their own, behind the others,
+        whose numbers and trials so are what they were.
+        """
+        found: list[Chunk] = []
+        for generation in range(len(self.sizes)):
+            new = self._generations == generation
+            found += self.chunks_of(new, len(found), self.settings.steps)
+        return found
+
+    def chunks_of(self, chosen: _Array, number: int, steps: int) -> list[Chunk]:
+        """Returns the chunks of the chosen trials (a mask), numbered from `number`."""
+        chunks: list[Chunk] = []
+        for group, (_, trials) in enumerate(self.space.groups()):
+            mine = trials[chosen[trials]]
+            for part in _parts(mine, self.space.seeds[mine], self.groups[group]):
+                chunks.append(Chunk(number + len(chunks), group, part, steps))
+        return chunks
+
+    @cached_property
+    def _generations(self) -> _Array:
+        """For each trial, which of the sizes is the first that holds it."""
+        found = np.zeros(self.space.shape, np.int32)
+        for smaller in self.sizes[:-1]:
+            found += 1
+            found[tuple(map(slice, smaller))] -= 1
+        return found.ravel()
+
+
+def widths(
+    space: Space, trials: _Array, chunk_size: int | None, auto: int
+) -> tuple[int, bool]:
+    """Returns the width of these trials' chunks, and whether each keeps to a seed.
+
+    Without a size they are even chunks, of `auto` at most. Trials that share a seed
+    share its minibatches, which then are drawn only once. So chunks keep to one seed
+    where each seed has trials enough to fill one.
+    """
+    limit = chunk_size or auto
+    counts = np.unique(space.seeds[trials], return_counts=True)[1]
+    enough = len(counts) == 1 or int(counts.min()) >= limit
+    numbers = any(not a.is_static and a.name != "seed" for a in space.axes)
+    shared_seed = enough and numbers  # something must be batched
+    longest = int(counts.max()) if shared_seed else len(trials)
+    width = chunk_size or math.ceil(longest / math.ceil(longest / limit))
+    return width, shared_seed
+
+
+def padded(trials: _Array, width: int) -> _Array:
+    """Returns a chunk's trials, the last of them repeated until there are `width`."""
+    return np.pad(trials, (0, width - len(trials)), mode="edge")
+
+
+def trials_of(chunks: Sequence[Chunk]) -> int:
+    """Returns the number of trials in these chunks."""
+    return sum(len(chunk.trials) for chunk in chunks)
+
+
+def _parts(trials: _Array, seeds: _Array, group: Group) -> Iterator[_Array]:
+    order = np.argsort(seeds, kind="stable")
+    borders = np.flatnonzero(np.diff(seeds[order])) + 1
+    for part in np.split(trials[order], borders if group.shared_seed else []):
+        for start in range(0, len(part), group.width):
+            yield part[start : start + group.width]

@@ -1,0 +1,186 @@
+"""From the arguments of a call to a plan: checked and traced, not yet compiled."""
+
+import hashlib
+import inspect
+import math
+import os
+import tokenize
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import stabjax
+from stabjax._sweep.axes import OF_WHAT_WAS_TRAINED
+from stabjax._sweep.compiler import auto_width, jax_config, no_mesh
+from stabjax._sweep.factories import is_problem, name_of, route
+from stabjax._sweep.memory import Memory
+from stabjax._sweep.place import Place, place_of
+from stabjax._sweep.plan import Group, Plan, widths
+from stabjax._sweep.program import STATE, Program
+from stabjax._sweep.settings import Settings
+from stabjax._sweep.space import Space
+from stabjax._sweep.spec import differences, group_like, ordered, to_text
+from stabjax._sweep.tracing import explained
+
+
+def planned(
+    problem: Any,
+    make_optimizer: Callable[..., optax.GradientTransformation],
+    space: Space,
+    settings: Settings,
+    chunk_size: int | None,
+    place: Place,
+) -> tuple[Plan, list[Program]]:
+    """Traces the trials of each program, and lays out the chunks that they run in.
+
+    Raises a ValueError if the store of the place holds another sweep.
+    """
+    factories = route(problem, make_optimizer, [axis.name for axis in space.axes])
+    store = place.store
+    held = store.plan() if store else None
+    try:
+        kept, sizes, order = ordered(space, held)
+    except ValueError as error:
+        raise (store.refused([str(error)]) if store else error) from error
+    numbers = kept.numbers()
+    dtypes = {name: values.dtype for name, values in numbers.items()}
+    programs, groups = [], []
+    memory = Memory(factories.functions())
+    for statics, trials in kept.groups():
+        program = Program(factories, statics, dtypes, settings, memory)
+        try:
+            variables = program.shapes()[2]
+        except Exception as error:
+            given = factories, statics, numbers, settings
+            raise explained(error, *given) from error.__cause__ or error
+        labels = labels_of(kept, int(trials[0]))
+        known = group_like(held, labels) if held else None
+        if known:
+            _check_size(known, chunk_size, place)
+            width, shared_seed = known.width, known.shared_seed
+        else:
+            device = place.devices[0]
+            width, shared_seed = _width(program, kept, trials, chunk_size, device)
+        group = Group(labels, width, shared_seed, variables)
+        if store or place.executor:
+            group = group._replace(program=program.fingerprint(width, shared_seed))
+        programs.append(program)
+        groups.append(group)
+    _check_names(space, groups, settings)
+    about = {
+        **_about(problem, make_optimizer, place),
+        "optimizer_takes": ", ".join(factories.optimizer_axes),
+    }
+    numerics = _numerics(place.devices[0])
+    plan = Plan(kept, sizes, order, settings, tuple(groups), numerics, about)
+    if store and held and (found := list(differences(held, plan))):
+        raise store.refused(found)
+    return plan, programs
+
+
+def fingerprint(
+    problem: Any,
+    make_optimizer: Callable[..., optax.GradientTransformation],
+    space: Space,
+    *,
+    steps: int,
+    record_every: int | None = None,
+) -> str:
+    """Returns the SHA-256 of all that a sweep's results depend on; trains nothing."""
+    here = place_of(None, None, None, (0, 1), False)
+    settings = Settings(int(steps), record_every)
+    with no_mesh():
+        plan, programs = planned(problem, make_optimizer, space, settings, None, here)
+        groups = tuple(
+            group._replace(program=program.fingerprint(group.width, group.shared_seed))
+            for program, group in zip(programs, plan.groups, strict=True)
+        )
+    text = to_text(replace(plan, groups=groups, about={}))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def labels_of(space: Space, trial: int) -> dict[str, str]:
+    """Returns the labels of a trial's static values, by axis."""
+    return {
+        axis.name: str(axis.labels[space.rows[axis.name][trial]])
+        for axis in space.axes
+        if axis.is_static
+    }
+
+
+def _check_size(known: Group, chunk_size: int | None, place: Place) -> None:
+    """Raises unless chunks can be like those in the store, for the same last bits."""
+    if place.store and chunk_size not in (None, known.width):
+        reason = f"chunk_size is {known.width} there and {chunk_size} here"
+        raise place.store.refused([reason])
+
+
+def _width(
+    program: Program,
+    space: Space,
+    trials: np.ndarray[Any, Any],
+    chunk_size: int | None,
+    device: jax.Device,
+) -> tuple[int, bool]:
+    """The width of a program's chunks, and whether each keeps to one seed."""
+    parameters, memory, _ = program.shapes()
+    auto = auto_width(parameters, device, memory)
+    if (settings := program.settings).rungs:
+        # Those that are left in the end still fill a chunk.
+        reduction = (settings.eta or 1.0) ** (len(settings.rungs) - 1)
+        return chunk_size or min(auto, math.ceil(len(trials) / reduction)), False
+    return widths(space, trials, chunk_size, auto)
+
+
+def _check_names(space: Space, groups: Sequence[Group], settings: Settings) -> None:
+    axes = {"step", "trial", "seed", *(axis.name for axis in space.axes)}
+    given = {n for g in groups for n in g.variables if not n.startswith(STATE)}
+    for name in given & axes:
+        raise ValueError(
+            f"{name!r} is an axis or a dimension of the dataset and also a metric "
+            f"or an entry of problem.evaluate: rename one of the two."
+        )
+    known = sorted(given - {*OF_WHAT_WAS_TRAINED})
+    if settings.rungs and settings.compared_by not in known:
+        raise ValueError(
+            f"variable must be one of {', '.join(known)}, got {settings.compared_by!r}."
+        )
+
+
+def _numerics(device: jax.Device) -> dict[str, Any]:
+    """What changes the last bits of a result beside the program."""
+    versions = {"jax": jax.__version__, "jaxlib": version("jaxlib")}
+    config = {n: v for n, v in jax_config().items() if "promotion" not in n}
+    harmless = ("--xla_force_host_platform_device_count", "--xla_dump")
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    config["XLA_FLAGS"] = " ".join(f for f in flags if not f.startswith(harmless))
+    return {**versions, "platform": device.platform, **config}
+
+
+def _about(problem: Any, make_optimizer: Any, place: Place) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "problem": name_of(problem),
+        "optimizer": name_of(make_optimizer),
+        "device": place.devices[0].device_kind,
+        "stabjax": stabjax.__version__,
+        "optax": optax.__version__,
+    }
+    if place.store:
+        sources = {"make_optimizer": make_optimizer, "problem": problem}
+        if is_problem(problem):
+            sources["problem"] = problem.loss
+        about["source"] = {role: _source(made) for role, made in sources.items()}
+    return about
+
+
+def _source(function: Any) -> str | None:
+    try:
+        return inspect.getsource(getattr(function, "func", function))
+    # Typed in; no Python; a file that is another one by now.
+    except (OSError, TypeError, SyntaxError, tokenize.TokenError):
+        return None

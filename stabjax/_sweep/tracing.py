@@ -1,0 +1,66 @@
+"""Which axis is to blame where a trial cannot be traced."""
+
+import itertools
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optax
+
+from stabjax._sweep.factories import Factories
+from stabjax._sweep.program import Program
+from stabjax._sweep.settings import Settings
+
+_Array = np.ndarray[Any, Any]
+_OPTAX = str(Path(optax.__file__).parent)
+
+
+def explained(
+    error: Exception,
+    factories: Factories,
+    statics: Mapping[str, Any],
+    numbers: Mapping[str, _Array],
+    settings: Settings,
+) -> Exception:
+    """Returns an error that names the axis which has to be static, if there is one.
+
+    JAX's errors name this library's functions. The axis is found by trying: with its
+    first value in place of a traced one, a trial can be traced.
+    """
+    if "trace" not in str(error).lower():
+        return error
+    pairs = itertools.combinations(numbers, 2)
+    for names in [*([name] for name in numbers), *pairs, [*numbers]]:
+        fixed = {**statics, **{name: numbers[name][0].item() for name in names}}
+        rest = {n: v.dtype for n, v in numbers.items() if n not in names}
+        try:
+            Program(factories, fixed, rest, settings).shapes()
+        except Exception:  # of whatever kind: these are not to blame, or not alone
+            continue
+        return TypeError(_sentence(error, names, numbers))
+    return error
+
+
+def _sentence(
+    error: Exception, names: Sequence[str], numbers: Mapping[str, _Array]
+) -> str:
+    calls = []
+    for name in names:
+        values = numbers[name]
+        more = ", ..." if len(values) > 3 else ""
+        calls.append(f"{name}=static([{', '.join(map(str, values[:3]))}{more}])")
+    axes = " and ".join(map(repr, names))
+    axes = f"axis {axes}" if len(names) == 1 else f"axes {axes}"
+    text = (
+        f"{axes} must be static where its value fixes a shape or decides a branch "
+        f"of Python, got traced numbers: write {', '.join(calls)}."
+    )
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(frame.filename.startswith(_OPTAX) for frame in frames):
+        text += (
+            " Optax's schedules need static steps; stabjax's of the same name accept "
+            "traced ones."
+        )
+    return text

@@ -1,0 +1,52 @@
+"""What the commands share: JAX's devices and cache, output files, errors, messages."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from stabjax._arguments import as_integer
+
+_ERRORS = (ValueError, TypeError, OSError, ModuleNotFoundError)
+
+
+def prepare_jax(devices: int | None = None) -> None:
+    """Makes one CPU device for each core, and caches compilations in `~/.cache`."""
+    number = as_integer("devices", devices or os.cpu_count() or 1)
+    with contextlib.suppress(RuntimeError):  # JAX is in use already
+        jax.config.update("jax_num_cpu_devices", number)
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(home, "stabjax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def check_output(path: str | None) -> None:
+    """Raises unless a file of this path can be written, before any work is done."""
+    if path is None:
+        return
+    folder = Path(path).parent
+    if not folder.is_dir() or Path(path).is_dir():
+        raise ValueError(f"--out must be a file in an existing folder, got {path!r}.")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--out must be in a writable folder, got {path!r}.")
+
+
+@contextlib.contextmanager
+def errors_in_one_sentence(
+    parser: argparse.ArgumentParser, errors: tuple[type[Exception], ...] = _ERRORS
+) -> Iterator[None]:
+    """Ends the process with the error's message and exit code 2, no traceback."""
+    try:
+        yield
+    except errors as error:
+        parser.error(" ".join(str(error).split()))
+
+
+def log(line: str) -> None:
+    """Prints a line to standard error, which keeps standard output for results."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,86 @@
+"""`stabjax plot`: a picture of a sweep."""
+
+import argparse
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import stabjax
+from stabjax._arguments import lookup
+from stabjax.cli import environment
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def add(commands: Any) -> None:
+    """Adds the command to a parser."""
+    parser = commands.add_parser(
+        "plot",
+        help="draw the results of a sweep",
+        description="Draws a sweep's store or dataset: a map over the first two axes,"
+        " the stable fraction over a single axis, or curves of a recorded variable.",
+    )
+    parser.set_defaults(call=_run)
+    parser.add_argument("store", metavar="STORE", help="a folder, or a netCDF file")
+    parser.add_argument("--variable", default="final_loss", help="default: final_loss")
+    for name, text in {
+        "x": "horizontal axis (default: the first)",
+        "y": "vertical axis (default: the second)",
+        "hue": "one line for each of its values",
+    }.items():
+        parser.add_argument(f"--{name}", metavar="AXIS", help=text)
+    parser.add_argument(
+        "--out", default="sweep.png", metavar="FILE", help="default: sweep.png"
+    )
+
+
+def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    with environment.errors_in_one_sentence(parser):
+        environment.check_output(options.out)
+        _draw(_load(options.store), options).figure.savefig(options.out)
+    print(f"picture: {options.out}")
+
+
+def _load(store: str) -> "xr.Dataset":
+    if Path(store).is_dir():
+        return stabjax.runs.load(store)
+    import xarray as xr
+
+    try:
+        return xr.load_dataset(store)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # each of xarray's engines raises its own
+        raise ValueError(
+            f"STORE must be the folder of a sweep or a netCDF file, got {store!r}. "
+            "NetCDF 4 needs the package h5netcdf or netCDF4."
+        ) from error
+
+
+def _by_name(
+    variables: "Mapping[Hashable, xr.DataArray]",
+) -> "dict[str, xr.DataArray]":
+    return {str(name): values for name, values in variables.items()}
+
+
+def _draw(runs: "xr.Dataset", options: argparse.Namespace) -> Any:
+    values = lookup("--variable", options.variable, _by_name(runs.data_vars))
+    for name in ("x", "y", "hue"):
+        if (axis := getattr(options, name)) is not None:
+            lookup(f"--{name}", axis, _by_name(runs.coords))
+    if "step" in values.dims:
+        return stabjax.plot.learning_curves(
+            runs, variable=options.variable, hue=options.hue
+        )
+    known = [str(name) for name, size in values.sizes.items() if size > 1]
+    axes = [name for name in known if name not in ("seed", "trial")]
+    # Numeric axes first: they have an order, and words do not.
+    axes.sort(key=lambda name: runs[name].dtype.kind not in "iuf")
+    x = options.x or next(iter(axes), None)
+    if x is None:
+        raise ValueError("--x must be given: no axis has more than one value.")
+    y = options.y or next((name for name in axes if name != x), None)
+    if y is None or options.variable == "status":
+        return stabjax.plot.stable_fraction(runs, x=x, hue=options.hue)
+    return stabjax.plot.heatmap(runs, x=x, y=y, variable=options.variable)
