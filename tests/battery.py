@@ -299,6 +299,31 @@ TRANSFORMATIONS = [
         before=(1.0,),
     ),
     Transformation(
+        "with_learning_rate",
+        lambda learning_rate: stabjax.with_learning_rate(
+            optax.scale_by_learning_rate, learning_rate, flip_sign=False
+        ),
+        {"learning_rate": 0.985},
+        spoils="entry",
+    ),
+    Transformation(
+        "with_learning_rate",
+        lambda start: stabjax.with_learning_rate(
+            optax.scale_by_learning_rate, falling(start), flip_sign=False
+        ),
+        {"start": 0.985},
+        variant="scheduled",
+        spoils="entry",
+    ),
+    Transformation(
+        "by_group",
+        lambda max_norm: stabjax.by_group(
+            {"all": stabjax.clip_by_global_norm(max_norm)}, {"*": "all"}
+        ),
+        {"max_norm": 1.0},
+        spoils="tree",
+    ),
+    Transformation(
         "skip_if_nonfinite",
         lambda max_norm, max_consecutive: stabjax.skip_if_nonfinite(
             stabjax.clip_by_global_norm(max_norm), max_consecutive=max_consecutive
@@ -347,10 +372,8 @@ TRANSFORMATIONS = [
 # Public functions that are no transformations: of norms, of gradients, of states.
 FUNCTIONS = {
     "best_cooldown_fraction",
-    "by_group",
     "check_guards",
     "unless_skipped",
-    "with_learning_rate",
     "global_norm",
     "leaf_norms",
     "metrics",

@@ -122,7 +122,8 @@ def skip_above_norm(
 
     def judge(step: Step, history: Any) -> Verdict:
         limit = drop_norm(step.number) if callable(drop_norm) else drop_norm
-        limit = jnp.asarray(limit).astype(step.grad_norm.dtype)
+        # A copy, so that a donated state does not take the caller's array with it.
+        limit = jnp.array(limit, step.grad_norm.dtype)
         large = ~step.nonfinite & ~(step.grad_norm <= limit)
         return Verdict({"large_count": large}, {"drop_norm": limit}, history)
 

@@ -332,12 +332,13 @@ def _warmup_stable_decay(
     if decay_type == "cosine":
         waves = _waves(learning_rate, low, num_decay_steps, num_cycles)
 
-        def decay(count: Number) -> Number:
+        def waving(count: Number) -> Number:
             # A negative number of stable steps starts the decay before step 0.
             elapsed = since(count, num_stable_steps)
             value = waves(jnp.maximum(elapsed, 0))
             return jnp.where(elapsed >= num_decay_steps, low, value)
 
+        decay: Schedule = waving
     else:
         decay = with_cooldown(
             steady, num_stable_steps, num_decay_steps, end_value=low, shape=decay_type

@@ -116,7 +116,10 @@ def _differentiable(step: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     @jax.custom_jvp
     def value(count: jax.Array, start: jax.Array, consts: Any) -> jax.Array:
         # From 0: the count may be the largest int32.
-        return lax.fori_loop(0, count, lambda t, x: step(t + 1, x, *consts), start)
+        rate: jax.Array = lax.fori_loop(
+            0, count, lambda t, x: step(t + 1, x, *consts), start
+        )
+        return rate
 
     @value.defjvp
     def value_and_slope(primals: Any, tangents: Any) -> Any:
