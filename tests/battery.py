@@ -307,15 +307,6 @@ TRANSFORMATIONS = [
         spoils="entry",
     ),
     Transformation(
-        "with_learning_rate",
-        lambda start: stabjax.with_learning_rate(
-            optax.scale_by_learning_rate, falling(start), flip_sign=False
-        ),
-        {"start": 0.985},
-        variant="scheduled",
-        spoils="entry",
-    ),
-    Transformation(
         "by_group",
         lambda max_norm: stabjax.by_group(
             {"all": stabjax.clip_by_global_norm(max_norm)}, {"*": "all"}
@@ -369,22 +360,27 @@ TRANSFORMATIONS = [
     ),
 ]
 
-# Public functions that are no transformations: of norms, of gradients, of states.
+# Public names that are not transformations.
 FUNCTIONS = {
+    "RangeTest",
+    "TrainResult",
     "best_cooldown_fraction",
     "check_guards",
-    "unless_skipped",
     "global_norm",
     "leaf_norms",
     "metrics",
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
     "qk_clip",
+    "range_test",
     "schedule_bound",
     "suggest_max_norm",
+    "suggest_rate",
+    "train",
     "transfer_to_horizon",
     "unitwise_clip",
     "unitwise_norm",
+    "unless_skipped",
 }
 
 
