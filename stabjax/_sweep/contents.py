@@ -4,6 +4,7 @@ They are constants of a program that is traced from the functions. If a notebook
 one of them and calls the sweep again, the old program must not be used.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -70,7 +71,10 @@ class _Walk:
                 continue
             if isinstance(value, types.FunctionType):
                 self.codes.append(value.__code__)
-            parts = [*_parts(value)] if len(self._known) < _MOST else []
+            parts: list[object] = []
+            if len(self._known) < _MOST:
+                with contextlib.suppress(Exception):  # of an object's own methods
+                    parts = [*_parts(value)]
             if not parts:
                 self.digest.update(f"{_length_or_id(value)};".encode())
             waiting += parts
@@ -150,14 +154,14 @@ def _array_digest(value: Any) -> bytes | None:
             _digests[id(value)] = _hash(np.asarray(data))
             weakref.finalize(value, _digests.pop, id(value), None)
         return _digests[id(value)]
-    if isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
+    if isinstance(value, (np.ndarray, np.generic)) and not value.dtype.hasobject:
         return _hash(np.asarray(value))
     return None
 
 
 def _hash(array: np.ndarray[Any, Any]) -> bytes:
     found = hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode())
-    found.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+    found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found.digest()
 
 

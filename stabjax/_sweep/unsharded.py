@@ -119,8 +119,11 @@ class _Copy:
         parts = {name: self.of(part) for name, part in held.items()}
         if not _differ(parts.values(), held.values()):
             return value
-        new = object.__new__(type(value))
-        vars(new).update(parts)
+        try:
+            new = object.__new__(type(value))
+            vars(new).update(parts)
+        except TypeError:  # a type of an extension module
+            return value
         return new
 
 

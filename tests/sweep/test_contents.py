@@ -227,6 +227,38 @@ def test_what_refers_to_itself_and_to_libraries_is_followed():
     assert contents([make]) != first
 
 
+class Raising:
+    """An object whose attributes and elements cannot be read."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+
+ODD = {
+    "raising": Raising(),
+    "empty": np.zeros((3, 0)),
+    "scalar": np.array(1.0),
+    "records": np.zeros(2, [("a", "i4"), ("b", "f4")]),
+    "objects": np.array([1, "a", None], object),
+    "bfloat16": jnp.ones(2, jnp.bfloat16),
+    "strided": np.arange(12).reshape(3, 4)[:, ::2],
+    "key": jax.random.key(0),
+    "set": {1, "a", None},
+    "nothing": types.FunctionType((lambda: None).__code__, {}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_values_have_contents(name):
+    held = ODD[name]
+
+    def make():
+        return held
+
+    assert contents([make]) == contents([make])
+    hash(contents([make]))
+
+
 def test_the_cost_does_not_show():
     """A factory over MNIST's size of JAX arrays, a model and Optax's optimizers."""
     images = jnp.zeros((60_000, 784), jnp.uint8)
