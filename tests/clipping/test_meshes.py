@@ -18,7 +18,7 @@ rows = pytest.mark.parametrize("row", TRANSFORMATIONS, ids=str)
 DEVICES = 8
 # One leaf sharded along each of its axes in turn, and one that stays replicated.
 SPECS = {"w": P(None, "d"), "v": P("d"), "h": P(None, "d"), "s": P()}
-SHAPES = {"w": (4, 16), "v": (DEVICES * 2,), "h": (2, 8, 4), "s": ()}
+SHAPES = {"w": (8, 16), "v": (DEVICES * 2,), "h": (2, 8, 4), "s": ()}
 # The methods with moments: their states hold arrays of the parameters' shapes.
 HAVE_MOMENTS = {
     "clip_by_second_moment",
