@@ -11,7 +11,7 @@ from battery import TRANSFORMATIONS
 from flax import nnx
 
 rows = pytest.mark.parametrize("row", TRANSFORMATIONS, ids=str)
-# Around a batch of examples, of which float0 has none; and around Optax's own optimizer.
+# Around a batch of examples, which float0 does not have, or an optimizer of Optax.
 NO_FLOAT0 = {
     "differentially_private_aggregate",
     "adaptive_quantile_clip",
