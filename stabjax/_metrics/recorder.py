@@ -13,7 +13,6 @@ from stabjax._arguments import check_choice
 from stabjax._metrics.collection import metric_key
 from stabjax._norms import global_norm, is_float0, leaf_norms, norm_dtype, widened
 from stabjax._paths import check_arrays, leaf_paths
-from stabjax._types import AxisName
 
 LeafMetric: TypeAlias = Literal["grad_norm", "norm_share", "update_norm", "param_norm"]
 
@@ -35,7 +34,7 @@ class ReportingTransformation(
     times as long as one over an array. A copy with parts replaced has no report.
     """
 
-    report: Callable[[optax.Updates], Report] | None = None
+    report: Callable[..., Report] | None = None  # of the arguments of `update`
 
 
 class MetricsState(NamedTuple):
@@ -52,7 +51,7 @@ def with_metrics(
     name: str,
     *,
     per_leaf: bool | Sequence[LeafMetric] = False,
-    axis_name: AxisName | None = None,
+    axis_name: object = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Records what a transformation does to the gradient, for the logs.
 
@@ -73,9 +72,8 @@ def with_metrics(
         path, such as `dense/kernel`. True records `grad_norm` and `norm_share`, the
         parameter's part of the squared norm; a sequence selects among these,
         `update_norm` and `param_norm`. **Static.**
-      axis_name: name of the mapped axis (or axes) along which the leaves are sharded,
-        as in `stabjax.global_norm`; needed only where their types do not say so.
-        **Static.**
+      axis_name: the mapped axes over which the leaves are sharded, as in
+        `stabjax.global_norm`, for axes that types do not show. **Static.**
 
     Returns:
       A transformation with a `MetricsState`. Metrics are 0 before the first update;
@@ -131,7 +129,9 @@ def with_metrics(
         updates, inner_state = inner.update(
             grads, state.inner_state, params, **extra_args
         )
-        report = _report(transformation, grads, updates, axis_name)
+        report = getattr(transformation, "report", None)
+        known = report(grads, state.inner_state, params) if report else None
+        report = _report(known, grads, updates, axis_name)
         step, count, fraction = count_clip(
             state.metrics_step, state.clip_count, report.clipped
         )
@@ -182,7 +182,7 @@ def _of_leaves(
     grads: optax.Updates,
     updates: optax.Updates,
     params: optax.Params | None,
-    axis_name: AxisName | None,
+    axis_name: object,
 ) -> dict[tuple[str, ...], jax.Array]:
     """The metrics of each leaf, by the name of the metric and the path of the leaf."""
     if params is None and "param_norm" in leaf_metrics:
@@ -210,20 +210,18 @@ def _shares(norms: list[jax.Array]) -> list[jax.Array]:
 
 
 def _report(
-    transformation: optax.GradientTransformation,
+    known: Report | None,
     grads: optax.Updates,
     updates: optax.Updates,
-    axis_name: AxisName | None,
+    axis_name: object,
 ) -> Report:
     """The transformation's own report, if it has one, or else a measured one."""
-    report = getattr(transformation, "report", None)
-    if report is None:
+    if known is None:
         return Report(
             global_norm(grads, axis_name=axis_name),
             global_norm(updates, axis_name=axis_name),
             _any_smaller(updates, grads, axis_name),
         )
-    known: Report = report(grads)
     leaves = [leaf for leaf in jax.tree.leaves(grads) if not is_float0(leaf)]
     if all(jnp.result_type(leaf) == norm_dtype(leaves) for leaf in leaves):
         return known
@@ -232,7 +230,7 @@ def _report(
 
 
 def _any_smaller(
-    updates: optax.Updates, grads: optax.Updates, axis_name: AxisName | None
+    updates: optax.Updates, grads: optax.Updates, axis_name: object
 ) -> jax.Array:
     """Whether an element became smaller; norms cannot tell, as their rounding differs.
 
