@@ -55,9 +55,7 @@ def _varying(x: jax.Array, axes: frozenset[Any]) -> jax.Array:
         return x
     # `pcast` replaced `pvary` in jax 0.9.
     older: Any = getattr(lax, "pvary", None)
-    cast: jax.Array
-    if older is None:
-        cast = lax.pcast(x, missing, to="varying")
-    else:
-        cast = older(x, missing)
+    cast: jax.Array = (
+        lax.pcast(x, missing, to="varying") if older is None else older(x, missing)
+    )
     return cast

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from stabjax._arguments import as_integer, check, nan_unless
+from stabjax._arguments import as_integer, check, is_schedule, nan_unless
 from stabjax._guards.guard import Step, Verdict, guard
 from stabjax._guards.history import History, limits_of, no_history, recorded
 from stabjax._types import AxisName, Number, Schedule
@@ -116,11 +116,11 @@ def skip_above_norm(
       NVIDIA, Megatron-LM, `grad_norm_skip_threshold`.
       https://github.com/NVIDIA/Megatron-LM
     """
-    if not callable(drop_norm):
+    if not is_schedule(drop_norm):
         drop_norm = nan_unless(check("drop_norm", drop_norm, ">= 0"), drop_norm)
 
     def judge(step: Step, history: Any) -> Verdict:
-        limit = drop_norm(step.number) if callable(drop_norm) else drop_norm
+        limit = drop_norm(step.number) if is_schedule(drop_norm) else drop_norm
         limit = jnp.asarray(limit).astype(step.grad_norm.dtype)
         large = ~step.nonfinite & ~(step.grad_norm <= limit)
         return Verdict({"large_count": large}, {"drop_norm": limit}, history)

@@ -1,8 +1,8 @@
 """Plots of datasets of runs, schedules and gradient norms, as Matplotlib Axes.
 
 Each function draws into the Axes that it is given, or into a new figure, and returns
-them: `ax.figure.savefig("name.png")`. Dimensions that a function is not told about,
-such as the seeds, are pooled, and the title says so.
+them: `ax.figure.savefig("name.png")`. Dimensions that you do not name, such as the
+seeds, are pooled, and the title says so.
 """
 
 from stabjax.plot.axes import panels

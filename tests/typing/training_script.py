@@ -28,7 +28,9 @@ result: stabjax.TrainResult = stabjax.train(
     problem, make_optimizer(1.0, 0.1), jax.random.key(0), steps=100
 )
 final: float = float(result.final_loss)
-logged: dict[str, jax.Array] = stabjax.metrics(make_optimizer(1.0, 0.1).init(jnp.ones(2)))
+logged: dict[str, jax.Array] = stabjax.metrics(
+    make_optimizer(1.0, 0.1).init(jnp.ones(2))
+)
 space: stabjax.Space = stabjax.grid(max_norm=[0.1, 1.0], peak_value=[0.1, 0.2])
 runs = stabjax.sweep(problem, make_optimizer, space, steps=100)
 best = stabjax.runs.best(runs)
