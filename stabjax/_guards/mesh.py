@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from stabjax._arguments import as_number
 from stabjax._types import Number
 
 
@@ -25,7 +26,7 @@ def scalar_loss(value: Number, dtype: Any, axis_name: object) -> jax.Array:
 
     The mean is over the axes along which it varies, and over those that are named.
     """
-    loss = jnp.asarray(value)
+    loss = jnp.asarray(as_number("value", value))
     if loss.size != 1:
         raise ValueError(f"value must be a scalar, got an array of shape {loss.shape}.")
     named: set[Any] = set(jax.tree.leaves(axis_name))
