@@ -10,13 +10,13 @@ import math
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stabjax._types import Condition, Number
+from stabjax._types import Condition, Number, Schedule
 
 T = TypeVar("T")
 _INT32 = np.iinfo(np.int32)
@@ -129,6 +129,18 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         *first, last = map(repr, choices)
         listed = f"{', '.join(first)} or {last}" if first else last
         raise ValueError(f"{name} must be {listed}, got {value!r}.")
+
+
+def is_schedule(value: object) -> TypeGuard[Schedule]:
+    """Returns whether an argument that may be a number or a schedule is a schedule.
+
+    A callable is a schedule, unless it is a pytree with leaves, such as an Equinox
+    module of thresholds: that is a tree of numbers. `jax.tree_util.Partial` is a
+    function, whatever it holds.
+    """
+    if not callable(value) or isinstance(value, jax.tree_util.Partial):
+        return callable(value)
+    return all(leaf is value for leaf in jax.tree.leaves(value))
 
 
 def lookup(name: str, value: str, table: Mapping[str, T]) -> T:

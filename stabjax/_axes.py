@@ -8,15 +8,16 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from stabjax._paths import check_arrays, leaf_name, leaf_paths
-from stabjax._prefixes import match_prefix
+from stabjax._paths import check_arrays, leaf_name, leaf_paths, match_prefix
 from stabjax._types import AxisName
 
 # The names of the mapped axes to sum over.
 Axes: TypeAlias = tuple[AxisName, ...]
 
 
-def leaf_axes(argument: str, tree: object, axis_name: object) -> tuple[Axes, ...]:
+def leaf_axes(
+    argument: str, tree: object, axis_name: object, *, some: bool = False
+) -> tuple[Axes, ...]:
     """Returns the mapped axes over which each leaf of a tree is sharded.
 
     Args:
@@ -24,6 +25,7 @@ def leaf_axes(argument: str, tree: object, axis_name: object) -> tuple[Axes, ...
       tree: arrays, whose types show the mesh axes of `shard_map` they vary over.
       axis_name: None, to take these; a name or a tuple of names that holds them; or a
         tree of these, a prefix of `tree`, that states each leaf's axes exactly.
+      some: whether leaves may vary over axes that `axis_name` does not hold.
 
     Raises:
       ValueError: the types contradict `axis_name`.
@@ -31,7 +33,7 @@ def leaf_axes(argument: str, tree: object, axis_name: object) -> tuple[Axes, ...
     """
     leaves = jax.tree.leaves(tree)
     try:
-        varying = [_varying_axes(leaf) for leaf in leaves]
+        varying = [varying_axes(leaf) for leaf in leaves]
     except TypeError:
         check_arrays(argument, tree)
         raise
@@ -53,9 +55,10 @@ def leaf_axes(argument: str, tree: object, axis_name: object) -> tuple[Axes, ...
             if name not in typed:
                 # The index along an axis varies over it, in whatever `shard_map`
                 # checks; with `check_vma=False` and in `vmap` types show nothing.
-                typed[name] = name in _varying_axes(lax.axis_index(name))
+                typed[name] = name in varying_axes(lax.axis_index(name))
         stated = {name for name in names if typed[name]}
-        if (shown - stated and (exact or names)) or (exact and stated - shown):
+        beyond = shown - stated and (exact or names) and not some
+        if beyond or (exact and stated - shown):
             raise ValueError(
                 f"axis_name must name the mesh axes that "
                 f"{leaf_name((argument, *leaf_paths(tree)[i]))!r} varies over, "
@@ -70,14 +73,20 @@ def over_devices(x: jax.Array, axes: Axes) -> jax.Array:
     return lax.psum(x, axes) if axes else x
 
 
+def global_size(x: jax.Array, axes: Axes) -> int:
+    """The number of elements of an array that is sharded over mapped axes."""
+    size: int = x.size * (lax.psum(1, axes) if axes else 1)
+    return size
+
+
 def any_shard(flag: jax.Array, axes: Sequence[Axes] = ()) -> jax.Array:
     """Whether a flag is true on any device, over all axes it or `axes` know of."""
     told = {name for names in axes for name in names}
-    names = tuple(sorted(told | _varying_axes(flag), key=str))
+    names = tuple(sorted(told | varying_axes(flag), key=str))
     return over_devices(flag.astype(jnp.int32), names) > 0 if names else flag
 
 
-def _varying_axes(x: ArrayLike) -> frozenset[AxisName]:
+def varying_axes(x: ArrayLike) -> frozenset[AxisName]:
     """The mesh axes of `shard_map` over which the type of an array says it varies.
 
     JAX 0.7 calls this set `vma`, JAX 0.10 `mat.varying`.

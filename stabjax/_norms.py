@@ -156,7 +156,7 @@ def norm_of_leaves(
     def total(k: jax.Array | None) -> jax.Array:
         scales = list(k) if apart and k is not None else [k] * len(wide)
         sums = [jnp.sum(_squares(x, k)) for x, k in zip(wide, scales, strict=True)]
-        return _reduced(sums, axes, apart)
+        return reduced(sums, axes, apart)
 
     return _root_of_squares(total)
 
@@ -254,7 +254,7 @@ def magnitudes(x: jax.Array) -> jax.Array:
     return jnp.abs(x) if jnp.iscomplexobj(x) else x * jnp.sign(x)
 
 
-def _reduced(
+def reduced(
     parts: Sequence[jax.Array],
     axes: tuple[Axes, ...],
     apart: bool,
@@ -295,7 +295,7 @@ def _root_of_squares(total: Callable[[Any], Any]) -> ScaledNorm:
     """
     plain = total(None)
     k = jax.tree.map(_rescaling, plain)
-    safe = [jnp.all(x == 1) for x in jax.tree.leaves(k)]
+    safe = [jnp.ones((), bool), *(jnp.all(x == 1) for x in jax.tree.leaves(k))]
     squares = lax.cond(jnp.all(jnp.stack(safe)), lambda: plain, lambda: total(k))
     return ScaledNorm(
         jax.tree.map(safe_root, squares), jax.tree.map(lambda x: 1 / x, k)
@@ -325,22 +325,22 @@ def _power_norm(
     def each(x: jax.Array) -> list[jax.Array]:
         return list(x) if apart else [x] * len(arrays)
 
-    reduced = partial(_reduced, axes=axes, apart=apart)
+    total = partial(reduced, axes=axes, apart=apart)
     largest = [jnp.max(magnitudes(x)) for x in arrays]
-    bound = reduced(lax.stop_gradient(largest), largest=True)
+    bound = total(lax.stop_gradient(largest), largest=True)
     if ord == math.inf:
         # Through sums, since a maximum over devices has no derivative: the shards
         # that attain it share it.
         pairs = list(zip(largest, each(bound), strict=True))
         attains = [(m == b).astype(m.dtype) for m, b in pairs]
         shares = [a * m for a, m in zip(attains, largest, strict=True)]
-        return ScaledNorm(reduced(shares) / reduced(attains), jnp.ones_like(bound))
+        return ScaledNorm(total(shares) / total(attains), jnp.ones_like(bound))
     unit = jnp.where((bound > 0) & jnp.isfinite(bound), bound, 1)
     # 1 / M may be subnormal, which devices flush to zero: to its middle range first.
     half = 2.0 ** (np.finfo(bound.dtype).maxexp // 2)
     k = jnp.where(unit > 1, 1 / half, half)
     scaled = zip(arrays, each(k), each(unit * k), strict=True)
-    powers = reduced([jnp.sum((magnitudes(x) * k / m) ** ord) for x, k, m in scaled])
+    powers = total([jnp.sum((magnitudes(x) * k / m) ** ord) for x, k, m in scaled])
     positive = powers > 0
     root = jnp.where(positive, powers, 1) ** (1 / ord)
     value = jnp.where(positive, root, lax.stop_gradient(powers))

@@ -1,5 +1,6 @@
 """The arithmetic of clipping: a factor that cannot overflow, applied in float32."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -31,6 +32,8 @@ def clip_factor(norm: ScaledNorm, max_norm: jax.Array) -> ClipFactor:
     elements does not.
     """
     valid = jnp.isfinite(norm.value) & (max_norm >= 0)
+    # XLA may round a max_norm that it computes twice in two ways: never below 0.
+    max_norm = jnp.abs(max_norm)
     k = 1 / norm.unit
     exceeded = valid & (norm.value > max_norm * k)
     value = jnp.where(exceeded, norm.value, 1)
@@ -61,6 +64,14 @@ def apply_factor(x: ArrayLike, factor: ClipFactor) -> jax.Array:
         return lax.complex(real, imag)
     wide = x.astype(factor.first.dtype) * factor.first * factor.second
     return cast_back(wide, x.dtype)
+
+
+def apply_factors(arrays: Sequence[jax.Array], factors: ClipFactor) -> list[jax.Array]:
+    """Returns each array times its own factors, which lie along axis 0."""
+    return [
+        apply_factor(x, ClipFactor(*(part[i] for part in factors)))
+        for i, x in enumerate(arrays)
+    ]
 
 
 def multiply(x: ArrayLike, scalar: ArrayLike) -> jax.Array:

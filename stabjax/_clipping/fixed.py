@@ -1,43 +1,54 @@
-"""Bounds whose threshold is given: element-wise, global, per block."""
+"""Clipping to a given threshold: by element, by global norm, by block."""
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.typing import ArrayLike
 
-from stabjax._clipping.threshold import Threshold, bounded_by, map_bounded
-from stabjax._metrics import Report
-from stabjax._norms import (
-    ScaledNorm,
-    check_order,
-    norm_dtype,
-    scaled_norm,
+from stabjax._axes import any_shard, global_size
+from stabjax._clipping.threshold import (
+    Group,
+    Threshold,
+    Thresholds,
+    clip_to_threshold,
 )
-from stabjax._scaling import ClipFactor, apply_factor, as_scalar, cast_back, clip_factor
+from stabjax._metrics import Report
+from stabjax._norms import ScaledNorm, check_order, norm_dtype, norm_of_leaves
+from stabjax._scaling import (
+    ClipFactor,
+    apply_factor,
+    apply_factors,
+    as_scalar,
+    cast_back,
+    clip_factor,
+)
+from stabjax._types import Number
 
 
 def clip(max_delta: Threshold) -> optax.GradientTransformation:
-    r"""Clips every entry of the updates to ``[-max_delta, max_delta]``.
+    """Clips every element of the updates to `[-max_delta, max_delta]`.
 
-    :math:`u_i = \min(\max(g_i, -\delta), \delta)`. The one bound here that makes an
-    infinite entry finite, as in Optax; NaN stays NaN.
+        u_i = min(max(g_i, -max_delta), max_delta)
+
+    The only transformation here that makes an infinite element finite, as in Optax; NaN
+    stays NaN.
 
     Args:
-      max_delta: :math:`\delta \ge 0`: a number, an array that broadcasts with every
-        leaf, or a schedule (count of updates -> number); traceable.
+      max_delta: a number >= 0, an array that broadcasts with every leaf, a schedule
+        (count of updates -> number), or a tree of these: see
+        `stabjax.clip_by_global_norm`. **Traceable.**
 
     Returns:
-      A transformation; stateless unless ``max_delta`` is a schedule. A negative or NaN
-      traced threshold gives NaN.
+      A transformation; stateless unless `max_delta` is a schedule. A traced threshold
+      that is negative or NaN gives NaN.
 
     Raises:
-      ValueError: if ``max_delta`` is concrete and negative or NaN.
-      TypeError: if it is no number, or a leaf is complex.
+      ValueError: `max_delta` is concrete and negative or NaN.
+      TypeError: `max_delta` is not a number, or a leaf is complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -45,50 +56,54 @@ def clip(max_delta: Threshold) -> optax.GradientTransformation:
       >>> updates, _ = stabjax.clip(1.0).update(jnp.array([3.0, -4.0, 0.5]), None)
       >>> updates.tolist()
       [1.0, -1.0, 0.5]
-
-    Source: Optax has the same name; `clip_grad_value_` in PyTorch.
     """
 
-    def bound(
-        updates: optax.Updates, params: optax.Params | None, limit: ArrayLike
-    ) -> tuple[optax.Updates, jax.Array]:
-        del params
-        return map_bounded(lambda g: _clip_entries(g, jnp.asarray(limit)), updates)
+    def bound(group: Group, max_delta: Number) -> tuple[list[jax.Array], jax.Array]:
+        limit = jnp.asarray(max_delta)
+        pairs = [_clip_elements(g, limit) for g in group.updates]
+        exceeded = jax.tree.reduce(
+            jnp.logical_or, [flag for _, flag in pairs], jnp.zeros((), bool)
+        )
+        return [x for x, _ in pairs], any_shard(exceeded, group.axes)
 
-    return bounded_by(max_delta, bound, name="clip", argument="max_delta")
+    return clip_to_threshold("clip", Thresholds("max_delta", max_delta), bound)
 
 
 def clip_by_global_norm(
     max_norm: Threshold, *, ord: float | None = None, axis_name: object = None
 ) -> optax.GradientTransformation:
-    r"""Rescales the updates so that their global norm is at most ``max_norm``.
+    """Rescales the updates so that their global norm is at most `max_norm`.
 
-    :math:`u = g \cdot \min(1, c / \|g\|_p)`, the norm taken over all leaves together.
-    Right for every finite gradient in every dtype, even where the norm itself exceeds
-    it; below the threshold the updates are unchanged, bit for bit. The product is
-    taken in float32 or wider. The derivative at a zero gradient is the identity's.
+        u = g min(1, max_norm / |g|_p)
+
+    The norm is that of all leaves together. It is right for every finite gradient in
+    every dtype, even where the norm itself exceeds the dtype; below the threshold the
+    updates are unchanged, bit for bit. The product is taken in float32 or wider. The
+    derivative at a zero gradient is that of the identity.
 
     Args:
-      max_norm: :math:`c \ge 0`: a number, a scalar array (inf: never clip), or a
-        schedule (count of updates -> number); traceable. Or a tree of numbers, one for
-        each group of parameters, of which it is a prefix (``{"body": 1.0, "head":
-        0.1}``): each group is then clipped by the norm of its own leaves. The other
-        bounds by a given threshold take such trees too.
-      ord: :math:`p`, the order of the norm, from 1 to inf (PyTorch's ``norm_type``);
-        static (``static_args`` under ``optax.inject_hyperparams``). None: 2.
-      axis_name: name of the mapped axis of ``shard_map`` along which every leaf is
-        sharded, if any; static.
+      max_norm: a number >= 0 (inf: never clip), a scalar array, or a schedule (count of
+        updates -> number); of a schedule, values below 0 count as 0. Or a tree of
+        these, such as `{"body": 1.0, "head": 0.1}`, whose keys are the first keys of
+        the parameters' paths, whatever containers hold these: each group is then
+        clipped by the norm of its own leaves. A callable is a schedule, unless it is a
+        pytree with leaves, such as an Equinox module of thresholds. All thresholds of
+        this library follow these rules. **Traceable.**
+      ord: order p of the norm, in [1, inf]; PyTorch's `norm_type`. None is 2. Belongs
+        to `static_args` under `optax.inject_hyperparams`. **Static.**
+      axis_name: inside `shard_map`, types show over which mesh axes each leaf is
+        sharded; for axes that they do not show, see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation; stateless unless ``max_norm`` is a schedule, and then its
-      threshold, whether it clipped and the share of updates it clipped are metrics. A
-      non-finite gradient gives NaN in every entry (in Optax zeros beside the NaN), and
-      so does a traced threshold that is negative or NaN.
+      A transformation; stateless unless `max_norm` is a schedule, and then its
+      threshold, whether it clipped and the fraction of updates it clipped are metrics.
+      A non-finite gradient gives NaN in every element (Optax leaves zeros beside the
+      NaN), and so does a traced threshold that is negative or NaN.
 
     Raises:
-      ValueError: if ``max_norm`` is concrete and negative or NaN, or no scalar, or if
-        ``ord`` is not a number from 1 to inf.
-      TypeError: if ``max_norm`` is no number.
+      ValueError: `max_norm` is concrete and negative or NaN, or not a scalar; `ord` is
+        out of range; or `axis_name` contradicts the type of a leaf.
+      TypeError: `max_norm` is not a number, or a leaf is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -98,56 +113,56 @@ def clip_by_global_norm(
       >>> [round(float(u), 4) for u in updates["w"]]
       [0.6, 0.8]
 
-    Source: Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural
-    networks, 2013.
+    References:
+      Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural
+      networks, 2013, https://arxiv.org/abs/1211.5063
     """
     order = check_order(2 if ord is None else ord)
+    thresholds = Thresholds("max_norm", max_norm, axis_name)
 
-    def measured(
-        updates: optax.Updates, limit: ArrayLike
+    def measure(
+        group: Group, max_norm: Number
     ) -> tuple[ScaledNorm, jax.Array, ClipFactor]:
-        norm = scaled_norm(updates, order, axis_name=axis_name)
-        largest = as_scalar("max_norm", limit, norm.value.dtype)
-        return norm, largest, clip_factor(norm, largest)
+        norm = norm_of_leaves(group.updates, group.axes, order, False)
+        limit = as_scalar("max_norm", max_norm, norm.value.dtype)
+        return norm, limit, clip_factor(norm, limit)
 
-    def bound(
-        updates: optax.Updates, params: optax.Params | None, limit: ArrayLike
-    ) -> tuple[optax.Updates, jax.Array]:
-        del params
-        *_, by = measured(updates, limit)
-        return jax.tree.map(lambda g: apply_factor(g, by), updates), by.exceeded
+    def bound(group: Group, max_norm: Number) -> tuple[list[jax.Array], jax.Array]:
+        _, _, factor = measure(group, max_norm)
+        return [apply_factor(g, factor) for g in group.updates], factor.exceeded
 
-    def report(updates: optax.Updates, limit: ArrayLike) -> Report:
-        norm, largest, by = measured(updates, limit)
-        after = jnp.where(by.exceeded, largest, norm.product * by.first)
-        return Report(norm.product, after, by.exceeded)
+    def report(group: Group, max_norm: Number) -> Report:
+        norm, limit, factor = measure(group, max_norm)
+        after = jnp.where(factor.exceeded, limit, norm.product * factor.first)
+        return Report(norm.product, after, factor.exceeded)
 
-    return bounded_by(
-        max_norm,
-        bound,
-        report if order == 2 and axis_name is None else None,
-        name="clip_by_global_norm",
-        argument="max_norm",
+    return clip_to_threshold(
+        "clip_by_global_norm", thresholds, bound, report if order == 2 else None
     )
 
 
-def clip_by_block_norm(max_norm: Threshold) -> optax.GradientTransformation:
-    r"""Rescales each leaf of the updates so that its norm is at most ``max_norm``.
+def clip_by_block_norm(
+    max_norm: Threshold, *, axis_name: object = None
+) -> optax.GradientTransformation:
+    """Rescales each leaf of the updates so that its norm is at most `max_norm`.
 
-    :math:`u_l = g_l \cdot \min(1, c / \|g_l\|_2)` for every leaf :math:`l`, with the
-    care of :func:`stabjax.clip_by_global_norm`.
+        u_l = g_l min(1, max_norm / |g_l|_2)  for every leaf l
+
+    Has the numerical care of `stabjax.clip_by_global_norm`.
 
     Args:
-      max_norm: :math:`c \ge 0`: a number, a scalar array, or a schedule (count of
-        updates -> number); traceable.
+      max_norm: a number >= 0, a scalar array, a schedule (count of updates -> number),
+        or a tree of these: see `stabjax.clip_by_global_norm`. **Traceable.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation; stateless unless ``max_norm`` is a schedule. A leaf with a
-      non-finite entry becomes NaN as a whole.
+      A transformation; stateless unless `max_norm` is a schedule. A leaf with a
+      non-finite element becomes NaN as a whole.
 
     Raises:
-      ValueError: if ``max_norm`` is concrete and negative or NaN, or no scalar.
-      TypeError: if it is no number.
+      ValueError: `max_norm` is concrete and negative or NaN, or not a scalar; or
+        `axis_name` contradicts the type of a leaf.
+      TypeError: `max_norm` is not a number, or a leaf is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -156,31 +171,34 @@ def clip_by_block_norm(max_norm: Threshold) -> optax.GradientTransformation:
       >>> updates, _ = clipping.update([jnp.array([3.0, 4.0]), jnp.array(1.0)], None)
       >>> [u.tolist() for u in updates]
       [[1.5, 2.0], 1.0]
-
-    Source: `tf.clip_by_norm` of TensorFlow.
     """
-    return _clip_blocks(max_norm, lambda leaf: 1.0, "clip_by_block_norm", "max_norm")
+    thresholds = Thresholds("max_norm", max_norm, axis_name)
+    return _clip_blocks("clip_by_block_norm", thresholds, lambda size: 1.0)
 
 
-def clip_by_block_rms(threshold: Threshold) -> optax.GradientTransformation:
-    r"""Rescales each leaf so that the root mean square of its entries is bounded.
+def clip_by_block_rms(
+    threshold: Threshold, *, axis_name: object = None
+) -> optax.GradientTransformation:
+    """Rescales each leaf so that its root mean square is at most `threshold`.
 
-    :math:`u_l = g_l / \max(1, \mathrm{rms}(g_l) / d)`, with :math:`\mathrm{rms}(g) =
-    \|g\|_2 / \sqrt{n}` over the :math:`n` entries of a leaf. After
-    ``optax.scale_by_factored_rms`` and before the learning rate, with 1, it is the
-    update clipping of Adafactor.
+        u_l = g_l / max(1, rms(g_l) / threshold),  rms(g) = |g|_2 / sqrt(n)
+
+    over the n elements of a leaf. After `optax.scale_by_factored_rms` and before the
+    learning rate, with 1, it is the update clipping of Adafactor.
 
     Args:
-      threshold: :math:`d \ge 0`: a number, a scalar array, or a schedule (count of
-        updates -> number); traceable.
+      threshold: a number >= 0, a scalar array, a schedule (count of updates -> number),
+        or a tree of these: see `stabjax.clip_by_global_norm`. **Traceable.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation; stateless unless ``threshold`` is a schedule. A leaf with a
-      non-finite entry becomes NaN as a whole.
+      A transformation; stateless unless `threshold` is a schedule. A leaf with a
+      non-finite element becomes NaN as a whole.
 
     Raises:
-      ValueError: if ``threshold`` is concrete and negative or NaN, or no scalar.
-      TypeError: if it is no number.
+      ValueError: `threshold` is concrete and negative or NaN, or not a scalar; or
+        `axis_name` contradicts the type of a leaf.
+      TypeError: `threshold` is not a number, or a leaf is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -190,23 +208,20 @@ def clip_by_block_rms(threshold: Threshold) -> optax.GradientTransformation:
       >>> [round(float(u), 4) for u in updates]
       [0.8485, 1.1314]
 
-    Source: Shazeer, Stern, Adafactor, 2018.
+    References:
+      Shazeer and Stern, Adafactor: adaptive learning rates with sublinear memory cost,
+      2018, https://arxiv.org/abs/1804.04235
     """
-    return _clip_blocks(
-        threshold,
-        lambda leaf: math.sqrt(jnp.size(leaf)),
-        "clip_by_block_rms",
-        "threshold",
-    )
+    thresholds = Thresholds("threshold", threshold, axis_name)
+    return _clip_blocks("clip_by_block_rms", thresholds, math.sqrt)
 
 
 @partial(jax.jit, inline=True)
-def _clip_entries(g: ArrayLike, limit: jax.Array) -> tuple[jax.Array, jax.Array]:
-    g = jnp.asarray(g)
+def _clip_elements(g: jax.Array, limit: jax.Array) -> tuple[jax.Array, jax.Array]:
     if jnp.iscomplexobj(g):
         raise TypeError(
-            f"clip: complex entries have no order, got a leaf of {g.dtype}; "
-            "clip_by_global_norm and its kin bound them"
+            f"clip does not support complex arrays, got {g.dtype}. "
+            "Use clip_by_global_norm."
         )
     wide = g.astype(norm_dtype([g]))
     limit = jnp.broadcast_to(limit.astype(wide.dtype), g.shape)
@@ -216,20 +231,17 @@ def _clip_entries(g: ArrayLike, limit: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def _clip_blocks(
-    threshold: Threshold, norm_of_one: Callable[[Any], float], name: str, argument: str
+    name: str, thresholds: Thresholds, norm_of_ones: Callable[[int], float]
 ) -> optax.GradientTransformation:
-    """Bounds the norm of each leaf by the threshold times `norm_of_one(leaf)`."""
+    """Bounds each leaf's norm by a multiple, found from its size, of the threshold."""
 
-    def bound_block(g: ArrayLike, limit: ArrayLike) -> tuple[jax.Array, jax.Array]:
-        norm = scaled_norm(g)
-        bound = as_scalar(argument, limit, norm.value.dtype) * norm_of_one(g)
-        by = clip_factor(norm, bound)
-        return apply_factor(g, by), by.exceeded
+    def bound(group: Group, threshold: Number) -> tuple[list[jax.Array], jax.Array]:
+        norms = norm_of_leaves(group.updates, group.axes, 2, True)
+        dtype = norms.value.dtype
+        sizes = map(global_size, group.updates, group.axes)
+        ones = np.array([norm_of_ones(max(size, 1)) for size in sizes], dtype)
+        limits = as_scalar(thresholds.argument, threshold, dtype) * ones
+        factors = clip_factor(norms, limits)
+        return apply_factors(group.updates, factors), jnp.any(factors.exceeded)
 
-    def bound(
-        updates: optax.Updates, params: optax.Params | None, limit: ArrayLike
-    ) -> tuple[optax.Updates, jax.Array]:
-        del params
-        return map_bounded(lambda g: bound_block(g, limit), updates)
-
-    return bounded_by(threshold, bound, name=name, argument=argument)
+    return clip_to_threshold(name, thresholds, bound)

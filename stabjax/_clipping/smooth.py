@@ -1,15 +1,14 @@
 """Rescaling by a smooth function of the global norm, with no threshold to exceed."""
 
-import math
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
-from stabjax._clipping.threshold import Threshold, bounded_by, check_between
-from stabjax._norms import ScaledNorm, scaled_norm
+from stabjax._arguments import check, check_choice
+from stabjax._clipping.threshold import Group, Threshold, Thresholds, clip_to_threshold
+from stabjax._norms import ScaledNorm, norm_of_leaves, scaled_norm
 from stabjax._scaling import (
     ClipFactor,
     apply_factor,
@@ -17,30 +16,38 @@ from stabjax._scaling import (
     clip_factor,
     safe_ratio,
 )
+from stabjax._types import Number
 
 
 def smooth_clip_by_global_norm(
-    max_norm: Threshold, *, kind: Literal["rational", "sqrt"] = "rational"
+    max_norm: Threshold,
+    *,
+    kind: Literal["rational", "sqrt"] = "rational",
+    axis_name: object = None,
 ) -> optax.GradientTransformation:
-    r"""Rescales the updates so that their norm tends to ``max_norm``, never reached.
+    """Rescales the updates so that their norm approaches `max_norm` from below.
 
-    With :math:`n = \|g\|_2`, :math:`u = g / (1 + n / c)`, or :math:`u = g / \sqrt{1 +
-    (n / c)^2}` if ``kind`` is "sqrt": close to the identity for :math:`n \ll c`, of
-    norm close to :math:`c` for :math:`n \gg c`, and smooth in between.
+        u = g / (1 + |g|_2 / max_norm)              if kind is "rational"
+        u = g / sqrt(1 + (|g|_2 / max_norm)^2)      if kind is "sqrt"
+
+    Close to the identity for norms far below `max_norm`, of norm close to it far above,
+    and smooth in between. The factor of the first is at least half of that of clipping.
 
     Args:
-      max_norm: :math:`c \ge 0`: a number, a scalar array (inf: the identity), or a
-        schedule (count of updates -> number); traceable.
-      kind: which of the two; static.
+      max_norm: a number >= 0, a scalar array (inf: the identity), a schedule (count of
+        updates -> number), or a tree of these: see `stabjax.clip_by_global_norm`.
+        **Traceable.**
+      kind: the function. **Static.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation; stateless unless ``max_norm`` is a schedule. A non-finite
-      gradient gives NaN in every entry.
+      A transformation; stateless unless `max_norm` is a schedule. A non-finite gradient
+      gives NaN in every element.
 
     Raises:
-      ValueError: if ``max_norm`` is concrete and negative or NaN, or no scalar, or if
-        ``kind`` is unknown.
-      TypeError: if ``max_norm`` is no number.
+      ValueError: `max_norm` is concrete and negative or NaN, or not a scalar; `kind` is
+        unknown; or `axis_name` contradicts the type of a leaf.
+      TypeError: `max_norm` is not a number, or a leaf is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -53,46 +60,45 @@ def smooth_clip_by_global_norm(
       0.5
       0.99
 
-    Source: Zhang, He, Sra, Jadbabaie, Why gradient clipping accelerates training, 2020;
-    the factor is never less than half of that of clipping.
+    References:
+      Zhang, He, Sra and Jadbabaie, Why gradient clipping accelerates training, 2020,
+      https://arxiv.org/abs/1905.11881
     """
-    if kind not in ("rational", "sqrt"):
-        raise ValueError(f"kind must be 'rational' or 'sqrt', got {kind!r}")
+    check_choice("kind", kind, ("rational", "sqrt"))
 
-    def bound(
-        updates: optax.Updates, params: optax.Params | None, limit: ArrayLike
-    ) -> tuple[optax.Updates, jax.Array]:
-        del params
-        norm = scaled_norm(updates)
-        most = as_scalar("max_norm", limit, norm.value.dtype)
-        by = clip_factor(norm, _approached(norm.product, most, kind))
-        return jax.tree.map(lambda g: apply_factor(g, by), updates), by.exceeded
+    def bound(group: Group, max_norm: Number) -> tuple[list[jax.Array], jax.Array]:
+        norm = norm_of_leaves(group.updates, group.axes, 2, False)
+        limit = as_scalar("max_norm", max_norm, norm.value.dtype)
+        factor = clip_factor(norm, _approached(norm.product, limit, kind))
+        return [apply_factor(g, factor) for g in group.updates], factor.exceeded
 
-    return bounded_by(
-        max_norm, bound, name="smooth_clip_by_global_norm", argument="max_norm"
-    )
+    thresholds = Thresholds("max_norm", max_norm, axis_name)
+    return clip_to_threshold("smooth_clip_by_global_norm", thresholds, bound)
 
 
 def normalize_by_update_norm(
-    scale_factor: ArrayLike = 1.0, eps: ArrayLike = 1e-6
+    scale_factor: Number = 1.0, eps: Number = 1e-6, *, axis_name: object = None
 ) -> optax.GradientTransformation:
-    r"""Rescales the updates to the norm ``scale_factor``: normalised gradient.
+    """Rescales the updates to the norm `scale_factor`: normalized gradient descent.
 
-    :math:`u = s g / (\|g\|_2 + \epsilon)`, the norm taken over all leaves together, in
-    float32 or wider and safe from overflow. Zero stays zero, even with
-    :math:`\epsilon = 0`.
+        u = scale_factor g / (|g|_2 + eps)
+
+    The norm is that of all leaves together, in float32 or wider and safe from overflow.
+    Zero stays zero, even with `eps=0`. Optax has the same name.
 
     Args:
-      scale_factor: :math:`s`, any number; traceable.
-      eps: :math:`\epsilon \ge 0`; traceable.
+      scale_factor: any number. **Traceable.**
+      eps: a number >= 0. **Traceable.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
-      A stateless transformation. A non-finite gradient gives NaN in every entry, and so
-      does a traced ``eps`` that is negative.
+      A stateless transformation. A non-finite gradient gives NaN in every element, and
+      so does a traced `eps` that is negative.
 
     Raises:
-      ValueError: if ``eps`` is concrete and negative or NaN, or either is no scalar.
-      TypeError: if either is no number.
+      ValueError: `eps` is concrete and negative or NaN; either is not a scalar; or
+        `axis_name` contradicts the type of a leaf.
+      TypeError: either is not a number, or a leaf is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -103,11 +109,16 @@ def normalize_by_update_norm(
       >>> [round(float(u), 4) for u in updates]
       [0.6, 0.8]
 
-    Source: Nesterov, Minimization methods for nonsmooth convex functions, 1984; Optax
-    has the same name.
+    References:
+      Nesterov, Minimization methods for nonsmooth convex and quasiconvex functions,
+      Matekon 29, 1984
     """
-    check_between("scale_factor", scale_factor, -math.inf, math.inf)
-    check_between("eps", eps, 0, math.inf)
+    check("scale_factor", scale_factor, "in [-inf, inf]")
+    check("eps", eps, ">= 0")
+
+    def init_fn(params: optax.Params) -> optax.EmptyState:
+        del params
+        return optax.EmptyState()
 
     def update_fn(
         updates: optax.Updates,
@@ -115,21 +126,21 @@ def normalize_by_update_norm(
         params: optax.Params | None = None,
     ) -> tuple[optax.Updates, optax.OptState]:
         del params
-        norm = scaled_norm(updates)
+        norm = scaled_norm(updates, axis_name=axis_name)
         dtype = norm.value.dtype
-        by = _normalization(
+        factor = _normalization(
             norm,
             as_scalar("scale_factor", scale_factor, dtype),
             as_scalar("eps", eps, dtype),
         )
-        return jax.tree.map(lambda g: apply_factor(g, by), updates), state
+        return jax.tree.map(lambda g: apply_factor(g, factor), updates), state
 
-    return optax.GradientTransformation(optax.init_empty_state, update_fn)
+    return optax.GradientTransformation(init_fn, update_fn)
 
 
-def _approached(norm: jax.Array, most: jax.Array, kind: str) -> jax.Array:
+def _approached(norm: jax.Array, max_norm: jax.Array, kind: str) -> jax.Array:
     """n / (1 + n / c) or n / sqrt(1 + (n / c)^2), symmetric in n and c."""
-    low, high = jnp.minimum(norm, most), jnp.maximum(norm, most)
+    low, high = jnp.minimum(norm, max_norm), jnp.maximum(norm, max_norm)
     share = safe_ratio(low, jnp.where((high > 0) & (high < jnp.inf), high, 1))
     share = jnp.where(high < jnp.inf, share, 0)
     return low / (1 + share if kind == "rational" else jnp.sqrt(1 + share * share))

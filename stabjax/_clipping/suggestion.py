@@ -1,25 +1,31 @@
-"""Which threshold: read from the gradient norms of a training, on the host."""
+"""A threshold suggested by the gradient norms of past runs."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
+import jax
 import numpy as np
+
+from stabjax._arguments import check
 
 _TAIL = 99  # percent of the steps
 _NORMAL = 1.4826  # deviation of a normal distribution / its median absolute deviation
-_LASTING = 3.0  # a drift by more than this factor is told
+_DRIFT = 3.0  # a drift by more than this factor is reported
+
+_Norms: TypeAlias = Sequence[float] | np.ndarray | jax.Array
 
 
 class MaxNormSuggestion(NamedTuple):
-    """What :func:`suggest_max_norm` found; ``print`` it."""
+    """The result of `suggest_max_norm`; `print` it."""
 
     max_norm: float
     clip_fraction: float  # of the steps; those that are not finite are not clipped
     median: float
-    tail: float  # 99 percent of the norms are at most this
+    tail: float  # the 99th percentile
     largest: float
     drift: float  # median of the last fifth of the steps / median of the first
     steps: int
-    nonfinite: int  # norms that were inf or NaN, and left out
+    nonfinite: int  # norms that were inf or NaN, and are left out
 
     def __str__(self) -> str:
         lines = [
@@ -31,7 +37,7 @@ class MaxNormSuggestion(NamedTuple):
             lines.append(f"{name:8} {norm:.3g} = max_norm x {ratio:.3g}")
         if self.nonfinite:
             lines.append(f"{self.nonfinite} of {self.steps} norms were not finite")
-        if not 1 / _LASTING < self.drift < _LASTING:
+        if not 1 / _DRIFT < self.drift < _DRIFT:
             lines.append(
                 f"the last norms are {self.drift:.3g} times the first: one threshold "
                 "does not fit both; one learned from history does"
@@ -39,31 +45,30 @@ class MaxNormSuggestion(NamedTuple):
         return "\n".join(lines)
 
 
-def suggest_max_norm(norms: Any, *, deviations: float = 3.0) -> MaxNormSuggestion:
-    r"""Suggests the threshold that clips what sticks out of a history of norms.
+def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSuggestion:
+    """Suggests the threshold that clips the outliers in a history of gradient norms.
 
-    The norms of most steps are taken to be log-normal, and the threshold is the upper
-    end of that bulk. With :math:`m` the median of :math:`\log n` and :math:`d` the
-    median of :math:`|\log n - m|`, neither of which a few spikes can move, it is
+        max_norm = exp(m + 1.4826 z_threshold d),  m = median(log n),
+                                                   d = median(|log n - m|)
 
-    .. math:: c = \exp(m + 1.4826\, k\, d).
+    The norms n of most steps are taken to be log-normal, and the threshold is the upper
+    end of that bulk. A few spikes move neither median.
 
     Args:
-      norms: gradient norms before clipping, by step along the last axis, of one run
-        or of many; NumPy computes with them. Zeros and what is not finite are no
-        part of the bulk.
-      deviations: :math:`k`, at least 0; of a log-normal bulk, three deviations clip
-        0.13 %.
+      norms: gradient norms before clipping, with steps along the last axis, of one run
+        or of many. Zeros and what is not finite are not part of the bulk. **Static.**
+      z_threshold: how many standard deviations the bulk reaches up, >= 0; of a
+        log-normal bulk, three clip 0.13 %. **Static.**
 
     Returns:
-      A ``MaxNormSuggestion``: the ``max_norm``; the share of the steps that it clips;
-      the ``median``, the ``tail`` (99 %) and the ``largest`` of the finite norms; their
-      ``drift``, the median of the last fifth of the steps over that of the first; the
-      number of ``steps``, and of those whose norm is ``nonfinite``.
+      A `MaxNormSuggestion`: `max_norm`; the fraction of the steps that it clips; the
+      `median`, the `tail` (99th percentile) and the `largest` of the finite norms;
+      their `drift`, the median of the last fifth of the steps over that of the first;
+      the number of `steps`, and of those whose norm is `nonfinite`.
 
     Raises:
-      ValueError: if no norm is positive and finite, one is negative, or ``deviations``
-        is negative.
+      ValueError: no norm is positive and finite, one is negative, or `z_threshold` is
+        negative.
 
     Example:
       >>> import numpy as np
@@ -76,22 +81,22 @@ def suggest_max_norm(norms: Any, *, deviations: float = 3.0) -> MaxNormSuggestio
       99 %     1.67 = max_norm x 0.754
       largest  40 = max_norm x 18.1
 
-    Source: this library's rule. Half to ten times the mean norm was the advice of
-    Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks,
-    2013.
+    References:
+      Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural
+      networks, 2013, https://arxiv.org/abs/1211.5063, who advise half to ten times the
+      mean norm.
     """
-    if not deviations >= 0:
-        raise ValueError(f"deviations must be at least 0, got {deviations}")
+    check("z_threshold", z_threshold, ">= 0")
     history = np.atleast_1d(np.asarray(norms, float))
     finite = history[np.isfinite(history)]
     if np.any(finite < 0):
-        raise ValueError(f"norms must be at least 0, got {finite.min()}")
+        raise ValueError(f"norms must be >= 0, got {finite.min()}.")
     if not np.any(finite > 0):
-        raise ValueError("norms must hold a positive finite number, and hold none")
+        raise ValueError(f"norms must hold a positive finite number, got {norms!r}.")
     logs = np.log(finite[finite > 0])
     middle = np.median(logs)
     spread = _NORMAL * np.median(np.abs(logs - middle))
-    threshold = float(np.exp(middle + deviations * spread))
+    threshold = float(np.exp(middle + z_threshold * spread))
     return MaxNormSuggestion(
         max_norm=threshold,
         clip_fraction=float(np.sum(finite > threshold) / history.size),
@@ -104,7 +109,7 @@ def suggest_max_norm(norms: Any, *, deviations: float = 3.0) -> MaxNormSuggestio
     )
 
 
-def _drift(history: np.ndarray[Any, Any]) -> float:
+def _drift(history: np.ndarray) -> float:
     """Median of the last fifth of the steps over the median of the first."""
     fifth = -(-history.shape[-1] // 5)
     first, last = (

@@ -1,166 +1,196 @@
-"""A threshold: a number, an array, a tracer, a schedule or a tree."""
+"""Thresholds: a number, a schedule, or a tree with one of these for each group."""
 
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.typing import ArrayLike
 
-from stabjax._metrics import Report, ReportingTransformation, count_clip
+from stabjax._arguments import check, is_schedule
+from stabjax._axes import Axes, leaf_axes
+from stabjax._metrics import Report, ReportingTransformation, count_clip, metric_key
+from stabjax._norms import global_norm, is_float0
+from stabjax._paths import leaf_paths, match_prefix
+from stabjax._types import Number, Schedule
 
-# Any: a tree of numbers, which is a prefix of that of the updates.
-Threshold = ArrayLike | Callable[[ArrayLike], ArrayLike] | Any
-
-# (updates, params, limit) -> (bounded updates, whether an entry was bounded)
-Bound = Callable[
-    [optax.Updates, optax.Params | None, ArrayLike], tuple[optax.Updates, jax.Array]
-]
-
-
-# (updates, limit) -> what the bound does to them
-Reporter = Callable[[optax.Updates, ArrayLike], Report]
+Threshold: TypeAlias = Number | Schedule | optax.Params
 
 
 class ScheduledClipState(NamedTuple):
     """State of a transformation whose threshold is a schedule."""
 
     clip_step: jax.Array  # int32: the count given to the schedule
-    clip_count: jax.Array  # int32: updates that were bounded
+    clip_count: jax.Array  # int32: updates that were clipped
     metrics: dict[str, jax.Array]  # threshold, clipped, clip_fraction
 
 
-def bounded_by(
-    threshold: Threshold,
-    bound: Bound,
-    report: Reporter | None = None,
-    *,
-    name: str,
-    argument: str,
-) -> optax.GradientTransformation:
-    """The transformation `name` that applies `bound` with its threshold `argument`.
+class Group(NamedTuple):
+    """The leaves that share a threshold."""
 
-    A constant keeps no state; a schedule keeps its count, and publishes metrics. A tree
-    of constants bounds each of its groups by itself. Where it is known what
-    a constant does, the transformation reports it.
+    members: list[int]  # their positions among the leaves of the updates
+    updates: list[jax.Array]
+    params: list[jax.Array] | None
+    axes: tuple[Axes, ...]  # over which each leaf of the updates is sharded
+
+
+# (leaves, threshold) -> (bounded leaves, whether an element became smaller)
+Bound: TypeAlias = Callable[[Group, Number], tuple[list[jax.Array], jax.Array]]
+# (leaves, threshold) -> what the bound does, where that needs no measurement
+Reporter: TypeAlias = Callable[[Group, Number], Report]
+
+
+def clip_to_threshold(
+    name: str,
+    thresholds: "Thresholds",
+    bound: Bound,
+    reporter: Reporter | None = None,
+) -> optax.GradientTransformation:
+    """Returns the transformation `name`, which bounds updates by thresholds.
+
+    Constants need no state; a schedule keeps its count there, with metrics. What the
+    transformation reports is decided by norms and thresholds, not by rounded updates.
     """
-    if callable(threshold):
-        return _scheduled(threshold, bound, name, argument)
-    groups: Any = jax.tree.structure(threshold)
-    if groups.num_leaves and not jax.tree_util.treedef_is_leaf(groups):
-        for limit in jax.tree.leaves(threshold):
-            check_between(argument, limit, 0, math.inf)
-        bound, report = _by_group(bound, groups, argument), None
-        limit = threshold
-    else:
-        limit = check_threshold(argument, threshold)
+
+    def init_fn(params: optax.Params) -> optax.OptState:
+        del params
+        if not thresholds.scheduled:
+            return optax.EmptyState()
+        # Each its own array: a state may be donated, and no buffer twice.
+        step, count = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        values: list[Number] = [jnp.zeros(()) for _ in thresholds.limits]
+        clipped, fraction = jnp.zeros((), bool), jnp.zeros(())
+        metrics = thresholds.metrics(name, values, clipped, fraction)
+        return ScheduledClipState(step, count, metrics)
 
     def update_fn(
         updates: optax.Updates,
         state: optax.OptState,
         params: optax.Params | None = None,
     ) -> tuple[optax.Updates, optax.OptState]:
-        return bound(updates, params, limit)[0], state
+        values = thresholds.at(state)
+        updates, clipped = thresholds.apply(bound, values, updates, params)
+        if not thresholds.scheduled:
+            return updates, state
+        step, count, fraction = count_clip(state.clip_step, state.clip_count, clipped)
+        metrics = thresholds.metrics(name, values, clipped, fraction)
+        return updates, ScheduledClipState(step, count, metrics)
 
-    if report is None:
-        return optax.GradientTransformation(optax.init_empty_state, update_fn)
-    made = ReportingTransformation(optax.init_empty_state, update_fn)
-    made.report = lambda updates: report(updates, limit)
-    return made
+    def report(
+        updates: optax.Updates,
+        state: optax.OptState = None,
+        params: optax.Params | None = None,
+    ) -> Report:
+        values = thresholds.at(state)
+        if reporter and len(values) == 1:
+            return reporter(thresholds.groups(updates, params)[0], values[0])
+        after, clipped = thresholds.apply(bound, values, updates, params)
+        axis_name = None if thresholds.some_axes else thresholds.axis_name
+        before = global_norm(updates, axis_name=axis_name)
+        return Report(before, global_norm(after, axis_name=axis_name), clipped)
+
+    transformation = ReportingTransformation(init_fn, update_fn)
+    transformation.report = report
+    return transformation
 
 
-def map_bounded(
-    bound_leaf: Callable[..., tuple[jax.Array, jax.Array]],
-    updates: optax.Updates,
-    *rest: Any,
-) -> tuple[optax.Updates, jax.Array]:
-    """Bounds every leaf; tells also whether any leaf was bounded."""
-    pairs = jax.tree.map(bound_leaf, updates, *rest)
-    bounded = jax.tree.map(lambda _, pair: pair[0], updates, pairs)
-    was_bounded = jax.tree.map(lambda _, pair: pair[1], updates, pairs)
-    return bounded, jax.tree.reduce(jnp.logical_or, was_bounded, jnp.zeros((), bool))
+class Thresholds:
+    """What a user gave as threshold: the limit of each group, and its place.
 
+    A callable is a schedule, unless it is a tree of numbers: see `is_schedule`. Each
+    leaf of a tree is the limit of the parameters in its place.
+    """
 
-def _by_group(bound: Bound, groups: Any, argument: str) -> Bound:
-    """A bound whose limit is a tree of limits, each for the subtree in its place."""
+    def __init__(
+        self,
+        argument: str,
+        threshold: Threshold,
+        axis_name: object = None,
+        *,
+        some_axes: bool = False,
+    ) -> None:
+        leaves, structure = jax.tree.flatten(threshold, is_leaf=is_schedule)
+        self.argument, self.tree = argument, threshold
+        self.axis_name, self.some_axes = axis_name, some_axes
+        if not leaves:
+            raise TypeError(f"{argument} must be a number, got {threshold!r}.")
+        self.limits = leaves
+        for limit in self.limits:
+            if not is_schedule(limit):
+                check(argument, limit, ">= 0")
+        self.scheduled = any(map(is_schedule, self.limits))
+        self.paths = leaf_paths(jax.tree.unflatten(structure, range(len(leaves))))
 
-    def subtrees(tree: Any) -> list[Any]:
-        if tree is None:
-            return [None] * groups.num_leaves
-        try:
-            found: list[Any] = groups.flatten_up_to(tree)
-        except ValueError as error:
-            raise ValueError(
-                f"{argument} must be a prefix of the updates' tree, or no tree: {error}"
-            ) from error
-        return found
+    def at(self, state: optax.OptState) -> list[Number]:
+        """The value of each limit at the count that a state holds."""
+        return [
+            # A compiled line that ends at 0 may end at -1e-8, as Optax's does.
+            jnp.maximum(limit(state.clip_step), 0) if is_schedule(limit) else limit
+            for limit in self.limits
+        ]
 
-    def bound_groups(
-        updates: optax.Updates, params: optax.Params | None, limits: Any
+    def groups(
+        self, updates: optax.Updates, params: optax.Params | None
+    ) -> list[Group]:
+        """The leaves of each limit, but for those of float0, which have no elements."""
+        axes = leaf_axes("updates", updates, self.axis_name, some=self.some_axes)
+        leaves = jax.tree.leaves(updates)
+        weights = None if params is None else _beside(updates, params)
+        positions = [0] * len(leaves)
+        if self.paths != [()]:
+            positions = match_prefix(self.argument, self.tree, updates, is_schedule)
+        groups: list[Group] = []
+        for limit in range(len(self.limits)):
+            members = [
+                i
+                for i, position in enumerate(positions)
+                if position == limit and not is_float0(leaves[i])
+            ]
+            chosen = [jnp.asarray(leaves[i]) for i in members]
+            beside = None if weights is None else [weights[i] for i in members]
+            part = Group(members, chosen, beside, tuple(axes[i] for i in members))
+            groups.append(part)
+        return groups
+
+    def apply(
+        self,
+        bound: Bound,
+        values: list[Number],
+        updates: optax.Updates,
+        params: optax.Params | None,
     ) -> tuple[optax.Updates, jax.Array]:
-        parts = (subtrees(updates), subtrees(params), subtrees(limits))
-        bounded, clipped = zip(*map(bound, *parts), strict=True)
-        return groups.unflatten(bounded), jnp.any(jnp.stack(clipped))
+        """The bounded updates, and whether an element became smaller."""
+        leaves, structure = jax.tree.flatten(updates)
+        clipped = jnp.zeros((), bool)
+        for group, value in zip(self.groups(updates, params), values, strict=True):
+            bounded, exceeded = bound(group, value)
+            clipped = clipped | exceeded
+            for i, leaf in zip(group.members, bounded, strict=True):
+                leaves[i] = leaf
+        return jax.tree.unflatten(structure, leaves), clipped
 
-    return bound_groups
-
-
-def _scheduled(
-    schedule: Callable[[ArrayLike], ArrayLike], bound: Bound, name: str, argument: str
-) -> optax.GradientTransformation:
-    def seen(
-        limit: ArrayLike, clipped: ArrayLike, fraction: ArrayLike
+    def metrics(
+        self, name: str, values: list[Number], clipped: jax.Array, fraction: jax.Array
     ) -> dict[str, jax.Array]:
+        """The metrics of a state: each limit, and how often updates are clipped."""
+        keys = [metric_key(name, self.argument, *path) for path in self.paths]
+        limits = [jnp.asarray(value, jnp.float32) for value in values]
         return {
-            f"{name}:{argument}": jnp.asarray(limit, jnp.float32),
-            f"{name}:clipped": jnp.asarray(clipped, bool),
-            f"{name}:clip_fraction": jnp.asarray(fraction, jnp.float32),
+            **dict(zip(keys, limits, strict=True)),
+            metric_key(name, "clipped"): clipped,
+            metric_key(name, "clip_fraction"): fraction,
         }
 
-    def init_fn(params: optax.Params) -> ScheduledClipState:
-        del params
-        # Two arrays: a state may be donated, and no buffer twice.
-        step, count = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-        return ScheduledClipState(step, count, seen(0, False, 0))
 
-    def update_fn(
-        updates: optax.Updates,
-        state: ScheduledClipState,
-        params: optax.Params | None = None,
-    ) -> tuple[optax.Updates, ScheduledClipState]:
-        limit = schedule(state.clip_step)
-        updates, clipped = bound(updates, params, limit)
-        step, count, fraction = count_clip(state.clip_step, state.clip_count, clipped)
-        return updates, ScheduledClipState(step, count, seen(limit, clipped, fraction))
-
-    return optax.GradientTransformation(init_fn, update_fn)
+def _beside(updates: optax.Updates, params: optax.Params) -> list[jax.Array]:
+    """The parameter of each leaf of the updates."""
+    found: list[jax.Array] = []
+    jax.tree.map(lambda _, w: found.append(w), updates, params)
+    return found
 
 
-def check_threshold(argument: str, value: ArrayLike) -> ArrayLike:
-    """A threshold as it came, once its value, where it is known, is a bound."""
-    if isinstance(value, jax.core.Tracer):
-        return value
-    allowed = "a number, an array or a schedule (count -> value)"
-    array = _number(argument, value, allowed)
-    if not np.all(array >= 0):
-        raise ValueError(f"{argument} must be at least 0, got {value}")
-    return value
-
-
-def _number(argument: str, value: ArrayLike, allowed: str) -> Any:
-    array = np.asarray(value)
-    if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer)):
-        raise TypeError(f"{argument} must be {allowed}, got {value!r}")
-    return array.astype(float)
-
-
-def check_between(argument: str, value: ArrayLike, least: float, most: float) -> None:
-    """Raises if a number whose value is known is not in a range."""
-    if isinstance(value, jax.core.Tracer):
-        return
-    array = _number(argument, value, "a number or an array")
-    if not np.all((least <= array) & (array <= most)):
-        raise ValueError(f"{argument} must be from {least} to {most}, got {value}")
+def check_params(name: str, group: Group) -> list[jax.Array]:
+    """The parameters of a group; raises a ValueError if `update` was given none."""
+    if group.params is None:
+        raise ValueError(f"{name} needs params: call update(updates, state, params).")
+    return group.params

@@ -1,4 +1,4 @@
-"""Bounds of the finished update: against parameters, against time; and of attention."""
+"""Bounds of the finished update, against parameters and time; and of attention."""
 
 from functools import partial
 
@@ -7,42 +7,49 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.typing import ArrayLike
 
+from stabjax._arguments import check
+from stabjax._axes import Axes
 from stabjax._clipping.fixed import clip
 from stabjax._clipping.threshold import (
+    Group,
     Threshold,
-    bounded_by,
-    check_threshold,
-    map_bounded,
+    Thresholds,
+    check_params,
+    clip_to_threshold,
 )
-from stabjax._norms import ScaledNorm, magnitudes, norm_dtype, widened
-from stabjax._scaling import apply_factor, as_scalar, cast_back, clip_factor
+from stabjax._norms import ScaledNorm, magnitudes, norm_dtype, reduced, widened
+from stabjax._scaling import apply_factors, as_scalar, cast_back, clip_factor
+from stabjax._types import Number
 
 
 def clip_by_relative_update(
-    relative: Threshold = 0.5, absolute: ArrayLike = 1e-2
+    relative: Threshold = 0.5, absolute: Number = 1e-2, *, axis_name: object = None
 ) -> optax.GradientTransformation:
-    r"""Shrinks an update until no entry changes its parameter by too much: Clippy.
+    """Shrinks an update until no element changes its parameter by too much: Clippy.
 
-    :math:`u_l \leftarrow u_l \min(1, \min_i \frac{r |w_i| + a}{|u_i|})` for every leaf
-    :math:`l`: its direction stays, and its most daring entry decides.
+        u_l <- u_l min(1, min_i (relative |w_i| + absolute) / |u_i|)  for every leaf l
+
+    The direction of a leaf stays, and the element with the largest relative change sets
+    the scale.
 
     Args:
-      relative: :math:`r \ge 0`: a number, a scalar array, or a schedule (count of
-        updates -> number); traceable.
-      absolute: :math:`a \ge 0`, what a parameter of 0 may change by; traceable. With
-        0, a parameter of 0 whose update is not 0 holds its whole leaf.
+      relative: a number >= 0 (inf: the identity), a scalar array, a schedule (count of
+        updates -> number), or a tree of these: see `stabjax.clip_by_global_norm`.
+        **Traceable.**
+      absolute: what a parameter of 0 may change by, >= 0. With 0, a parameter of 0
+        whose update is not 0 stops its whole leaf. **Traceable.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation to stand last, after the learning rate, whose ``update`` needs
-      ``params``; stateless unless ``relative`` is a schedule. A leaf with a non-finite
-      entry becomes NaN as a whole.
+      A transformation to stand last, after the learning rate, whose `update` needs
+      `params`; stateless unless `relative` is a schedule. A leaf with a non-finite
+      element becomes NaN as a whole.
 
     Raises:
-      ValueError: if an argument is concrete and negative or NaN, or no scalar, or if
-        ``params`` are missing.
-      TypeError: if one is no number.
+      ValueError: an argument is concrete and negative or NaN, or not a scalar;
+        `params` are missing; or `axis_name` contradicts the type of a leaf.
+      TypeError: an argument is not a number, or a leaf is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -53,48 +60,44 @@ def clip_by_relative_update(
       >>> [round(float(u), 4) for u in updates]
       [0.42, 0.021]
 
-    Source: Tang et al., Improving training stability for multitask ranking models in
-    recommender systems, 2023.
+    References:
+      Tang et al., Improving training stability for multitask ranking models in
+      recommender systems, 2023, https://arxiv.org/abs/2302.09178
     """
-    absolute = check_threshold("absolute", absolute)
+    check("absolute", absolute, ">= 0")
 
-    def bound(
-        updates: optax.Updates, params: optax.Params | None, limit: ArrayLike
-    ) -> tuple[optax.Updates, jax.Array]:
-        if params is None:
-            raise ValueError(
-                "clip_by_relative_update compares updates with params: "
-                "call update(updates, state, params)"
-            )
-        dtype = norm_dtype(jax.tree.leaves(updates))
-        numbers = (
-            as_scalar("relative", limit, dtype),
-            as_scalar("absolute", absolute, dtype),
-        )
-        return map_bounded(lambda u, w: _bounded(u, w, *numbers), updates, params)
+    def bound(group: Group, relative: Number) -> tuple[list[jax.Array], jax.Array]:
+        params = check_params("clip_by_relative_update", group)
+        if not group.updates:
+            return [], jnp.zeros((), bool)
+        dtype = norm_dtype(group.updates)
+        slope = as_scalar("relative", relative, dtype)
+        start = as_scalar("absolute", absolute, dtype)
+        bounded, exceeded = _bounded(group.updates, params, slope, start, group.axes)
+        return bounded, exceeded
 
-    return bounded_by(
-        relative, bound, name="clip_by_relative_update", argument="relative"
-    )
+    thresholds = Thresholds("relative", relative, axis_name)
+    return clip_to_threshold("clip_by_relative_update", thresholds, bound)
 
 
-def adopt_clip(exponent: ArrayLike = 0.25) -> optax.GradientTransformation:
-    r"""Clips every entry to a bound that grows with the updates, as ADOPT does.
+def adopt_clip(exponent: Number = 0.25) -> optax.GradientTransformation:
+    """Clips every element to a bound that grows with the updates, as ADOPT does.
 
-    :math:`u_i = \min(\max(g_i, -t^p), t^p)` in the update number :math:`t`, counted
-    from 1: :func:`stabjax.clip` with the schedule :math:`t^p`, for directions that
-    are normalised already, by Adam's second moment, say.
+        u_i = min(max(g_i, -t^exponent), t^exponent)  in update t = 1, 2, ...
+
+    `stabjax.clip` with the schedule t^exponent, for directions that are normalized
+    already, by Adam's second moment for example.
 
     Args:
-      exponent: :math:`p \ge 0` (0: always 1); traceable.
+      exponent: a number >= 0 (0: the bound is always 1). **Traceable.**
 
     Returns:
-      A transformation that keeps its count, with the metrics of a scheduled ``clip``.
-      An infinite entry is bounded, NaN stays NaN, and nothing is remembered of either.
+      A transformation that keeps its count, with the metrics of a scheduled `clip`. An
+      infinite element is bounded and NaN stays NaN; the state remembers neither.
 
     Raises:
-      ValueError: if ``exponent`` is concrete and negative or NaN, or no scalar.
-      TypeError: if it is no number, or a leaf is complex.
+      ValueError: `exponent` is concrete and negative or NaN, or not a scalar.
+      TypeError: `exponent` is not a number, or a leaf is complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -106,12 +109,13 @@ def adopt_clip(exponent: ArrayLike = 0.25) -> optax.GradientTransformation:
       >>> updates.tolist()
       [2.0, -0.5]
 
-    Source: Taniguchi et al., ADOPT: Modified Adam can converge with any beta2 with the
-    optimal rate, 2024.
+    References:
+      Taniguchi et al., ADOPT: Modified Adam can converge with any beta2 with the
+      optimal rate, 2024, https://arxiv.org/abs/2411.02853
     """
-    check_threshold("exponent", exponent)
+    check("exponent", exponent, ">= 0")
 
-    def growing(count: ArrayLike) -> jax.Array:
+    def growing(count: Number) -> jax.Array:
         t = jnp.asarray(count).astype(jnp.float32) + 1
         return t ** as_scalar("exponent", exponent, jnp.float32)
 
@@ -121,37 +125,38 @@ def adopt_clip(exponent: ArrayLike = 0.25) -> optax.GradientTransformation:
 def qk_clip(
     params: optax.Params,
     logits: optax.Params,
-    max_logit: ArrayLike = 100.0,
+    max_logit: Number = 100.0,
     *,
-    power: ArrayLike = 0.5,
+    power: Number = 0.5,
     axis: int = -2,
 ) -> optax.Params:
-    r"""Scales projections of queries and keys down where attention logits grew large.
+    """Scales the projections of queries and keys down where attention logits are large.
 
-    :math:`W_h \leftarrow W_h \min(1, \tau / S_h)^p` for every head :math:`h`, after
-    the optimizer's update. With :math:`p = 1/2` for queries and for keys, the logits
-    that were :math:`S_h` would have been :math:`\tau`.
+        W_h <- W_h min(1, max_logit / S_h)^power  for every head h
+
+    after the optimizer's update. With a power of 1/2 for queries and for keys, the
+    logits that were S_h would have been `max_logit`.
 
     Args:
       params: the arrays to scale, and no others: kernels (and biases) of queries and
-        keys, with the heads along ``axis``.
-      logits: :math:`S`, the largest logit of each head that the forward pass met: an
-        array of shape (heads,), a scalar for all heads, or a tree of these that is a
-        prefix of ``params``.
-      max_logit: :math:`\tau \ge 0`; traceable.
-      power: :math:`p \ge 0`; traceable. Where keys share a part between heads, that
-        part stays, and its queries have :math:`p = 1`.
-      axis: the axis of the heads in every leaf; static. The default is that of Flax's
-        attention.
+        keys, with the heads along `axis`.
+      logits: S, the largest logit of each head in the forward pass: an array of shape
+        (heads,), a scalar for all heads, or a tree of these that is a prefix of
+        `params`.
+      max_logit: a number >= 0; the default is the authors'. **Traceable.**
+      power: a number >= 0. Where heads share a part of the keys, leave that part out
+        and give its queries a power of 1. **Traceable.**
+      axis: the axis of the heads in every leaf; the default is that of Flax's
+        attention. **Static.**
 
     Returns:
       The scaled parameters, in their dtypes; bit for bit the same where
-      :math:`S_h \le \tau`. A non-finite logit gives NaN in its head.
+      S_h <= `max_logit`. A non-finite logit gives NaN in its head.
 
     Raises:
-      ValueError: if ``max_logit`` or ``power`` is concrete and negative, NaN or no
+      ValueError: `max_logit` or `power` is concrete and negative or NaN, or not a
         scalar.
-      TypeError: if one is no number.
+      TypeError: either is not a number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -161,22 +166,22 @@ def qk_clip(
       >>> clipped["q"][0, :, 0].tolist()
       [1.0, 0.5]
 
-    Source: Kimi team, Kimi K2, 2025.
+    References:
+      Kimi team, Kimi K2: open agentic intelligence, 2025,
+      https://arxiv.org/abs/2507.20534
     """
-    check_threshold("max_logit", max_logit)
-    check_threshold("power", power)
+    check("max_logit", max_logit, ">= 0")
+    check("power", power, ">= 0")
 
-    def scaled(leaf: ArrayLike, largest: ArrayLike) -> jax.Array:
+    def scaled(leaf: Number, largest: Number) -> jax.Array:
         leaf = jnp.asarray(leaf)
         wide = widened(leaf, norm_dtype([leaf]))
         dtype = wide.real.dtype
-        tau, p = (
-            as_scalar("max_logit", max_logit, dtype),
-            as_scalar("power", power, dtype),
-        )
+        limit = as_scalar("max_logit", max_logit, dtype)
+        exponent = as_scalar("power", power, dtype)
         s = jnp.asarray(largest, dtype)
-        above = s > tau
-        factor = jnp.where(above, tau / jnp.where(above, s, 1), 1) ** p
+        above = s > limit
+        factor = jnp.where(above, limit / jnp.where(above, s, 1), 1) ** exponent
         factor = jnp.where(jnp.isfinite(s), factor, jnp.nan)
         if factor.ndim:
             others = [a for a in range(leaf.ndim) if a != axis % leaf.ndim]
@@ -190,26 +195,38 @@ def qk_clip(
     )
 
 
-@partial(jax.jit, inline=True)
+@partial(jax.jit, static_argnames="axes", inline=True)
 def _bounded(
-    u: ArrayLike, w: ArrayLike, relative: jax.Array, absolute: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Seen as a norm, max |u| / allowed, which is to be at most 1."""
-    u = jnp.asarray(u)
-    dtype = norm_dtype([u])
+    updates: list[jax.Array],
+    params: list[jax.Array],
+    relative: jax.Array,
+    absolute: jax.Array,
+    axes: tuple[Axes, ...],
+) -> tuple[list[jax.Array], jax.Array]:
+    """Clips max |u| / allowed of each leaf, as if it were a norm, to 1."""
+    dtype = relative.dtype
     limits = np.finfo(dtype)
+    valid = (relative >= 0) & (absolute >= 0)
+    # Not NaN where relative is inf and a parameter is 0.
+    everything = relative == jnp.inf
+    slope = jnp.where(everything, 0, relative)
+    start = jnp.where(everything, jnp.inf, absolute)
 
-    def largest(k: jax.Array) -> jax.Array:
-        allowed = relative.astype(dtype) * magnitudes(widened(w, dtype))
-        allowed = jnp.maximum(allowed + absolute.astype(dtype), limits.tiny)
-        return jnp.max(magnitudes(widened(u, dtype)) * k / allowed, initial=0)
+    def largest(scales: jax.Array) -> jax.Array:
+        quotients = []
+        for u, w, k in zip(updates, params, scales, strict=True):
+            allowed = slope * magnitudes(widened(w, dtype)) + start
+            allowed = jnp.maximum(allowed, limits.tiny)
+            quotients.append(magnitudes(widened(u, dtype)) * k / allowed)
+        peaks = [jnp.max(x, initial=0) for x in quotients]
+        return reduced(peaks, axes, apart=True, largest=True)
 
-    # Taken again, rescaled, where a quotient exceeds the largest number.
-    plain = largest(jnp.ones((), dtype))
+    # Recomputed, rescaled, where a quotient exceeds the largest number.
+    plain = largest(jnp.ones(len(updates), dtype))
     huge = ~(plain < limits.max)
     down = jnp.where(huge, limits.tiny, 1).astype(dtype)
-    value = lax.cond(huge, lambda: largest(down), lambda: plain)
-    valid = (relative >= 0) & (absolute >= 0)
-    limit = jnp.where(valid, 1, jnp.nan).astype(dtype)
-    by = clip_factor(ScaledNorm(value, 1 / down), limit)
-    return apply_factor(u, by), by.exceeded
+    value = lax.cond(jnp.any(huge), lambda: largest(down), lambda: plain)
+    one = jnp.where((slope == 0) & (start == 0), 0, 1)
+    limit = jnp.where(valid, one, jnp.nan).astype(dtype)
+    factors = clip_factor(ScaledNorm(value, 1 / down), limit)
+    return apply_factors(updates, factors), jnp.any(factors.exceeded)

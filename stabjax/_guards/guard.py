@@ -131,7 +131,7 @@ def guard(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def checked(name: str, value: Number, allowed: str) -> Number:
+def checked(name: str, value: Any, allowed: str) -> Number:
     """Returns a single number, or NaN where a traced one is out of range."""
     good = check(name, value, allowed)
     if np.size(value) != 1:

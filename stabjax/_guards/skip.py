@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from stabjax._arguments import as_integer
+from stabjax._arguments import as_integer, is_schedule
 from stabjax._guards.guard import Step, Verdict, checked, guard
 from stabjax._guards.history import History, limits_of, no_history, recorded
 from stabjax._guards.mesh import scalar_loss
@@ -118,11 +118,11 @@ def skip_above_norm(
       NVIDIA, Megatron-LM, `grad_norm_skip_threshold`.
       https://github.com/NVIDIA/Megatron-LM
     """
-    if not callable(drop_norm):
+    if not is_schedule(drop_norm):
         drop_norm = checked("drop_norm", drop_norm, ">= 0")
 
     def judge(step: Step, history: Any) -> Verdict:
-        limit = drop_norm(step.number) if callable(drop_norm) else drop_norm
+        limit = drop_norm(step.number) if is_schedule(drop_norm) else drop_norm
         # A copy, so that a donated state does not take the caller's array with it.
         limit = jnp.array(limit, step.grad_norm.dtype)
         large = ~step.nonfinite & ~(step.grad_norm <= limit)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from stabjax._arguments import as_number
+from stabjax._arguments import as_number, is_schedule
 from stabjax._norms import norm_dtype
 from stabjax._types import Number, Schedule
 
@@ -69,7 +69,7 @@ def with_learning_rate(
       0.08
     """
     parameter = _learning_rate_parameter(optimizer)
-    if not callable(learning_rate):
+    if not is_schedule(learning_rate):
         as_number("learning_rate", learning_rate)
     takes_schedule = any(
         word in str(parameter.annotation) for word in ("Schedule", "Callable")
@@ -80,7 +80,7 @@ def with_learning_rate(
         return optax.with_extra_args_support(optimizer(learning_rate=given, **kwargs))
 
     def rate_at(count: jax.Array, known: Any, dtype: Any) -> jax.Array:
-        rate = learning_rate(count) if callable(learning_rate) else known
+        rate = learning_rate(count) if is_schedule(learning_rate) else known
         # A copy, so that a donated state does not take the caller's array with it.
         return jnp.array(rate, dtype)
 

@@ -34,7 +34,7 @@ class ReportingTransformation(
     times as long as one over an array. A copy with parts replaced has no report.
     """
 
-    report: Callable[[optax.Updates], Report] | None = None
+    report: Callable[..., Report] | None = None  # of the arguments of `update`
 
 
 class MetricsState(NamedTuple):
@@ -129,7 +129,9 @@ def with_metrics(
         updates, inner_state = inner.update(
             grads, state.inner_state, params, **extra_args
         )
-        report = _report(transformation, grads, updates, axis_name)
+        report = getattr(transformation, "report", None)
+        known = report(grads, state.inner_state, params) if report else None
+        report = _report(known, grads, updates, axis_name)
         step, count, fraction = count_clip(
             state.metrics_step, state.clip_count, report.clipped
         )
@@ -208,20 +210,18 @@ def _shares(norms: list[jax.Array]) -> list[jax.Array]:
 
 
 def _report(
-    transformation: optax.GradientTransformation,
+    known: Report | None,
     grads: optax.Updates,
     updates: optax.Updates,
     axis_name: object,
 ) -> Report:
     """The transformation's own report, if it has one, or else a measured one."""
-    report = getattr(transformation, "report", None)
-    if report is None:
+    if known is None:
         return Report(
             global_norm(grads, axis_name=axis_name),
             global_norm(updates, axis_name=axis_name),
             _any_smaller(updates, grads, axis_name),
         )
-    known: Report = report(grads)
     leaves = [leaf for leaf in jax.tree.leaves(grads) if not is_float0(leaf)]
     if all(jnp.result_type(leaf) == norm_dtype(leaves) for leaf in leaves):
         return known

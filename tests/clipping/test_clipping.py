@@ -185,11 +185,11 @@ def test_threshold_given_as_a_schedule_keeps_the_count():
 def test_negative_threshold_raises():
     for make in MAKERS.values():
         for bad in (-1.0, np.nan, -np.inf, jnp.array(-1e-9), np.float32(-1)):
-            with pytest.raises(ValueError, match=r"must be at least 0, got -|got nan"):
+            with pytest.raises(ValueError, match=r"must be >= 0, got .*(-|nan)"):
                 make(bad)
-    with pytest.raises(ValueError, match="max_norm must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="max_norm must be >= 0, got -1"):
         stabjax.clip_by_global_norm(-1)
-    with pytest.raises(ValueError, match="eps must be at least 0"):
+    with pytest.raises(ValueError, match="eps must be >= 0"):
         stabjax.adaptive_grad_clip(0.1, eps=-1e-3)
 
 
@@ -242,7 +242,9 @@ def test_complex_gradients():
         models.assert_close(got, model(x, None, 6.5))
     got = update(stabjax.adaptive_grad_clip(0.1), x, x)
     models.assert_close(got, models.adaptive_grad_clip(x, x, 0.1))
-    with pytest.raises(TypeError, match="complex entries have no order"):
+    with pytest.raises(
+        TypeError, match="clip does not support complex arrays, got complex64"
+    ):
         update(stabjax.clip(1.0), x)
 
 
@@ -257,7 +259,7 @@ def test_stateless_updates_need_no_state():
 @pytest.mark.parametrize("bad", ("1", None, True, 1j, jnp.array(True), object()))
 def test_thresholds_that_are_no_numbers_raise(bad):
     for make in MAKERS.values():
-        with pytest.raises(TypeError, match="must be a number, an array or a schedule"):
+        with pytest.raises(TypeError, match="must be a number, got"):
             make(bad)
 
 
@@ -273,7 +275,7 @@ def test_missing_params_and_ranks_raise():
     with pytest.raises(ValueError, match="call update.updates, state, params"):
         agc.update(jnp.ones(2), agc.init(jnp.ones(2)))
     for deep in (lambda: stabjax.unitwise_norm(jnp.ones((2,) * 6)),):
-        with pytest.raises(ValueError, match="axis must say which axes"):
+        with pytest.raises(ValueError, match="axis must be given for arrays with more"):
             deep()
     with pytest.raises(ValueError, match="must have one shape"):
         stabjax.unitwise_clip(jnp.ones(1), jnp.ones(2), jnp.ones(2))

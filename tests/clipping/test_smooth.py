@@ -173,10 +173,14 @@ def test_injected_hyperparameters_need_no_list_of_static_ones():
 def test_bad_arguments_raise():
     make = stabjax.clip_by_global_norm
     for bad, kind, match in (
-        (lambda: make(1.0, ord=0.5), ValueError, "ord must be a number from 1 to inf"),
-        (lambda: make({"a": 1.0, "b": -1.0}), ValueError, "max_norm must be from 0"),
-        (lambda: make({"a": "1"}), TypeError, "max_norm must be a number or an array"),
-        (lambda: update(make({"a": 1.0}), TREE), ValueError, "must be a prefix of the"),
+        (lambda: make(1.0, ord=0.5), ValueError, r"ord must be a number in \[1, inf\]"),
+        (lambda: make({"a": 1.0, "b": -1.0}), ValueError, "max_norm must be >= 0"),
+        (lambda: make({"a": "1"}), TypeError, "max_norm must be a number, got"),
+        (
+            lambda: update(make({"a": 1.0}), TREE),
+            ValueError,
+            "max_norm must have a value for every",
+        ),
         (
             lambda: stabjax.smooth_clip_by_global_norm(1.0, kind="soft"),
             ValueError,
@@ -185,12 +189,12 @@ def test_bad_arguments_raise():
         (
             lambda: stabjax.normalize_by_update_norm(eps=-1.0),
             ValueError,
-            "eps must be from 0 to inf",
+            "eps must be >= 0",
         ),
         (
             lambda: stabjax.normalize_by_update_norm("1"),
             TypeError,
-            "scale_factor must be a number or an array",
+            "scale_factor must be a number, got",
         ),
     ):
         with pytest.raises(kind, match=match):

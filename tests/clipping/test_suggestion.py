@@ -42,7 +42,7 @@ def test_what_is_not_finite_and_zeros_are_no_part_of_the_bulk():
 
 def test_more_deviations_clip_less():
     norms = log_normal(1000)
-    limits = [stabjax.suggest_max_norm(norms, deviations=k) for k in (0, 1, 2, 4)]
+    limits = [stabjax.suggest_max_norm(norms, z_threshold=k) for k in (0, 1, 2, 4)]
     assert sorted(s.max_norm for s in limits) == [s.max_norm for s in limits]
     assert limits[0].clip_fraction == 0.5
 
@@ -66,14 +66,14 @@ def test_many_runs_and_one_step():
 
 
 @pytest.mark.parametrize(
-    "norms, deviations, message",
+    "norms, z_threshold, message",
     [
-        ([1.0], -1.0, "deviations must be at least 0, got -1.0"),
-        ([1.0, -2.0], 3.0, "norms must be at least 0, got -2.0"),
+        ([1.0], -1.0, "z_threshold must be >= 0, got -1.0"),
+        ([1.0, -2.0], 3.0, "norms must be >= 0, got -2.0"),
         ([0.0, np.nan], 3.0, "norms must hold a positive finite number"),
         ([], 3.0, "norms must hold a positive finite number"),
     ],
 )
-def test_bad_arguments_are_named(norms, deviations, message):
+def test_bad_arguments_are_named(norms, z_threshold, message):
     with pytest.raises(ValueError, match=message):
-        stabjax.suggest_max_norm(norms, deviations=deviations)
+        stabjax.suggest_max_norm(norms, z_threshold=z_threshold)

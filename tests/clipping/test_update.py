@@ -47,7 +47,7 @@ def test_relative_updates_of_the_vectors_and_far_out():
         updates, _ = tx.update(jnp.array(delta), tx.init(0), jnp.array(params))
         expected = np.array(delta) * factor
         np.testing.assert_allclose(updates, expected, rtol=1e-6, atol=1e-37)
-    with pytest.raises(ValueError, match="compares updates with params"):
+    with pytest.raises(ValueError, match="clip_by_relative_update needs params: call"):
         tx.update(updates, optax.EmptyState())
 
 
@@ -136,15 +136,15 @@ def test_qk_clip_takes_prefixes_axes_powers_and_keeps_dtypes():
     assert (whole["q"] == 0.25).all()
     below = stabjax.qk_clip(params["a"], jnp.float32(-50.0), 4.0)
     assert (below["q"] == 1).all()
-    with pytest.raises(ValueError, match="max_logit must be at least 0"):
+    with pytest.raises(ValueError, match="max_logit must be >= 0"):
         stabjax.qk_clip(params, logits, -1.0)
 
 
 @pytest.mark.parametrize(
     "make, bad, message",
     [
-        (stabjax.adopt_clip, {"exponent": -1}, "exponent must be at least 0"),
-        (stabjax.clip_by_relative_update, {"absolute": -1}, "absolute must be at lea"),
+        (stabjax.adopt_clip, {"exponent": -1}, "exponent must be >= 0"),
+        (stabjax.clip_by_relative_update, {"absolute": -1}, "absolute must be >= 0"),
     ],
 )
 def test_bad_numbers_are_named(make, bad, message):
