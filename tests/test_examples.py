@@ -24,6 +24,8 @@ def test_digits_examples_reach_95_percent_and_log_metrics(
     assert accuracy > 0.95
     assert "test accuracy" in printed
     assert "clip/grad_norm" in printed
+    if name == "flax_nnx_digits":  # one minibatch is corrupt
+        assert "'skip_if_nonfinite/skip_count': 1.0" in printed
 
 
 def main_of(name):
