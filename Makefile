@@ -25,7 +25,7 @@ $(VENV)/.compare: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[compare]'
 	touch $@
 
-study: $(VENV)/.study  ## the founding experiment, measured; ARGS="--quick" passes options
+study: $(VENV)/.study  ## clipping and schedules, measured on small problems; ARGS="--quick" passes options
 	$(BIN)/stabjax study $(ARGS)
 
 test: $(VENV)/.dev  ## the default tests; ARGS="-k clip" passes options

@@ -52,7 +52,7 @@ def main():
         params=network.init(jax.random.key(0), train_x[:1]),
         tx=optax.chain(
             stabjax.with_metrics(clip, name="clip"),
-            optax.inject_hyperparams(optax.adamw)(learning_rate=rate),
+            stabjax.with_learning_rate(optax.adamw, rate),
         ),
     )
 

@@ -4,7 +4,6 @@ Clip the gradient, schedule the learning rate, watch what they do, and sweep tho
 of trainings at once, as pure functions that drop into Optax.
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from stabjax._clipping import (
@@ -39,6 +38,7 @@ from stabjax._clipping import (
     unitwise_norm,
     zclip,
 )
+from stabjax._extras import load as _load
 from stabjax._groups import by_group
 from stabjax._guards import (
     check_guards,
@@ -119,7 +119,7 @@ _SWEEP_NAMES = (
 )
 _MODULES = ("compat", "plot", "problems", "runs", "search", "study")
 # The extras of modules that need more than `stabjax[sweep]`.
-_EXTRAS = {"stabjax.search": "optuna", "stabjax.study": "study"}
+_EXTRAS = {"search": "optuna", "study": "study"}
 
 # Names of earlier versions, and what each is called now.
 _RENAMED = {
@@ -237,9 +237,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _SWEEP_NAMES:
-        return getattr(_load("stabjax._sweep"), name)
+        return getattr(_load("stabjax._sweep", needed_by=f"stabjax.{name}"), name)
     if name in _MODULES:
-        return _load(f"stabjax.{name}")
+        return _load(f"stabjax.{name}", extra=_EXTRAS.get(name, "sweep"))
     if name in _RENAMED:
         raise AttributeError(f"stabjax.{name} is now stabjax.{_RENAMED[name]}.")
     raise AttributeError(f"module 'stabjax' has no attribute {name!r}")
@@ -247,17 +247,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _load(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("stabjax"):
-            raise
-        extra = _EXTRAS.get(module, "sweep")
-        raise ModuleNotFoundError(
-            f"{module} needs the package {error.name!r}: pip install "
-            f"'stabjax[{extra}]'",
-            name=error.name,
-        ) from error

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import optax
 
-from stabjax import _clipping as clippings
-from stabjax import _schedules as schedules
+from stabjax import _clipping as c
+from stabjax import _schedules as s
 from stabjax import problems
 from stabjax._types import Number, Schedule
 
@@ -50,58 +50,46 @@ class Clipping(NamedTuple):
     after: bool = False
 
 
+# Name -> (the argument, sensible values); None for a gradient norm.
+_NUMBERS: dict[str, tuple[str, Range | None]] = {
+    "adagc": ("relative_clip", (1.0, 10.0)),
+    "adaptive_grad_clip": ("clipping", (1e-3, 10.0)),
+    "adopt_clip": ("exponent", (0.1, 1.0)),
+    "clip": ("max_delta", None),
+    "clip_by_block_norm": ("max_norm", None),
+    "clip_by_block_rms": ("threshold", None),
+    "clip_by_global_norm": ("max_norm", None),
+    "clip_by_norm_ratio": ("max_norm_ratio", (1.0, 10.0)),
+    "clip_by_percentile": ("percentile", (1.0, 100.0)),
+    "clip_by_relative_update": ("relative", (0.01, 10.0)),
+    "clip_by_second_moment": ("threshold", (1.0, 1e4)),
+    "clip_by_tracked_max": ("decay", (0.5, 0.999)),
+    "clip_update_norm": ("z_threshold", (0.3, 30.0)),
+    "limit_norm_growth": ("max_growth", (1.001, 10.0)),
+    "normalize_by_tracked_norm": ("b1", (0.1, 0.99)),
+    "normalize_by_update_norm": ("scale_factor", None),
+    "smooth_clip_by_global_norm": ("max_norm", None),
+    "zclip": ("z_threshold", (0.3, 30.0)),
+}
+_AFTER = ("clip_by_relative_update", "clip_update_norm")
+_WITH_WINDOW = ("clip_by_percentile", "clip_update_norm")
+
+
+def _clipping(name: str) -> Clipping:
+    number, bounds = _NUMBERS[name]
+    fixed = {"window": _WINDOW} if name in _WITH_WINDOW else {}
+
+    def make(value: Number) -> optax.GradientTransformation:
+        built: optax.GradientTransformation = getattr(c, name)(
+            **{number: value}, **fixed
+        )
+        return built
+
+    return Clipping(make, number, bounds, name in _AFTER)
+
+
 CLIPPINGS: Mapping[str, Clipping] = MappingProxyType(
-    {
-        "adagc": Clipping(clippings.adagc, "relative_clip", (1.0, 10.0)),
-        "adaptive_grad_clip": Clipping(
-            clippings.adaptive_grad_clip, "clipping", (1e-3, 10.0)
-        ),
-        "adopt_clip": Clipping(clippings.adopt_clip, "exponent", (0.1, 1.0)),
-        "clip": Clipping(clippings.clip, "max_delta"),
-        "clip_by_block_norm": Clipping(clippings.clip_by_block_norm, "max_norm"),
-        "clip_by_block_rms": Clipping(clippings.clip_by_block_rms, "threshold"),
-        "clip_by_global_norm": Clipping(clippings.clip_by_global_norm, "max_norm"),
-        "clip_by_norm_ratio": Clipping(
-            clippings.clip_by_norm_ratio, "max_norm_ratio", (1.0, 10.0)
-        ),
-        "clip_by_percentile": Clipping(
-            lambda percentile: clippings.clip_by_percentile(percentile, window=_WINDOW),
-            "percentile",
-            (1.0, 100.0),
-        ),
-        "clip_by_relative_update": Clipping(
-            clippings.clip_by_relative_update, "relative", (0.01, 10.0), after=True
-        ),
-        "clip_by_second_moment": Clipping(
-            clippings.clip_by_second_moment, "threshold", (1.0, 1e4)
-        ),
-        "clip_by_tracked_max": Clipping(
-            clippings.clip_by_tracked_max, "decay", (0.5, 0.999)
-        ),
-        "clip_update_norm": Clipping(
-            lambda z_threshold: clippings.clip_update_norm(z_threshold, window=_WINDOW),
-            "z_threshold",
-            (0.3, 30.0),
-            after=True,
-        ),
-        "limit_norm_growth": Clipping(
-            clippings.limit_norm_growth, "max_growth", (1.001, 10.0)
-        ),
-        "normalize_by_tracked_norm": Clipping(
-            clippings.normalize_by_tracked_norm, "b1", (0.1, 0.99)
-        ),
-        "normalize_by_update_norm": Clipping(
-            clippings.normalize_by_update_norm, "scale_factor"
-        ),
-        "smooth_clip_by_global_norm": Clipping(
-            clippings.smooth_clip_by_global_norm, "max_norm"
-        ),
-        "zclip": Clipping(
-            lambda z_threshold: clippings.zclip(z_threshold=z_threshold),
-            "z_threshold",
-            (0.3, 30.0),
-        ),
-    }
+    {name: _clipping(name) for name in _NUMBERS}
 )
 
 
@@ -120,44 +108,38 @@ def _cooldown(steps: int) -> int:
 # Functions of the peak p and the number of steps n.
 SCHEDULES: Mapping[str, MakeSchedule] = MappingProxyType(
     {
-        "cosine_decay_schedule": schedules.cosine_decay_schedule,
-        "cosine_onecycle_schedule": lambda p, n: schedules.cosine_onecycle_schedule(
-            n, p
-        ),
-        "cosine_restarts_schedule": lambda p, n: schedules.cosine_restarts_schedule(
+        "cosine_decay_schedule": s.cosine_decay_schedule,
+        "cosine_onecycle_schedule": lambda p, n: s.cosine_onecycle_schedule(n, p),
+        "cosine_restarts_schedule": lambda p, n: s.cosine_restarts_schedule(
             p, -(-n // 4)
         ),
-        "cyclic_schedule": lambda p, n: schedules.cyclic_schedule(
+        "cyclic_schedule": lambda p, n: s.cyclic_schedule(
             0.1 * p, p, -(-n // 8), -(-n // 8)
         ),
-        "exponential_decay": lambda p, n: schedules.exponential_decay(p, n, 0.01),
-        "exponential_warmup_schedule": (
-            lambda p, n: schedules.exponential_warmup_schedule(p, _warmup(n))
-        ),
-        "infinite_schedule": lambda p, n: schedules.infinite_schedule(
-            p, 0.5 * p, _warmup(n), _rest(n)
-        ),
-        "inverse_sqrt_schedule": lambda p, n: schedules.inverse_sqrt_schedule(
+        "exponential_decay": lambda p, n: s.exponential_decay(p, n, 0.01),
+        "exponential_warmup_schedule": lambda p, n: s.exponential_warmup_schedule(
             p, _warmup(n)
         ),
-        "linear_onecycle_schedule": lambda p, n: schedules.linear_onecycle_schedule(
-            n, p
+        "infinite_schedule": lambda p, n: s.infinite_schedule(
+            p, 0.5 * p, _warmup(n), _rest(n)
         ),
-        "linear_schedule": lambda p, n: schedules.linear_schedule(p, 0.0, n),
-        "polynomial_schedule": lambda p, n: schedules.polynomial_schedule(p, 0.0, 2, n),
-        "rex_schedule": schedules.rex_schedule,
-        "warmup_constant_schedule": lambda p, n: schedules.warmup_constant_schedule(
+        "inverse_sqrt_schedule": lambda p, n: s.inverse_sqrt_schedule(p, _warmup(n)),
+        "linear_onecycle_schedule": lambda p, n: s.linear_onecycle_schedule(n, p),
+        "linear_schedule": lambda p, n: s.linear_schedule(p, 0.0, n),
+        "polynomial_schedule": lambda p, n: s.polynomial_schedule(p, 0.0, 2, n),
+        "rex_schedule": s.rex_schedule,
+        "warmup_constant_schedule": lambda p, n: s.warmup_constant_schedule(
             0.0, p, _warmup(n)
         ),
-        "warmup_cosine_decay_schedule": (
-            lambda p, n: schedules.warmup_cosine_decay_schedule(0.0, p, _warmup(n), n)
+        "warmup_cosine_decay_schedule": lambda p, n: s.warmup_cosine_decay_schedule(
+            0.0, p, _warmup(n), n
         ),
         "warmup_exponential_decay_schedule": (
-            lambda p, n: schedules.warmup_exponential_decay_schedule(
+            lambda p, n: s.warmup_exponential_decay_schedule(
                 0.0, p, _warmup(n), _rest(n), 0.01
             )
         ),
-        "wsd_schedule": lambda p, n: schedules.wsd_schedule(
+        "wsd_schedule": lambda p, n: s.wsd_schedule(
             p, _warmup(n), _rest(n) - _cooldown(n), _cooldown(n)
         ),
     }

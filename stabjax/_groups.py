@@ -81,7 +81,7 @@ def _by_pattern(patterns: Mapping[str, str], paths: list[str]) -> list[str | Non
         matches = (name for p, name in patterns.items() if fnmatchcase(path, p))
         groups.append(next(matches, None))
     for pattern in patterns:
-        if not any(fnmatchcase(path, pattern) for path in paths):
+        if paths and not any(fnmatchcase(path, pattern) for path in paths):
             raise ValueError(
                 f"group_of must have patterns that match a parameter, got {pattern!r}; "
                 f"the parameters are {', '.join(paths)}."

@@ -1,15 +1,17 @@
-"""Optuna, both ways: datasets as studies, and its samplers driving whole batches.
+"""Optuna: its samplers choose the trials of sweeps, and datasets become studies.
 
-`to_study` gives Optuna's importances, plots and dashboard what a sweep has found. `ask`
-and `tell` let any of its samplers choose the trials of a sweep, many at once:
+`ask` and `tell` let any sampler choose many trials at once:
 
     for _ in range(10):
         space = stabjax.search.ask(study, 64, rate=FloatDistribution(1e-3, 1, log=True))
         runs = stabjax.sweep(problem, make_optimizer, space, steps=200)
         stabjax.search.tell(study, runs)
+
+`to_study` shows Optuna's importances, plots and dashboard what a sweep has found.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,8 +44,8 @@ def ask(study: optuna.Study, n: int, /, **axes: BaseDistribution) -> Space:
         combination of other choices is one compilation.
 
     Returns:
-      A space with the one dimension `trial`; `ask(...) * grid(seed=range(8))` trains
-      each of its trials with eight seeds.
+      A space with the one dimension `trial`, whose coordinate is the number of each
+      trial in the study; `ask(...) * grid(seed=range(8))` trains each with eight seeds.
 
     Raises:
       ValueError: if `n` is not positive or there is no axis.
@@ -62,14 +64,17 @@ def ask(study: optuna.Study, n: int, /, **axes: BaseDistribution) -> Space:
         raise ValueError(f"n must be a positive number of trials, got {n!r}.")
     if not axes:
         raise ValueError("ask needs at least one axis and its distribution.")
-    asked = [study.ask(axes).params for _ in range(n)]
-    columns = {name: [params[name] for params in asked] for name in axes}
-    return zipped(
+    asked = [study.ask(axes) for _ in range(n)]
+    columns = {name: [trial.params[name] for trial in asked] for name in axes}
+    space = zipped(
         **{
             name: static(values) if _is_static(axes[name]) else values
             for name, values in columns.items()
         }
     )
+    numbers = tuple(trial.number for trial in asked)
+    (dimension,) = space.dimensions
+    return Space((replace(dimension, numbers=numbers),))
 
 
 def tell(
@@ -78,11 +83,13 @@ def tell(
     variable: str = "final_loss",
     *,
     over: str | Sequence[str] = "seed",
-) -> None:
-    """Tells a study what became of the trials it was last asked for.
+) -> bool:
+    """Reports the results of trials from `ask` to their study.
 
-    The value of a trial is the mean of a variable over the seeds; one of them diverged
-    makes it infinitely bad. A trial that was not run is told as failed.
+    The value of a trial is the mean of a variable over the seeds; one diverged run
+    makes it infinitely bad. A trial that was not run is reported as failed. Trials are
+    known by their numbers, so several processes can share a study, and several batches
+    can be open at once.
 
     Args:
       study: the study that was asked.
@@ -90,9 +97,13 @@ def tell(
       variable: one with a value for each training.
       over: the dimension, or dimensions, to take the mean over.
 
+    Returns:
+      Whether the sampler has more to suggest: False once `GridSampler` or
+      `BruteForceSampler` has tried everything.
+
     Raises:
-      ValueError: if these are not the trials that the study waits for, or the dataset
-        lacks the variable or a dimension.
+      ValueError: these are not open trials of the study, or the dataset lacks the
+        variable or a dimension.
 
     Example:
       >>> import optax, optuna, stabjax
@@ -106,7 +117,7 @@ def tell(
       ...     rate = FloatDistribution(1e-3, 1.5, log=True)
       ...     space = stabjax.search.ask(study, 8, rate=rate)
       ...     runs = stabjax.sweep(problem, make_optimizer, space, steps=20)
-      ...     stabjax.search.tell(study, runs)
+      ...     more = stabjax.search.tell(study, runs)
       >>> 0.3 < study.best_params["rate"] < 0.7
       True
     """
@@ -117,21 +128,46 @@ def tell(
             f"runs must be those of a space from ask, with no other dimension than "
             f"trial and those of over, got {', '.join(map(str, mean.dims))}."
         )
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    asked = waiting[len(waiting) - mean.size :] if mean.size <= len(waiting) else []
-    columns = _columns(runs, mean)
-    same = all(
-        name in columns and columns[name][row] == value
-        for row, trial in enumerate(asked)
-        for name, value in trial.params.items()
-    )
-    if not (asked and same):
-        raise ValueError("runs are not the trials that the study was last asked for.")
-    for trial, value in zip(asked, mean.values.tolist(), strict=True):
-        if np.isnan(value):
-            study.tell(trial.number, state=TrialState.FAIL)
-        else:
-            study.tell(trial.number, -value if maximize else value)
+    numbers = runs["trial"].values.tolist()
+    _check_open(study, numbers, _columns(runs, mean))
+    more = True
+    for number, value in zip(numbers, mean.values.tolist(), strict=True):
+        failed = bool(np.isnan(value))
+        try:
+            study.tell(
+                number,
+                None if failed else -value if maximize else value,
+                TrialState.FAIL if failed else TrialState.COMPLETE,
+            )
+        except RuntimeError as error:
+            # A sampler that has tried everything stops `Study.optimize`, which is not
+            # running; the value is stored before that is found out (Optuna 4 and 5).
+            if "Study.stop" not in str(error):
+                raise
+            more = False
+    return more
+
+
+def _check_open(
+    study: optuna.Study, numbers: list[int], columns: dict[str, list[Any]]
+) -> None:
+    """Raises unless these are trials that the study waits for, with these values."""
+    waiting = {
+        trial.number: trial.params
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    }
+    if len({*numbers}) < len(numbers) or any(
+        number not in waiting
+        or any(
+            name not in columns or columns[name][row] != value
+            for name, value in waiting[number].items()
+        )
+        for row, number in enumerate(numbers)
+    ):
+        raise ValueError(
+            "runs must be of trials that the study was asked for and that are still "
+            "open, each once: these are not."
+        )
 
 
 def to_study(
@@ -222,7 +258,7 @@ def _columns(runs: xr.Dataset, mean: xr.DataArray) -> dict[str, list[Any]]:
     return columns
 
 
-def _curves(runs: xr.Dataset, mean: xr.DataArray) -> Any:
+def _curves(runs: xr.Dataset, mean: xr.DataArray) -> Callable[[int], dict[int, float]]:
     """A function from a point to its recorded losses by step, if there are any."""
     if "step" not in runs.dims or "loss" not in runs:
         return lambda row: {}

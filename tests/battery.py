@@ -299,6 +299,22 @@ TRANSFORMATIONS = [
         before=(1.0,),
     ),
     Transformation(
+        "with_learning_rate",
+        lambda learning_rate: stabjax.with_learning_rate(
+            optax.scale_by_learning_rate, learning_rate, flip_sign=False
+        ),
+        {"learning_rate": 0.985},
+        spoils="entry",
+    ),
+    Transformation(
+        "by_group",
+        lambda max_norm: stabjax.by_group(
+            {"all": stabjax.clip_by_global_norm(max_norm)}, {"*": "all"}
+        ),
+        {"max_norm": 1.0},
+        spoils="tree",
+    ),
+    Transformation(
         "skip_if_nonfinite",
         lambda max_norm, max_consecutive: stabjax.skip_if_nonfinite(
             stabjax.clip_by_global_norm(max_norm), max_consecutive=max_consecutive
@@ -344,24 +360,27 @@ TRANSFORMATIONS = [
     ),
 ]
 
-# Public functions that are no transformations: of norms, of gradients, of states.
+# Public names that are not transformations.
 FUNCTIONS = {
+    "RangeTest",
+    "TrainResult",
     "best_cooldown_fraction",
-    "by_group",
     "check_guards",
-    "unless_skipped",
-    "with_learning_rate",
     "global_norm",
     "leaf_norms",
     "metrics",
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
     "qk_clip",
+    "range_test",
     "schedule_bound",
     "suggest_max_norm",
+    "suggest_rate",
+    "train",
     "transfer_to_horizon",
     "unitwise_clip",
     "unitwise_norm",
+    "unless_skipped",
 }
 
 

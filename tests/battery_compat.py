@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from stabjax.compat import timm, torch
 from stabjax.compat.huggingface import get_scheduler
 
@@ -62,7 +64,7 @@ def chain(base_lr, start_factor, gamma):
     restarts = torch.cosine_annealing_warm_restarts(base_lr, 5)
     chains = [[warmup, decay], [warmup, wave], [warmup, restarts, decay]]
     schedules = [torch.chained_scheduler(base_lr, members) for members in chains]
-    return lambda count: sum(schedule(count) for schedule in schedules)
+    return lambda count: sum(jnp.asarray(s(count), float) for s in schedules)
 
 
 def one_cycles(make):

@@ -130,11 +130,11 @@ def test_schedule_is_drawn_and_written(tmp_path, capsys):
         ),
         (
             ["constant_schedule", "value=1", "--steps", "-3"],
-            "steps must be positive, got -3",
+            "steps must be an integer >= 1, got -3.",
         ),
     ],
 )
-def test_a_schedule_that_is_none(arguments, message, capsys):
+def test_schedules_are_refused_in_one_sentence(arguments, message, capsys):
     assert message in refused(["schedule", *arguments], capsys)
 
 

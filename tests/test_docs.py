@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -25,6 +26,7 @@ def test_each_line_on_the_right_works(standard_promotion):
     (page,) = (page for page in PAGES if page.name == "coming-from.md")
     rows = re.findall(r"^\| .* \| `(.*?)`.* \|$", page.read_text(), flags=re.MULTILINE)
     names = {"stabjax": stabjax, **vars(stabjax.compat), "f": lambda count: 0.9}
+    names |= {"jnp": jnp}
     names |= {"schedule": optax.constant_schedule(0.1)}
     names["opt_state"] = optax.inject_hyperparams(optax.sgd)(0.1).init(0.0)
     assert len(rows) > 35

@@ -1,7 +1,10 @@
 """Every example runs, as a user would run it, and trains."""
 
+import json
 import pathlib
 import runpy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -82,3 +85,27 @@ def test_float16_transformer_trains_where_optax_stands_still_and_resumes(
     assert main(options)["stabjax"] == losses[30:]  # the same bits
     with pytest.raises(SystemExit, match="of a training of 60 steps, not of 80"):
         main([*options, "--steps", "80"])
+
+
+@pytest.mark.slow
+def test_fsdp_transformer_equals_one_device_and_resumes(tmp_path):
+    """Eight devices and one, stopped and not, as processes of their own."""
+    script = """
+import json, os, runpy, sys
+devices = sys.argv[1]
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+main = runpy.run_path(sys.argv[2])["main"]
+losses = main(["--devices", devices, "--steps", "24", "--stop", sys.argv[3]])
+print("LOSSES", json.dumps(losses))
+"""
+
+    def losses(devices, stop):
+        path = str(EXAMPLES / "fsdp_transformer.py")
+        command = [sys.executable, "-c", script, devices, path, stop]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout.partition("LOSSES ")[2])
+
+    eight, later, one = losses("8", "10"), losses("8", "20"), losses("1", "10")
+    assert eight == later  # to the bit, wherever it was stopped
+    np.testing.assert_allclose(eight, one, rtol=0.02)  # sums of bfloat16 in other order
+    assert eight[-1] < 0.8 * eight[0]

@@ -54,16 +54,15 @@ def adagc(
     paddle the warm-up is one update longer and takes the smallest `n`.
 
     Args:
-      relative_clip: multiple of the average, >= 0. Traceable.
-      decay: decay of the average, in [0, 1]. Traceable.
-      max_norm: bound of the global norm during warm-up, >= 0. Traceable.
-      warmup_steps: updates of the warm-up, counted for each leaf. Traceable.
+      relative_clip: multiple of the average, >= 0. **Traceable.**
+      decay: decay of the average, in [0, 1]. **Traceable.**
+      max_norm: bound of the global norm during warm-up, >= 0. **Traceable.**
+      warmup_steps: updates of the warm-up, counted for each leaf. **Traceable.**
       patience: number of consecutive clips of a leaf after which its level becomes the
-        smallest norm among them, as its scale has changed; inf: never. Traceable.
-      reference: whether to give the authors' numbers. Static.
-      variant: which of their codes `reference` follows. Static.
-      axis_name: mapped axes over which the leaves are sharded where their types do not
-        say so, see `stabjax.global_norm`. Static.
+        smallest norm among them, as its scale has changed; inf: never. **Traceable.**
+      reference: whether to give the authors' numbers. **Static.**
+      variant: which of their codes `reference` follows. **Static.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A transformation whose state reports the norm, the number of clipped leaves,
@@ -152,15 +151,15 @@ def clip_by_norm_ratio(
     norms enter, and `patience` is inf.
 
     Args:
-      max_norm_ratio: multiple of the average, >= 0. Traceable.
+      max_norm_ratio: multiple of the average, >= 0. **Traceable.**
       decay: decay of the average, in [0, 1]; OLMo takes the larger of Adam's.
-        Traceable.
-      per_leaf: whether each leaf has its own norm and average. Static.
+        **Traceable.**
+      per_leaf: whether each leaf has its own norm and average. **Static.**
       patience: number of consecutive clips of a norm after which the average becomes
-        the smallest norm among them, as the scale has changed; inf: never. Traceable.
-      reference: whether to give OLMo's numbers. Static.
-      axis_name: mapped axes over which the leaves are sharded where their types do not
-        say so, see `stabjax.global_norm`. Static.
+        the smallest norm among them, as the scale has changed; inf: never.
+        **Traceable.**
+      reference: whether to give OLMo's numbers. **Static.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A transformation whose state reports the norm, the threshold or the number of
@@ -236,12 +235,11 @@ def limit_norm_growth(
     norm counts as one (a return to 1 then takes about 1400 updates).
 
     Args:
-      max_growth: largest ratio of consecutive norms, >= 0. Traceable.
-      min_norm: norm up to which growth is free, >= 0. Traceable.
-      per_leaf: whether each leaf has its own norm. Static.
-      reference: whether to give Fira's numbers. Static.
-      axis_name: mapped axes over which the leaves are sharded where their types do not
-        say so, see `stabjax.global_norm`. Static.
+      max_growth: largest ratio of consecutive norms, >= 0. **Traceable.**
+      min_norm: norm up to which growth is free, >= 0. **Traceable.**
+      per_leaf: whether each leaf has its own norm. **Static.**
+      reference: whether to give Fira's numbers. **Static.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A transformation whose state reports the norm, the threshold or the number of

@@ -115,9 +115,9 @@ def reset_moments(
     Args:
       inner: an Optax transformation whose state holds moments. It must not hold a count
         that goes on, such as that of a schedule. Extra arguments are passed on to it.
-      every: updates from reset to reset, >= 0; 0: never. Traceable.
+      every: updates from reset to reset, >= 0; 0: never. **Traceable.**
       warmup_steps: updates over which the factor rises, >= 0; Stable-SPAM has 0, SPAM
-        150. Traceable.
+        150. **Traceable.**
 
     Returns:
       A transformation with a `ResetMomentsState`, whose `update` needs `params`. It
@@ -217,14 +217,13 @@ def scale_by_stable_adam(
     where `rms` exceeds 1 if the second moment lags behind.
 
     Args:
-      b1: decay of `m`, in [0, 1). Traceable.
-      b2: decay of `v`, in [0, 1). Traceable.
-      eps: added to the denominator, >= 0. Traceable.
-      threshold: largest `rms` without shrinking, >= 0; inf: plain Adam. Traceable.
+      b1: decay of `m`, in [0, 1). **Traceable.**
+      b2: decay of `v`, in [0, 1). **Traceable.**
+      eps: added to the denominator, >= 0. **Traceable.**
+      threshold: largest `rms` without shrinking, >= 0; inf: plain Adam. **Traceable.**
       weight_decay: >= 0; it shrinks with the step, as in the authors' StableAdamW.
-        Without it (None) `update` does not need `params`. Traceable.
-      axis_name: mapped axes over which the leaves are sharded where their types do not
-        say so, see `stabjax.global_norm`. Static.
+        Without it (None) `update` does not need `params`. **Traceable.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A transformation with a `StableAdamState`, to be followed by the learning rate. It
@@ -264,17 +263,17 @@ def scale_by_stable_adam(
     def rule(step: Step) -> list[Moved]:
         b1, b2, eps, threshold, rate = scalars(step.dtype)
         adam = adam_step((b1, b2), eps, step.number, step.number, step.finite)
-        decayed: list[tuple[jax.Array, ...]] = [() for _ in step.updates]
+        decayed: list[tuple[jax.Array, ...]] = [()] * len(step.updates)
         if weight_decay is not None:
             if step.params is None:
                 raise ValueError(
                     "params must be given for weight_decay, got None. "
                     "Call update(updates, state, params)."
                 )
-            decayed = [(w,) for w in step.params]
+            decayed = [(w, rate) for w in step.params]
         return [
-            _bounded_adam_leaf(g, averages, w, adam, threshold, rate, axes)
-            for (g, averages, axes), w in zip(step.leaves(), decayed, strict=True)
+            _bounded_adam_leaf(g, averages, pair, adam, threshold, axes)
+            for (g, averages, axes), pair in zip(step.leaves(), decayed, strict=True)
         ]
 
     return with_averages(
@@ -293,13 +292,13 @@ def _bounded_adam_leaf(
     decayed: tuple[jax.Array, ...],
     adam: AdamStep,
     threshold: jax.Array,
-    rate: jax.Array,
     axes: Axes,
 ) -> Moved:
     dtype = averages[0].dtype
     x = widened(g, dtype)
     direction, mean, root = update_moments(x, averages[0], averages[1], adam)
-    for w in decayed:
+    if decayed:
+        w, rate = decayed
         direction = direction + rate.astype(dtype) * widened(w, dtype)
     # Quotients of at most 1 / sqrt(1 - b2): their squares need no care.
     squares = divide_or_zero(x, jnp.maximum(root, adam.eps.astype(dtype))) ** 2

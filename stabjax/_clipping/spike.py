@@ -68,11 +68,10 @@ def clip_by_second_moment(
 
     Args:
       threshold: largest ratio of the square of an element to its second moment, >= 0;
-        inf: no clipping. Traceable.
-      decay: decay of the second moment, in [0, 1). Traceable.
-      clip_delay: number of the first update that is clipped, >= 0. Traceable.
-      axis_name: mapped axes over which the leaves are sharded where their types do not
-        say so, see `stabjax.global_norm`. Static.
+        inf turns clipping off. **Traceable.**
+      decay: decay of the second moment, in [0, 1). **Traceable.**
+      clip_delay: number of the first update that is clipped, >= 0. **Traceable.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A transformation with a `SecondMomentClipState`. An element whose moment is 0 is
@@ -108,7 +107,7 @@ def clip_by_second_moment(
         threshold, b = scalars(step.dtype)
         (first,) = counts(jnp.int32)
         active = (step.number >= first) & (step.number > 1)
-        bound = _element_bound(threshold, b, step.number, active)
+        bound = _element_bound(threshold, b, step.number, active, zeros=False)
         weight = average_weight(b, step.number, step.finite)
 
         return [
@@ -156,17 +155,16 @@ def scale_by_spam(
     0 are bounded by 0, so for ever.
 
     Args:
-      b1: decay of the first moment, in [0, 1). Traceable.
-      b2: decay of the second moment, in [0, 1). Traceable.
-      eps: added to the denominator, >= 0. Traceable.
+      b1: decay of the first moment, in [0, 1). **Traceable.**
+      b2: decay of the second moment, in [0, 1). **Traceable.**
+      eps: added to the denominator, >= 0. **Traceable.**
       threshold: largest ratio of the square of an element to its second moment, >= 0;
-        inf: no clipping. Traceable.
-      reset_every: updates from reset to reset, >= 0; 0: never. Traceable.
-      warmup_steps: updates over which `s_k` rises, >= 0. Traceable.
-      clip_delay: updates after a reset without bounds, >= 0. Traceable.
-      reference: whether to give the numbers of the authors' code. Static.
-      axis_name: mapped axes over which the leaves are sharded where their types do not
-        say so, see `stabjax.global_norm`. Static.
+        inf turns clipping off. **Traceable.**
+      reset_every: updates from reset to reset, >= 0; 0: never. **Traceable.**
+      warmup_steps: updates over which `s_k` rises, >= 0. **Traceable.**
+      clip_delay: updates after a reset without bounds, >= 0. **Traceable.**
+      reference: whether to give the numbers of the authors' code. **Static.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A transformation with a `SpamState`, to be followed by weight decay and the
@@ -212,14 +210,14 @@ def scale_by_spam(
         active = jnp.where(was_reset, age - 1, age) >= delay
         if not reference:
             active &= age > 1
-        bound = _element_bound(threshold, b2, age, active)
+        bound = _element_bound(threshold, b2, age, active, zeros=reference)
         debias_count = step.number if reference else age
         # The authors add eps to the root of the biased moment, Adam to the other.
         eps = eps / jnp.sqrt(bias_correction(b2, debias_count))
         adam = adam_step((b1, b2), eps, age, debias_count, step.finite)
         scale = cosine_warmup(was_reset, age, warmup_steps)
         return [
-            _spam_leaf(g, averages, bound, adam, scale, axes, reference)
+            _spam_leaf(g, averages, bound, adam, scale, axes)
             for g, averages, axes in step.leaves()
         ]
 
@@ -237,22 +235,29 @@ class _ElementBound(NamedTuple):
 
     factor: jax.Array
     active: jax.Array
+    zeros: jax.Array  # whether those whose moment is 0 are bounded too
 
 
 def _element_bound(
-    threshold: jax.Array, decay: jax.Array, age: jax.Array, active: jax.Array
+    threshold: jax.Array,
+    decay: jax.Array,
+    age: jax.Array,
+    active: jax.Array,
+    *,
+    zeros: bool,
 ) -> _ElementBound:
     """The bound from the moment before update number `age`, biased as in Adam."""
     square = threshold * bias_correction(decay, age - 1)
     active = active & (square != jnp.inf)
-    return _ElementBound(safe_root(jnp.where(active, square, 1)), active)
+    factor = safe_root(jnp.where(active, square, 1))
+    return _ElementBound(factor, active, jnp.asarray(zeros))
 
 
 def _clip(
-    x: jax.Array, root: jax.Array, bound: _ElementBound, *, also_zeros: bool = False
+    x: jax.Array, root: jax.Array, bound: _ElementBound
 ) -> tuple[jax.Array, jax.Array]:
-    """Bounded elements, and whether any was; if asked, also where the moment is 0."""
-    applies = bound.active if also_zeros else bound.active & (root != 0)
+    """Bounded elements, and whether any was bounded."""
+    applies = bound.active & (bound.zeros | (root != 0))
     limit = jnp.where(applies, root * bound.factor.astype(root.dtype), jnp.inf)
     return jnp.clip(x, -limit, limit), jnp.any(abs(x) > limit)
 
@@ -268,7 +273,7 @@ def _clip_leaf(
     return Moved(update, (root,), any_shard(exceeded, [axes]))
 
 
-@partial(jax.jit, static_argnames=("axes", "reference"), inline=True)
+@partial(jax.jit, static_argnames="axes", inline=True)
 def _spam_leaf(
     g: jax.Array,
     averages: list[jax.Array],
@@ -276,10 +281,9 @@ def _spam_leaf(
     adam: AdamStep,
     scale: jax.Array,
     axes: Axes,
-    reference: bool,
 ) -> Moved:
     mean, root = averages
-    x, exceeded = _clip(widened(g, root.dtype), root, bound, also_zeros=reference)
+    x, exceeded = _clip(widened(g, root.dtype), root, bound)
     direction, mean, root = update_moments(x, mean, root, adam)
     update = cast_back(direction * scale.astype(direction.dtype), jnp.result_type(g))
     return Moved(update, (mean, root), any_shard(exceeded, [axes]))

@@ -88,9 +88,8 @@ def clip_by_tracked_max(
     order of elements may change.
 
     Args:
-      decay: decay of the average, in [0, 1). Traceable.
-      axis_name: mapped axes over which the leaves are sharded where their types do not
-        say so, see `stabjax.global_norm`. Static.
+      decay: decay of the average, in [0, 1). **Traceable.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A transformation with a `TrackedMaxState`. A non-finite gradient gives NaN in
@@ -157,11 +156,10 @@ def normalize_by_tracked_norm(
     (2026).
 
     Args:
-      b1: decay of `m`, in [0, 1). Traceable.
-      b2: decay of `v`, in [0, 1). Traceable.
-      eps: added to the denominator, >= 0. Traceable.
-      axis_name: mapped axes over which the leaves are sharded where their types do not
-        say so, see `stabjax.global_norm`. Static.
+      b1: decay of `m`, in [0, 1). **Traceable.**
+      b2: decay of `v`, in [0, 1). **Traceable.**
+      eps: added to the denominator, >= 0. **Traceable.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A transformation with a `TrackedNormState`. A non-finite gradient gives NaN in
@@ -235,19 +233,18 @@ def scale_by_stable_spam(
     the old moments with the bias correction of new ones.
 
     Args:
-      b1: decay of Adam's first moment, in [0, 1). Traceable.
-      b2: decay of its second moment, in [0, 1). Traceable.
-      eps: added to the denominators of Adam and AdaGN, >= 0. Traceable.
+      b1: decay of Adam's first moment, in [0, 1). **Traceable.**
+      b2: decay of its second moment, in [0, 1). **Traceable.**
+      eps: added to the denominators of Adam and AdaGN, >= 0. **Traceable.**
       gamma1: decay of AdaGN's average of norms, in [0, 1); the authors use 0.85 in
-        bfloat16. Traceable.
+        bfloat16. **Traceable.**
       gamma2: decay of its average of squared norms, in [0, 1); the authors use 0.99999
-        in bfloat16. Traceable.
-      gamma3: decay of AdaFN's average, in [0, 1). Traceable.
-      reset_every: updates from reset to reset, >= 0; 0: never; the authors use 500 in
-        4 bits. Traceable.
-      reference: whether to give the numbers of the authors' code. Static.
-      axis_name: mapped axes over which the leaves are sharded where their types do not
-        say so, see `stabjax.global_norm`. Static.
+        in bfloat16. **Traceable.**
+      gamma3: decay of AdaFN's average, in [0, 1). **Traceable.**
+      reset_every: updates from reset to reset, >= 0; 0: never; the authors use 500 in 4
+        bits. **Traceable.**
+      reference: whether to give the numbers of the authors' code. **Static.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A transformation with a `StableSpamState`, to be followed by weight decay and the

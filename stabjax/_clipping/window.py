@@ -45,14 +45,13 @@ def clip_by_percentile(
     are `window=100, per_leaf=True`).
 
     Args:
-      percentile: in [0, 100]. Traceable.
-      window: number of norms that are remembered, >= 1. Static (`static_args` under
+      percentile: in [0, 100]. **Traceable.**
+      window: number of norms that are remembered, >= 1. **Static** (`static_args` under
         `optax.inject_hyperparams`).
-      per_leaf: whether each leaf has its own norm and window. Static.
-      reference: whether to give the authors' numbers. Static.
-      variant: which of the two codes `reference` follows. Static.
-      axis_name: mapped axes over which the leaves are sharded where their types do not
-        say so, see `stabjax.global_norm`. Static.
+      per_leaf: whether each leaf has its own norm and window. **Static.**
+      reference: whether to give the authors' numbers. **Static.**
+      variant: which of the two codes `reference` follows. **Static.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A transformation whose state reports the norm, the threshold (per leaf: the number
@@ -131,12 +130,11 @@ def clip_update_norm(
     deviation is at least 1e-6, so is the norm that divides, and zero norms enter.
 
     Args:
-      z_threshold: deviations above the mean, >= 0. Traceable.
-      window: number of norms that are remembered, >= 2. Static (`static_args` under
+      z_threshold: deviations above the mean, >= 0. **Traceable.**
+      window: number of norms that are remembered, >= 2. **Static** (`static_args` under
         `optax.inject_hyperparams`).
-      reference: whether to give Levanter's numbers. Static.
-      axis_name: mapped axes over which the leaves are sharded where their types do not
-        say so, see `stabjax.global_norm`. Static.
+      reference: whether to give Levanter's numbers. **Static.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A transformation whose state reports the norm, the threshold, whether it clipped

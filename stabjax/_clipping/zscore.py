@@ -67,18 +67,17 @@ def zclip(
     `patience` is inf.
 
     Args:
-      decay: decay of the statistics, in [0, 1]. Traceable.
-      z_threshold: standard deviations above the mean, >= 0. Traceable.
-      max_norm: bound of every update's norm, >= 0; inf: no bound. Traceable.
-      warmup_steps: norms from which the statistics start, >= 0. Traceable.
-      mode: what bounds a spike. Static.
-      clip_factor: factor of the mode "adaptive", >= 0. Traceable.
-      skip_update_on_spike: whether spikes leave the statistics unchanged. Static.
+      decay: decay of the statistics, in [0, 1]. **Traceable.**
+      z_threshold: standard deviations above the mean, >= 0. **Traceable.**
+      max_norm: bound of every update's norm, >= 0; inf turns it off. **Traceable.**
+      warmup_steps: norms from which the statistics start, >= 0. **Traceable.**
+      mode: what bounds a spike. **Static.**
+      clip_factor: factor of the mode "adaptive", >= 0. **Traceable.**
+      skip_update_on_spike: whether spikes leave the statistics unchanged. **Static.**
       patience: number of consecutive spikes after which the mean becomes the smallest
-        norm among them, as the scale has changed; inf: never. Traceable.
-      reference: whether to give the authors' numbers. Static.
-      axis_name: mapped axes over which the leaves are sharded where their types do not
-        say so, see `stabjax.global_norm`. Static.
+        norm among them, as the scale has changed; inf: never. **Traceable.**
+      reference: whether to give the authors' numbers. **Static.**
+      axis_name: as in `stabjax.global_norm`. **Static.**
 
     Returns:
       A transformation whose state reports the norm, the threshold, whether it clipped

@@ -32,6 +32,9 @@ def check_guards(
       max_consecutive: the number of bad steps in a row, skipped or not, that is
         accepted; >= 0. **Static.**
 
+    Returns:
+      None, if no guard met more.
+
     Raises:
       RuntimeError: a guard met more; the message says how many steps, why, and where.
       ValueError: a guard stands inside `optax.MultiSteps`, whose accumulated gradient

@@ -1,5 +1,6 @@
 """The part that all guards share: judge a step, then apply it or skip it whole."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,12 +12,13 @@ import optax
 from jax import lax
 
 from stabjax._arguments import check, nan_unless
+from stabjax._axes import Axes, leaf_axes
 from stabjax._guards.history import History
 from stabjax._guards.mesh import of_one_type, scalar_loss
 from stabjax._metrics import check_transformation, metric_key
-from stabjax._norms import is_float0, leaf_norms, norm_dtype, scaled_norm
+from stabjax._norms import has_elements, is_float0, norm_dtype, norm_of_leaves
 from stabjax._paths import check_arrays
-from stabjax._types import AxisName, Number
+from stabjax._types import Number
 
 
 class GuardState(NamedTuple):
@@ -64,7 +66,7 @@ def guard(
     judge: Judge,
     init_history: Callable[[Any], History | tuple[()]],
     max_consecutive: Number,
-    axis_name: AxisName | None,
+    axis_name: object,
 ) -> optax.GradientTransformationExtraArgs:
     """The guard that skips a step which is not finite, or for the judge's reasons."""
     check_transformation("inner", inner)
@@ -93,12 +95,14 @@ def guard(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, GuardState]:
-        check_arrays("updates", updates)
         before = {key.rpartition(":")[2]: value for key, value in state.metrics.items()}
         dtype = before["grad_norm"].dtype
         # A decision has no derivative. That of the norms, which metrics publish, may be
         # NaN, also times 0.
-        norm, leaf = _norm_and_nonfinite_leaf(lax.stop_gradient(updates), axis_name)
+        norm, leaf = _norm_and_nonfinite_leaf(
+            jax.tree.leaves(lax.stop_gradient(updates)),
+            leaf_axes("updates", updates, axis_name),
+        )
         value = extra_args.get("value")
         loss = None if value is None else scalar_loss(value, dtype, axis_name)
         step = Step(state.skip_step, norm.astype(dtype), loss, leaf >= 0)
@@ -130,39 +134,37 @@ def guard(
 
 
 # Under `jit`: in eager mode each call would compile its `cond` again.
-@partial(jax.jit, static_argnames="axis_name", inline=True)
+@partial(jax.jit, static_argnames="axes", inline=True)
 def _norm_and_nonfinite_leaf(
-    updates: optax.Updates, axis_name: AxisName | None
+    leaves: list[jax.Array], axes: tuple[Axes, ...]
 ) -> tuple[jax.Array, jax.Array]:
     """The norm, and the position of the first leaf that is not finite, or -1.
 
     Where the norm is finite all elements are, so the tree is read once. Finite elements
     whose norm overflows have the largest number for a norm.
     """
-    norm = scaled_norm(updates, axis_name=axis_name).product
+    norm = norm_of_leaves(leaves, axes, 2, False).product
     leaf: jax.Array = lax.cond(
         jnp.isfinite(norm),
         lambda: jnp.full_like(norm, -1, jnp.int32),
-        lambda: _first_nonfinite(updates, axis_name),
+        lambda: _first_nonfinite(leaves, axes),
     )
     largest = jnp.minimum(norm, np.finfo(norm.dtype).max)
     return jnp.where(leaf < 0, largest, norm), leaf
 
 
-def _first_nonfinite(updates: optax.Updates, axis_name: AxisName | None) -> jax.Array:
+def _first_nonfinite(leaves: list[jax.Array], axes: tuple[Axes, ...]) -> jax.Array:
     """The position of the first leaf that is not finite on some shard, or -1."""
-
-    def flag(leaf: jax.Array) -> jax.Array:
-        if is_float0(leaf):
-            return jnp.zeros((), jnp.float32)
-        return (~jnp.isfinite(leaf)).any().astype(jnp.float32)
-
-    flags = jax.tree.map(flag, updates)
+    flags = [
+        (~jnp.isfinite(leaf)).any().astype(jnp.float32)
+        if has_elements(leaf)
+        else jnp.zeros((), jnp.float32)
+        for leaf in leaves
+    ]
     # As norms, the flags of all shards are combined.
-    norms = jax.tree.leaves(leaf_norms(flags, jnp.inf, axis_name=axis_name))
-    nonfinite = jnp.array([norm > 0 for norm in norms], bool)
-    position = jnp.arange(len(norms), dtype=jnp.int32)
-    first = jnp.min(position, where=nonfinite, initial=len(norms))
+    nonfinite = norm_of_leaves(flags, axes, math.inf, True).product > 0
+    position = jnp.arange(len(leaves), dtype=jnp.int32)
+    first = jnp.min(position, where=nonfinite, initial=len(leaves))
     return jnp.where(nonfinite.any(), first, -1)
 
 

@@ -1,25 +1,26 @@
 """Decisions inside `shard_map`: equal on all shards, and of one type in a `cond`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from stabjax._types import AxisName, Number
+from stabjax._types import Number
 
 
 def varying_axes(x: object) -> frozenset[Any]:
     """The axes of `shard_map` along which a value varies, as its type says."""
     kind: Any = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
-    # jax 0.7 to 0.9 have `vma`; from 0.10 on it is a part of `manual_axis_type`.
+    # JAX 0.7 calls this `vma`, JAX 0.10 `manual_axis_type.varying`.
     manual = getattr(kind, "manual_axis_type", None)
     axes = getattr(manual, "varying", None) or getattr(kind, "vma", None)
     return frozenset(axes or ())
 
 
-def scalar_loss(value: Number, dtype: Any, axis_name: AxisName | None) -> jax.Array:
+def scalar_loss(value: Number, dtype: Any, axis_name: object) -> jax.Array:
     """The loss as a scalar: its mean over the shards, so that all decide alike.
 
     The mean is over the axes along which it varies, and over those that are named.
@@ -55,7 +56,6 @@ def _varying(x: jax.Array, axes: frozenset[Any]) -> jax.Array:
         return x
     # `pcast` replaced `pvary` in jax 0.9.
     older: Any = getattr(lax, "pvary", None)
-    if older is None:
-        return lax.pcast(x, missing, to="varying")
-    cast: jax.Array = older(x, missing)
-    return cast
+    cast: Any = partial(lax.pcast, to="varying") if older is None else older
+    varying: jax.Array = cast(x, missing)
+    return varying

@@ -9,14 +9,14 @@ import optax
 from stabjax._arguments import as_integer, check, is_schedule, nan_unless
 from stabjax._guards.guard import Step, Verdict, guard
 from stabjax._guards.history import History, limits_of, no_history, recorded
-from stabjax._types import AxisName, Number, Schedule
+from stabjax._types import Number, Schedule
 
 
 def skip_if_nonfinite(
     inner: optax.GradientTransformation,
     *,
     max_consecutive: Number = jnp.inf,
-    axis_name: AxisName | None = None,
+    axis_name: object = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Skips the steps whose gradient is not finite.
 
@@ -28,19 +28,20 @@ def skip_if_nonfinite(
     Derivatives through a skipped step are finite, and zero with respect to its
     gradient. (The operation that computed a NaN may still make NaN of that zero.)
 
-    `optax.MultiSteps` belongs inside, `skip_if_nonfinite(optax.MultiSteps(...))`:
-    outside, it keeps a NaN in its accumulated gradient, and every later update is
-    skipped. `stabjax.check_guards` raises in that case. What else a step changes, such
-    as batch statistics, stays as it was by `stabjax.unless_skipped`.
+    `optax.MultiSteps` belongs inside,
+    `skip_if_nonfinite(optax.MultiSteps(...).gradient_transformation())`. Around a
+    guard, it keeps a NaN in its accumulated gradient, and every later update is
+    skipped; `stabjax.check_guards` raises in that case. Whatever else a step changes,
+    such as batch statistics, `stabjax.unless_skipped` leaves as it was.
 
     Args:
       inner: the whole optimizer; extra arguments reach it.
       max_consecutive: the next bad step after this number of skipped steps in a row is
         applied, and so are those that follow until a good one; >= 0. Infinite, the
         default, skips them all. **Traceable.**
-      axis_name: name of the mapped axis (or axes) of `shard_map` along which the leaves
-        are sharded, as in `stabjax.global_norm`; all shards decide alike. Needed only
-        where the types of the leaves do not say so. **Static.**
+      axis_name: the mapped axes over which the leaves are sharded, as in
+        `stabjax.global_norm`, for axes that types do not show; all shards decide alike.
+        **Static.**
 
     Returns:
       A transformation with a `GuardState`. Its metrics are `skipped` (whether the last
@@ -77,7 +78,7 @@ def skip_above_norm(
     drop_norm: Number | Schedule,
     *,
     max_consecutive: Number = jnp.inf,
-    axis_name: AxisName | None = None,
+    axis_name: object = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Skips the steps whose gradient is too large, or not finite.
 
@@ -121,7 +122,8 @@ def skip_above_norm(
 
     def judge(step: Step, history: Any) -> Verdict:
         limit = drop_norm(step.number) if is_schedule(drop_norm) else drop_norm
-        limit = jnp.asarray(limit).astype(step.grad_norm.dtype)
+        # A copy, so that a donated state does not take the caller's array with it.
+        limit = jnp.array(limit, step.grad_norm.dtype)
         large = ~step.nonfinite & ~(step.grad_norm <= limit)
         return Verdict({"large_count": large}, {"drop_norm": limit}, history)
 
@@ -137,7 +139,7 @@ def skip_on_spike(
     window: int = 128,
     min_count: Number | None = None,
     max_consecutive: Number = jnp.inf,
-    axis_name: AxisName | None = None,
+    axis_name: object = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Skips the steps whose loss or gradient norm spikes, or is not finite.
 

@@ -82,6 +82,7 @@ def check_accumulation(opt_state: optax.OptState) -> None:
             ):
                 raise ValueError(
                     f"{guard} must stand outside of optax.MultiSteps, which keeps a "
-                    f"NaN in its accumulated gradient: use {guard}(optax.MultiSteps("
-                    "...)), or should_skip_update_fn=optax.skip_not_finite."
+                    f"NaN in its accumulated gradient. Use {guard}(optax.MultiSteps("
+                    "...).gradient_transformation()), or MultiSteps(..., "
+                    "should_skip_update_fn=optax.skip_not_finite)."
                 )

@@ -81,7 +81,8 @@ def with_learning_rate(
 
     def rate_at(count: jax.Array, known: Any, dtype: Any) -> jax.Array:
         rate = learning_rate(count) if is_schedule(learning_rate) else known
-        return jnp.asarray(rate).astype(dtype)
+        # A copy, so that a donated state does not take the caller's array with it.
+        return jnp.array(rate, dtype)
 
     def init_fn(params: optax.Params) -> LearningRateState:
         count = jnp.zeros((), jnp.int32)

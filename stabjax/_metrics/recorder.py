@@ -13,7 +13,6 @@ from stabjax._arguments import check_choice
 from stabjax._metrics.collection import metric_key
 from stabjax._norms import global_norm, is_float0, leaf_norms, norm_dtype, widened
 from stabjax._paths import check_arrays, leaf_paths
-from stabjax._types import AxisName
 
 LeafMetric: TypeAlias = Literal["grad_norm", "norm_share", "update_norm", "param_norm"]
 
@@ -52,7 +51,7 @@ def with_metrics(
     name: str,
     *,
     per_leaf: bool | Sequence[LeafMetric] = False,
-    axis_name: AxisName | None = None,
+    axis_name: object = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Records what a transformation does to the gradient, for the logs.
 
@@ -73,9 +72,8 @@ def with_metrics(
         path, such as `dense/kernel`. True records `grad_norm` and `norm_share`, the
         parameter's part of the squared norm; a sequence selects among these,
         `update_norm` and `param_norm`. **Static.**
-      axis_name: name of the mapped axis (or axes) along which the leaves are sharded,
-        as in `stabjax.global_norm`; needed only where their types do not say so.
-        **Static.**
+      axis_name: the mapped axes over which the leaves are sharded, as in
+        `stabjax.global_norm`, for axes that types do not show. **Static.**
 
     Returns:
       A transformation with a `MetricsState`. Metrics are 0 before the first update;
@@ -184,7 +182,7 @@ def _of_leaves(
     grads: optax.Updates,
     updates: optax.Updates,
     params: optax.Params | None,
-    axis_name: AxisName | None,
+    axis_name: object,
 ) -> dict[tuple[str, ...], jax.Array]:
     """The metrics of each leaf, by the name of the metric and the path of the leaf."""
     if params is None and "param_norm" in leaf_metrics:
@@ -215,7 +213,7 @@ def _report(
     known: Report | None,
     grads: optax.Updates,
     updates: optax.Updates,
-    axis_name: AxisName | None,
+    axis_name: object,
 ) -> Report:
     """The transformation's own report, if it has one, or else a measured one."""
     if known is None:
@@ -232,7 +230,7 @@ def _report(
 
 
 def _any_smaller(
-    updates: optax.Updates, grads: optax.Updates, axis_name: AxisName | None
+    updates: optax.Updates, grads: optax.Updates, axis_name: object
 ) -> jax.Array:
     """Whether an element became smaller; norms cannot tell, as their rounding differs.
 

@@ -114,8 +114,8 @@ def later(count: Number, steps: Number) -> Number:
 def divmod_count(count: Number, period: Number) -> tuple[Number, Number]:
     """Returns `divmod(count, period)`, in integers where both are whole."""
     if isinstance(count, int | float) and isinstance(period, int | float):
-        cycle, position = divmod(count, period)
-        return as_number("count", cycle), as_number("count", position)
+        quotient, remainder = divmod(count, period)
+        return as_number("count", quotient), as_number("count", remainder)
     period = as_whole(period)
     if not _is_integer_array(count):
         return _divmod(count, period)

@@ -115,7 +115,3 @@ def _geometric(high: Number, low: Number, q: Number, left: Number) -> Number:
         jnp.where(good, low, 1)
     )
     return jnp.where(good, jnp.exp(logs), 0)
-
-
-# Former names, until compat uses the new ones.
-half_wave, share, share_ahead = half_cosine, fraction_gone, fraction_left

@@ -89,7 +89,7 @@ def _parts(value: Any) -> Iterator[object]:
                 yield cell.cell_contents
             except ValueError:  # not yet assigned
                 continue
-        if not _is_library(value.__module__):
+        if not is_library(value.__module__):
             yield from _globals(value)
     elif isinstance(value, types.MethodType):
         yield from (value.__func__, value.__self__)
@@ -109,25 +109,30 @@ def _parts(value: Any) -> Iterator[object]:
     elif (
         isinstance(value, types.SimpleNamespace)
         or dataclasses.is_dataclass(value)
-        or not _is_standard(type(value).__module__)
+        or not is_standard(type(value).__module__)
     ):
         yield from (getattr(value, "__dict__", None) or {}).items()
 
 
 def _globals(function: types.FunctionType) -> Iterator[object]:
-    """The global values that a function, or one defined inside it, mentions."""
-    names, codes = dict[str, None](), [function.__code__]
-    while codes:
-        code = codes.pop()
-        names.update(dict.fromkeys(code.co_names))
-        codes += [part for part in code.co_consts if isinstance(part, types.CodeType)]
+    """The global values that a function mentions, in an order that stays."""
+    names = sorted(names_in(function.__code__))
     for name in names:
         if name not in function.__globals__:
             continue
         value = function.__globals__[name]
         yield from (name, value)
-        if isinstance(value, types.ModuleType) and not _is_library(value.__name__):
+        if isinstance(value, types.ModuleType) and not is_library(value.__name__):
             yield from (vars(value)[name] for name in names if name in vars(value))
+
+
+def names_in(code: types.CodeType) -> set[str]:
+    """Returns the names that are neither local nor built in, of inner functions too."""
+    found = {*code.co_names}
+    for part in code.co_consts:
+        if isinstance(part, types.CodeType):
+            found |= names_in(part)
+    return found
 
 
 def _array_digest(value: Any) -> bytes | None:
@@ -156,16 +161,16 @@ def _hash(array: np.ndarray[Any, Any]) -> bytes:
 
 
 @functools.cache
-def _is_standard(module: str) -> bool:
-    """Whether a module is Python's own or JAX's: its objects count by identity."""
+def is_standard(module: str) -> bool:
+    """Returns whether a module is Python's own or JAX's."""
     return module.partition(".")[0] in {*sys.stdlib_module_names, "jax", "jaxlib"}
 
 
 @functools.cache
-def _is_library(module: str | None) -> bool:
-    """Whether a module is an installed one, whose globals are taken as constants."""
+def is_library(module: str | None) -> bool:
+    """Returns whether a module is an installed one, whose globals stay as they are."""
     name = str(module)
-    if _is_standard(name) or name.partition(".")[0] == "stabjax":
+    if is_standard(name) or name.partition(".")[0] == "stabjax":
         return name != "__main__"
     file = getattr(sys.modules.get(name), "__file__", None)
     return file is not None and file.startswith(_LIBRARIES)

@@ -54,23 +54,11 @@ def planned(
     for statics, trials in kept.groups():
         program = Program(factories, statics, dtypes, settings, memory)
         try:
-            variables = program.shapes()[2]
+            program.shapes()
         except Exception as error:
-            given = factories, statics, numbers, settings
-            raise explained(error, *given) from error.__cause__ or error
-        labels = labels_of(kept, int(trials[0]))
-        known = group_like(held, labels) if held else None
-        if known:
-            _check_size(known, chunk_size, place)
-            width, shared_seed = known.width, known.shared_seed
-        else:
-            device = place.devices[0]
-            width, shared_seed = _width(program, kept, trials, chunk_size, device)
-        group = Group(labels, width, shared_seed, variables)
-        if store or place.executor:
-            group = group._replace(program=program.fingerprint(width, shared_seed))
+            raise explained(error, program, numbers) from error.__cause__ or error
         programs.append(program)
-        groups.append(group)
+        groups.append(_group(program, kept, trials, held, chunk_size, place))
     _check_names(space, groups, settings)
     about = {
         **_about(problem, make_optimizer, place),
@@ -113,11 +101,29 @@ def labels_of(space: Space, trial: int) -> dict[str, str]:
     }
 
 
-def _check_size(known: Group, chunk_size: int | None, place: Place) -> None:
-    """Raises unless chunks can be like those in the store, for the same last bits."""
-    if place.store and chunk_size not in (None, known.width):
+def _group(
+    program: Program,
+    space: Space,
+    trials: np.ndarray[Any, Any],
+    held: Plan | None,
+    chunk_size: int | None,
+    place: Place,
+) -> Group:
+    """How the trials of a program run: as in the store, for the same last bits."""
+    labels, variables = labels_of(space, int(trials[0])), program.shapes()[2]
+    known = group_like(held, labels) if held else None
+    if known and place.store and chunk_size not in (None, known.width):
         reason = f"chunk_size is {known.width} there and {chunk_size} here"
         raise place.store.refused([reason])
+    if known:
+        width, shared_seed = known.width, known.shared_seed
+    else:
+        device = place.devices[0]
+        width, shared_seed = _width(program, space, trials, chunk_size, device)
+    group = Group(labels, width, shared_seed, variables)
+    if place.store or place.executor:
+        group = group._replace(program=program.fingerprint(width, shared_seed))
+    return group
 
 
 def _width(

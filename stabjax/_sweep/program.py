@@ -16,6 +16,7 @@ from stabjax._sweep.compiler import compiled_for, cpu_options, memory_of
 from stabjax._sweep.factories import Factories
 from stabjax._sweep.memory import Memory
 from stabjax._sweep.settings import Settings
+from stabjax._sweep.unsharded import unsharded
 from stabjax._train.trial import (
     Rules,
     State,
@@ -47,7 +48,8 @@ class Program:
         memory: Memory | None = None,
     ) -> None:
         self._memory = memory or Memory(factories.functions())
-        self._given = factories, statics, numbers, settings
+        self.given = factories, statics, numbers, settings
+        self._factories = unsharded(factories)
         self.settings = settings
         self._key = (
             tuple((name, type(v), v, repr(v)) for name, v in statics.items()),
@@ -58,7 +60,7 @@ class Program:
         self._jitted = jax.jit(self._rung if settings.rungs else self._trial)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Program, self._given
+        return Program, self.given
 
     def results(self, shared: dict[str, Any], lanes: dict[str, Any]) -> TrainResult:
         """Trains a chunk and returns all that its first trial gives."""
@@ -128,9 +130,9 @@ class Program:
 
     def _made(self, values: Mapping[str, Any]) -> tuple[Any, Any, jax.Array]:
         """The problem, the optimizer and the key of a trial."""
-        factories, statics, numbers, _ = self._given
+        _, statics, numbers, _ = self.given
         given = {**statics, **{name: values[name] for name in numbers}}
-        return *factories(given), jax.random.key(values["seed"])
+        return *self._factories(given), jax.random.key(values["seed"])
 
     def _result(self, values: Mapping[str, Any]) -> TrainResult:
         arguments = self.settings._asdict()
@@ -187,7 +189,7 @@ class Program:
 
     def _values(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of what a trial is given."""
-        _, _, numbers, settings = self._given
+        _, _, numbers, settings = self.given
         values = {n: jax.ShapeDtypeStruct((), dtype) for n, dtype in numbers.items()}
         values["seed"] = jax.ShapeDtypeStruct((), np.int32)
         if settings.rungs:

@@ -9,20 +9,14 @@ from typing import Any
 import numpy as np
 import optax
 
-from stabjax._sweep.factories import Factories
 from stabjax._sweep.program import Program
-from stabjax._sweep.settings import Settings
 
 _Array = np.ndarray[Any, Any]
 _OPTAX = str(Path(optax.__file__).parent)
 
 
 def explained(
-    error: Exception,
-    factories: Factories,
-    statics: Mapping[str, Any],
-    numbers: Mapping[str, _Array],
-    settings: Settings,
+    error: Exception, program: Program, numbers: Mapping[str, _Array]
 ) -> Exception:
     """Returns an error that names the axis which has to be static, if there is one.
 
@@ -31,6 +25,7 @@ def explained(
     """
     if "trace" not in str(error).lower():
         return error
+    factories, statics, _, settings = program.given
     pairs = itertools.combinations(numbers, 2)
     for names in [*([name] for name in numbers), *pairs, [*numbers]]:
         fixed = {**statics, **{name: numbers[name][0].item() for name in names}}

@@ -6,10 +6,14 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import jax
 
 from stabjax._arguments import as_integer
+
+# argparse's object to add commands to; the class is generic in its stubs alone.
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _ERRORS = (ValueError, TypeError, OSError, ModuleNotFoundError)
 

@@ -1,19 +1,19 @@
 """`stabjax plot`: a picture of a sweep."""
 
 import argparse
-from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import stabjax
 from stabjax._arguments import lookup
 from stabjax.cli import environment
+from stabjax.cli.environment import Subparsers
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
-def add(commands: Any) -> None:
+def add(commands: Subparsers) -> None:
     """Adds the command to a parser."""
     parser = commands.add_parser(
         "plot",
@@ -58,17 +58,12 @@ def _load(store: str) -> "xr.Dataset":
         ) from error
 
 
-def _by_name(
-    variables: "Mapping[Hashable, xr.DataArray]",
-) -> "dict[str, xr.DataArray]":
-    return {str(name): values for name, values in variables.items()}
-
-
 def _draw(runs: "xr.Dataset", options: argparse.Namespace) -> Any:
-    values = lookup("--variable", options.variable, _by_name(runs.data_vars))
+    lookup("--variable", options.variable, dict.fromkeys(map(str, runs.data_vars)))
+    values = runs[options.variable]
     for name in ("x", "y", "hue"):
         if (axis := getattr(options, name)) is not None:
-            lookup(f"--{name}", axis, _by_name(runs.coords))
+            lookup(f"--{name}", axis, dict.fromkeys(map(str, runs.coords)))
     if "step" in values.dims:
         return stabjax.plot.learning_curves(
             runs, variable=options.variable, hue=options.hue

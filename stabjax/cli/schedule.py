@@ -9,6 +9,7 @@ import stabjax
 from stabjax._arguments import lookup
 from stabjax._types import Schedule
 from stabjax.cli import environment
+from stabjax.cli.environment import Subparsers
 from stabjax.cli.values import parse_pair, parse_value
 
 # Parameters that are neither a number nor a word.
@@ -20,7 +21,7 @@ _NOT_VALUES = {
 }
 
 
-def add(commands: Any) -> None:
+def add(commands: Subparsers) -> None:
     """Adds the command to a parser."""
     parser = commands.add_parser(
         "schedule",

@@ -2,17 +2,18 @@
 
 import argparse
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import stabjax
 from stabjax.cli import environment
+from stabjax.cli.environment import Subparsers
 from stabjax.cli.values import parse_range
 
 if TYPE_CHECKING:
     from stabjax.study import Methods, Plan
 
 
-def add(commands: Any) -> None:
+def add(commands: Subparsers) -> None:
     """Adds the command to a parser."""
     parser = commands.add_parser(
         "study",

@@ -12,6 +12,7 @@ import stabjax
 from stabjax._arguments import check_choice, lookup
 from stabjax._types import Number, Schedule
 from stabjax.cli import environment
+from stabjax.cli.environment import Subparsers
 from stabjax.cli.values import parse_space
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _SYNONYMS = {
 }
 
 
-def add(commands: Any) -> None:
+def add(commands: Subparsers) -> None:
     """Adds the command to a parser."""
     parser = commands.add_parser(
         "sweep",

@@ -10,7 +10,7 @@ import numpy as np
 import stabjax
 
 if TYPE_CHECKING:
-    from stabjax._sweep.space import Space
+    from stabjax import Space
 
 Value = int | float | bool | str | None
 

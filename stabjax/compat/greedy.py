@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from stabjax._arguments import as_integer, as_number, check, check_choice
+from stabjax._arguments import (
+    as_integer,
+    as_number,
+    check,
+    check_choice,
+    nan_unless,
+)
+from stabjax._guards.mesh import scalar_loss
 from stabjax._guards.plateau import scaled_updates
 from stabjax._norms import norm_dtype
 from stabjax._types import Number
@@ -60,21 +67,11 @@ def greedy(
     """Scales updates by the rule "greedy" of `get_scheduler`."""
     check_choice("mode", mode, ["min", "max"])
     check_choice("threshold_mode", threshold_mode, ["rel", "abs"])
-    check("learning_rate", learning_rate, "> 0")
-    check("factor", factor, "in (0, 1)")
-    rule = _Rule(
-        learning_rate=learning_rate,
-        factor=factor,
-        patience=patience,
-        threshold=threshold,
-        cooldown=cooldown,
-        warmup=warmup,
-        min_lr=min_lr,
-        max_lr=max_lr,
-        eps=eps,
-        reset_start=reset_start,
-    )
-    rule = _Rule(*(as_number(*named) for named in rule._asdict().items()))
+    good = check("learning_rate", learning_rate, "> 0")
+    good &= check("factor", factor, "in (0, 1)")
+    numbers = (learning_rate, factor, patience, threshold, cooldown, warmup, min_lr)
+    rule = _Rule(*map(as_number, _Rule._fields, (*numbers, max_lr, eps, reset_start)))
+    rule = rule._replace(learning_rate=nan_unless(good, rule.learning_rate))
     sign, relative = (1 if mode == "min" else -1), threshold_mode == "rel"
     # Without smoothing a window of one: checkpoints refuse arrays of size 0.
     length = as_integer("window_size", window_size) if smooth else 1
@@ -93,7 +90,7 @@ def greedy(
         del params, extra_args
         dtype = state.greedy_rate.dtype
         numbers = _Rule(*(jnp.asarray(number).astype(dtype) for number in rule))
-        metric = jnp.asarray(value).astype(dtype).reshape(())
+        metric = scalar_loss(value, dtype, None)
         state = _updated(state, numbers, metric, sign, relative)
         return scaled_updates(updates, state.greedy_rate / numbers.learning_rate), state
 

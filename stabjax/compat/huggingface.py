@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from stabjax._arguments import check_choice, is_concrete, nan_unless, select
+from stabjax._arguments import (
+    as_number,
+    check_choice,
+    is_concrete,
+    nan_unless,
+    select,
+)
 from stabjax._schedules.compose import join_schedules
 from stabjax._schedules.core import (
     constant_schedule,
@@ -136,27 +142,26 @@ def get_scheduler(
     check_choice("name", name, list(_BUILDERS))
     build, needed = _BUILDERS[name]
     given = {_W: num_warmup_steps, _T: num_training_steps}
-    for argument in needed:
-        if given[argument] is None:
+    numbers: list[Number | None] = [as_number("learning_rate", learning_rate)]
+    for argument in given if name == "warmup_stable_decay" else needed:
+        step = given[argument]
+        if step is None and argument in needed:
             raise ValueError(f"{argument} must be given for {name!r}, got None.")
-    all_steps = name == "warmup_stable_decay"
-    steps = given if all_steps else {argument: given[argument] for argument in needed}
+        numbers.append(None if step is None else as_number(argument, step))
     # As in transformers, these two accept any arguments and ignore them.
     plain = name in ("constant", "constant_with_warmup")
     own = {} if plain else dict(scheduler_specific_kwargs or {})
     try:
-        inspect.signature(build).bind(learning_rate, **steps, **own)
+        inspect.signature(build).bind(*numbers, **own)
     except TypeError as error:
-        raise TypeError(
-            f"scheduler_specific_kwargs do not fit {name!r}: {error}."
-        ) from None
-    made: Schedule = build(learning_rate, **steps, **own)
+        message = f"scheduler_specific_kwargs do not fit {name!r}: {error}."
+        raise TypeError(message) from None
+    made: Schedule = build(*numbers, **own)
     return made
 
 
-def _warmed_up(peak: Number, num_warmup_steps: Number, rest: Schedule) -> Schedule:
-    warmup = linear_schedule(0.0, peak, num_warmup_steps)
-    return join_schedules([warmup, rest], [num_warmup_steps])
+def _warmed_up(peak: Number, warmup: Number, rest: Schedule) -> Schedule:
+    return join_schedules([linear_schedule(0.0, peak, warmup), rest], [warmup])
 
 
 def _at_least_one(steps: Number) -> Number:
@@ -170,63 +175,45 @@ def _waves(peak: Number, low: Number, steps: Number, num_cycles: Number) -> Sche
 
 
 @builder
-def _constant(learning_rate: Number) -> Schedule:
-    return constant_schedule(learning_rate)
+def _constant_with_warmup(peak: Number, warmup: Number, /) -> Schedule:
+    return _warmed_up(peak, warmup, constant_schedule(peak))
 
 
 @builder
-def _constant_with_warmup(learning_rate: Number, num_warmup_steps: Number) -> Schedule:
-    steady = constant_schedule(learning_rate)
-    return _warmed_up(learning_rate, num_warmup_steps, steady)
-
-
-@builder
-def _linear(
-    learning_rate: Number, num_warmup_steps: Number, num_training_steps: Number
-) -> Schedule:
-    steps = num_training_steps - num_warmup_steps
-    start = select(steps > 0, learning_rate, 0.0)
+def _linear(peak: Number, warmup: Number, total: Number, /) -> Schedule:
+    steps = total - warmup
+    start = select(steps > 0, peak, 0.0)
     decay = linear_schedule(start, 0.0, _at_least_one(steps))
-    return _warmed_up(learning_rate, num_warmup_steps, decay)
+    return _warmed_up(peak, warmup, decay)
 
 
 @builder
 def _cosine(
-    learning_rate: Number,
-    num_warmup_steps: Number,
-    num_training_steps: Number,
-    num_cycles: Number = 0.5,
+    peak: Number, warmup: Number, total: Number, /, num_cycles: Number = 0.5
 ) -> Schedule:
-    steps = num_training_steps - num_warmup_steps
-    waves = _waves(learning_rate, 0.0, steps, num_cycles)
-    return _warmed_up(learning_rate, num_warmup_steps, waves)
+    waves = _waves(peak, 0.0, total - warmup, num_cycles)
+    return _warmed_up(peak, warmup, waves)
 
 
 @builder
 def _cosine_with_restarts(
-    learning_rate: Number,
-    num_warmup_steps: Number,
-    num_training_steps: Number,
-    num_cycles: Number = 1,
+    peak: Number, warmup: Number, total: Number, /, num_cycles: Number = 1
 ) -> Schedule:
-    steps = _at_least_one(num_training_steps - num_warmup_steps)
-    if not (isinstance(steps, int) and isinstance(num_cycles * steps, int)):
-        num_cycles = 1.0 * num_cycles
-    elif num_cycles * steps >= 2**31:
-        num_cycles = 1.0 * num_cycles  # the product with a count would overflow
+    steps = _at_least_one(total - warmup)
+    product = num_cycles * steps
+    if not (isinstance(product, int) and product < 2**31):
+        num_cycles = 1.0 * num_cycles  # int32 may not hold the product with a count
 
     def waves(count: Number) -> Number:
         # Of integers the remainder is exact, and a restart where it should be.
         position = jnp.mod(num_cycles * count, steps)
-        value = learning_rate * half_cosine((steps - position) / steps)
-        return with_ends(value, learning_rate, position == 0, 0.0, count >= steps)
+        value = peak * half_cosine((steps - position) / steps)
+        return with_ends(value, peak, position == 0, 0.0, count >= steps)
 
-    return _warmed_up(learning_rate, num_warmup_steps, waves)
+    return _warmed_up(peak, warmup, waves)
 
 
-def _low(
-    learning_rate: Number, min_lr: Number | None, min_lr_rate: Number | None
-) -> Number:
+def _low(peak: Number, min_lr: Number | None, min_lr_rate: Number | None) -> Number:
     """Returns the lowest rate, given as such or as a fraction of the highest."""
     if min_lr is not None and min_lr_rate is not None:
         raise ValueError(
@@ -236,82 +223,78 @@ def _low(
     if min_lr is not None:
         return min_lr
     if min_lr_rate is not None:
-        return min_lr_rate * learning_rate
+        return min_lr_rate * peak
     raise ValueError("min_lr or min_lr_rate must be given, got neither.")
 
 
 @builder
 def _cosine_with_min_lr(
-    learning_rate: Number,
-    num_warmup_steps: Number,
-    num_training_steps: Number,
+    peak: Number,
+    warmup: Number,
+    total: Number,
+    /,
     num_cycles: Number = 0.5,
     min_lr: Number | None = None,
     min_lr_rate: Number | None = None,
 ) -> Schedule:
-    low = _low(learning_rate, min_lr, min_lr_rate)
-    steps = num_training_steps - num_warmup_steps
-    waves = _waves(learning_rate, low, steps, num_cycles)
-    return _warmed_up(learning_rate, num_warmup_steps, waves)
+    low = _low(peak, min_lr, min_lr_rate)
+    return _warmed_up(peak, warmup, _waves(peak, low, total - warmup, num_cycles))
 
 
 @builder
 def _cosine_warmup_with_min_lr(
-    learning_rate: Number,
-    num_warmup_steps: Number,
-    num_training_steps: Number,
+    peak: Number,
+    warmup: Number,
+    total: Number,
+    /,
     num_cycles: Number = 0.5,
     min_lr: Number | None = None,
     min_lr_rate: Number | None = None,
     warmup_lr_rate: Number | None = None,
 ) -> Schedule:
-    low = _low(learning_rate, min_lr, min_lr_rate)
-    steps = num_training_steps - num_warmup_steps
-    waves = _waves(learning_rate, low, steps, num_cycles)
+    low = _low(peak, min_lr, min_lr_rate)
+    waves = _waves(peak, low, total - warmup, num_cycles)
     if warmup_lr_rate is None:
-        warmup_lr_rate = 1 / _at_least_one(num_warmup_steps)
-    start = warmup_lr_rate * learning_rate
-    warmup = linear_schedule(start, learning_rate, num_warmup_steps - 1)
-    return join_schedules(
-        [warmup, lambda count: waves(later(count, 1))], [num_warmup_steps]
-    )
+        warmup_lr_rate = 1 / _at_least_one(warmup)
+    rise = linear_schedule(warmup_lr_rate * peak, peak, warmup - 1)
+    return join_schedules([rise, lambda count: waves(later(count, 1))], [warmup])
 
 
 @builder
 def _polynomial(
-    learning_rate: Number,
-    num_warmup_steps: Number,
-    num_training_steps: Number,
+    peak: Number,
+    warmup: Number,
+    total: Number,
+    /,
     lr_end: Number = 1e-7,
     power: Number = 1.0,
 ) -> Schedule:
-    good = lr_end < learning_rate
-    if is_concrete(learning_rate, lr_end) and not np.all(good):
+    good = lr_end < peak
+    if is_concrete(peak, lr_end) and not np.all(good):
         raise ValueError(
-            f"lr_end must be < learning_rate, which is {learning_rate!r}, "
-            f"got {lr_end!r}."
+            f"lr_end must be < learning_rate, which is {peak!r}, got {lr_end!r}."
         )
-    steps = num_training_steps - num_warmup_steps
-    start = nan_unless(good, select(steps > 0, learning_rate, lr_end))
+    steps = total - warmup
+    start = nan_unless(good, select(steps > 0, peak, lr_end))
     decay = polynomial_schedule(start, lr_end, power, select(steps > 0, steps, 1))
-    return _warmed_up(learning_rate, num_warmup_steps, decay)
+    return _warmed_up(peak, warmup, decay)
 
 
 @builder
 def _inverse_sqrt(
-    learning_rate: Number, num_warmup_steps: Number, timescale: Number | None = None
+    peak: Number, warmup: Number, /, timescale: Number | None = None
 ) -> Schedule:
     if timescale is None:
-        timescale = select(num_warmup_steps == 0, 10_000, num_warmup_steps)
-    decay = inverse_sqrt_schedule(learning_rate, timescale)
-    return _warmed_up(learning_rate, num_warmup_steps, decay)
+        timescale = select(warmup == 0, 10_000, warmup)
+    return _warmed_up(peak, warmup, inverse_sqrt_schedule(peak, timescale))
 
 
 @builder
 def _warmup_stable_decay(
-    learning_rate: Number,
-    num_warmup_steps: Number,
-    num_training_steps: Number | None,
+    peak: Number,
+    warmup: Number,
+    total: Number | None,
+    /,
     num_decay_steps: Number,
     num_stable_steps: Number | None = None,
     warmup_type: _Shape = "linear",
@@ -321,28 +304,29 @@ def _warmup_stable_decay(
 ) -> Schedule:
     check_choice("warmup_type", warmup_type, ["linear", "cosine", "1-sqrt"])
     check_choice("decay_type", decay_type, ["linear", "cosine", "1-sqrt"])
-    if num_stable_steps is None:
-        if num_training_steps is None:
+    stable = num_stable_steps
+    if stable is None:
+        if total is None:
             raise ValueError(
                 "num_training_steps or num_stable_steps must be given, got neither."
             )
-        num_stable_steps = num_training_steps - num_warmup_steps - num_decay_steps
-    steady, low = constant_schedule(learning_rate), min_lr_ratio * learning_rate
-    warmup = with_warmup(steady, num_warmup_steps, init_value=low, shape=warmup_type)
-    if decay_type == "cosine":
-        waves = _waves(learning_rate, low, num_decay_steps, num_cycles)
+        stable = total - warmup - num_decay_steps
+    steady, low = constant_schedule(peak), min_lr_ratio * peak
+    rise = with_warmup(steady, warmup, init_value=low, shape=warmup_type)
+    decay = with_cooldown(
+        steady, stable, num_decay_steps, end_value=low, shape=decay_type
+    )
+    waves = _waves(peak, low, num_decay_steps, num_cycles)
 
-        def decay(count: Number) -> Number:
-            # A negative number of stable steps starts the decay before step 0.
-            elapsed = since(count, num_stable_steps)
-            value = waves(jnp.maximum(elapsed, 0))
-            return jnp.where(elapsed >= num_decay_steps, low, value)
+    def cosine_decay(count: Number) -> Number:
+        # A negative number of stable steps starts the decay before step 0.
+        elapsed = since(count, stable)
+        value = waves(jnp.maximum(elapsed, 0))
+        return jnp.where(elapsed >= num_decay_steps, low, value)
 
-    else:
-        decay = with_cooldown(
-            steady, num_stable_steps, num_decay_steps, end_value=low, shape=decay_type
-        )
-    return join_schedules([warmup, decay], [num_warmup_steps])
+    return join_schedules(
+        [rise, cosine_decay if decay_type == "cosine" else decay], [warmup]
+    )
 
 
 _W, _T = "num_warmup_steps", "num_training_steps"
@@ -352,7 +336,7 @@ _BUILDERS: Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "cosine": (_cosine, (_W, _T)),
     "cosine_with_restarts": (_cosine_with_restarts, (_W, _T)),
     "polynomial": (_polynomial, (_W, _T)),
-    "constant": (_constant, ()),
+    "constant": (constant_schedule, ()),
     "constant_with_warmup": (_constant_with_warmup, (_W,)),
     "inverse_sqrt": (_inverse_sqrt, (_W,)),
     "cosine_with_min_lr": (_cosine_with_min_lr, (_W, _T)),

@@ -1,8 +1,8 @@
 """Plots of datasets of runs, schedules and gradient norms, as Matplotlib Axes.
 
 Each function draws into the Axes that it is given, or into a new figure, and returns
-them: `ax.figure.savefig("name.png")`. Dimensions that a function is not told about,
-such as the seeds, are pooled, and the title says so.
+them: `ax.figure.savefig("name.png")`. Dimensions that you do not name, such as the
+seeds, are pooled, and the title says so.
 """
 
 from stabjax.plot.axes import panels
@@ -24,3 +24,9 @@ __all__ = [
     "stable_fraction",
     "trainability_map",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "stable_share":
+        raise AttributeError("stabjax.plot.stable_share is now plot.stable_fraction.")
+    raise AttributeError(f"module 'stabjax.plot' has no attribute {name!r}")

@@ -56,6 +56,7 @@ def panels(columns: int, rows: int = 1, *, width: float = 4.4) -> list[Axes]:
       >>> left.figure is right.figure
       True
     """
+    # Not pyplot, whose global list would keep every figure alive.
     size = (columns * width, rows * 0.8 * width)
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     return list(figure.subplots(rows, columns, squeeze=False).flat)

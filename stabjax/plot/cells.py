@@ -30,6 +30,7 @@ def cells_of(coordinate: xr.DataArray) -> Cells:
     finite = values[np.isfinite(values)]
     log = _even_in_log(finite)
     at = np.log10(finite) if log else finite
+    # The median distance, so that one outlying value does not stretch the strips.
     half = np.median(np.diff(at)) / 2
     edges = np.concatenate([at[:1] - half, (at[1:] + at[:-1]) / 2, at[-1:] + half])
     gap = None
@@ -57,8 +58,8 @@ def is_scale(values: np.ndarray) -> bool:
 def infinity_last(dataset: xr.Dataset, *dims: str | None) -> xr.Dataset:
     """Returns the dataset with every axis that has an infinite value in its order.
 
-    A threshold of infinity then stands at the same end of every plot, in whatever order
-    a grid lists its values.
+    A threshold of infinity then stands at the same end of every plot, for any order of
+    the grid.
     """
     for dim in dims:
         values = dataset[dim].to_numpy() if dim in dataset.dims else np.empty(0)
@@ -73,6 +74,7 @@ def _even_in_log(values: np.ndarray) -> bool:
         return False
     if len(values) == 2:
         return bool(values[1] >= 10 * values[0])
+    # The median is halfway between the ends of an even grid.
     places = [
         (np.median(at) - at[0]) / (at[-1] - at[0]) for at in (values, np.log(values))
     ]
@@ -93,8 +95,8 @@ def border_of(
     diverged: np.ma.MaskedArray, across: Cells, up: Cells
 ) -> Iterator[Segment]:
     """Yields the edges between cells that diverged and cells that did not."""
-    flags = diverged.filled(np.nan)
-    x, y = across.edges, up.edges
+    flags = diverged.filled(np.nan)  # a difference from NaN is no border
+    x, y = across.edges.tolist(), up.edges.tolist()
     for row, column in np.argwhere(np.abs(np.diff(flags, axis=1)) == 1):
         yield [(x[column + 1], y[row]), (x[column + 1], y[row + 1])]
     for row, column in np.argwhere(np.abs(np.diff(flags, axis=0)) == 1):

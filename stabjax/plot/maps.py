@@ -79,6 +79,7 @@ def heatmap(
         name_pooled(ax, "median", data, "trial")
     else:
         variable_of(dataset, variable, x, y)
+        # Not `nanmedian`: a cell of which a part was run stays NaN.
         median = np.median(pooled(data, y, x), axis=-1)
         places = _draw_cells(ax, data, median, (x, y), limits)
         name_pooled(ax, "median", data, x, y)
@@ -107,6 +108,7 @@ def _draw_cells(
         (finite, "viridis", _norm(median, limits)),
         (gray, ListedColormap([_DIVERGED]), None),
     ):
+        # Rasterized, as a vector file would hold a polygon for each cell.
         mesh = (across.edges, up.edges, values)
         ax.pcolormesh(*mesh, cmap=cmap, norm=norm, rasterized=True)
     border = list(border_of(flags, across, up))

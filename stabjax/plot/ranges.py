@@ -74,6 +74,7 @@ def rate_ranges(
       >>> [text.get_text() for text in ax.texts]
       ['4.0 decades', '3.0 decades']
     """
+    # Edges between rates must increase; a dimension that is missing is named below.
     dataset = dataset.sortby(x) if x in dataset.dims else dataset
     success, words = success_of(dataset, target_loss, x, y)
     losses = variable_of(dataset, "final_loss", x, y)

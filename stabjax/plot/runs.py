@@ -83,6 +83,7 @@ def learning_curves(
         ax.set_ylim(*limits)
     floor = limits[0] / 10 if limits else -np.inf  # a zero leaves the plot downwards
     for label, band, style in curves:
+        # Matplotlib draws no line to infinity, but clips one to a large number.
         lower, median, upper = (np.clip(v, floor, _LARGEST) for v in band)
         finite = np.isfinite(band[1])
         marker = "." if finite.sum() == 1 else ""

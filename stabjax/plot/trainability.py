@@ -93,6 +93,7 @@ def _ranks(scores: np.ndarray) -> np.ndarray:
     """Returns ranks in [0, 1) of converged, and in [1, 2) of diverged runs; or NaN."""
     ranks = np.full(scores.shape, np.nan)
     for kind, start in ((scores < 0, 0.0), (scores >= 0, 1.0)):
+        # Not `argsort`: equal scores share a rank.
         _, order = np.unique(-scores[kind], return_inverse=True)
         last = max(1, int(order.max(initial=0)))
         ranks[kind] = start + (_SHADES - 1) / _SHADES * order / last

@@ -40,9 +40,9 @@ def supervised(
     returns `train_loss`, `test_loss` if there are test data, and the same for each
     metric.
 
-    The only state that a module may have here are its params: batch statistics, dropout
-    and other state are not supported. So a run is a function of its seed. An array of
-    an NNX module that is not an `nnx.Variable` is a constant, the same for all seeds.
+    A module may have no state but its params: batch statistics, dropout and other state
+    are not supported. An array of an NNX module that is not an `nnx.Variable` is a
+    constant, the same for all seeds.
 
     Args:
       module: a Linen module, such as `linen.Dense(10)`, or a function (or class) that
@@ -218,7 +218,7 @@ def _from_linen(module: linen.Module, inputs: Array) -> tuple[Init, Apply]:
     def init(key: jax.Array) -> optax.Params:
         return variables(key).get("params", {})
 
-    def apply(params: optax.Params, x: jax.Array) -> Any:
+    def apply(params: Any, x: jax.Array) -> Any:
         return module.apply({"params": params}, x)
 
     key = jax.random.key(0)

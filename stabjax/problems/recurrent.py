@@ -217,6 +217,7 @@ class _RNN(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (batch, time, inputs) to (batch, outputs)."""
+        # All inputs in one matrix product, time first for `scan`.
         drives = jnp.swapaxes(self.input(x), 0, 1)
 
         def step(state: jax.Array, drive: jax.Array) -> tuple[jax.Array, None]:

@@ -29,12 +29,12 @@ from stabjax.study.measure import measure
 from stabjax.study.methods import Methods
 from stabjax.study.page import page
 from stabjax.study.pictures import draw, draw_overview
-from stabjax.study.plan import FOUNDING, PROBLEMS, Plan, Sizes, plans
-from stabjax.study.report import Chapter, Provenance, markdown, sections, summary
+from stabjax.study.plan import DEFAULT_PROBLEMS, PROBLEMS, Plan, Sizes, plans
+from stabjax.study.report import Chapter, markdown, sections, summary
 
 __all__ = [
     "CLIPPINGS",
-    "FOUNDING",
+    "DEFAULT_PROBLEMS",
     "PROBLEMS",
     "SCHEDULES",
     "Methods",
@@ -114,12 +114,12 @@ def run(
     )
     chapters = _chapters(plans, folder, log)
     overview = draw_overview([chapter.measures for chapter in chapters], folder)
-    origin = Provenance(command, time.perf_counter() - started)
-    report = sections(chapters, overview, origin)
+    seconds = time.perf_counter() - started
+    report = sections(chapters, overview, command, seconds)
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
     path = folder / "report.html"
     path.write_text(page(report, chapters, folder), encoding="utf-8")
-    log(f"{origin.seconds:.0f} s in total")
+    log(f"{seconds:.0f} s in total")
     return Study({c.label: c.runs for c in chapters}, summary(report), path)
 
 

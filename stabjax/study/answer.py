@@ -128,7 +128,7 @@ def numbers(measured: Sequence[xr.Dataset]) -> str:
         no=count["no"],
         same=count["same"],
         worst="".join(
-            f" Most often contradicted: *{text}*, {count_of(times, 'time')}."
+            f' Most often contradicted: *"{text}"*, {count_of(times, "time")}.'
             for text, times in failed.most_common(1)
         ),
         few=_FEW if min(m.sizes["seed"] for m in measured) < MIN_SEEDS else "",

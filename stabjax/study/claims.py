@@ -38,44 +38,21 @@ class Verdict(NamedTuple):
 
 # The tutorial grades stability low < average < good < very good, convergence poor <
 # average < good < high, and effectiveness average < good = good < very good.
+_ONE = "schedule>baseline"
+_EACH = "clipping>baseline schedule>baseline both>schedule"
+_CHAIN = "clipping>baseline schedule>clipping both>schedule"
 CLAIMS = tuple(
     Claim(f"{first}: {text} than {second}", quantity, first, sign, second)
     for text, quantity, sign, pairs in (
         ("slower", "common_steps", 1, "clipping>baseline"),
-        (
-            "more stable",
-            "stable",
-            1,
-            "clipping>baseline schedule>baseline schedule>clipping both>clipping"
-            " both>schedule",
-        ),
-        (
-            "more rates train",
-            "reached",
-            1,
-            "clipping>baseline schedule>clipping both>schedule",
-        ),
-        (
-            "converges sooner",
-            "steps",
-            -1,
-            "clipping>baseline schedule>clipping both>schedule",
-        ),
-        (
-            "better tuned loss",
-            "final",
-            -1,
-            "clipping>baseline schedule>baseline both>schedule",
-        ),
-        (
-            "better untuned loss",
-            "untuned",
-            -1,
-            "clipping>baseline schedule>baseline both>schedule",
-        ),
-        ("smoother curves", "roughness", -1, "schedule>baseline"),
-        ("less late oscillation", "swing", -1, "schedule>baseline"),
-        ("less over-fitting", "gap", -1, "schedule>baseline"),
+        ("more stable", "stable", 1, f"{_EACH} schedule>clipping both>clipping"),
+        ("more rates train", "reached", 1, _CHAIN),
+        ("converges sooner", "steps", -1, _CHAIN),
+        ("better tuned loss", "final", -1, _EACH),
+        ("better untuned loss", "untuned", -1, _EACH),
+        ("smoother curves", "roughness", -1, _ONE),
+        ("less late oscillation", "swing", -1, _ONE),
+        ("less over-fitting", "gap", -1, _ONE),
     )
     for first, second in (pair.split(">") for pair in pairs.split())
 )

@@ -13,7 +13,7 @@ from stabjax._arguments import as_integer, lookup
 from stabjax.problems import Problem
 from stabjax.study.methods import Methods, ResolvedMethods, check_methods, resolve
 
-FOUNDING: Mapping[str, Callable[[], Problem]] = MappingProxyType(
+DEFAULT_PROBLEMS: Mapping[str, Callable[[], Problem]] = MappingProxyType(
     {
         "quadratic": problems.quadratic,
         "noisy_quadratic": partial(problems.quadratic, noise=1.0),
@@ -25,7 +25,7 @@ FOUNDING: Mapping[str, Callable[[], Problem]] = MappingProxyType(
     }
 )
 PROBLEMS: Mapping[str, Callable[[], Problem]] = MappingProxyType(
-    {**FOUNDING, **_catalogue.PROBLEMS}
+    {**DEFAULT_PROBLEMS, **_catalogue.PROBLEMS}
 )
 _QUICK_PROBLEMS = ("quadratic", "noisy_quadratic")
 _OWN_OPTIMIZER = "the problem's own optimizer"
@@ -134,7 +134,7 @@ def plans(
     Args:
       names: names from `stabjax.study.PROBLEMS`, or problems of your own with metadata
         for `max_norm`, `peak_value`, `steps` and `target_loss`. "all" for all of
-        `PROBLEMS`. None for the founding problems, or two of them if `quick`.
+        `PROBLEMS`. None for `DEFAULT_PROBLEMS`, or two of them if `quick`.
         **Static.**
       sizes: the numbers of rates, thresholds, seeds and steps, each >= 1 (steps >= 10).
         None for the problem's default. **Static.**
@@ -155,7 +155,7 @@ def plans(
       Sizes(rates=33, thresholds=13, seeds=4, steps=200)
     """
     given = [names] if isinstance(names, str) else names
-    given = given or (_QUICK_PROBLEMS if quick else tuple(FOUNDING))
+    given = given or (_QUICK_PROBLEMS if quick else tuple(DEFAULT_PROBLEMS))
     every = [n for name in given for n in (PROBLEMS if name == "all" else [name])]
     made = [_problem(name) for name in dict.fromkeys(every)]
     for field, value in sizes._asdict().items():
@@ -240,7 +240,6 @@ def definition(name: str) -> str:
         return ""
     changed = getattr(make, "keywords", {})
     line = (getattr(make, "func", make).__doc__ or "").strip().splitlines()[0]
-    line = re.sub(r":math:`([^`]*)`", r"`\1`", line)
     if changed:
         line += f" With {', '.join(f'{k}={v}' for k, v in changed.items())}."
     return line

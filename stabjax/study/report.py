@@ -94,17 +94,20 @@ class Section(NamedTuple):
         return "\n\n".join([f"## {self.title}", self.text, *shown])
 
 
-class Provenance(NamedTuple):
-    """The command that reproduces a study, or None, and its duration in seconds."""
-
-    command: str | None
-    seconds: float
-
-
 def sections(
-    chapters: Sequence[Chapter], overview: Mapping[str, str], origin: Provenance
+    chapters: Sequence[Chapter],
+    overview: Mapping[str, str],
+    command: str | None,
+    seconds: float,
 ) -> list[Section]:
-    """Returns the report: the answer first, then the evidence for it."""
+    """Returns the report: the answer first, then the evidence for it.
+
+    Args:
+      chapters: the problems.
+      overview: the picture of all problems: file -> caption.
+      command: the command that reproduces the study, or None.
+      seconds: the duration of the study.
+    """
     measured = [chapter.measures for chapter in chapters]
     return [
         Section("The answer", headline(measured), overview),
@@ -114,7 +117,7 @@ def sections(
         Section("Curves: the effect of a schedule", curve_tables(measured)),
         Section("Every claim of the tutorial, tested", verdicts(measured)),
         Section("Definitions", _DEFINITIONS),
-        Section("What was run", _provenance(chapters, origin)),
+        Section("What was run", _provenance(chapters, command, seconds)),
     ]
 
 
@@ -136,13 +139,14 @@ def _tables(chapter: Chapter, first: bool) -> Section:
     return Section(f"{title} {chapter.label}", text, chapter.pictures)
 
 
-def _provenance(chapters: Sequence[Chapter], origin: Provenance) -> str:
+def _provenance(
+    chapters: Sequence[Chapter], command: str | None, seconds: float
+) -> str:
     attrs = chapters[0].runs.attrs
     header = ["problem", "definition", "optimizer", "clipping", "schedule"]
     header += ["learning rates", "thresholds", "seeds", "steps", "target", "runs"]
     header += ["compiling, s", "training, s"]
     versions = [f"{name} {attrs[name]}" for name in ("stabjax", "jax", "optax")]
-    command = _COMMAND.format(command=origin.command) if origin.command else ""
     return _RUN.format(
         warmup=100 * WARMUP_FRACTION,
         table=table(header, map(_row, chapters)),
@@ -151,10 +155,10 @@ def _provenance(chapters: Sequence[Chapter], origin: Provenance) -> str:
             for chapter in chapters
             for part in ("compile_seconds", "seconds")
         ),
-        seconds=origin.seconds,
+        seconds=seconds,
         versions=", ".join([*versions, f"Python {platform.python_version()}"]),
         device=attrs["device"],
-        command=command,
+        command=_COMMAND.format(command=command) if command else "",
     )
 
 

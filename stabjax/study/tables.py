@@ -1,11 +1,11 @@
 """The tutorial's two tables, and the curves between them, as measured."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import xarray as xr
 
 from stabjax.study.experiment import FOUR, TREATMENTS
-from stabjax.study.measure import fraction_of_seeds, mean_of_seeds, ratio
+from stabjax.study.measure import Interval, fraction_of_seeds, mean_of_seeds, ratio
 from stabjax.study.text import (
     as_interval,
     as_loss,
@@ -20,6 +20,10 @@ from stabjax.study.text import (
     value_of,
     values_of,
 )
+
+# The text of a treatment in one column of a table.
+Cell = Callable[[xr.Dataset, str], str]
+Columns = dict[str, Cell]
 
 # The tutorial's grades of stability, convergence and effectiveness.
 _GRADES = {
@@ -65,128 +69,135 @@ def both_tables(measures: xr.Dataset, *, claims: bool = False) -> str:
     """The two tables measured on one problem, beside the tutorial's if `claims`."""
     common = value_of(measures, "chosen_rate", "baseline", rate="common")
     untuned = value_of(measures, "chosen_rate", "baseline", rate="untuned")
+    treated = [name for name in TREATMENTS if name != "baseline"]
     return _TABLES.format(
         common=as_number(common),
         threshold=as_number(measures.attrs["threshold"]),
-        norms=_norm_table(measures, untuned, claims),
+        norms=_table(measures, _STATES, _norm_columns(untuned, claims)),
         untuned=as_number(untuned),
         factor=as_number(untuned / common),
-        treatments=_treatment_table(measures, claims),
-        pairs=_pair_table(measures),
+        treatments=_table(measures, TREATMENTS, _treatment_columns(claims)),
+        pairs=_table(measures, treated, _PAIR_COLUMNS),
     )
 
 
 def curve_tables(measured: Sequence[xr.Dataset]) -> str:
     """Smoothness, late oscillation and over-fitting, as measured."""
-    forms: dict[str, Callable[[float], str]] = {
-        "rises": as_percent,
-        "roughness": as_loss,
-        "swing": as_loss,
-        "wobble": as_loss,
-    }
-    header = ["problem", "steps at which the loss rises", "roughness"]
-    header += ["late swing", "late swing / level"]
+    header = ["problem", *(title for title, _ in _CHANGES.values())]
     rows = [
-        [m.attrs["label"], *(_change(m, name, form) for name, form in forms.items())]
+        [
+            m.attrs["label"],
+            *(_change(m, name, form) for name, (_, form) in _CHANGES.items()),
+        ]
         for m in measured
     ]
     parts = [_CURVES.format(table=table(header, rows))]
-    return "\n\n".join(parts + [_overfitting(m) for m in measured if "gap" in m])
+    for m in measured:
+        if "gap" in m:
+            fits = _table(m, FOUR, _FIT_COLUMNS)
+            parts.append(_OVERFITTING.format(name=m.attrs["label"], table=fits))
+    return "\n\n".join(parts)
 
 
-def _norm_table(measures: xr.Dataset, untuned: float, claims: bool) -> str:
-    header = ["state", "the tutorial claims", "first norm of the optimizer's input"]
-    header += ["median norm", "largest norm"]
-    header += [f"largest norm at rate {as_number(untuned)}", "steps to the target"]
-    header += ["runs that do not diverge, all rates"]
-    norms = ("first_norm", "median_norm", "largest_norm", "untuned_norm")
-    rows = [
-        [
-            *words,
-            *(as_loss(median_of(measures, name, treatment)) for name in norms),
-            as_steps(median_of(measures, "common_steps", treatment)),
-            as_interval(mean_of_seeds(values_of(measures, "stable", treatment))),
-        ]
-        for treatment, words in _STATES.items()
-    ]
-    return _with_claims(header, rows, claims)
+def _table(measures: xr.Dataset, treatments: Iterable[str], columns: Columns) -> str:
+    """One row for each treatment, one cell for each column."""
+    rows = [[cell(measures, t) for cell in columns.values()] for t in treatments]
+    return table(list(columns), rows)
 
 
-def _treatment_table(measures: xr.Dataset, claims: bool) -> str:
-    header = ["treatment"]
-    header += ["the tutorial claims: stability, convergence, effectiveness"]
-    header += ["runs that do not diverge", "runs that end at the target"]
-    header += ["steps to the target, tuned", "decades of rates that train"]
-    header += [f"final loss, {which}" for which in ("tuned", "all runs", "untuned")]
-    header += ["untuned runs that do not diverge"]
-    rows = [_treatment_row(measures, treatment) for treatment in TREATMENTS]
-    return _with_claims(header, rows, claims)
+def _median(name: str, form: Callable[[float], str]) -> Cell:
+    return lambda measures, treatment: form(median_of(measures, name, treatment))
 
 
-def _treatment_row(measures: xr.Dataset, treatment: str) -> list[str]:
+def _fraction(name: str, interval: Callable[[xr.DataArray], Interval]) -> Cell:
+    return lambda measures, treatment: as_interval(
+        interval(values_of(measures, name, treatment))
+    )
+
+
+def _difference(name: str) -> Cell:
+    return lambda measures, treatment: as_points(
+        mean_of_seeds(_minus_baseline(measures, name, treatment))
+    )
+
+
+def _ratio(name: str) -> Cell:
+    return lambda measures, treatment: as_times(
+        ratio(*paired(measures, name, treatment))
+    )
+
+
+def _minus_baseline(measures: xr.Dataset, name: str, treatment: str) -> xr.DataArray:
+    first, second = paired(measures, name, treatment)
+    return first - second
+
+
+def _with_settings(measures: xr.Dataset, treatment: str) -> str:
+    """The treatment's name, tuned rate and threshold."""
     rate = as_number(value_of(measures, "chosen_rate", treatment, rate="tuned"))
     threshold = value_of(measures, "chosen_threshold", treatment)
     clipped = f", threshold {as_number(threshold)}" if threshold < float("inf") else ""
-    return [
-        f"{treatment} (rate {rate}{clipped})",
-        _GRADES.get(treatment, ""),
-        as_interval(mean_of_seeds(values_of(measures, "stable", treatment))),
-        as_interval(mean_of_seeds(values_of(measures, "reached", treatment))),
-        as_steps(median_of(measures, "steps", treatment)),
-        f"{value_of(measures, 'width', treatment):.1f}",
-        as_loss(median_of(measures, "final", treatment)),
-        as_loss(value_of(measures, "median", treatment)),
-        as_loss(median_of(measures, "untuned", treatment)),
-        as_interval(
-            fraction_of_seeds(values_of(measures, "untuned_stable", treatment))
-        ),
-    ]
-
-
-def _with_claims(header: list[str], rows: list[list[str]], claims: bool) -> str:
-    """The table; its second column, the tutorial's claims, only if asked for."""
-    lines = [header, *rows]
-    shown = lines if claims else [[line[0], *line[2:]] for line in lines]
-    return table(shown[0], shown[1:])
-
-
-def _pair_table(measures: xr.Dataset) -> str:
-    """The effect of each treatment, as differences and ratios paired by seed."""
-    header = ["treatment", "runs that do not diverge, points"]
-    header += ["runs that end at the target, points", "decades of rates that train"]
-    header += ["steps to the target, tuned, times"]
-    header += ["steps at the best rate for the baseline, times"]
-    treated = [name for name in TREATMENTS if name != "baseline"]
-    return table(header, [_pair_row(measures, name) for name in treated])
-
-
-def _pair_row(measures: xr.Dataset, treatment: str) -> list[str]:
-    width, baseline = map(float, paired(measures, "width", treatment))
-    fractions = [paired(measures, name, treatment) for name in ("stable", "reached")]
-    steps = [paired(measures, name, treatment) for name in ("steps", "common_steps")]
-    return [
-        treatment,
-        *(as_points(mean_of_seeds(first - second)) for first, second in fractions),
-        f"{width - baseline:+.1f}",
-        *(as_times(ratio(first, second)) for first, second in steps),
-    ]
-
-
-def _overfitting(measures: xr.Dataset) -> str:
-    header = ["", "training loss", "test loss - training loss", "test accuracy"]
-    rows = [
-        [
-            treatment,
-            as_loss(median_of(measures, "final", treatment)),
-            as_loss(median_of(measures, "gap", treatment)),
-            as_percent(median_of(measures, "accuracy", treatment), digits=1),
-        ]
-        for treatment in FOUR
-    ]
-    name = measures.attrs["label"]
-    return _OVERFITTING.format(name=name, table=table(header, rows))
+    return f"{treatment} (rate {rate}{clipped})"
 
 
 def _change(measures: xr.Dataset, name: str, form: Callable[[float], str]) -> str:
     pair = (median_of(measures, name, t) for t in ("baseline", "schedule"))
     return " → ".join(map(form, pair))
+
+
+_STABLE, _REACHED = "runs that do not diverge", "runs that end at the target"
+_WIDTH = "decades of learning rates that train"
+_STEPS = "steps to the target"
+_CHANGES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "rises": ("steps at which the loss rises", as_percent),
+    "roughness": ("roughness", as_loss),
+    "swing": ("late swing", as_loss),
+    "wobble": ("late swing / level", as_loss),
+}
+_PAIR_COLUMNS: Columns = {
+    "treatment": lambda _, treatment: treatment,
+    f"{_STABLE}, points": _difference("stable"),
+    f"{_REACHED}, points": _difference("reached"),
+    _WIDTH: lambda m, t: f"{float(_minus_baseline(m, 'width', t)):+.1f}",
+    f"{_STEPS}, tuned, times": _ratio("steps"),
+    f"{_STEPS}, best rate for the baseline, times": _ratio("common_steps"),
+}
+_FIT_COLUMNS: Columns = {
+    "": lambda _, treatment: treatment,
+    "training loss": _median("final", as_loss),
+    "test loss - training loss": _median("gap", as_loss),
+    "test accuracy": _median("accuracy", lambda x: as_percent(x, digits=1)),
+}
+
+
+def _norm_columns(untuned: float, claims: bool) -> Columns:
+    columns: Columns = {"state": lambda _, treatment: _STATES[treatment][0]}
+    if claims:
+        columns["the tutorial claims"] = lambda _, treatment: _STATES[treatment][1]
+    return columns | {
+        "first norm of the optimizer's input": _median("first_norm", as_loss),
+        "median norm": _median("median_norm", as_loss),
+        "largest norm": _median("largest_norm", as_loss),
+        f"largest norm at rate {as_number(untuned)}": _median("untuned_norm", as_loss),
+        _STEPS: _median("common_steps", as_steps),
+        f"{_STABLE}, all rates": _fraction("stable", mean_of_seeds),
+    }
+
+
+def _treatment_columns(claims: bool) -> Columns:
+    columns: Columns = {"treatment": _with_settings}
+    if claims:
+        title = "the tutorial claims: stability, convergence, effectiveness"
+        columns[title] = lambda _, treatment: _GRADES.get(treatment, "")
+    return columns | {
+        _STABLE: _fraction("stable", mean_of_seeds),
+        _REACHED: _fraction("reached", mean_of_seeds),
+        f"{_STEPS}, tuned": _median("steps", as_steps),
+        _WIDTH: lambda m, t: f"{value_of(m, 'width', t):.1f}",
+        "final loss, tuned": _median("final", as_loss),
+        "final loss, all runs": _median("median", as_loss),
+        "final loss, untuned": _median("untuned", as_loss),
+        "untuned runs that do not diverge": _fraction(
+            "untuned_stable", fraction_of_seeds
+        ),
+    }

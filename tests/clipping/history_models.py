@@ -37,12 +37,12 @@ def order_statistic(norms, enters, p, window):
     return outs
 
 
-def mean_and_deviations(norms, enters, sigma=3.0, window=128):
+def mean_and_deviations(norms, enters, z_threshold=3.0, window=128):
     past, outs = [], []
     for n, entering in zip(norms, enters, strict=True):
         limit = np.inf
         if len(past) >= max(2, window // 2):
-            limit = np.mean(past) + sigma * np.std(past)
+            limit = np.mean(past) + z_threshold * np.std(past)
         outs.append(out(n, limit))
         if entering:
             past = [*past, n][-window:]

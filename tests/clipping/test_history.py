@@ -216,7 +216,7 @@ MODELS = {
     "update norm": (
         functools.partial(stabjax.clip_update_norm, window=20),
         {"z_threshold": 2.0},
-        globally(models.mean_and_deviations, sigma=2.0, window=20),
+        globally(models.mean_and_deviations, z_threshold=2.0, window=20),
     ),
     "zclip": (zclip(), OF_MODELS, zclip_model()),
     "zclip mean": (zclip(mode="mean"), OF_MODELS, zclip_model(mode="mean")),
@@ -273,7 +273,7 @@ def test_models_over_200_updates():
 RECOVERIES = {
     # (1 - p / 100) W, and p W / 100
     "percentile": (percentile(10, 60), 54, 6),
-    # W / (1 + sigma^2), and W
+    # W / (1 + z_threshold^2), and W
     "update norm": (functools.partial(stabjax.clip_update_norm, window=60), 6, 60),
     # 2 patience, and 2 ln (z r) / (1 - decay)
     "zclip": (zclip(max_norm=np.inf), 50, 369),

@@ -1,6 +1,7 @@
 """Abstract parameters, explicit meshes and FSDP, for every transformation."""
 
 import functools
+import inspect
 
 import chex
 import jax
@@ -10,6 +11,8 @@ import pytest
 from battery import TRANSFORMATIONS
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+import stabjax
 
 rows = pytest.mark.parametrize("row", TRANSFORMATIONS, ids=str)
 DEVICES = 8
@@ -111,23 +114,19 @@ def test_state_from_sharded_shapes(row):
         assert abstract.sharding.is_equivalent_to(real.sharding, real.ndim)
 
 
-# Rows whose transformations do not take an explicit mesh yet.
-NOT_YET = {
+def rows_but(*names):
+    """Those that may fail."""
+    marks = {name: [pytest.mark.xfail] for name in names}
+    return pytest.mark.parametrize(
+        "row",
+        [pytest.param(row, marks=marks.get(str(row), [])) for row in TRANSFORMATIONS],
+        ids=str,
+    )
+
+
+@rows_but(
     "differentially_private_aggregate",
     "adaptive_quantile_clip",
-    "skip_if_nonfinite",
-    "skip_above_norm",
-    "skip_on_spike",
-}
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        pytest.param(row, marks=[pytest.mark.xfail] * (row.name in NOT_YET))
-        for row in TRANSFORMATIONS
-    ],
-    ids=str,
 )
 def test_explicit_mesh(row):
     """Types, which name the sharding, stay; eagerly and under `jit`."""
@@ -171,3 +170,63 @@ def test_fsdp_divides_the_memory_of_the_state(row):
         whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         for device in mesh.devices.flat:
             assert bytes_on(state, device) == pytest.approx(whole / DEVICES, rel=0.01)
+
+
+# In `shard_map`: sharded over both axes, over one, and replicated.
+TWO_AXES = {"w": P("a", "b"), "v": P("a"), "s": P()}
+
+
+def in_shard_map(row, params, grads, *, check_vma=True, **axes):
+    """Updates and metrics, as if on one device."""
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+
+    def all_updates(params, grads):
+        tx = row.make(**row.numbers, **axes)
+        state = tx.init(params)
+        for size in (*row.before, 1.0):
+            scaled = jax.tree.map(lambda g: g * size, grads)  # noqa: B023
+            updates, state = tx.update(scaled, state, params, **row.extra)
+        return updates, stabjax.metrics(state)
+
+    return jax.jit(
+        jax.shard_map(
+            all_updates,
+            mesh=mesh,
+            in_specs=(TWO_AXES, TWO_AXES),
+            out_specs=(TWO_AXES, P()),
+            check_vma=check_vma,
+        )
+    )(params, grads)
+
+
+@rows_but(
+    "clip-scheduled",
+    "clip_by_block_rms",
+    "clip_by_block_rms-scheduled",
+    "adaptive_grad_clip",
+    "adaptive_grad_clip-scheduled",
+    "clip_by_relative_update",
+    "adopt_clip",
+)
+def test_shard_map(row):
+    """Nobody says which leaves are sharded: their types do."""
+    found = in_shard_map(row, tree_of(0), tree_of(1))
+    updates, state = on_one_device(str(row))
+    assert_close(found, (updates, stabjax.metrics(state)))
+
+
+TAKE_AXES = [
+    row
+    for row in TRANSFORMATIONS
+    if "axis_name" in inspect.signature(row.make).parameters
+]
+
+
+@pytest.mark.parametrize("row", TAKE_AXES, ids=str)
+def test_shard_map_whose_types_say_nothing(row):
+    axis_name = {"w": ("a", "b"), "v": "a", "s": ()}
+    found = in_shard_map(
+        row, tree_of(0), tree_of(1), check_vma=False, axis_name=axis_name
+    )
+    updates, state = on_one_device(str(row))
+    assert_close(found, (updates, stabjax.metrics(state)))

@@ -60,6 +60,35 @@ def test_a_count_must_be_a_number(row):
             schedule(count)
 
 
+def in_dtype(number, make):
+    """What is whole as another type; a tuple as an array or a tuple of them."""
+    if isinstance(number, tuple):
+        return tuple(in_dtype(n, make) for n in number)
+    return make(int(number)) if float(number).is_integer() else number
+
+
+@rows
+@pytest.mark.parametrize("make", [int, np.uint8, np.uint32, np.int64, jnp.uint32])
+def test_arguments_of_any_integer_type_give_the_same_values(row, make):
+    expected = row.make(**row.numbers)
+    found = row.make(**{k: in_dtype(v, make) for k, v in row.numbers.items()})
+    for count in (0, 1, 3, 4, 5, 14):
+        for spelled in (count, jnp.int32(count)):
+            one, other = found(spelled), expected(spelled)
+            np.testing.assert_allclose(one, other, 3e-6, 1e-7, err_msg=str(count))
+
+
+@rows
+def test_int64_counts_where_they_are_enabled(row):
+    with jax.enable_x64(True):
+        schedule = row.make(**row.numbers)
+        values = jax.jit(jax.vmap(lambda count: jnp.asarray(schedule(count))))
+        expected = values(jnp.array(COUNTS, jnp.int32))
+        for dtype in ("int64", "uint64", "uint32"):
+            found = values(jnp.array(COUNTS, dtype))
+            np.testing.assert_allclose(found, expected, 1e-6, 1e-9, err_msg=dtype)
+
+
 BIG = 4_000_000_000
 
 
@@ -130,6 +159,9 @@ def test_steps_and_counts_beyond_int32(make, expected):
     for count in (jnp.uint32(BIG), jnp.float32(BIG)):
         np.testing.assert_allclose(jax.jit(schedule)(count), expected, 1e-5, 1e-6)
     assert np.isfinite(schedule(jnp.int32(2**31 - 1)))
+    with jax.enable_x64(True):
+        for count in (jnp.int64(BIG), jnp.uint64(BIG), jnp.uint32(BIG)):
+            np.testing.assert_allclose(jax.jit(schedule)(count), expected, 1e-6, 1e-9)
 
 
 def ends_of(length):

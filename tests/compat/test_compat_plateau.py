@@ -197,3 +197,25 @@ def test_greedy_rates_are_those_of_transformers():
         rule = get_scheduler("greedy", 0.1, scheduler_specific_kwargs=kwargs)
         found = rates(rule, metrics, 0.1)
         np.testing.assert_allclose(found, expected, 1e-5, err_msg=str(kwargs))
+
+
+@pytest.mark.parametrize("name", ["reduce_lr_on_plateau", "greedy"])
+def test_a_bad_traced_rate_gives_nan(name):
+    def update(learning_rate):
+        rule = get_scheduler(name, learning_rate)
+        return rule.update(jnp.ones(2), rule.init(jnp.ones(2)), value=1.0)[0]
+
+    assert np.isnan(jax.jit(update)(-1.0)).all()
+    assert np.isfinite(jax.jit(update)(1.0)).all()
+
+
+@pytest.mark.parametrize("name", ["reduce_lr_on_plateau", "greedy"])
+def test_a_wrong_kind_is_refused_by_name(name):
+    numbers = ["factor", "patience", "threshold", "cooldown", "min_lr", "eps"]
+    for argument in numbers:
+        for bad in (None, "1", True):
+            with pytest.raises(TypeError, match=f"{argument} must be a number, got"):
+                get_scheduler(name, 0.1, scheduler_specific_kwargs={argument: bad})
+    with pytest.raises(ValueError, match="value must be a scalar"):
+        rule = get_scheduler(name, 0.1)
+        rule.update(jnp.ones(2), rule.init(jnp.ones(2)), value=jnp.ones(3))

@@ -92,8 +92,8 @@ class TestHeatmap:
         assert texts == ["diverged", "smallest"]
 
     def test_everything_diverged(self):
-        lost = runs(np.full((2, 2), INF), max_norm=[1.0, 2.0], rate=[1.0, 2.0])
-        ax = self.draw(lost)
+        diverged = runs(np.full((2, 2), INF), max_norm=[1.0, 2.0], rate=[1.0, 2.0])
+        ax = self.draw(diverged)
         assert not ax.get_lines()
         ax.figure.savefig(io.BytesIO())
 
@@ -214,8 +214,8 @@ class TestStableFraction:
         assert "0.5" in ax.get_ylabel()
 
     def test_band_is_wilsons_interval(self):
-        held = runs(np.ones((8, 2)), seed=range(8), rate=[0.1, 1.0])
-        (band,) = plot.stable_fraction(held, x="rate").collections
+        stable = runs(np.ones((8, 2)), seed=range(8), rate=[0.1, 1.0])
+        (band,) = plot.stable_fraction(stable, x="rate").collections
         heights = band.get_paths()[0].vertices[:, 1]
         # Wilson: at a share of 1 the lower end is n / (n + z^2).
         np.testing.assert_allclose(heights.min(), 8 / (8 + 1.959964**2), rtol=1e-6)
@@ -234,9 +234,9 @@ class TestGradientNorms:
 
     def test_history_threshold_and_share(self):
         ax = plot.gradient_norms(self.norms, max_norm=3.0)
-        history, lost, threshold, clipped = ax.get_lines()
+        history, infinite, threshold, clipped = ax.get_lines()
         np.testing.assert_array_equal(history.get_ydata(), self.norms)
-        assert lost.get_xdata().tolist() == [3]
+        assert infinite.get_xdata().tolist() == [3]
         assert set(threshold.get_ydata()) == {3.0}
         assert clipped.get_xydata().tolist() == [[2, 8], [4, 4]]
         assert threshold.get_label() == "max_norm 3 clips 40.00%"

@@ -65,9 +65,9 @@ class TestHeatmap:
         )
         ax = plot.heatmap(data, x="rate", y="width")
         assert (ax.get_xscale(), ax.get_yscale()) == ("log", "linear")
-        held, diverged = [c for c in ax.collections if isinstance(c, PathCollection)]
-        np.testing.assert_allclose(held.get_offsets()[:, 0], rate[rate <= 1])
-        np.testing.assert_allclose(held.get_array(), rate[rate <= 1])
+        stable, diverged = [c for c in ax.collections if isinstance(c, PathCollection)]
+        np.testing.assert_allclose(stable.get_offsets()[:, 0], rate[rate <= 1])
+        np.testing.assert_allclose(stable.get_array(), rate[rate <= 1])
         assert len(diverged.get_offsets()) == (rate > 1).sum()
         (star,) = ax.get_lines()
         assert star.get_xdata() == rate.min()

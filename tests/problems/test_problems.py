@@ -371,7 +371,7 @@ def test_cliff_catapults_descent_unless_it_is_slow_or_clipped():
     assert losses(problem, slow)[-1] < 1e-3
 
     target, steps = problem.metadata["target_loss"], problem.metadata["steps"]
-    assert losses(problem, slow)[steps] > target  # but it is too slow
+    assert losses(problem, slow)[steps] > target  # it is too slow
     rate = 0.1
 
     @jax.jit
@@ -411,7 +411,7 @@ def test_chain_explodes_from_large_weights_and_waits_at_small_ones():
     np.testing.assert_allclose(
         norm(0.5), math.sqrt(10) * (1 - 0.5**10) * 0.5**9, rtol=1e-5
     )
-    # From 1.3: the stable rate gets there, a hundred times that is lost.
+    # From 1.3, the stable rate converges, and a hundred times that rate diverges.
     problem = problems.deep_linear_chain()
     rate = problem.metadata["peak_value"][1]
     path = losses(problem, descend(problem, rate, 200))

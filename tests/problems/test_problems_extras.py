@@ -1,4 +1,4 @@
-"""What of `stabjax.problems` needs the packages of the extra, and what it says then."""
+"""What needs the packages of an extra, and the message if one of them is missing."""
 
 import subprocess
 import sys
@@ -78,3 +78,29 @@ def test_every_name_is_listed_and_others_are_unknown():
     assert set(problems.__all__) <= set(dir(problems))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         problems.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "name, package, extra",
+    [
+        ("sweep", "xarray", "sweep"),
+        ("grid", "xarray", "sweep"),
+        ("runs", "xarray", "sweep"),
+        ("plot", "matplotlib", "sweep"),
+        ("search", "optuna", "optuna"),
+        ("study", "jinja2", "study"),
+    ],
+)
+def test_other_parts_name_what_they_need(name, package, extra):
+    (message,) = run_without(
+        (package,),
+        f"""
+import stabjax
+try:
+    stabjax.{name}
+except ModuleNotFoundError as error:
+    print(error)
+""",
+    )
+    expected = f"stabjax.{name} needs the package {package!r}: pip install "
+    assert message == f"{expected}'stabjax[{extra}]'"

@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
 
 
 def values_of(params):
-    """Arrays of NumPy by layer and name."""
+    """Returns NumPy arrays by layer and name."""
     return jax.tree.map(
         lambda leaf: np.asarray(leaf, np.float64), nnx.to_pure_dict(params)
     )
@@ -69,7 +69,7 @@ def test_recurrent_scale_is_that_of_the_recurrent_matrix_alone():
 
 
 def with_values(params, **layers):
-    """These params with all matrices zero but those given."""
+    """Returns the params with all matrices zero but those given."""
     params = jax.tree.map(jnp.zeros_like, params)
     for name, value in layers.items():
         layer, part = name.split("_")
@@ -90,9 +90,9 @@ def test_adding_asks_for_the_sum_of_the_two_marked_numbers():
         loss(always_one), problem.metadata["baseline"], rtol=0.05
     )
 
-    # What adds exactly: the first unit less the second is the number if it is marked,
-    # since without a mark both are -1; the third sums up what they were a step before.
-    # All else is so small that tanh leaves it as it is.
+    # A network that adds: the first unit minus the second is the number if it is
+    # marked, because without a mark both are -1. The third accumulates their difference
+    # one step later. All values are so small that tanh is the identity.
     small, gate = 1e-2, 16.0
     adding = with_values(
         start,
@@ -105,7 +105,7 @@ def test_adding_asks_for_the_sum_of_the_two_marked_numbers():
     assert jax.jit(problem.evaluate)(adding, KEY)["test_loss"] < 1e-5
 
 
-def test_temporal_order_is_answered_by_a_network_that_guesses_and_can_be_learnt():
+def test_temporal_order_has_the_loss_of_a_guess_and_checks_its_length():
     problem = problems.temporal_order(length=10, hidden=20, batch_size=32)
     params = jax.tree.map(jnp.zeros_like, problem.init(KEY))
     results = jax.jit(problem.evaluate)(params, KEY)
@@ -197,9 +197,9 @@ def test_transformer_equals_its_formula():
     assert np.abs(pairs - np.float64(loss)).min() < 1e-4 * loss
     # The last tenth, 32 characters, has room for seven windows, at every fourth place.
     answers = logits.argmax(-1) == windows[:, 1:]
-    seen = np.arange(7) * 4 % 8
-    assert results["test_loss"] == pytest.approx(expected[seen].mean(), rel=1e-4)
-    assert results["test_accuracy"] == pytest.approx(answers[seen].mean())
+    places = np.arange(7) * 4 % 8
+    assert results["test_loss"] == pytest.approx(expected[places].mean(), rel=1e-4)
+    assert results["test_accuracy"] == pytest.approx(answers[places].mean())
 
 
 def test_transformer_reads_a_file_and_knows_its_baselines(tmp_path):
@@ -250,8 +250,8 @@ def test_cnn_is_a_convolution_of_three_by_three():
     )()
     w = values_of(params)
     images, labels = _digits()
-    kept = np.arange(len(images)) % 4 != 3
-    x, labels = images[kept][:, :, None].reshape(-1, 8, 8, 1), labels[kept]
+    train = np.arange(len(images)) % 4 != 3
+    x, labels = images[train][:, :, None].reshape(-1, 8, 8, 1), labels[train]
     for name in ("first", "second"):
         kernel = jnp.asarray(w[name]["kernel"], jnp.float32)
         kernel = kernel.reshape(3, 3, x.shape[-1], -1)

@@ -28,8 +28,8 @@ def test_every_name_of_compat_has_a_row():
         for library in stabjax.compat.__all__
         for name in getattr(stabjax.compat, library).__all__
     }
-    # These look at a metric: tests/test_compat_plateau.py.
-    names -= {"compat.torch.reduce_lr_on_plateau", "compat.timm.plateau_lr_scheduler"}
+    # It watches a metric: tests/compat/test_compat_plateau.py.
+    names -= {"compat.torch.reduce_lr_on_plateau"}
     of_transformers = set(huggingface._BUILDERS) - {"reduce_lr_on_plateau", "greedy"}
     assert {row.name for row in COMPAT} == names
     assert {row.variant for row in COMPAT} - {""} == of_transformers

@@ -1,4 +1,4 @@
-"""The founding experiment, end to end: runs against closed forms, tables on runs."""
+"""The study, end to end: runs against closed forms, tables on runs."""
 
 import re
 
@@ -31,7 +31,7 @@ def logged():
 
 @pytest.fixture(scope="module")
 def done(folder, logged):
-    """A small study of the document's problem."""
+    """A small study of the tutorial's problem."""
     sizes = study.Sizes(rates=5, thresholds=3, seeds=8)
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         plans = study.plans(["quadratic"], sizes)
@@ -176,5 +176,5 @@ class TestReport:
         assert re.fullmatch(r"\d+ s in total", logged[-1])
 
 
-def test_the_four_methods_are_the_documents():
+def test_the_four_treatments_are_the_tutorials():
     assert FOUR == ("baseline", "clipping", "schedule", "both")

@@ -280,14 +280,14 @@ class TestFindings:
         measures = measure(observed({"baseline": baseline, "schedule": schedule}))
         assert judge(self.smoother, measures).answer == verdict
 
-    def test_a_contradiction_is_told_with_its_numbers(self):
+    def test_contradictions_give_their_numbers(self):
         text = verdicts([measure(observed({"baseline": SMOOTH, "schedule": ROUGH}))])
         [line] = [
             x for x in text.splitlines() if x.startswith('- *"schedule: smoother')
         ]
         assert re.search(r"contradicted on quadratic \(3\.4 against 0\.12\)", line)
 
-    def test_what_agrees_is_not_called_a_contradiction(self):
+    def test_agreement_is_not_a_contradiction(self):
         text = verdicts([measure(observed({"baseline": ROUGH, "schedule": SMOOTH}))])
         assert '- *"schedule: smoother curves"' not in text
         confirmed = text.split("Confirmed wherever they apply")[1]
@@ -319,11 +319,11 @@ class TestFindings:
         most = compare(seeds(*[1.0] * MIN_SEEDS), seeds(*[2.0] * MIN_SEEDS))
         assert most.sign and not compare(seeds(*[1.0] * 5), seeds(*[2.0] * 5)).sign
 
-    def test_norms_are_held_against_the_documents_numbers(self):
+    def test_norms_are_compared_with_the_tutorials_numbers(self):
         text = verdicts([measure(observed({"baseline": SMOOTH}))])
         assert "starts at 2 and is above 10 for 0 % of the starts" in text
 
-    def test_one_rate_is_no_range_even_if_it_trains(self):
+    def test_a_single_rate_is_not_a_range(self):
         runs = observed({"baseline": SMOOTH}).isel(peak_value=[0])
         runs["chosen_rate"] = xr.ones_like(runs.chosen_rate)
         measured = [measure(runs)]

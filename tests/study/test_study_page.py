@@ -70,7 +70,7 @@ def choose(browser, control, words):
     )
 
 
-def shown_text(browser):
+def cell_text(browser):
     return browser.find_element("id", "cell").text
 
 
@@ -110,14 +110,14 @@ def test_the_page_says_what_the_report_says(done, text):
     assert "](" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
 
 
-def test_a_name_is_no_markup():
+def test_names_are_escaped():
     html = _html("## <b>mine</b>\n\n<i>\n\n| <lambda> |\n| --- |\n| 1 < 2 |\n")
     assert re.findall("<[bil]", html) == []
     assert "&lt;b&gt;mine" in html
     assert "<td>1 &lt; 2</td>" in html
 
 
-def test_nothing_of_the_page_stands_elsewhere(text):
+def test_the_page_is_self_contained(text):
     page = re.sub(r"<script.*?</script>", "", text, flags=re.S)
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "default-src 'none'" in page
@@ -141,7 +141,7 @@ def test_a_cell_that_is_pointed_at_shows_its_numbers_and_its_curve(browser):
     from selenium.webdriver import ActionChains
 
     choose(browser, "problem", "quadratic")
-    before = shown_text(browser)
+    before = cell_text(browser)
     rectangle = browser.execute_script(
         "const box = document.querySelector('#map .nsewdrag').getBoundingClientRect();"
         "document.getElementById('map').scrollIntoView({block: 'center'});"
@@ -152,7 +152,7 @@ def test_a_cell_that_is_pointed_at_shows_its_numbers_and_its_curve(browser):
     # The upper right corner: the largest rate, no clipping.
     corner = int(0.45 * rectangle[0]), -int(0.4 * rectangle[1])
     move(plot, *corner).pause(0.5).perform()
-    after = shown_text(browser)
+    after = cell_text(browser)
     assert after != before
     assert "learning rate 100, threshold ∞: median final loss: diverged" in after
     assert browser.find_element("id", "rate").get_attribute("value") == "4"
@@ -163,16 +163,16 @@ def test_problem_method_measure_and_cell_can_be_chosen(browser):
     choose(browser, "scheduled", "constant rate")
     choose(browser, "rate", "0.1")
     choose(browser, "threshold", "∞")
-    assert "4 of 4 seeds end at the target" in shown_text(browser)
+    assert "4 of 4 seeds end at the target" in cell_text(browser)
     choose(browser, "scheduled", "schedule")
-    assert ", schedule, learning rate 0.1, " in shown_text(browser)
+    assert ", schedule, learning rate 0.1, " in cell_text(browser)
     choose(browser, "metric", "fraction of seeds that do not diverge")
     title = browser.find_element("css selector", "#map .gtitle").text
     assert title == "fraction of seeds that do not diverge"
     choose(browser, "problem", "cliff")
-    assert shown_text(browser).startswith("cliff, zclip, linear_schedule, schedule, ")
+    assert cell_text(browser).startswith("cliff, zclip, linear_schedule, schedule, ")
     choose(browser, "methods", "adagc, linear_schedule")
-    assert shown_text(browser).startswith("cliff, adagc, linear_schedule, schedule, ")
+    assert cell_text(browser).startswith("cliff, adagc, linear_schedule, schedule, ")
     title = browser.find_element("css selector", "#map .ytitle").text
     assert title == "threshold, relative_clip"
     choose(browser, "methods", "zclip, linear_schedule")

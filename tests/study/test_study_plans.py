@@ -1,4 +1,4 @@
-"""Which problems, which methods, how much: what a study is asked for, and resumes."""
+"""Plans of a study: problems, methods and sizes; resuming."""
 
 import os
 import signal
@@ -53,9 +53,9 @@ class TestPlans:
         assert plan.sizes.runs == 33 * 14 * 2 * 3
 
     def test_the_founding_problems_or_a_quick_few_or_all(self):
-        assert [plan.name for plan in study.plans()] == list(study.FOUNDING)
+        assert [plan.name for plan in study.plans()] == list(study.DEFAULT_PROBLEMS)
         quick = study.plans(quick=True)
-        assert 1 < len(quick) < len(study.FOUNDING)
+        assert 1 < len(quick) < len(study.DEFAULT_PROBLEMS)
         assert sum(p.seconds for p in quick) < 15
 
     def test_all_problems_in_a_quarter_of_an_hour(self, every):
@@ -75,7 +75,7 @@ class TestPlans:
         [quick] = study.plans(["char_transformer"], quick=True)
         assert quick.seconds < text.seconds / 4
 
-    def test_a_problem_of_ones_own(self):
+    def test_a_custom_problem(self):
         [plan] = study.plans([mine()])
         assert (plan.name, plan.sizes.steps) == ("mine", 30)
         with pytest.raises(
@@ -142,7 +142,7 @@ class TestPlans:
             ),
         ],
     )
-    def test_what_cannot_be_studied(self, names, methods, message):
+    def test_invalid_plans(self, names, methods, message):
         with pytest.raises(ValueError, match=message):
             study.plans(names, methods=[study.Methods(**methods)])
 
@@ -234,7 +234,7 @@ class TestMethods:
 
 
 class TestResuming:
-    def test_what_is_done_is_read_as_long_as_it_would_come_out_the_same(self, tmp_path):
+    def test_finished_problems_are_read_if_training_would_give_the_same(self, tmp_path):
         [plan] = study.plans(["quadratic"], SMALL)
         path, logged = tmp_path / "quadratic.nc", []
         first = experiment.observe(plan, tmp_path, logged.append)
@@ -267,7 +267,8 @@ class TestResuming:
         kept = stabjax.runs.load(store)
         assert (kept.status >= 0).all()
         runs = experiment.observe(plan, tmp_path)
-        assert runs.attrs["seconds"] == 0  # of training
+        [rate] = [v for k, v in runs.attrs.items() if k.endswith("_per_second")]
+        assert rate == 0  # nothing was trained
         np.testing.assert_array_equal(runs.status, kept.status)
         assert not store.exists()
 
@@ -308,7 +309,7 @@ class TestResuming:
         assert drawn == ["quadratic"]
 
     @pytest.mark.slow
-    def test_a_killed_study_goes_on(self, tmp_path):
+    def test_a_killed_study_resumes(self, tmp_path):
         """Killed while the second problem trains, it keeps the first."""
         arguments = ["--problems", "quadratic,adding", "--rates", "3", "--seeds", "8"]
         command = [
@@ -376,7 +377,7 @@ class TestCommand:
         assert labels == [f"quadratic, {some}, wsd_schedule" for some in methods]
         assert ranges == {(1.5, 4.0)}
 
-    def test_stopped_by_hand(self, tmp_path, capsys, monkeypatch):
+    def test_interrupted(self, tmp_path, capsys, monkeypatch):
         def stopped(*args, **kwargs):
             raise KeyboardInterrupt
 
@@ -389,7 +390,7 @@ class TestCommand:
             == "stopped\nRun the same command again to resume.\n"
         )
 
-    def test_what_is_wrong_inside_is_shown_as_it_is(self, tmp_path, monkeypatch):
+    def test_defects_show_their_traceback(self, tmp_path, monkeypatch):
         def broken(*args, **kwargs):
             raise ValueError("not the user's fault")
 
@@ -398,7 +399,7 @@ class TestCommand:
             main([*self.arguments, "--out", str(tmp_path)])
 
     @pytest.mark.parametrize("text", ["3", "a:b", "1:", "1:2:3"])
-    def test_what_is_no_range(self, text, capsys):
+    def test_invalid_ranges(self, text, capsys):
         with pytest.raises(SystemExit):
             main([*self.arguments, "--rate-range", text])
         assert f"must be LOW:HIGH, got {text!r}." in capsys.readouterr().err

@@ -5,6 +5,7 @@ import functools
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -134,3 +135,78 @@ def test_the_mesh_of_a_training_script_does_not_show(alone, kind, tmp_path):
         again = stabjax.runs.rerun(trainings.PROBLEM, trainings.make_optimizer, trial)
         np.testing.assert_array_equal(again.final_loss, trial.final_loss)
         assert jax.sharding.get_abstract_mesh() == mesh.abstract_mesh
+
+
+def held_in_a_closure():
+    scale = jnp.full(2, 2.0)
+    return lambda w: scale * w
+
+
+def held_as_a_global():
+    space = {"__name__": "script", "jnp": jnp, "scale": jnp.full(2, 2.0)}
+    exec("def get(w):\n    return scale * w\ndef outer(w):\n    return get(w)", space)
+    return space["outer"]
+
+
+def held_as_an_attribute():
+    class Data:
+        def __init__(self):
+            self.scale = {"a": [jnp.full(2, 2.0)]}
+
+        def get(self, w):
+            return self.scale["a"][0] * w
+
+    return Data().get
+
+
+def held_by_a_partial():
+    return functools.partial(jnp.multiply, jnp.full(2, 2.0))
+
+
+def held_under_jit():
+    scale = jnp.full(2, 2.0)
+    return jax.jit(lambda w: scale * w)
+
+
+def held_as_a_default():
+    def get(w, scale=jnp.full(2, 2.0)):  # noqa: B008
+        return scale * w
+
+    return get
+
+
+def held_as_a_key():
+    key = jax.random.key(3)
+    return lambda w: 2.0 * w + 0.0 * jax.random.normal(key, (2,))
+
+
+HOLDERS = [
+    held_in_a_closure,
+    held_as_a_global,
+    held_as_an_attribute,
+    held_by_a_partial,
+    held_under_jit,
+    held_as_a_default,
+    held_as_a_key,
+]
+
+
+@pytest.mark.parametrize("hold", HOLDERS)
+@pytest.mark.parametrize("search", [stabjax.sweep, stabjax.successive_halving])
+def test_arrays_that_were_made_under_a_mesh(hold, search):
+    def call():
+        scaled = hold()
+        problem = stabjax.problems.Problem(
+            lambda key: jnp.array([3.0, -4.0]),
+            lambda w, key: jnp.sum(scaled(w) ** 2),
+        )
+        space = stabjax.grid(rate=[0.01, 0.02, 0.03], seed=range(2))
+
+        def make(rate):
+            return optax.sgd(rate * scaled(jnp.ones(2))[0])
+
+        return search(problem, make, space, steps=8)
+
+    expected = call()
+    with jax.set_mesh(jax.make_mesh((8,), ("d",))):
+        assert_same_bits(call(), expected)

@@ -124,10 +124,14 @@ def test_what_was_not_run_is_told_as_failed_and_others_are_refused():
     runs = stabjax.sweep(PROBLEM, lambda rate: optax.sgd(rate), space, steps=2)
     runs["final_loss"][1] = np.nan
     other = runs.assign_coords(rate=("trial", [0.5, 0.5, 0.5]))
-    for wrong in (other, runs.isel(trial=[0, 1]), runs.isel(trial=[0, 1, 2, 2])):
-        with pytest.raises(ValueError, match="not the trials that the study was last"):
+    unknown = runs.assign_coords(trial=[0, 1, 7])
+    for wrong in (other, unknown, runs.isel(trial=[0, 1, 2, 2])):
+        with pytest.raises(ValueError, match="trials that the study was asked for"):
             stabjax.search.tell(study, wrong)
+    assert {t.state.name for t in study.trials} == {"RUNNING"}
     stabjax.search.tell(study, runs)
+    with pytest.raises(ValueError, match="that are still open"):
+        stabjax.search.tell(study, runs)
     assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
@@ -138,3 +142,70 @@ def test_what_was_not_run_is_told_as_failed_and_others_are_refused():
 def test_bad_questions(n, axes, message):
     with pytest.raises(ValueError, match=message):
         stabjax.search.ask(optuna.create_study(), n, **axes)
+
+
+def trained(space, **kwargs):
+    return stabjax.sweep(
+        PROBLEM, lambda rate: optax.sgd(rate), space, steps=20, **kwargs
+    )
+
+
+def values_of(study):
+    return {t.number: (t.params["rate"], t.value) for t in study.trials}
+
+
+@pytest.mark.parametrize("storage", ["memory", "file"])
+def test_two_workers_share_a_study(storage, tmp_path):
+    rate = {"rate": AXES["rate"]}
+    if storage == "memory":
+        one = two = optuna.create_study()
+    else:
+        name, url = "s", f"sqlite:///{tmp_path}/s.db"
+        one = optuna.create_study(study_name=name, storage=url)
+        two = optuna.load_study(study_name=name, storage=url)
+    mine, theirs = (
+        stabjax.search.ask(one, 4, **rate),
+        stabjax.search.ask(two, 4, **rate),
+    )
+    again = stabjax.search.ask(one, 3, **rate) * stabjax.grid(seed=range(2))
+    runs = trained(again)
+    assert runs.trial.values.tolist() == [8, 9, 10]
+    assert stabjax.search.tell(one, runs)
+    stabjax.search.tell(two, trained(theirs, store=tmp_path / "theirs"))
+    assert {t.state.name for t in one.trials[:4]} == {"RUNNING"}
+    loaded = stabjax.runs.load(tmp_path / "theirs")
+    assert loaded.trial.values.tolist() == [4, 5, 6, 7]
+    stabjax.search.tell(one, trained(mine).isel(trial=[3, 1]))
+    stabjax.search.tell(one, trained(mine).isel(trial=[0, 2]))
+    assert {t.state.name for t in two.trials} == {"COMPLETE"}
+    losses = {}
+    for runs in (trained(mine), loaded, trained(again).mean("seed")):
+        losses |= dict(zip(runs.trial.values, runs.final_loss.values, strict=True))
+    found = {number: value for number, (_, value) in values_of(one).items()}
+    assert found == pytest.approx(losses, rel=1e-5)
+
+
+SAMPLERS = {
+    "grid": lambda: optuna.samplers.GridSampler({"rate": [0.1, 0.2, 0.3, 0.4]}),
+    "brute force": lambda: optuna.samplers.BruteForceSampler(seed=0),
+    "random": lambda: optuna.samplers.RandomSampler(seed=0),
+    "sobol": lambda: optuna.samplers.QMCSampler(seed=0),
+    "evolution": lambda: optuna.samplers.NSGAIISampler(seed=0, population_size=2),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # Optuna's, of samplers that are experimental
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_is_told_everything(name):
+    study = optuna.create_study(sampler=SAMPLERS[name]())
+    rate = Float(0.1, 0.4, step=0.1)
+    more = []
+    for _ in range(2):
+        space = stabjax.search.ask(study, 2, rate=rate)
+        more.append(stabjax.search.tell(study, trained(space)))
+    assert [t.state.name for t in study.trials] == ["COMPLETE"] * 4
+    assert more == [True, name not in ("grid", "brute force")]
+    if name in ("grid", "brute force"):
+        rates = sorted(rate for rate, _ in values_of(study).values())
+        np.testing.assert_allclose(rates, [0.1, 0.2, 0.3, 0.4])
+        assert study.best_params["rate"] == pytest.approx(0.4)

@@ -103,10 +103,9 @@ class _Loop:
         return _Loop, (self.step, self.start)
 
     def __call__(self, count: Number) -> Number:
-        counts = jnp.asarray(count).astype(int)
         value = jnp.vectorize(lambda c: self.compiled(c, self.start, self.consts))
-        result: jax.Array = value(counts)
-        return result
+        values: jax.Array = value(jnp.asarray(count).astype(int))
+        return values
 
     def _typed_step(self, count: jax.Array, rate: jax.Array) -> jax.Array:
         return jnp.asarray(self.step(count, rate), rate.dtype)
@@ -116,7 +115,10 @@ def _differentiable(step: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     @jax.custom_jvp
     def value(count: jax.Array, start: jax.Array, consts: Any) -> jax.Array:
         # From 0: the count may be the largest int32.
-        return lax.fori_loop(0, count, lambda t, x: step(t + 1, x, *consts), start)
+        end: jax.Array = lax.fori_loop(
+            0, count, lambda t, x: step(t + 1, x, *consts), start
+        )
+        return end
 
     @value.defjvp
     def value_and_slope(primals: Any, tangents: Any) -> Any:

@@ -110,7 +110,7 @@ def sequential_lr(
       A function of the count, of any shape, that returns the learning rate.
 
     Raises:
-      ValueError: there is no scheduler, the number of milestones does not fit, or
+      ValueError: `schedulers` is empty, the number of milestones does not fit, or
         concrete milestones are not in ascending order.
       TypeError: a scheduler is not a function of the count (`reduce_lr_on_plateau` is
         not), or a milestone not a number.
@@ -165,7 +165,7 @@ def chained_scheduler(base_lr: Number, schedulers: Sequence[Schedule]) -> Schedu
       A function of the count, of any shape, that returns the learning rate.
 
     Raises:
-      ValueError: there is no scheduler.
+      ValueError: `schedulers` is empty.
       TypeError: a scheduler is not a function of the count (`reduce_lr_on_plateau` is
         not).
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import optax
 
-from stabjax._arguments import as_number, check, check_choice
+from stabjax._arguments import as_number, check, check_choice, nan_unless
 from stabjax._guards import reduce_on_plateau
 from stabjax._schedules.counts import standard_promotion
 from stabjax._types import Number
@@ -62,8 +62,9 @@ def reduce_lr_on_plateau(
       -0.1 -0.1 -0.1 -0.05
     """
     check_choice("threshold_mode", threshold_mode, ["rel", "abs"])
-    check("base_lr", base_lr, "> 0")
-    base_lr, min_lr = as_number("base_lr", base_lr), as_number("min_lr", min_lr)
+    good = check("base_lr", base_lr, "> 0") & check("threshold", threshold, ">= 0")
+    good &= check("min_lr", min_lr, ">= 0") & check("eps", eps, ">= 0")
+    base_lr = nan_unless(good, as_number("base_lr", base_lr))
     relative = threshold_mode == "rel"
     return reduce_on_plateau(
         factor=factor,
@@ -71,7 +72,7 @@ def reduce_lr_on_plateau(
         rtol=threshold if relative else 0.0,
         atol=0.0 if relative else threshold,
         cooldown=cooldown,
-        min_scale=min_lr / base_lr,
+        min_scale=as_number("min_lr", min_lr) / base_lr,
         mode=mode,
         semantics="torch",
         eps=as_number("eps", eps) / base_lr,
