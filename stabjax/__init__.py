@@ -1,7 +1,7 @@
 """Training stability for JAX.
 
-Clip the gradient, schedule the learning rate, watch what they do, and sweep thousands
-of trainings at once, as pure functions that drop into Optax.
+Clip the gradient, schedule the learning rate, guard the step, log what they do, and
+sweep thousands of runs at once, as pure functions that drop into Optax.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
 """One way to check an argument: its type, its range, and the message if it fails.
 
 A concrete value out of range raises. A traced one cannot, so the result of the check is
-a traced boolean, and :func:`nan_unless` lets it show as NaN.
+a traced boolean, and `nan_unless` lets it show as NaN.
 """
 
 import difflib

@@ -19,7 +19,7 @@ SECTIONS = ["Args", "Attributes", "Returns", "Raises", "Example", "References"]
 AVOIDED = {
     r"remed(y|ies)": "treatment",
     r"trainings": "runs",
-    r"takes none|is no (number|function|array|tree|schedule|mapping)": "is not a ...",
+    r"takes none|(?<!here )is no (number|function|array|tree|schedule|mapping)": "is not a ...",
     r"and its kin|is its like|its kin": "and similar functions",
     r"by heart": "persisted",
     r"as one likes|as many .* as one": "any number of",
@@ -101,7 +101,8 @@ def test_sections_stand_in_one_order(name):
 def test_references_have_a_link(name):
     _, _, references = inspect.getdoc(DOCUMENTED[name]).partition("References:\n")
     if references:
-        assert "https://" in references or "(ISBN" in references
+        old = re.search(r"\b1[89][0-8]\d\b", references)  # before there were links
+        assert "https://" in references or old
 
 
 @public

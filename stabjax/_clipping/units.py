@@ -109,7 +109,7 @@ def unitwise_norm(
     overflows nor underflows.
 
     Args:
-      x: an array.
+      x: an array. **Traceable.**
       axis: the axes of a unit. **Static.**
       axis_name: as in `stabjax.adaptive_grad_clip`. **Static.**
 
@@ -144,9 +144,9 @@ def unitwise_clip(
     The product is taken in float32 or wider and cast back. Optax has the same name.
 
     Args:
-      g_norm: n, the unit norm of each element, of the shape of `grad`.
-      max_norm: c, the bound of each element's unit, of the same shape.
-      grad: g, the gradient.
+      g_norm: n, the unit norm of each element, of the shape of `grad`. **Traceable.**
+      max_norm: c, the bound of each element's unit, of the same shape. **Traceable.**
+      grad: g, the gradient. **Traceable.**
       div_eps: the smallest divisor, > 0. **Traceable.**
 
     Returns:
@@ -188,10 +188,17 @@ def _unit_norms(
     arrays: Sequence[Number], axis: Axis, told: Sequence[Axes | None]
 ) -> list[ScaledNorm]:
     """The norms of the units of each array, summed over mapped axes that split them."""
+<<<<<<< HEAD
     known = [jnp.asarray(x) for x in arrays]
     units = tuple(_unit(x, axis) for x in known)
     axes = tuple(map(_axes_of_unit, known, units, told))
     norms: list[ScaledNorm] = norms_of_units(known, units, axes)
+=======
+    xs = [jnp.asarray(x) for x in arrays]
+    units = [_unit(x, axis) for x in xs]
+    axes = tuple(map(_axes_of_unit, xs, units, told))
+    norms: list[ScaledNorm] = norms_of_units(xs, tuple(units), axes)
+>>>>>>> main
     return norms
 
 

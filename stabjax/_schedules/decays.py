@@ -232,9 +232,9 @@ def wsd_schedule(
         f(t) = P                     for W <= t <= W + S
         f(t) = E + (P - E) g(q)      after it,    q = min((t - W - S) / D, 1)
 
-    with g the shape of the decay, as in `with_cooldown`. `with_warmup` and
-    `with_cooldown`, of which it is made, give other warmups and plateaus, and a decay
-    that starts at any checkpoint of the plateau.
+    with g the shape of the decay, as in `with_cooldown`. Combine `with_warmup` and
+    `with_cooldown` for other warmups and plateaus, or for a decay that starts at any
+    checkpoint of the plateau.
 
     Args:
       peak_value: P. **Traceable.**

@@ -114,20 +114,7 @@ def test_state_from_sharded_shapes(row):
         assert abstract.sharding.is_equivalent_to(real.sharding, real.ndim)
 
 
-def rows_but(*names):
-    """Those that may fail."""
-    marks = {name: [pytest.mark.xfail] for name in names}
-    return pytest.mark.parametrize(
-        "row",
-        [pytest.param(row, marks=marks.get(str(row), [])) for row in TRANSFORMATIONS],
-        ids=str,
-    )
-
-
-@rows_but(
-    "differentially_private_aggregate",
-    "adaptive_quantile_clip",
-)
+@rows
 def test_explicit_mesh(row):
     """Types, which name the sharding, stay; eagerly and under `jit`."""
     mesh = mesh_of(AxisType.Explicit)
