@@ -188,17 +188,10 @@ def _unit_norms(
     arrays: Sequence[Number], axis: Axis, told: Sequence[Axes | None]
 ) -> list[ScaledNorm]:
     """The norms of the units of each array, summed over mapped axes that split them."""
-<<<<<<< HEAD
     known = [jnp.asarray(x) for x in arrays]
     units = tuple(_unit(x, axis) for x in known)
     axes = tuple(map(_axes_of_unit, known, units, told))
     norms: list[ScaledNorm] = norms_of_units(known, units, axes)
-=======
-    xs = [jnp.asarray(x) for x in arrays]
-    units = [_unit(x, axis) for x in xs]
-    axes = tuple(map(_axes_of_unit, xs, units, told))
-    norms: list[ScaledNorm] = norms_of_units(xs, tuple(units), axes)
->>>>>>> main
     return norms
 
 
