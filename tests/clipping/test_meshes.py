@@ -117,20 +117,7 @@ def test_state_from_sharded_shapes(row):
         assert abstract.sharding.is_equivalent_to(real.sharding, real.ndim)
 
 
-# Per-example clipping has a row that sharded examples do not fit yet.
-NOT_YET = {"differentially_private_aggregate", "adaptive_quantile_clip"}
-may_fail = pytest.mark.xfail(strict=False)
-most_rows = pytest.mark.parametrize(
-    "row",
-    [
-        pytest.param(row, marks=[may_fail] * (row.name in NOT_YET))
-        for row in TRANSFORMATIONS
-    ],
-    ids=str,
-)
-
-
-@most_rows
+@rows
 def test_explicit_mesh(row):
     """Types, which name the sharding, stay; eagerly and under `jit`."""
     mesh = mesh_of(AxisType.Explicit)
@@ -202,7 +189,7 @@ def in_shard_map(row, params, grads, *, check_vma=True, **axes):
     )(params, grads)
 
 
-@most_rows
+@rows
 def test_shard_map(row):
     """Nobody says which leaves are sharded: their types do."""
     if row.name == "adaptive_grad_clip":
