@@ -75,13 +75,13 @@ def main():
     for case, found in zip(cases, zip(*rounds, strict=True), strict=True):
         median = {
             key: statistics.median(run[key] for run in found)
-            for key in ("compile_seconds", "seconds", "trainings_per_second")
+            for key in ("compile_seconds", "seconds", "runs_per_second")
         }
         megabytes = max(run["megabytes"] for run in found)
         print(
             f"| {case[0]} | {found[0]['trials']:,} | {found[0]['chunk_size']} "
             f"| {median['compile_seconds']:.2f} | {median['seconds']:.3f} "
-            f"| {median['trainings_per_second']:,.0f} | {megabytes:.0f} |"
+            f"| {median['runs_per_second']:,.0f} | {megabytes:.0f} |"
         )
 
 

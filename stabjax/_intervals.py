@@ -1,15 +1,15 @@
-"""Intervals: of a share that was counted, and of rates on a logarithmic axis."""
+"""Intervals of a fraction, and the share of a logarithmic axis of each rate."""
 
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-LEAST_SHARE = 0.5  # of the runs must train at a rate that is said to train
+LEAST_SHARE = 0.5  # of the runs must be stable at a rate that counts as stable
 
 
 def wilson(count: Any, size: Any, confidence: float = 0.95) -> tuple[Any, Any]:
-    """Both ends of Wilson's interval for `count` of `size`; NaN where `size` is 0.
+    """Returns the ends of Wilson's interval for `count` of `size`; NaN if `size` is 0.
 
     Numbers or arrays; `stable_fraction` has the formula.
     """
@@ -25,10 +25,10 @@ def wilson(count: Any, size: Any, confidence: float = 0.95) -> tuple[Any, Any]:
 
 
 def decades(rates: Any) -> np.ndarray[Any, Any]:
-    """How much of a logarithmic axis belongs to each of the rates, in decades.
+    """Returns the length of a logarithmic axis that belongs to each rate, in decades.
 
-    To the middle between it and its neighbours, and as far again at the ends: so some
-    rates of an even grid have together their number times their distance.
+    It reaches halfway to the neighbours, and as far again at the ends, so that the
+    rates of an even grid add up to their number times their distance.
     """
     if len(rates) < 2:
         return np.zeros(len(rates))

@@ -25,6 +25,7 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
+from stabjax._arguments import as_integer
 from stabjax._sweep.axes import static
 from stabjax._sweep.space import Space, zipped
 from stabjax.runs.points import NO_HYPERPARAMETERS, mean_of, values_of
@@ -39,16 +40,16 @@ def ask(study: optuna.Study, n: int, /, **axes: BaseDistribution) -> Space:
 
     Args:
       study: any study; its sampler chooses.
-      n: the number of trials; the same in each batch, so that `sweep` compiles once.
-      **axes: one of `optuna.distributions` for each axis. Numbers are traced; each
-        combination of other choices is one compilation.
+      n: number of trials, >= 1; the same in each batch, so that `sweep` compiles once.
+      **axes: a distribution of `optuna.distributions` for each axis. Numbers are
+        traced; each combination of other choices is one compilation.
 
     Returns:
-      A space with the one dimension `trial`, whose coordinate is the number of each
-      trial in the study; `ask(...) * grid(seed=range(8))` trains each with eight seeds.
+      A space with one dimension `trial`, whose coordinate is the number of each trial
+      in the study; `ask(...) * grid(seed=range(8))` trains each with eight seeds.
 
     Raises:
-      ValueError: if `n` is not positive or there is no axis.
+      ValueError: `n` is not positive or there is no axis.
 
     Example:
       >>> import optuna, stabjax
@@ -60,8 +61,7 @@ def ask(study: optuna.Study, n: int, /, **axes: BaseDistribution) -> Space:
       >>> stabjax.search.ask(study, 16, rate=rate, decay=decay)
       Space(trial: 16; 16 trials)
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n must be a positive number of trials, got {n!r}.")
+    n = as_integer("n", n)
     if not axes:
         raise ValueError("ask needs at least one axis and its distribution.")
     asked = [study.ask(axes) for _ in range(n)]
@@ -92,10 +92,10 @@ def tell(
     can be open at once.
 
     Args:
-      study: the study that was asked.
+      study: the study of the trials.
       runs: the dataset of `sweep` for the space that `ask` returned.
-      variable: one with a value for each training.
-      over: the dimension, or dimensions, to take the mean over.
+      variable: a variable with one value for each run.
+      over: the dimension or dimensions to average over.
 
     Returns:
       Whether the sampler has more to suggest: False once `GridSampler` or
@@ -178,28 +178,28 @@ def to_study(
     maximize: bool = False,
     study: optuna.Study | None = None,
 ) -> optuna.Study:
-    """Makes an Optuna study of a dataset: one complete trial for each point.
+    """Returns an Optuna study of a dataset: one complete trial for each point.
 
-    The value of a trial is the mean of a variable over the seeds; one of them diverged
-    makes it infinitely bad. The share of the seeds that held is its user attribute
-    `stable_fraction`, and where the loss was recorded its mean is there as intermediate
-    values. Points that were not run are left out.
+    The value of a trial is the mean of a variable over the seeds; one diverged run
+    makes it infinitely bad. The fraction of stable seeds is its user attribute
+    `stable_fraction`, and the mean of a recorded loss is its intermediate values.
+    Points that did not run are left out.
 
     Args:
-      runs: what `sweep` returns, or a part of it.
-      variable: one with a value for each training.
-      over: the dimension, or dimensions, to take the mean over.
-      maximize: makes a study that maximizes.
-      study: adds the trials to this one, in a file or a database perhaps, instead of a
-        new one in memory; its direction must be that of `maximize`.
+      runs: the dataset of `sweep`, or a part of it.
+      variable: a variable with one value for each run.
+      over: the dimension or dimensions to average over.
+      maximize: whether larger values are better; makes a study that maximizes.
+      study: a study to add the trials to, such as one in a database, instead of a new
+        one in memory. Its direction must agree with `maximize`.
 
     Returns:
-      The study. Axes of numbers are of Float- or IntDistribution, logarithmic where the
-      largest value is 100 times the smallest or more; all others, and those with an
-      infinite value, are categorical.
+      The study. Axes of numbers have a Float- or IntDistribution, logarithmic if the
+      largest value is at least 100 times the smallest. All other axes, and those with
+      an infinite value, are categorical.
 
     Raises:
-      ValueError: if the dataset lacks the variable or a dimension, or the study has the
+      ValueError: the dataset lacks the variable or a dimension, or the study has the
         other direction.
 
     Example:
@@ -225,8 +225,8 @@ def to_study(
     mean = mean_of(runs, variable, over, maximize)
     columns = _columns(runs, mean)
     distributions = {name: _distribution(values) for name, values in columns.items()}
-    held = (runs["status"] == 0).mean(set(runs["status"].dims) - set(mean.dims))
-    stable = held.transpose(*mean.dims).values.ravel()
+    fractions = (runs["status"] == 0).mean(set(runs["status"].dims) - set(mean.dims))
+    stable = fractions.transpose(*mean.dims).values.ravel()
     curves = _curves(runs, mean)
     study.add_trials(
         [
@@ -245,7 +245,7 @@ def to_study(
 
 
 def _columns(runs: xr.Dataset, mean: xr.DataArray) -> dict[str, list[Any]]:
-    """For each axis its value at every point, as Optuna can keep it."""
+    """For each axis, its value at every point as Optuna stores it."""
     rows = np.unravel_index(np.arange(mean.size), mean.shape)
     positions = dict(zip(mean.dims, rows, strict=True))
     columns = {}
@@ -259,7 +259,7 @@ def _columns(runs: xr.Dataset, mean: xr.DataArray) -> dict[str, list[Any]]:
 
 
 def _curves(runs: xr.Dataset, mean: xr.DataArray) -> Callable[[int], dict[int, float]]:
-    """A function from a point to its recorded losses by step, if there are any."""
+    """Returns a function of a point that returns its recorded losses by step."""
     if "step" not in runs.dims or "loss" not in runs:
         return lambda row: {}
     loss = runs["loss"]

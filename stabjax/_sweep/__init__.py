@@ -1,4 +1,4 @@
-"""Many runs as one program: say what varies, get back a labelled dataset."""
+"""Many runs as one program, from a space to a labelled dataset."""
 
 from stabjax._sweep.axes import static
 from stabjax._sweep.engine import sweep

@@ -1,4 +1,4 @@
-"""What one swept argument may be: numbers, which are traced, or static values."""
+"""One axis of a space: numbers, which are traced, or static Python values."""
 
 import ast
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +21,7 @@ RESULTS = (
     "loss",
 )
 _RESERVED = ("step", "trial", "rung", "rung_loss", "trained_steps", *RESULTS)
-# What is reported of trials that were dropped in halving, too.
+# The results of halving that dropped trials have, too.
 OF_WHAT_WAS_TRAINED = (
     "rung_loss",
     "trained_steps",
@@ -35,7 +35,7 @@ _Array = np.ndarray[Any, Any]
 
 
 class Static(NamedTuple):
-    """Values that a factory must see as they are."""
+    """Values that a factory receives as they are."""
 
     values: tuple[Any, ...]
 
@@ -49,12 +49,12 @@ class Axis:
 
     @property
     def is_static(self) -> bool:
-        """Whether each value is a program of its own."""
+        """Whether each value is a separate program."""
         return isinstance(self.values, tuple)
 
     @property
     def labels(self) -> _Array:
-        """The values as the dataset's coordinate shows them."""
+        """The values as a coordinate of the dataset."""
         if isinstance(self.values, np.ndarray):
             return self.values
         if all(isinstance(v, bool) for v in self.values) or all(
@@ -65,14 +65,14 @@ class Axis:
 
     @property
     def codes(self) -> _Array:
-        """For each value the position of the first one like it."""
+        """For each value, the position of the first equal one."""
         labels = self.labels.tolist()
         first = dict(zip(labels[::-1], range(len(labels))[::-1], strict=True))
         return np.array([first[label] for label in labels])
 
     @property
     def literal(self) -> str:
-        """The distinct values as Python writes them; empty if it cannot read them."""
+        """The distinct values as Python source; empty if that is not possible."""
         distinct = [self.values[code] for code in dict.fromkeys(self.codes.tolist())]
         try:
             return repr(ast.literal_eval(repr(distinct)))
@@ -80,28 +80,28 @@ class Axis:
             return ""
 
     def take(self, rows: _Array) -> "Axis":
-        """The axis with these of its values, in this order."""
+        """Returns the axis with these of its values, in this order."""
         if isinstance(self.values, np.ndarray):
             return replace(self, values=_frozen(self.values[rows]))
         return replace(self, values=tuple(self.values[row] for row in rows.tolist()))
 
 
-def static(values: Iterable[Any]) -> Static:
+def static(values: Iterable[object]) -> Static:
     """Marks an axis as static: the factory receives each value as it is given.
 
-    Numbers are traced, so that all of an axis is one program. A number that fixes a
-    shape or a structure (a width, a window, a choice of branch) cannot be traced: put
-    it in `static`. Strings, booleans, None and callables are static without it. Each
+    Numbers are traced, so that an axis is one program. A number that fixes a shape or
+    a structure (a width, a window, a branch of Python) cannot be traced: put it in
+    `static`. Strings, booleans, None and callables are static without it. Each
     combination of static values is one compilation.
 
     Args:
       values: the values of the axis, of any kind.
 
     Returns:
-      What `grid` takes for an axis.
+      The values of an axis, for `grid`, `zipped` and `sample`.
 
     Raises:
-      TypeError: if `values` is no sequence of values.
+      TypeError: `values` is not a sequence of values.
 
     Example:
       >>> import stabjax
@@ -117,7 +117,7 @@ def static(values: Iterable[Any]) -> Static:
 
 
 def axis_like(name: str, labels: Sequence[Any], literal: str) -> Axis:
-    """The static axis with these labels, as far as text can tell its values."""
+    """Returns the static axis with these labels; functions become placeholders."""
     if literal:
         distinct = Axis(name, tuple(ast.literal_eval(literal)))
         known = dict(zip(distinct.labels.tolist(), distinct.values, strict=True))
@@ -127,7 +127,7 @@ def axis_like(name: str, labels: Sequence[Any], literal: str) -> Axis:
 
 
 def axis_of(name: str, values: Any) -> Axis:
-    """Parses and checks the values that were given for an axis."""
+    """Returns the axis with these values, checked."""
     if name in _RESERVED:
         raise ValueError(
             f"axis {name!r} has the name of a result or of a dimension of the "
@@ -145,7 +145,7 @@ def axis_of(name: str, values: Any) -> Axis:
 
 
 def check_distinct(axis: Axis) -> None:
-    """Raises where a value would be trained twice."""
+    """Raises if a value would be trained twice."""
     if axis.name == "seed" and len(np.unique(axis.labels)) < len(axis.labels):
         raise ValueError("axis 'seed' holds a seed twice: it would count twice.")
     if axis.is_static and len(set(axis.codes)) < len(axis.values):
@@ -197,7 +197,7 @@ def _numbers(name: str, values: _Array) -> _Array:
     if values.dtype == object:
         raise ValueError(f"axis {name!r} holds an integer beyond 64 bits.")
     if np.isnan(values).any():
-        raise ValueError(f"axis {name!r} holds NaN, which is no value to train with.")
+        raise ValueError(f"axis {name!r} holds NaN, which cannot be trained with.")
     return _frozen(values.copy())
 
 
@@ -207,7 +207,7 @@ def _frozen(values: _Array) -> _Array:
 
 
 def _check_labels(axis: Axis) -> None:
-    """Raises where two values differ and their labels do not."""
+    """Raises if two different values have one label."""
     for value, label, code in zip(axis.values, axis.labels, axis.codes, strict=True):
         first = axis.values[code]
         if (type(value), repr(value)) != (type(first), repr(first)):

@@ -1,4 +1,4 @@
-"""What XLA is asked for: options for many small runs, and how many fit at once."""
+"""Options of JAX and XLA for many small runs, and how many fit on a device."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import jax
 import jax.extend.core
 import numpy as np
 
-# Arrays of a parameter's size that a step keeps warm, and the memory they may take:
-# on CPU a share of a core's second-level cache (measured: 4096 trials of 2 parameters,
-# 1024 of 10, 128 of 100, 32 of 2410), elsewhere a guess at what fills the device.
+# A step keeps this number of arrays of a parameter's size in use. On CPU they should
+# fit into part of a core's second-level cache (measured optima: 4096 trials of 2
+# parameters, 1024 of 10, 128 of 100, 32 of 2410); elsewhere they fill the device.
 _ARRAYS_PER_PARAMETER = 5
 _CPU_BYTES, _DEVICE_BYTES = 2**18, 2**26
 _CPU_WIDTHS, _DEVICE_WIDTHS = (32, 4096), (1024, 65536)
@@ -30,10 +30,10 @@ def jax_config() -> dict[str, Any]:
 
 
 def no_mesh() -> Any:
-    """Returns a context in which the mesh of the training script does not count.
+    """Returns a context without the mesh that `jax.set_mesh` has set.
 
-    Under an explicit mesh every new array is sharded over all devices, and a program
-    for one device, or for a mesh of its own, is refused.
+    Under an explicit mesh the type of every new array contains the mesh, and JAX (0.10
+    to 0.12) refuses a program for one device or for another mesh.
     """
     return jax.set_mesh(jax.sharding.Mesh(np.empty((), object), ()))
 
@@ -41,8 +41,8 @@ def no_mesh() -> Any:
 def auto_width(parameters: int, device: jax.Device, memory: int = 0) -> int:
     """Returns the number of trials that suits a device: a power of two.
 
-    As many as suit the parameters, and fit into the memory of the device if each of
-    them took so many bytes; on CPU into a gigabyte.
+    It grows with the inverse number of parameters. If a trial needs `memory` bytes, all
+    of them fit into the memory of the device; on CPU into one gigabyte.
     """
     on_cpu = device.platform == "cpu"
     low, high = _CPU_WIDTHS if on_cpu else _DEVICE_WIDTHS
@@ -54,7 +54,7 @@ def auto_width(parameters: int, device: jax.Device, memory: int = 0) -> int:
 
 
 def memory_of(jaxpr: jax.extend.core.Jaxpr) -> int:
-    """Returns the bytes of all values of a program, those of a loop's body once."""
+    """Returns the bytes of all values of a program; a loop's body counts once."""
     total = 0
     for equation in jaxpr.eqns:
         avals: list[Any] = [variable.aval for variable in equation.outvars]
@@ -82,14 +82,14 @@ def compiled_for(traced: jax.stages.Traced, device: jax.Device) -> jax.stages.Co
 
 
 def cpu_options(program: str) -> dict[str, Any]:
-    """Returns what makes XLA:CPU fast for many small runs.
+    """Returns the options that make XLA:CPU fast for many small runs.
 
-    It hands a sum over each trial's few parameters to a library of kernels once its
-    input has 4096 elements, which costs more than the whole fused step: 435 ms for
-    65,536 runs of two weights instead of 50. Programs with dots lose without that
-    library; for them a lower level gives the same speed after half the compilation.
-    The others gain a sixth by vectors of 512 bits, where the processor has them: 4096
-    runs of two weights, 200 steps, take 1.97 ms instead of 2.33.
+    XLA (jaxlib 0.10 to 0.12) hands a sum over the few parameters of each trial to the
+    kernel library YNNPACK once its input has 4096 elements. That costs more than the
+    whole fused step: 435 ms instead of 50 ms for 65,536 runs of two weights. Programs
+    with dots need the library; for them a lower optimization level gives the same speed
+    after half the compilation. The others gain a sixth from 512-bit vectors: 1.97 ms
+    instead of 2.33 ms for 4096 runs of two weights over 200 steps.
     """
     if "dot_general" in program or "conv_general_dilated" in program:
         return {"xla_backend_optimization_level": 2}

@@ -1,7 +1,7 @@
-"""What functions hold: all values, but for code, that a program traced from them has.
+"""The values that functions read besides their arguments.
 
-A notebook changes a number or an array that a factory closes over and calls the sweep
-again. JAX would not notice: it keeps the first program.
+They are constants of a program that is traced from the functions. If a notebook changes
+one of them and calls the sweep again, the old program must not be used.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-_MOST = 100_000  # objects, after which the rest counts by identity
+_MOST = 100_000  # objects; the rest is compared by identity
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), slice)
 _LIBRARIES = tuple(
     {
@@ -25,15 +25,16 @@ _LIBRARIES = tuple(
         for name in ("stdlib", "platstdlib", "purelib", "platlib")
     }
 )
-# JAX's arrays cannot change, so each is read once.
+# JAX arrays are immutable, so each is hashed once.
 _digests: dict[int, bytes] = {}
 
 
 def contents(functions: list[object]) -> Hashable:
-    """Returns a key that changes when a value changes that one of these can read.
+    """Returns a key that changes with any value that one of these functions reads.
 
     It follows closures, defaults, attributes, the arguments of partial functions, and
-    the global names that a function of the user's mentions. Arrays count by content.
+    the global names in a function outside installed packages. Arrays are compared by
+    content, objects of Python's standard library and of JAX by identity.
     """
     walk = _Walk()
     for function in functions:
@@ -42,16 +43,16 @@ def contents(functions: list[object]) -> Hashable:
 
 
 class _Walk:
-    """A hash of the values that were followed, each object once."""
+    """A hash over a graph of objects, each of them once."""
 
     def __init__(self) -> None:
         self.digest = hashlib.blake2b()
         self.codes: list[types.CodeType] = []
-        self._known: dict[int, int] = {}  # object -> when it was met
-        self._kept: list[object] = []  # alive, so that no id is used twice
+        self._known: dict[int, int] = {}  # id of an object -> its number
+        self._kept: list[object] = []  # keeps ids from being reused
 
     def follow(self, value: object) -> None:
-        """Adds a value and all that it refers to."""
+        """Adds a value and all values that it refers to."""
         waiting = [value]
         while waiting:
             value = waiting.pop()
@@ -81,7 +82,7 @@ def _length_or_id(value: object) -> int:
 
 
 def _parts(value: Any) -> Iterator[object]:
-    """What an object refers to; nothing for one that counts by identity."""
+    """The values an object refers to; none if it is compared by identity."""
     if isinstance(value, types.FunctionType):
         yield from (value.__defaults__ or (), value.__kwdefaults__ or {})
         for cell in value.__closure__ or ():
@@ -115,7 +116,7 @@ def _parts(value: Any) -> Iterator[object]:
 
 
 def _globals(function: types.FunctionType) -> Iterator[object]:
-    """The global values that a function mentions, in an order that stays."""
+    """The global values that a function reads, in a fixed order."""
     names = sorted(names_in(function.__code__))
     for name in names:
         if name not in function.__globals__:
@@ -127,7 +128,7 @@ def _globals(function: types.FunctionType) -> Iterator[object]:
 
 
 def names_in(code: types.CodeType) -> set[str]:
-    """Returns the names that are neither local nor built in, of inner functions too."""
+    """Returns the global and attribute names in code and in its inner functions."""
     found = {*code.co_names}
     for part in code.co_consts:
         if isinstance(part, types.CodeType):
@@ -136,7 +137,7 @@ def names_in(code: types.CodeType) -> set[str]:
 
 
 def _array_digest(value: Any) -> bytes | None:
-    """The hash of an array's content; None for what is no array, or not here."""
+    """The hash of an array's content; None for other values and remote arrays."""
     if isinstance(value, jax.core.Tracer):
         return None
     if isinstance(value, jax.Array):
@@ -168,7 +169,7 @@ def is_standard(module: str) -> bool:
 
 @functools.cache
 def is_library(module: str | None) -> bool:
-    """Returns whether a module is an installed one, whose globals stay as they are."""
+    """Returns whether a module is installed, so that its globals do not change."""
     name = str(module)
     if is_standard(name) or name.partition(".")[0] == "stabjax":
         return name != "__main__"

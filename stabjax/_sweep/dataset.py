@@ -1,4 +1,4 @@
-"""The labelled result: what every trial gave, along the dimensions of the space."""
+"""The labelled result of a sweep, along the dimensions of its space."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ NOT_RUN = -1  # the status of a trial that has no result yet
 _DESCRIPTIONS = {
     "final_loss": {"long_name": "final loss"},
     "best_loss": {"long_name": "best loss"},
-    "status": {"long_name": "status (0 held, 1 diverged, -1 not run)"},
+    "status": {"long_name": "status (0 stable, 1 diverged, -1 not run)"},
     "diverged_at": {"long_name": "first diverged step", "units": "steps"},
     "mean_loss": {"long_name": "mean loss of all steps"},
     "target_at": {"long_name": "steps to the target", "units": "steps"},
@@ -46,7 +46,7 @@ def unfilled(plan: Plan, full: Callable[..., _Array] = np.full) -> dict[str, _Ar
 def labelled(
     plan: Plan, results: Mapping[str, _Array], more: Mapping[str, Any]
 ) -> xr.Dataset:
-    """Names the dimensions of what the trials gave, in the user's order."""
+    """Returns the results of all trials as a dataset, in the user's order."""
     space, settings = plan.space, plan.settings
     dims = [dimension.name for dimension in space.dimensions]
     coords: dict[str, Any] = {**space.coordinates()}
@@ -72,7 +72,7 @@ def labelled(
 
 
 def _attributes(plan: Plan) -> dict[str, Any]:
-    """What was done and with what: scalars and text."""
+    """The settings and versions of a sweep: scalars and text."""
     widths = sorted({group.width for group in plan.groups})
     settings = plan.settings._asdict()
     groups = [[group.labels, group.width, group.shared_seed] for group in plan.groups]
@@ -94,7 +94,7 @@ def _attributes(plan: Plan) -> dict[str, Any]:
 
 
 def _shown(values: _Array, holes: _Array) -> _Array:
-    """The values, with NaN for a yes or no that is not known."""
+    """The values; booleans become floats if some are missing."""
     if values.dtype == bool and holes.any():
         values = values.astype(np.float32)
         values[holes] = np.nan

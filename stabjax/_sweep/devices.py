@@ -1,4 +1,4 @@
-"""Chunks on the devices of this process: started ahead, fetched as they finish."""
+"""Chunks on the devices of this process."""
 
 import itertools
 from collections import deque
@@ -19,16 +19,16 @@ _ONE_DEVICE = "jax_default_device"  # set by jax.default_device
 
 _Array = np.ndarray[Any, Any]
 _Running = tuple[Sequence[Chunk], dict[str, jax.Array]]
-# What a chunk gave, or why it failed.
+# The results of a chunk, or the error it failed with.
 Outcome = tuple[Chunk, dict[str, _Array] | Exception]
-# What trains chunks, given the inputs of each.
+# A function that trains chunks, given the inputs of each.
 Trainer = Callable[
     [Sequence[Chunk], Callable[[Chunk], Inputs], Watch], Iterator[Outcome]
 ]
 
 
 def local_devices(devices: Sequence[jax.Device] | None) -> tuple[jax.Device, ...]:
-    """Returns the devices that were asked for, or all of them, or JAX's default."""
+    """Returns the requested devices; by default all, or JAX's default device."""
     if devices is None:
         if getattr(jax.config, _ONE_DEVICE) is not None:
             return tuple(jnp.zeros(()).devices())
@@ -48,9 +48,9 @@ def local_devices(devices: Sequence[jax.Device] | None) -> tuple[jax.Device, ...
 def on_devices(
     devices: Sequence[jax.Device], programs: Sequence[Program], groups: Sequence[Group]
 ) -> Trainer:
-    """Returns what trains chunks, one on each of the devices at a time.
+    """Returns a function that trains chunks, one on each device at a time.
 
-    Asked to stop, it starts no more of them, and ends when all that run are fetched.
+    After a request to stop it starts no more chunks and waits for the running ones.
     """
 
     def train(
@@ -93,7 +93,7 @@ def start(
     batch: Sequence[Chunk],
     inputs: list[Inputs],
 ) -> dict[str, jax.Array]:
-    """Starts a program on a batch; devices without a chunk repeat the last one."""
+    """Starts a program on a chunk for each device, repeating the last one if needed."""
     shared, lanes = inputs[0]
     if devices > 1:
         inputs = inputs + inputs[-1:] * (devices - len(batch))
@@ -108,10 +108,10 @@ def _in_flight(
     begin: Callable[[Sequence[Chunk]], _Running],
     watch: Watch,
 ) -> Iterator[tuple[Sequence[Chunk], dict[str, _Array]]]:
-    """Gives what the batches give, in their order.
+    """Yields the results of batches in order, with some started ahead.
 
-    Where one fails, those that run are still fetched, so that they can be kept, before
-    the error is raised.
+    If one fails, the running ones are fetched before the error is raised, so that their
+    results can be stored.
     """
     waiting, running = deque(batches), deque[_Running]()
     failure: Exception | None = None

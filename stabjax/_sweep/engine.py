@@ -1,4 +1,4 @@
-"""All runs of a sweep: chunk by chunk, wherever they run, into a dataset."""
+"""Sweeps: all runs of a space, chunk by chunk, as a labelled dataset."""
 
 import os
 import sys
@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import xarray as xr
 
+from stabjax._arguments import as_integer
 from stabjax._sweep.compiler import no_mesh
 from stabjax._sweep.dataset import NOT_RUN, labelled
 from stabjax._sweep.devices import Trainer, on_devices
@@ -26,13 +27,7 @@ from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.progress import Watch, watched
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
-from stabjax._train.arguments import (
-    check_divergence_factor,
-    check_evaluations,
-    check_lengths,
-    check_summaries,
-    positive_int,
-)
+from stabjax._train.arguments import check_lengths, check_rules
 from stabjax._train.problem import Problem
 from stabjax._train.trial import DIVERGENCE_FACTOR
 
@@ -60,85 +55,82 @@ def sweep(
     dry_run: bool = False,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Trains once for every point of a space, all in one program, labelled.
+    """Trains once for every point of a space, as one program, and labels the results.
 
-    Each training is `train` with the key `jax.random.key(seed)`, seed 0 where the
-    space has no such axis; so trainings with one seed start alike and see the same
+    Each run is `train` with the key `jax.random.key(seed)`; without an axis `seed` it
+    is seed 0. Runs of one seed start from the same parameters and see the same
     minibatches. Every other axis goes, by name, to each of the two functions that has a
     parameter of that name. All numbers are traced and share one compilation; each
-    combination of static values (see `grid`) has its own. A second call with the same
-    functions and other numbers compiles nothing; as under `jax.jit`, what a function
-    closes over is read when it is first called.
+    combination of static values (see `grid`) is compiled separately. A second call with
+    the same functions and other numbers compiles nothing, unless a value that the
+    functions read (a closure, a global, an attribute) has changed.
 
-    Trainings run `chunk_size` at a time under one `vmap`, the last chunk padded; the
-    width of chunks changes no more than the rounding of a result. Where a seed has
-    enough trials to fill chunks, those of a chunk share it, and so its minibatches.
-    At one width the results are the same to the last bit, on however many devices, in
-    whatever order and by whatever executor the chunks ran, resumed or not, as long as
-    the kind of device and the version of JAX are the same.
+    Runs are trained `chunk_size` at a time under one `vmap`; the last chunk is padded.
+    The width changes the results only by rounding. If every seed has enough runs to
+    fill a chunk, the runs of a chunk share their seed and their minibatches. At one
+    width the results have the same bits on any number of devices, in any order of the
+    chunks, with any executor and after any interruption, on the same kind of device and
+    version of JAX.
 
-    With `store`, a folder, each finished chunk becomes a file in it. A sweep that was
-    interrupted, by Ctrl-C (which finishes the chunks in hand), by a crash or by an
-    error, is resumed by the same call: chunks that the store has do not run again. A
-    call with more values on its axes, or more seeds, trains only what is new. A store
-    of any other sweep, which differs in an argument, in the versions of JAX or in what
-    the functions compute, is refused. `load` shows a store at any moment.
+    With `store`, every finished chunk becomes a file. The same call resumes a sweep
+    that was interrupted by Ctrl-C (which finishes the running chunks), a crash or an
+    error, and trains only the missing chunks. A call with more values on its axes, or
+    more seeds, trains only the new ones. A store of another sweep is refused: one with
+    other arguments, another version of JAX or other computations. `runs.load` opens a
+    store at any moment.
 
-    CPUs count as one device, whatever their number of cores, and small trainings do not
-    keep more than one core busy. To use all of them, before anything else is done with
-    JAX: `jax.config.update("jax_num_cpu_devices", os.cpu_count())`.
+    A CPU is one device for JAX, whatever its number of cores, and small runs keep only
+    one core busy. To use all cores, before JAX is first used:
+    `jax.config.update("jax_num_cpu_devices", os.cpu_count())`.
 
     Args:
-      problem: a problem for `train`, or a function of axes that makes one.
-      make_optimizer: a function of axes that makes an Optax transformation.
+      problem: a `stabjax.problems.Problem`, or a function of axes that returns one.
+      make_optimizer: function of axes that returns an Optax transformation.
       space: what varies, such as `grid(max_norm=[0.1, 1.0], seed=range(8))`.
-      steps: number of updates of each training.
-      record_every: records loss and metrics at steps 0, record_every, 2 * record_every
-        ..., along the dimension `step`. None records nothing.
-      chunk_size: trainings at a time on each device; "auto" goes by the number of
-        parameters, or takes what the store has.
-      divergence_factor: a loss above this many times the initial one is a divergence.
-      summaries: of the losses of all steps, by name: "mean_loss", the area under the
-        curve divided by the steps, and "convergence_score", whose sign says whether a
-        training converged; see `train`.
+      steps: number of updates of each run, >= 1.
+      record_every: records loss and metrics at steps 0, record_every, 2 * record_every,
+        ..., along the dimension `step`, in [1, steps]. None records nothing.
+      chunk_size: runs at a time on each device, >= 1. `"auto"` takes the width of the
+        store, or chooses one by the number of parameters.
+      divergence_factor: largest allowed loss in units of the initial loss, > 0.
+      summaries: names of summaries of all losses, `"mean_loss"` and
+        `"convergence_score"`; see `train`.
       target_loss: adds the variable `target_at`, the number of updates after which a
-        loss was at most this for the first time; +inf where none was.
+        loss first reached this value; +inf if none did.
       evaluations: number of evaluation keys over which the final loss and
-        `problem.evaluate` are averaged.
-      store: a folder that keeps what is finished, made if there is none.
-      devices: those of this process that work, such as `jax.devices()[:2]`; None for
-        all of them, or for the one that `jax.default_device` names.
+        `problem.evaluate` are averaged, >= 1.
+      store: a folder for the results, created if missing.
+      devices: devices of this process, such as `jax.devices()[:2]`. None takes all of
+        them, or the one in `jax.default_device`.
       executor: any `concurrent.futures.Executor`, such as a `ProcessPoolExecutor` or
-        the `get_executor()` of a Dask client, whose workers train the chunks instead of
-        this process. A chunk that fails twice is reported in a warning that names its
-        trials, which stay without a result.
-      part: (i, n) to train only the i-th of n parts of the chunks, counted from 0: as
-        many jobs as one likes may share a store, and need not know of each other. Each
-        returns what the store has when it is done. None for all chunks, or, under
-        `jax.distributed`, for the part of this process.
-      dry_run: trains one chunk of each program only, and returns the dataset with no
-        trial run, whose attributes say what to expect of this process: programs,
-        `expected_seconds` beside `expected_compile_seconds`, `expected_device_bytes`
-        on all devices and `expected_result_bytes`. Nothing is stored.
-      progress: shows a bar, in a terminal or a notebook: trials done, trainings a
-        second, time left, and the share that diverged.
+        the `get_executor()` of a Dask client, whose workers train the chunks. A chunk
+        that fails twice is reported in a warning, and its runs have no results.
+      part: (i, n) trains only the i-th of n parts of the chunks, counted from 0. Any
+        number of independent jobs can share a store this way; each returns what the
+        store holds when it ends. None trains all chunks, or under `jax.distributed`
+        the part of this process.
+      dry_run: trains one chunk of each program, stores nothing, and returns the dataset
+        without results. Its attributes are estimates for this process:
+        `expected_seconds`, `expected_compile_seconds`, `expected_device_bytes` on all
+        devices and `expected_result_bytes`.
+      progress: shows a bar in a terminal or a notebook: finished runs, runs per second,
+        the remaining time and the fraction that diverged.
 
     Returns:
-      A dataset whose dimensions are those of the space, in its order. Variables:
-      `final_loss`, `best_loss`, `status` (0 held, 1 diverged, -1 not run),
-      `diverged_at` (`steps` where it held), the summaries, what `problem.evaluate`
-      gives and, if recorded, `loss` and all metrics along `step` (`clip/grad_norm` is
-      called `clip_grad_norm`). Losses of a diverged training are +inf, and so is an
-      evaluation that is not finite; NaN means that there is no value (metrics apart,
-      which are shown as they were). The attributes are the versions, the device, the
-      sweep's arguments and the time it took, compilation apart.
+      A dataset with the dimensions of the space, in its order. Variables: `final_loss`,
+      `best_loss`, `status` (0 stable, 1 diverged, -1 not run), `diverged_at` (`steps`
+      if stable), the summaries, the entries of `problem.evaluate` and, if recorded,
+      `loss` and all metrics along `step` (`clip/grad_norm` is named `clip_grad_norm`).
+      Losses of a diverged run are +inf, and so are its non-finite evaluations. NaN
+      means that there is no value; metrics are shown as they were. The attributes are
+      the versions, the device, the arguments and the time, without compilation.
 
     Raises:
-      ValueError, TypeError: if an argument is not as above, an axis goes nowhere, a
-        function needs what no axis has, the store is another sweep's, or a function
-        cannot be pickled for an executor. A divergence raises nothing.
-      OSError: if the store cannot be written to; what it holds stays as it is.
-      RuntimeError: if the executor breaks down.
+      ValueError, TypeError: an argument is not as above, an axis goes nowhere, a
+        function needs what no axis provides, the store belongs to another sweep, or a
+        function cannot be pickled for an executor. A divergence raises nothing.
+      OSError: the store cannot be written to; its contents are untouched.
+      RuntimeError: the executor breaks down.
 
     Example:
       >>> import optax, stabjax
@@ -150,17 +142,15 @@ def sweep(
       >>> print(runs.status.sel(max_norm=float("inf")).values)
       [0 0 1]
     """
-    check_lengths(steps, record_every)
-    check_divergence_factor(divergence_factor)
-    check_summaries(summaries, target_loss)
-    check_evaluations(evaluations)
+    steps, record_every, evaluations = check_lengths(steps, record_every, evaluations)
+    check_rules(divergence_factor, summaries, target_loss)
     settings = Settings(
-        int(steps),
-        None if record_every is None else int(record_every),
+        steps,
+        record_every,
         float(divergence_factor),
         tuple(summaries),
         None if target_loss is None else float(target_loss),
-        int(evaluations),
+        evaluations,
     )
     place = place_of(store, devices, executor, part, progress)
     given = problem, make_optimizer, space, settings, chunk_size
@@ -180,7 +170,7 @@ def trained(
     chunk_size: int | Literal["auto"],
     place: Place,
 ) -> xr.Dataset:
-    """Plans a sweep, or a search by halving, trains what is not stored, labels it."""
+    """Plans a sweep or a halving, trains what the store lacks, labels the results."""
     given = problem, make_optimizer, space, settings, chunk_size
     start = time.perf_counter()
     with no_mesh():
@@ -194,7 +184,7 @@ def trained(
         total = trials_in(plan, place.part)
         with watched(total, place.progress, place.store is not None) as watch:
             results = gathered(plan, _source(plan, place, train, watch))
-        if place.part[1] > 1 and place.store:  # what the others have stored meanwhile
+        if place.part[1] > 1 and place.store:  # the results of the other processes
             for chunk, variables in place.store.chunks(plan, plan.chunks()):
                 fill(results, chunk, variables)
     return labelled(plan, results, watch.cost(traced))
@@ -213,11 +203,7 @@ def _planned(
             f"space must be a space such as grid(max_norm=[0.1, 1.0]), "
             f"got {type(space).__name__}."
         )
-    if chunk_size != "auto" and not positive_int(chunk_size):
-        raise ValueError(
-            f'chunk_size must be "auto" or a positive integer, got {chunk_size!r}.'
-        )
-    size = None if chunk_size == "auto" else int(chunk_size)
+    size = None if chunk_size == "auto" else as_integer("chunk_size", chunk_size)
     return planned(problem, make_optimizer, space, settings, size, place)
 
 
@@ -228,7 +214,7 @@ def _trainer(plan: Plan, programs: Sequence[Program], place: Place) -> Trainer:
 
 
 def _source(plan: Plan, place: Place, train: Trainer, watch: Watch) -> Source:
-    """What gives the results of chunks: read from the store, or trained and stored."""
+    """Returns what reads the results of chunks, or trains and stores them."""
 
     def results(
         chunks: Sequence[Chunk], inputs: Callable[[Chunk], Inputs]
@@ -254,8 +240,8 @@ def _source(plan: Plan, place: Place, train: Trainer, watch: Watch) -> Source:
             yield chunk, outcome
         if failures:
             warnings.warn(
-                f"{len(failures)} of the chunks failed each time they were tried, "
-                f"their trials have the status {NOT_RUN}: {'; '.join(failures)}",
+                f"{len(failures)} of the chunks failed at every attempt; their trials "
+                f"have the status {NOT_RUN}: {'; '.join(failures)}.",
                 RuntimeWarning,
                 stacklevel=5,
             )
@@ -269,7 +255,7 @@ def _source(plan: Plan, place: Place, train: Trainer, watch: Watch) -> Source:
 
 
 def _failure(plan: Plan, chunk: Chunk, error: Exception) -> str:
-    """Which trials failed, and why: each axis with its values among them."""
+    """The trials that failed, by the range of each axis, and the error."""
     where = []
     for axis in plan.space.axes:
         values = np.unique(axis.labels[plan.space.rows[axis.name][chunk.trials]])

@@ -1,4 +1,4 @@
-"""What a sweep will cost: a chunk of each program is trained, and nothing is kept."""
+"""The cost of a sweep, from one chunk of each program."""
 
 import math
 import time
@@ -19,7 +19,7 @@ from stabjax._sweep.program import Program
 def estimated(
     plan: Plan, programs: Sequence[Program], place: Place, traced: float
 ) -> xr.Dataset:
-    """Returns the dataset as it is before a trial has run, with what to expect."""
+    """Returns the dataset without results, with the expected cost as attributes."""
     results = unfilled(plan, _without_memory)
     chunks = [chunk for chunk in plan.chunks() if _is_due(chunk, place)]
     running = compiling = 0.0
@@ -56,7 +56,7 @@ def _is_due(chunk: Chunk, place: Place) -> bool:
 
 
 def _bytes(program: jax.stages.Compiled) -> int:
-    """The memory of what runs and what waits on a device; 0 where XLA does not say."""
+    """The memory of running and waiting chunks on a device; 0 if XLA does not say."""
     found: Any = program.memory_analysis()
     if found is None:
         return 0
@@ -67,5 +67,5 @@ def _bytes(program: jax.stages.Compiled) -> int:
 def _without_memory(
     shape: tuple[int, ...], value: float, dtype: np.dtype[Any]
 ) -> np.ndarray[Any, Any]:
-    """An array of one value, which only looks as large as its shape."""
+    """An array of one repeated value, without memory for its shape."""
     return np.broadcast_to(np.asarray(value, dtype), shape)

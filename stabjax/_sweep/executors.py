@@ -26,7 +26,7 @@ from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.progress import Watch
 
 _SUBMITTED = 256  # tasks given to the executor before their results are taken
-_ATTEMPTS = 2  # of a chunk, before it is said to fail
+_ATTEMPTS = 2  # to train a chunk
 
 _Array = np.ndarray[Any, Any]
 
@@ -34,9 +34,10 @@ _Array = np.ndarray[Any, Any]
 def by_executor(
     executor: Executor, programs: Sequence[Program], groups: Sequence[Group]
 ) -> Trainer:
-    """Returns what trains chunks as tasks; of one that fails, the last error.
+    """Returns a function that trains chunks as tasks of an executor.
 
-    Asked to stop, it starts no more of them, and ends when all that run are fetched.
+    A chunk that fails twice yields its error. After a request to stop it starts no more
+    chunks and waits for the running ones.
     """
     recipes = [_packed(*pair) for pair in zip(programs, groups, strict=True)]
 
@@ -50,9 +51,9 @@ def by_executor(
             yield from _outcomes(submit, chunks, watch)
         except (BrokenExecutor, CancelledError) as error:
             raise RuntimeError(
-                f"the executor broke down ({type(error).__name__}: {error}): what was "
-                f"finished is in the store, if there is one, and the same call with a "
-                f"new executor resumes from there."
+                f"the executor broke down ({type(error).__name__}: {error}). The "
+                f"store, if there is one, holds the finished chunks, and the same call "
+                f"with a new executor resumes from there."
             ) from error
 
     return train
@@ -61,7 +62,7 @@ def by_executor(
 def train_chunk(
     recipe: bytes, shared: Mapping[str, Any], lanes: Mapping[str, _Array]
 ) -> dict[str, _Array]:
-    """The task of a worker: returns what the trials of a chunk give."""
+    """The task of a worker: returns the results of a chunk."""
     with _lock:
         program, config = _program(recipe)
     with _configured(config):
@@ -105,8 +106,8 @@ def _outcomes(
 def _packed(program: Program, group: Group) -> bytes:
     """A program as bytes, which a worker unpacks once for all of its chunks.
 
-    With `cloudpickle`, which comes with Dask, where it is installed: it takes lambdas
-    and functions of a script along.
+    `cloudpickle`, which comes with Dask, also pickles lambdas and functions of a
+    script, so it is used if it is installed.
     """
     try:
         from cloudpickle import dumps
@@ -125,7 +126,7 @@ def _packed(program: Program, group: Group) -> bytes:
 
 
 def _completed(running: Mapping[Future[Any], Chunk]) -> list[Future[Any]]:
-    """Waits for one task at least; those that broke with the executor come last."""
+    """Waits for at least one task; those that broke with the executor come last."""
     done = wait(running, return_when=FIRST_COMPLETED).done
     broken = [f for f in done if f.cancelled() or _is_broken(f.exception())]
     return [f for f in done if f not in broken] + broken

@@ -1,4 +1,4 @@
-"""Which axis goes where: by name, to the functions that make problem and optimizer."""
+"""Axes as arguments of the functions that make the problem and the optimizer."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
@@ -16,7 +16,7 @@ _WANTED = {
 
 
 class Factories(NamedTuple):
-    """What makes a trial out of its hyperparameters."""
+    """The functions that make a trial from its hyperparameters."""
 
     problem: Problem | Callable[..., Problem]
     make_optimizer: Callable[..., optax.GradientTransformation]
@@ -45,10 +45,10 @@ class Factories(NamedTuple):
         return problem, optimizer
 
     def functions(self) -> list[object]:
-        """Returns the objects that a program is traced from, as they are kept alive.
+        """Returns the functions that a program is traced from.
 
-        A Problem stands for its functions, so that one made anew of the same functions
-        is the same.
+        A Problem is represented by its functions, because a new Problem of the same
+        functions gives the same program.
         """
         problem: Any = self.problem
         found: list[object] = [problem]
@@ -59,7 +59,7 @@ class Factories(NamedTuple):
 
 
 def route(problem: Any, make_optimizer: Any, axes: Collection[str]) -> Factories:
-    """Finds out which factory takes which axis, and that none is left over."""
+    """Finds which factory takes which axis; raises if an axis has no taker."""
     names = [name for name in axes if name != "seed"]
     factories = Factories(
         problem,
@@ -78,7 +78,7 @@ def route(problem: Any, make_optimizer: Any, axes: Collection[str]) -> Factories
 
 
 def is_problem(value: Any) -> bool:
-    """Whether this can be trained: not the class of problems, but one of them."""
+    """Returns whether this is a problem, and not the class of problems."""
     ready = callable(getattr(value, "init", None)) and callable(
         getattr(value, "loss", None)
     )
@@ -86,11 +86,11 @@ def is_problem(value: Any) -> bool:
 
 
 def name_of(value: Any) -> str:
-    """Returns what the dataset calls a problem or a factory."""
+    """Returns the name of a problem or a factory in the dataset."""
     metadata = getattr(value, "metadata", None)
     if isinstance(metadata, Mapping) and "name" in metadata:
         return str(metadata["name"])
-    value = getattr(value, "func", value)  # what a functools.partial stands for
+    value = getattr(value, "func", value)  # of a functools.partial
     return str(getattr(value, "__name__", type(value).__name__))
 
 

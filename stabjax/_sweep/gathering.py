@@ -1,4 +1,4 @@
-"""The variables of all trials, from the results of chunks: at once, or rung by rung."""
+"""The variables of all trials, from the results of chunks."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +13,11 @@ from stabjax._sweep.program import STATE, Inputs
 
 _Array = np.ndarray[Any, Any]
 _Variables = dict[str, _Array]
-# What gives the results of chunks, those that it has, in any order.
+# A function that yields the results of chunks, where it has them, in any order.
 Source = Callable[
     [Sequence[Chunk], Callable[[Chunk], Inputs]], Iterator[tuple[Chunk, _Variables]]
 ]
-# Of the trials that reached a rung in each program: which, and their states.
+# Program -> the trials that reached a rung, and their states.
 _States = dict[int, tuple[_Array, _Variables]]
 
 
@@ -32,7 +32,7 @@ def gathered(plan: Plan, source: Source) -> _Variables:
 
 
 def fill(results: _Variables, chunk: Chunk, variables: _Variables) -> None:
-    """Puts what the trials of a chunk gave where it belongs."""
+    """Copies the results of a chunk into those of all trials."""
     for name, values in variables.items():
         if name in results:
             results[name][chunk.trials] = values
@@ -48,9 +48,9 @@ def trials_in(plan: Plan, part: tuple[int, int]) -> int:
 
 
 def _climbed(plan: Plan, source: Source) -> _Variables:
-    """Trains from rung to rung, and only those that are among the best.
+    """Trains from rung to rung, from each of them only the best points further.
 
-    Where the results of a rung are incomplete, nobody knows who is, and it ends there.
+    It ends at a rung with missing results, because the best points are unknown there.
     """
     size, rungs = len(plan.space), plan.settings.rungs
     results = unfilled(plan)
@@ -82,7 +82,7 @@ def _climbed(plan: Plan, source: Source) -> _Variables:
 def _continued(
     plan: Plan, states: _States, first: int, until: int
 ) -> Callable[[Chunk], Inputs]:
-    """The inputs of the chunks of a rung: those of a sweep, and where they stand."""
+    """The inputs of the chunks of a rung: those of a sweep, and the states of runs."""
 
     def inputs(chunk: Chunk) -> Inputs:
         shared, lanes = plan.inputs(chunk)
@@ -90,7 +90,7 @@ def _continued(
         for name, leaf in group.variables.items():
             if not name.startswith(STATE):
                 continue
-            if first == 0:  # not looked at: the program starts them
+            if first == 0:  # unused: the program starts the runs itself
                 lanes[name] = np.zeros((group.width, *leaf.shape), leaf.dtype)
                 continue
             known, values = states[chunk.group]
@@ -127,12 +127,12 @@ def _points(plan: Plan) -> int:
 
 
 def _kept(plan: Plan, rung: int) -> int:
-    """How many points reach a rung, counted from 0, if so many are stable."""
+    """The largest number of points that reach a rung, counted from 0."""
     return math.ceil(_points(plan) / (plan.settings.eta or 1.0) ** rung)
 
 
 def _survivors(plan: Plan, losses: _Array, rung: int) -> _Array:
-    """For each trial whether its point, the mean over its seeds, reaches a rung."""
+    """For each trial, whether its point reaches a rung, by its mean over the seeds."""
     shape = plan.space.shape
     scores = losses.reshape(shape).mean(axis=_seed_axis(plan), keepdims=True)
     order = np.argsort(scores, axis=None, kind="stable")

@@ -1,4 +1,4 @@
-"""Successive halving: all points train a little, the better ones train on."""
+"""Successive halving: all points train a little, the better ones further."""
 
 import math
 import os
@@ -9,11 +9,11 @@ import jax
 import optax
 import xarray as xr
 
+from stabjax._arguments import as_integer, check
 from stabjax._sweep.engine import trained
 from stabjax._sweep.place import place_of
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
-from stabjax._train.arguments import check_lengths, positive_int
 from stabjax._train.problem import Problem
 
 
@@ -31,43 +31,43 @@ def successive_halving(
     executor: Executor | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Trains every point a little, and only the better ones on, up to all the steps.
+    """Trains every point a little, and only the better ones further, up to all steps.
 
-    With R rungs, the points are compared after steps / eta^(R - 1), ..., steps / eta
-    and `steps` updates, by a variable that is small for good ones, averaged over the
-    seeds; the best 1 / eta of them train on from where they stood, and those with a
-    diverged training never do. The defaults cost about 0.31 of the steps
-    of training all to the end. A schedule spans all the steps from the start, so the
-    survivors are those that `sweep` would have trained; beware of rates that are slow
-    at first and win late.
+    With R rungs, points are compared after `steps / eta**(R - 1)`, ..., `steps / eta`
+    and `steps` updates, by the mean over their seeds of a variable. The best 1 / eta of
+    them resume from where they are; points with a diverged run are dropped. With the
+    defaults this costs about 0.31 of training all points to the end. Schedules span all
+    steps from the start, so the survivors are the runs of `sweep`. Learning rates that
+    are slow at first and win late are lost.
 
     Args:
       problem: as in `sweep`.
       make_optimizer: as in `sweep`.
-      space: as in `sweep`; a dimension `seed` is averaged over, all else are points.
-      steps: number of updates of the trainings that survive to the end.
-      rungs: how often points are compared; 1 trains all to the end.
-      eta: one in this many goes on at each rung.
-      variable: what points are compared by: "final_loss", the loss on the evaluation
-        key, or an entry of `problem.evaluate` that is a loss.
-      store: as in `sweep`; it also keeps where each run stands, so that the same call
-        resumes between any two chunks, to the last bit. Points cannot be added later.
+      space: as in `sweep`; a dimension `seed` is averaged over.
+      steps: number of updates of the runs that survive to the end, >= 1.
+      rungs: number of comparisons, >= 1; 1 trains all points to the end.
+      eta: one point in `eta` survives a rung, in (1, inf).
+      variable: the variable by which points are compared, smaller is better:
+        `"final_loss"`, the loss on the evaluation key, or an entry of
+        `problem.evaluate`.
+      store: as in `sweep`. It also holds the state of every run, so that the same call
+        resumes after any chunk with the same bits. Points cannot be added later.
       devices: as in `sweep`.
       executor: as in `sweep`.
       progress: as in `sweep`.
 
     Returns:
-      A dataset over the dimensions of the space. `rung_loss` is that variable at each
+      A dataset over the dimensions of the space. `rung_loss` is the variable at each
       rung, along a dimension `rung` whose coordinate is the number of updates; NaN
-      after a point was dropped. `trained_steps` says when that was. `final_loss` and
-      what `problem.evaluate` gives are NaN for what was dropped (a final loss is +inf
-      where it diverged); `status`, `diverged_at` and `best_loss` speak of the steps
-      trained.
-      The attribute `share_of_steps` is the cost, in units of training all to the end.
+      after a point was dropped. `trained_steps` is the number of updates of each run.
+      `final_loss` and the entries of `problem.evaluate` are NaN for dropped points (a
+      final loss is +inf if the run diverged). `status`, `diverged_at` and `best_loss`
+      refer to the steps that were trained. The attribute `share_of_steps` is the cost
+      relative to training all points to the end.
 
     Raises:
-      ValueError, TypeError: as `sweep`, or if `rungs` or `eta` is out of range or
-        there is no such variable.
+      ValueError, TypeError: as in `sweep`; or `rungs` or `eta` is out of range, or the
+        variable does not exist.
 
     Example:
       >>> import numpy as np, optax, stabjax
@@ -81,16 +81,16 @@ def successive_halving(
       >>> round(stabjax.runs.best(runs)["rate"], 2)
       0.32
 
-    Source: K. Jamieson and A. Talwalkar, "Non-stochastic best arm identification and
-    hyperparameter optimization", 2016; L. Li et al., "Hyperband", 2018.
+    References:
+      K. Jamieson and A. Talwalkar, "Non-stochastic best arm identification and
+      hyperparameter optimization", 2016, https://arxiv.org/abs/1502.07943.
+      L. Li et al., "Hyperband", 2018, https://arxiv.org/abs/1603.06560.
     """
-    check_lengths(steps, None)
-    if not positive_int(rungs):
-        raise ValueError(f"rungs must be a positive integer, got {rungs!r}.")
-    if isinstance(eta, (str, bool)) or not 1 < eta < math.inf:
-        raise ValueError(f"eta must be a number above 1, got {eta!r}.")
+    steps = as_integer("steps", steps)
+    rungs = as_integer("rungs", rungs)
+    check("eta", eta, "in (1, inf)")
     settings = Settings(
-        int(steps),
+        steps,
         rungs=tuple(sorted({math.ceil(steps / eta**k) for k in range(rungs)})),
         eta=float(eta),
         compared_by=variable,

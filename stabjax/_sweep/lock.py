@@ -1,4 +1,4 @@
-"""A lock that processes on one file system share, and that outlives none of them."""
+"""A lock file for processes on one file system."""
 
 import contextlib
 import json
@@ -14,11 +14,11 @@ _PAUSE = 0.01
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the lock file at a path, which no other process holds meanwhile.
+    """Holds the lock file at a path, exclusively.
 
-    A lock whose process has died is taken over: at once on the same host, after half a
-    minute from another. `flock` would need no such care, but does not work on every
-    network file system.
+    The lock of a process that has died is taken over: at once on the same host, after
+    half a minute on another. `flock` needs no such rule, but some network file systems
+    do not support it.
     """
     while not _taken(path):
         if _is_abandoned(path):

@@ -1,4 +1,4 @@
-"""What is traced or compiled once, remembered while its functions live."""
+"""Traced and compiled programs, kept as long as their functions live."""
 
 import weakref
 from collections.abc import Callable, Hashable
@@ -13,9 +13,9 @@ remembered: dict[Hashable, Any] = {}
 
 
 class Memory:
-    """What was made of some functions, for as long as they live and hold the same.
+    """The programs of some functions, as long as the values they read stay the same.
 
-    What they hold is looked at once: a memory is for one call of a sweep.
+    These values are read once, so a memory is for one call of a sweep.
     """
 
     def __init__(self, functions: list[object]) -> None:
@@ -23,21 +23,21 @@ class Memory:
         self._contents: Hashable = None
 
     def recall(self, key: Hashable, make: Callable[[], _T]) -> _T:
-        """Returns what `make` gives, made once.
+        """Returns the result of `make`, which is called once for each key.
 
-        It must not refer to the functions, or they live for ever: traced shapes and
-        compiled programs do not, a jitted function would.
+        The result must not refer to the functions, or they are never freed. Traced
+        shapes and compiled programs do not, jitted functions do.
         """
         try:
             found = self._key(key)
             known: _T | None = remembered.get(found)
             references = [weakref.ref(function) for function in self._functions]
-        except TypeError:  # an unhashable static value, or an owner that dies unseen
+        except TypeError:  # an unhashable static value, or no weak reference
             return make()
         if known is not None:
             return known
         made = make()
-        # Tracing may itself change what a function holds, such as a count of calls.
+        # Tracing may change what a function reads, such as a count of its calls.
         self._contents = None
         for name in {found, self._key(key)}:
             remembered[name] = made

@@ -1,4 +1,4 @@
-"""Where a sweep runs and where its results are kept."""
+"""Where a sweep runs and where its results are stored."""
 
 import operator
 import os
@@ -13,7 +13,7 @@ from stabjax._sweep.store import Store
 
 
 class Place(NamedTuple):
-    """Where chunks run, which of them, where they are kept and what is shown."""
+    """Where chunks run, which of them, and where their results are stored."""
 
     devices: tuple[jax.Device, ...]
     executor: Executor | None
@@ -43,8 +43,8 @@ def place_of(
     mine = (0, 1) if part is None else _checked_part(part)
     if mine[1] > 1 and store is None:
         raise ValueError(
-            f"part {mine[0]} of {mine[1]} is of no use alone: give all processes the "
-            f"same store."
+            f"part {mine[0]} of {mine[1]} needs a store that all processes share: pass "
+            f"store."
         )
     kept = None if store is None else Store(store)
     return Place(chosen, executor, mine, kept, progress)

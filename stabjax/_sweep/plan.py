@@ -1,4 +1,4 @@
-"""What a sweep trains: which trials run together, in which programs."""
+"""The plan of a sweep: which trials run together, in which programs."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -17,35 +17,34 @@ _Array = np.ndarray[Any, Any]
 
 
 class Group(NamedTuple):
-    """What the trials of one program have in common; kept in the store."""
+    """The trials of one program; part of `spec.json`."""
 
     labels: dict[str, Any]  # static axis -> the label of its value
     width: int  # trials of a chunk
     shared_seed: bool  # within each chunk
-    variables: dict[str, jax.ShapeDtypeStruct]  # what a trial gives
+    variables: dict[str, jax.ShapeDtypeStruct]  # results of a trial
     program: str = ""  # the hash of the program of a chunk, where it is needed
 
 
 class Chunk(NamedTuple):
     """Trials that run together."""
 
-    number: int  # among all chunks of the sweep; in a store also its name
+    number: int  # among all chunks of the sweep; the name of its file
     group: int
     trials: _Array  # not padded
-    steps: int  # that it has trained when it is done
+    steps: int  # updates of its trials when it is done
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A sweep with nothing left open: what `spec.json` says of a store.
+    """All decisions about a sweep: the content of `spec.json`.
 
-    The space is in the order in which the store holds it: values that were added later
-    stand behind.
+    The space is in the order of the store: values that were added later come last.
     """
 
     space: Space
     sizes: tuple[tuple[int, ...], ...]  # of the dimensions, after each extension
-    order: dict[str, _Array]  # dimension -> where the values stand, in the user's order
+    order: dict[str, _Array]  # dimension -> positions of the values in the user's order
     settings: Settings
     groups: tuple[Group, ...]
     numerics: dict[str, Any]  # the versions and flags that change the last bits
@@ -57,7 +56,7 @@ class Plan:
         return self.space.numbers()
 
     def inputs(self, chunk: Chunk) -> Inputs:
-        """Returns what the program of a chunk is given."""
+        """Returns the arguments of the program of a chunk."""
         group = self.groups[chunk.group]
         trials = padded(chunk.trials, group.width)
         rows = self.space.rows
@@ -70,8 +69,8 @@ class Plan:
     def chunks(self) -> list[Chunk]:
         """Returns all chunks of a sweep, in the order of their numbers.
 
-        The trials of an extension stand in chunks of their own, behind the others,
-        whose numbers and trials so are what they were.
+        The trials of an extension have chunks of their own, after the others, which
+        keep their numbers and their trials.
         """
         found: list[Chunk] = []
         for generation in range(len(self.sizes)):
@@ -103,9 +102,9 @@ def widths(
 ) -> tuple[int, bool]:
     """Returns the width of these trials' chunks, and whether each keeps to a seed.
 
-    Without a size they are even chunks, of `auto` at most. Trials that share a seed
-    share its minibatches, which then are drawn only once. So chunks keep to one seed
-    where each seed has trials enough to fill one.
+    Without a size the chunks are even, with at most `auto` trials. Trials of one seed
+    share their minibatches, which a chunk with one seed draws only once. So chunks keep
+    to one seed if every seed has enough trials to fill a chunk.
     """
     limit = chunk_size or auto
     counts = np.unique(space.seeds[trials], return_counts=True)[1]

@@ -1,4 +1,4 @@
-"""From the arguments of a call to a plan: checked and traced, not yet compiled."""
+"""From the arguments of a call to its plan: checked and traced, not yet compiled."""
 
 import hashlib
 import inspect
@@ -36,7 +36,7 @@ def planned(
     chunk_size: int | None,
     place: Place,
 ) -> tuple[Plan, list[Program]]:
-    """Traces the trials of each program, and lays out the chunks that they run in.
+    """Traces the trials of each program and decides how they run.
 
     Raises a ValueError if the store of the place holds another sweep.
     """
@@ -45,7 +45,7 @@ def planned(
     held = store.plan() if store else None
     try:
         kept, sizes, order = ordered(space, held)
-    except ValueError as error:
+    except LookupError as error:
         raise (store.refused([str(error)]) if store else error) from error
     numbers = kept.numbers()
     dtypes = {name: values.dtype for name, values in numbers.items()}
@@ -79,7 +79,7 @@ def fingerprint(
     steps: int,
     record_every: int | None = None,
 ) -> str:
-    """Returns the SHA-256 of all that a sweep's results depend on; trains nothing."""
+    """Returns the SHA-256 of everything that the results depend on; trains nothing."""
     here = place_of(None, None, None, (0, 1), False)
     settings = Settings(int(steps), record_every)
     with no_mesh():
@@ -109,7 +109,7 @@ def _group(
     chunk_size: int | None,
     place: Place,
 ) -> Group:
-    """How the trials of a program run: as in the store, for the same last bits."""
+    """How the trials of a program run: as in the store, for the same bits."""
     labels, variables = labels_of(space, int(trials[0])), program.shapes()[2]
     known = group_like(held, labels) if held else None
     if known and place.store and chunk_size not in (None, known.width):
@@ -137,7 +137,7 @@ def _width(
     parameters, memory, _ = program.shapes()
     auto = auto_width(parameters, device, memory)
     if (settings := program.settings).rungs:
-        # Those that are left in the end still fill a chunk.
+        # The points that survive to the end still fill a chunk.
         reduction = (settings.eta or 1.0) ** (len(settings.rungs) - 1)
         return chunk_size or min(auto, math.ceil(len(trials) / reduction)), False
     return widths(space, trials, chunk_size, auto)
@@ -159,7 +159,7 @@ def _check_names(space: Space, groups: Sequence[Group], settings: Settings) -> N
 
 
 def _numerics(device: jax.Device) -> dict[str, Any]:
-    """What changes the last bits of a result beside the program."""
+    """Everything besides the program that changes the bits of a result."""
     versions = {"jax": jax.__version__, "jaxlib": version("jaxlib")}
     config = {n: v for n, v in jax_config().items() if "promotion" not in n}
     harmless = ("--xla_force_host_platform_device_count", "--xla_dump")

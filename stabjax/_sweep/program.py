@@ -1,4 +1,4 @@
-"""A chunk of trials as one program: traced, known by a hash, compiled for devices."""
+"""A chunk of trials as one program: traced, hashed, compiled."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -26,17 +26,17 @@ from stabjax._train.trial import (
     training,
 )
 
-STATE = "state/"  # begins the names of what a run of halving carries to the next rung
+STATE = "state/"  # prefix of the variables that halving carries to the next rung
 
 _Variables = dict[str, jax.Array]
-# What a program takes: values that a chunk shares, and one of each trial.
+# Arguments of a program: values that the trials of a chunk share, and of each trial.
 Inputs = tuple[dict[str, Any], dict[str, Any]]
 
 
 class Program:
     """The trials that share their static values, as a function of the numbers.
 
-    It can be pickled where the factories and the static values can.
+    It can be pickled if the factories and the static values can.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Program:
             tuple((name, dtype.name) for name, dtype in numbers.items()),
             settings,
         )
-        # Jitted so that it is traced once, for its shapes and for its program.
+        # Jitted so that it is traced once for its shapes and its program.
         self._jitted = jax.jit(self._rung if settings.rungs else self._trial)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Program, self.given
 
     def results(self, shared: dict[str, Any], lanes: dict[str, Any]) -> TrainResult:
-        """Trains a chunk and returns all that its first trial gives."""
+        """Trains a chunk and returns the full result of its first trial."""
 
         def lane(shared: _Variables, own: _Variables) -> TrainResult:
             return self._result({**shared, **own})
@@ -75,11 +75,11 @@ class Program:
         return result
 
     def shapes(self) -> tuple[int, int, dict[str, jax.ShapeDtypeStruct]]:
-        """Traces a trial, which finds what is wrong with it.
+        """Traces a trial, which raises its errors.
 
         Returns:
-          The number of parameters, a bound of the bytes that a trial computes, and the
-          variables that it gives.
+          The number of parameters, a bound on the bytes that a trial computes, and the
+          variables of its result.
         """
 
         def make() -> tuple[int, int, dict[str, jax.ShapeDtypeStruct]]:
@@ -91,10 +91,7 @@ class Program:
         return self._memory.recall((self._key, "shapes"), make)
 
     def fingerprint(self, width: int, shared_seed: bool) -> str:
-        """Returns the SHA-256 of the program of a chunk, with all that it holds.
-
-        Not remembered: what a function closes over may have changed since.
-        """
+        """Returns the SHA-256 of the program of a chunk, including its constants."""
         traced = self._traced(width, shared_seed)
         text = f"{traced.lower().as_text()}{cpu_options(str(traced.jaxpr))}"
         return hashlib.sha256(text.encode()).hexdigest()
@@ -104,8 +101,8 @@ class Program:
     ) -> jax.stages.Compiled:
         """Compiles a chunk for each device: a function of `Inputs` to variables.
 
-        It is compiled once for all devices; arguments and results hold the chunks one
-        behind the other. A trial comes out the same to the last bit on any of them.
+        It is compiled once for all devices; arguments and results are the chunks
+        concatenated. A trial has the same bits on any of the devices.
         """
 
         def make() -> jax.stages.Compiled:
@@ -179,7 +176,7 @@ class Program:
         sharding: Sharding | None = None,
         devices: int | None = None,
     ) -> Inputs:
-        """The shapes of what a chunk is given, or one chunk for each of the devices."""
+        """The shapes of the arguments of a chunk, or of one chunk for each device."""
         values = self._values()
         names = {"first", "until", *(["seed"] if shared_seed else [])} & values.keys()
         each = () if devices is None else (devices,)
@@ -188,7 +185,7 @@ class Program:
         return shared, {n: _like(v, size, sharding) for n, v in values.items()}
 
     def _values(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes of what a trial is given."""
+        """The shapes of the arguments of a trial."""
         _, _, numbers, settings = self.given
         values = {n: jax.ShapeDtypeStruct((), dtype) for n, dtype in numbers.items()}
         values["seed"] = jax.ShapeDtypeStruct((), np.int32)
@@ -235,9 +232,9 @@ def _with_leaves(state: State, values: Mapping[str, jax.Array]) -> State:
 
 
 def _as_function(traced: jax.stages.Traced) -> Callable[..., Any]:
-    """A traced chunk as a function of arrays, so that nothing is traced once more.
+    """A traced chunk as a function of arrays, which avoids another trace.
 
-    Mapped over devices, what the trials of a chunk share is an array of one element.
+    Mapped over devices, a value that a chunk shares is an array of one element.
     """
     call = jax.extend.core.jaxpr_as_fun(traced.jaxpr)
     structure = jax.tree.structure(traced.out_info)

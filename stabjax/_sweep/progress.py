@@ -1,4 +1,4 @@
-"""What is seen of a running sweep, and how it is stopped."""
+"""The progress of a running sweep, and requests to stop it."""
 
 import contextlib
 import os
@@ -14,21 +14,21 @@ from tqdm.auto import tqdm
 
 
 def _progress_bar(total: int, shown: bool) -> Any:
-    """One bar of the trials, in a terminal or a notebook; quiet where there is none."""
+    """A bar of the trials in a terminal or a notebook; hidden elsewhere."""
     in_notebook = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
     hidden = None if shown and not in_notebook else not shown  # None asks the terminal
     return tqdm(total=total, unit="trial", disable=hidden)
 
 
-_STOPPING = b"\nstopping when what is in hand is done; Ctrl-C again stops at once\n"
+_STOPPING = b"\nstopping after the running chunks; Ctrl-C again stops at once\n"
 
 
 @contextlib.contextmanager
 def _stop_requests(wanted: bool) -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a request, so that the work in hand can be kept.
+    """Turns the first Ctrl-C into a request, so that the running chunks can be stored.
 
-    Gives a function that says whether there was one. A second Ctrl-C interrupts at
-    once. Where the program handles Ctrl-C in its own way, nothing is changed.
+    Yields a function that returns whether there was one. A second Ctrl-C interrupts at
+    once. If the program handles Ctrl-C itself, nothing is changed.
     """
     requested = threading.Event()
 
@@ -36,7 +36,7 @@ def _stop_requests(wanted: bool) -> Iterator[Callable[[], bool]]:
         del number, frame
         requested.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.write(2, _STOPPING)  # a print could meet another, half done
+        os.write(2, _STOPPING)  # print is not reentrant
 
     in_main = threading.current_thread() is threading.main_thread()
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -52,7 +52,7 @@ def _stop_requests(wanted: bool) -> Iterator[Callable[[], bool]]:
 
 @dataclass
 class Watch:
-    """What is known of a sweep while it runs: its bar, its time, a request to stop."""
+    """The bar of a running sweep, its time, and whether it should stop."""
 
     bar: Any
     total: int  # trials
@@ -65,7 +65,7 @@ class Watch:
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
-        """Counts the time that is spent inside as compilation."""
+        """Counts the time inside the context as compilation."""
         before = time.perf_counter()
         yield
         self.compile_seconds += time.perf_counter() - before
@@ -74,7 +74,7 @@ class Watch:
         """Counts trials that need no training."""
         self.done += trials
         if not self.bar.disable:
-            self.bar.initial += trials  # no part of the rate that the bar shows
+            self.bar.initial += trials  # not part of the rate that the bar shows
             self.bar.n += trials
             self.bar.refresh()
 
@@ -88,18 +88,18 @@ class Watch:
         self.bar.update(len(status))
 
     def cost(self, trace_seconds: float) -> dict[str, float]:
-        """Returns what the dataset says of the time, tracing counted as compilation."""
+        """Returns the times for the dataset; tracing counts as compilation."""
         running = time.perf_counter() - self.start - self.compile_seconds
         return {
             "compile_seconds": round(trace_seconds + self.compile_seconds, 3),
             "seconds": round(running, 3),
-            "trainings_per_second": round(self.trained / running, 1),
+            "runs_per_second": round(self.trained / running, 1),
         }
 
 
 @contextlib.contextmanager
 def watched(total: int, shown: bool, stoppable: bool) -> Iterator[Watch]:
-    """Shows a bar of all trials, and catches a Ctrl-C where what is done is kept."""
+    """Shows a bar of all trials; catches Ctrl-C if finished chunks are stored."""
     start = time.perf_counter()
     with _stop_requests(stoppable) as stopped, _progress_bar(total, shown) as bar:
         yield Watch(bar, total, stopped, start)

@@ -1,20 +1,21 @@
-"""Points drawn in the unit cube, and the values of an axis that they stand for."""
+"""Points in the unit cube, and the values of an axis at these points."""
 
 import warnings
 from typing import Any
 
 import numpy as np
 
+from stabjax._arguments import check_choice
 from stabjax._sweep.axes import Axis, axis_of
 
 POINTS = ("random", "sobol", "halton")
-_MARGIN = 2.0**-32  # from 0 and 1, where a distribution may have its infinities
+_MARGIN = 2.0**-32  # from 0 and 1, where a distribution may be infinite
 
 _Array = np.ndarray[Any, Any]
 
 
 def unit_points(n: Any, dimensions: int, seed: Any, points: str) -> _Array:
-    """Points in the open unit cube: one row for each dimension."""
+    """Returns points in the open unit cube: one row for each dimension."""
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise ValueError(f"sample needs a positive number of trials, got {n!r}.")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
@@ -22,14 +23,13 @@ def unit_points(n: Any, dimensions: int, seed: Any, points: str) -> _Array:
             f"sample needs a seed after the number of trials, a non-negative integer "
             f"such as in sample({n}, 0, ...), got {seed!r}."
         )
-    if points not in POINTS:
-        raise ValueError(f"points must be one of {', '.join(POINTS)}, got {points!r}.")
+    check_choice("points", points, POINTS)
     cube = _cube(int(n), dimensions, int(seed), points)
     return np.clip(cube, _MARGIN, 1 - _MARGIN).T
 
 
 def drawn_axis(name: str, values: Any, unit: _Array) -> Axis:
-    """The axis of a distribution, or of choices, at points of the unit interval."""
+    """Returns the values of a distribution or of choices at points in (0, 1)."""
     if not hasattr(values, "ppf"):
         choices = axis_of(name, values)
         return choices.take((unit * len(choices.values)).astype(np.int64))
@@ -50,7 +50,7 @@ def _cube(n: int, dimensions: int, seed: int, points: str) -> _Array:
     from scipy.stats import qmc
 
     make = {"sobol": qmc.Sobol, "halton": qmc.Halton}[points]
-    with warnings.catch_warnings():  # that some n fill the cube less evenly
+    with warnings.catch_warnings():  # about n that is not a power of 2
         warnings.simplefilter("ignore", UserWarning)
         found: _Array = make(dimensions, seed=generator).random(n)
     return found

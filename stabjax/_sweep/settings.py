@@ -1,4 +1,4 @@
-"""What all runs of a sweep have in common."""
+"""The settings that all runs of a sweep share."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from stabjax._train.trial import DIVERGENCE_FACTOR
 
 
 class Settings(NamedTuple):
-    """The arguments of `train`, and those of successive halving where it is one."""
+    """The arguments of `train`, and those of successive halving if it is used."""
 
     steps: int
     record_every: int | None = None

@@ -1,24 +1,25 @@
-"""What varies in a sweep: dimensions of trials, each with one or more axes."""
+"""Spaces: what varies in a sweep, as dimensions with one or more axes."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
-from stabjax._sweep.axes import Axis, axis_of, check_distinct
+from stabjax._sweep.axes import Axis, Static, axis_of, check_distinct
 from stabjax._sweep.sampling import drawn_axis, unit_points
 
-TRIAL = "trial"  # the dimension of what is no grid
+TRIAL = "trial"  # the dimension of zipped and sampled axes
 
 _Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Dimension:
-    """A dimension of the result: the axes that vary along it, side by side."""
+    """A dimension of the result, and the axes that vary along it."""
 
     name: str
     axes: tuple[Axis, ...]
@@ -64,7 +65,7 @@ class Space:
         return f"Space({sizes}; {len(self)} trials{compiled})"
 
     def __mul__(self, other: "Space") -> "Space":
-        """Every trial of the one with every trial of the other."""
+        """Returns every trial of one space with every trial of the other."""
         if not isinstance(other, Space):
             return NotImplemented
         twice = {a.name for a in self.axes} & {a.name for a in other.axes}
@@ -81,7 +82,7 @@ class Space:
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        """All swept arguments, whatever dimension they lie along."""
+        """The axes of all dimensions."""
         return tuple(axis for d in self.dimensions for axis in d.axes)
 
     @cached_property
@@ -109,7 +110,7 @@ class Space:
         return {axis.name: _device_values(axis) for axis in traced}
 
     def groups(self) -> list[tuple[dict[str, Any], _Array]]:
-        """The static combinations, each with the trials that share it."""
+        """Returns the static combinations, each with the trials that share it."""
         axes = [axis for axis in self.axes if axis.is_static]
         if not axes:
             return [({}, np.arange(len(self)))]
@@ -127,7 +128,7 @@ class Space:
         ]
 
     def coordinates(self) -> dict[str, tuple[str, _Array, dict[str, str]]]:
-        """What the dataset says of its axes: dimension, labels, attributes."""
+        """Returns the coordinates of the dataset: dimension, labels, attributes."""
         found: dict[str, tuple[str, _Array, dict[str, str]]] = {}
         for dimension in self.dimensions:
             if dimension.name == TRIAL:
@@ -139,28 +140,27 @@ class Space:
         return found
 
 
-def grid(**axes: Any) -> Space:
-    """The product of its axes: every value of one with every value of the others.
+def grid(**axes: Iterable[object] | Static) -> Space:
+    """Returns the product of its axes: every value of one with every value of the rest.
 
-    Each axis goes by its name to the functions that make the problem and the
-    optimizer; the axis `seed` goes to the key of a training alone. An axis of numbers
-    is traced as float32, or int32 where all its values are integers (the 64-bit kinds
-    under `jax_enable_x64`). Strings, booleans, None, callables and whatever stands in
-    `static` are static: the function receives the Python value, and each combination
-    of them is one compilation.
+    Each axis goes by its name to the functions that make the problem and the optimizer;
+    the axis `seed` goes to the key of a run alone. An axis of numbers is traced as
+    float32, or int32 if all its values are integers (the 64-bit types under
+    `jax_enable_x64`). Strings, booleans, None, callables and everything in `static` are
+    static: the function receives the Python value, and each combination of static
+    values is one compilation.
 
     Args:
       **axes: the values of each axis: a list, a tuple, a range or a one-dimensional
-        array. Infinite values are allowed (`max_norm=inf` is no clipping).
+        array. Infinite values are allowed (`max_norm=inf` means no clipping).
 
     Returns:
       A space with one dimension for each axis, in the order given.
 
     Raises:
-      ValueError: if there is no axis, or an axis is empty, is not one-dimensional,
-        holds NaN or a static value twice, has a reserved name, or is a `seed` that is
-        no seed.
-      TypeError: if an axis is no sequence, or mixes numbers with other values.
+      ValueError: there is no axis, or an axis is empty, is not one-dimensional, holds
+        NaN or a static value twice, has a reserved name, or is not a valid `seed`.
+      TypeError: an axis is not a sequence, or mixes numbers with other values.
 
     Example:
       >>> import stabjax
@@ -175,19 +175,19 @@ def grid(**axes: Any) -> Space:
     return Space(tuple(Dimension(axis.name, (axis,)) for axis in found))
 
 
-def zipped(**axes: Any) -> Space:
-    """Its axes side by side: the first values of all, then the second ones, and so on.
+def zipped(**axes: Iterable[object] | Static) -> Space:
+    """Returns its axes side by side: the first values of all, then the second ones.
 
     Args:
-      **axes: the values of each axis, as `grid` takes them; all of one length. Values
-        and seeds may repeat.
+      **axes: the values of each axis, as in `grid`, all of one length. Values and seeds
+        may repeat.
 
     Returns:
-      A space with the one dimension `trial`, along which all its axes lie. Its product
-      with a grid, `zipped(...) * grid(seed=range(8))`, has the grid's dimensions too.
+      A space with one dimension `trial`, along which all axes lie. Its product with a
+      grid, `zipped(...) * grid(seed=range(8))`, also has the dimensions of the grid.
 
     Raises:
-      ValueError: if there is no axis, or the lengths differ; and as in `grid`.
+      ValueError: there is no axis, or the lengths differ; and as in `grid`.
       TypeError: as in `grid`.
 
     Example:
@@ -207,29 +207,31 @@ def zipped(**axes: Any) -> Space:
 
 
 def sample(
-    n: int, seed: int | None = None, points: str = "random", /, **axes: Any
+    n: int,
+    seed: int | None = None,
+    points: Literal["random", "sobol", "halton"] = "random",
+    /,
+    **axes: object,
 ) -> Space:
-    """Draws every axis at random, or evenly by a low-discrepancy sequence.
+    """Draws the values of every axis at random, or by a low-discrepancy sequence.
 
-    The same seed draws the same trials, and `n` of them are the first ones of any
-    larger number. Of points in as many dimensions as there are axes, Sobol's and
-    Halton's (scrambled) fill the cube more evenly than random ones; Sobol's most evenly
-    where `n` is a power of two.
+    The same seed draws the same trials, and the first `n` of any larger sample.
+    (Scrambled) Sobol and Halton points cover the unit cube, with one dimension for each
+    axis, more evenly than random ones; Sobol points most evenly if `n` is a power of 2.
 
     Args:
-      n: the number of trials.
-      seed: of the drawing; the trainings' seeds are an axis, such as in
+      n: number of trials, >= 1.
+      seed: seed of the drawing, >= 0. The seeds of the runs are an axis:
         `sample(64, 0, rate=loguniform(1e-3, 1.0)) * grid(seed=range(8))`.
-      points: "random", "sobol" or "halton".
+      points: `"random"`, `"sobol"` or `"halton"`.
       **axes: a frozen distribution of `scipy.stats`, such as `loguniform(1e-3, 1.0)` or
-        `randint(1, 100)`, or choices that are equally likely: the values of an axis of
-        `grid`.
+        `randint(1, 100)`; or equally likely choices, the values of an axis of `grid`.
 
     Returns:
-      A space with the one dimension `trial`, along which all its axes lie.
+      A space with one dimension `trial`, along which all axes lie.
 
     Raises:
-      ValueError: if `n` is not positive, there is no seed or no axis, or `points` is
+      ValueError: `n` is not positive, there is no seed or no axis, or `points` is
         unknown; and as in `grid`.
       TypeError: as in `grid`.
 
@@ -247,7 +249,7 @@ def sample(
 
 
 def _merged(dimensions: list[Dimension]) -> tuple[Dimension, ...]:
-    """One dimension `trial`, where the first of them stood: the product of all."""
+    """The product of all dimensions `trial` as one, in the place of the first."""
     merging = [d for d in dimensions if d.name == TRIAL]
     if len(merging) < 2:
         return tuple(dimensions)

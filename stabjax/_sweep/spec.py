@@ -1,4 +1,4 @@
-"""A plan as text, `spec.json`; and what a call may change of the plan in a store."""
+"""A plan as the text of `spec.json`, and the differences between two plans."""
 
 import hashlib
 import json
@@ -20,13 +20,13 @@ _Order = tuple[Space, tuple[tuple[int, ...], ...], dict[str, _Array]]
 
 
 def ordered(space: Space, held: Plan | None) -> _Order:
-    """Returns a space as a store holds it: what the store lacks stands behind.
+    """Returns a space in the order of a store: values that the store lacks come last.
 
-    Raises a ValueError, half a sentence, if the space lacks what the store holds.
+    Raises a LookupError, with part of a sentence, if the space lacks stored values.
 
     Returns:
-      The space, its sizes after each extension, and for each dimension where its values
-      stand in the user's order.
+      The space, its sizes after each extension, and for each dimension the positions
+      of its values in the user's order.
     """
     given = {dimension.name: dimension for dimension in space.dimensions}
     if held is None:
@@ -34,7 +34,7 @@ def ordered(space: Space, held: Plan | None) -> _Order:
         return space, (space.shape,), order
     names = [dimension.name for dimension in held.space.dimensions]
     if given.keys() != set(names):
-        raise ValueError(
+        raise LookupError(
             f"the store has the dimensions {', '.join(names)}, this sweep has "
             f"{', '.join(given)}"
         )
@@ -44,7 +44,7 @@ def ordered(space: Space, held: Plan | None) -> _Order:
     )
     longer = kept.shape != held.sizes[-1]
     if longer and held.settings.rungs:
-        raise ValueError(
+        raise LookupError(
             "the points of successive halving compete, so none can be added later"
         )
     sizes = (*held.sizes, kept.shape) if longer else held.sizes
@@ -53,7 +53,7 @@ def ordered(space: Space, held: Plan | None) -> _Order:
 
 
 def identity(plan: Plan, chunk: Chunk) -> str:
-    """Returns the SHA-256 of what a chunk trains: program, steps, values of trials."""
+    """Returns the SHA-256 of the program, the steps and the trials of a chunk."""
     found = hashlib.sha256()
     group = plan.groups[chunk.group]
     about = [group.program, group.labels, chunk.steps]
@@ -67,7 +67,7 @@ def identity(plan: Plan, chunk: Chunk) -> str:
 
 
 def differences(held: Plan, wanted: Plan) -> Iterator[str]:
-    """What makes the second a sweep of another kind than the first."""
+    """Yields the differences that make the second another sweep than the first."""
     same = True
     for old, new in (
         (held.settings._asdict(), wanted.settings._asdict()),
@@ -88,7 +88,7 @@ def differences(held: Plan, wanted: Plan) -> Iterator[str]:
 
 
 def group_like(held: Plan, labels: Mapping[str, Any]) -> Group | None:
-    """The group of these static values, if the store knows it."""
+    """Returns the group with these static values, if there is one."""
     for group in held.groups:
         if group.labels == labels:
             return group
@@ -129,7 +129,7 @@ def to_text(plan: Plan) -> str:
 
 
 def from_text(text: str) -> Plan:
-    """Returns the plan in a text; whatever is raised, the text is damaged."""
+    """Returns the plan in a text; any exception means that the text is damaged."""
     document = json.loads(text)
     dimensions = document["dimensions"]
     return Plan(
@@ -160,10 +160,10 @@ def _dimension_from_json(given: dict[str, Any]) -> Dimension:
 
 
 def _places(dimension: Dimension, held: Dimension) -> _Array:
-    """Where the values that a store holds stand in a dimension; the others behind."""
+    """The positions of the stored values in a dimension, then those of the others."""
     names, had = ([axis.name for axis in d.axes] for d in (dimension, held))
     if names != had:
-        raise ValueError(
+        raise LookupError(
             f"dimension {dimension.name!r} has the axes {', '.join(had)} there and "
             f"{', '.join(names)} here"
         )
@@ -178,7 +178,7 @@ def _places(dimension: Dimension, held: Dimension) -> _Array:
     if len(places) < len(found):
         lost = [v for v, place in zip(wanted, found, strict=True) if place is None]
         shown = ", ".join(" ".join(map(str, value)) for value in lost[:5])
-        raise ValueError(
+        raise LookupError(
             f"{dimension.name} lacks {shown}{', ...' if len(lost) > 5 else ''} here, "
             f"which the store holds"
         )

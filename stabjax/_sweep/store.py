@@ -1,4 +1,4 @@
-"""A folder that keeps what a sweep has done: `spec.json`, and a file for each chunk."""
+"""The results of a sweep in a folder: `spec.json`, and a file for each chunk."""
 
 import contextlib
 import hashlib
@@ -23,7 +23,7 @@ _Array = np.ndarray[Any, Any]
 
 
 class Store:
-    """The folder of one sweep, which any number of processes can share."""
+    """The folder of one sweep; any number of processes can share it."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -31,7 +31,7 @@ class Store:
         self._read: str | None = None  # spec.json as this process last saw it
 
     def plan(self) -> Plan | None:
-        """Reads the plan of the sweep in the store; None where there is none yet."""
+        """Reads the plan of the sweep in the store; None if there is none yet."""
         self._read = text = self._text()
         if text is None:
             return None
@@ -52,11 +52,11 @@ class Store:
         return plan
 
     def write_plan(self, plan: Plan) -> bool:
-        """Makes the store, or extends it; and finds out whether it can be written to.
+        """Creates or extends the store.
 
         Returns:
-          False if another process has changed the plan since it was read here: then
-          nothing is written, and the plan must be made anew from what is there.
+          False if another process has changed the stored plan since it was read here.
+          Then nothing is written, and a new plan must start from the stored one.
         """
         text = to_text(plan)
         try:
@@ -73,7 +73,7 @@ class Store:
         return True
 
     def write_chunk(self, plan: Plan, chunk: Chunk, variables: Any) -> None:
-        """Keeps what a chunk gave: all of it or nothing, also if the process dies."""
+        """Stores the results of a chunk: all or nothing, even if the process dies."""
         variables = {n: v.astype(numpy_dtype(v.dtype)) for n, v in variables.items()}
         about = {"identity": identity(plan, chunk), "checksum": _checksum(variables)}
         content = io.BytesIO()
@@ -88,13 +88,13 @@ class Store:
             raise self._cannot("write to", error) from error
 
     def holds(self, chunk: Chunk) -> bool:
-        """Whether there is a file of a chunk, damaged or not."""
+        """Returns whether there is a file of a chunk, damaged or not."""
         return self._file(chunk).exists()
 
     def chunks(
         self, plan: Plan, chunks: Iterable[Chunk]
     ) -> Iterator[tuple[Chunk, dict[str, _Array]]]:
-        """Reads those of the chunks that are there; warns of each that is damaged."""
+        """Yields the stored chunks with their results; warns about damaged ones."""
         for chunk in chunks:
             try:
                 content = self._file(chunk).read_bytes()
@@ -115,7 +115,7 @@ class Store:
                 yield chunk, variables
 
     def refused(self, reasons: list[str]) -> ValueError:
-        """Returns the error that says why a sweep is not the one in the store."""
+        """Returns the error for a sweep that is not the one in the store."""
         return ValueError(
             f"the store {str(self.folder)!r} holds another sweep: "
             f"{'; '.join(reasons)}. Name another store, or call the sweep as it was "
@@ -145,7 +145,7 @@ class Store:
 
 
 def numpy_dtype(dtype: Any) -> np.dtype[Any]:
-    """Returns the type itself, or float32 for the short floats that NumPy lacks."""
+    """Returns the type itself, or float32 for short floats that NumPy lacks."""
     if jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).kind != "f":
         return np.dtype(np.float32)
     known: np.dtype[Any] = np.dtype(dtype)
@@ -161,9 +161,9 @@ def _parsed(content: bytes, wanted: str) -> dict[str, _Array]:
                 values = np.lib.format.read_array(file, allow_pickle=False)
             variables[member.removesuffix(".npy")] = values
     if about["checksum"] != _checksum(variables):
-        raise ValueError("its checksum is wrong")
+        raise RuntimeError("its checksum is wrong")
     if about["identity"] != wanted:
-        raise ValueError("it is of another sweep")
+        raise RuntimeError("it is of another sweep")
     return variables
 
 
@@ -176,7 +176,7 @@ def _checksum(variables: Mapping[str, _Array]) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """A file appears whole or not at all, also for other processes."""
+    """Writes a file atomically, also for other processes."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with open(partial, "xb") as file:

@@ -1,4 +1,4 @@
-"""Which axis is to blame where a trial cannot be traced."""
+"""Errors of tracing that name the axis at fault."""
 
 import itertools
 import traceback
@@ -18,10 +18,10 @@ _OPTAX = str(Path(optax.__file__).parent)
 def explained(
     error: Exception, program: Program, numbers: Mapping[str, _Array]
 ) -> Exception:
-    """Returns an error that names the axis which has to be static, if there is one.
+    """Returns an error that names the axes that have to be static, if there are any.
 
-    JAX's errors name this library's functions. The axis is found by trying: with its
-    first value in place of a traced one, a trial can be traced.
+    JAX's own errors name functions of this library. The axes are found by trial: with
+    their first values in place of traced ones, tracing succeeds.
     """
     if "trace" not in str(error).lower():
         return error
@@ -32,7 +32,7 @@ def explained(
         rest = {n: v.dtype for n, v in numbers.items() if n not in names}
         try:
             Program(factories, fixed, rest, settings).shapes()
-        except Exception:  # of whatever kind: these are not to blame, or not alone
+        except Exception:  # of any kind: another axis is at fault, too
             continue
         return TypeError(_sentence(error, names, numbers))
     return error

@@ -1,7 +1,7 @@
-"""Functions whose arrays lie on a mesh, as functions of arrays that do not.
+"""Functions without the arrays on a mesh that they read.
 
-Arrays that are made under the mesh of a training script carry it in their type. What
-closes over them can be traced for that mesh alone, and not for a sweep's devices.
+The type of an array that is created under `jax.set_mesh` contains the mesh. A function
+that reads it can be traced for that mesh only, and not for the devices of a sweep.
 """
 
 import functools
@@ -22,8 +22,8 @@ _T = TypeVar("_T")
 def unsharded(value: _T) -> _T:
     """Returns a value like this one, with a copy of each array that is on a mesh.
 
-    It follows what `contents` follows. Without such an array it returns the value
-    itself; nothing is changed in place.
+    It follows the same references as `contents`. Without such an array it returns the
+    value itself. Nothing is changed in place.
     """
     copy = _Copy()
     with no_mesh():
@@ -36,12 +36,12 @@ class _Copy:
 
     def __init__(self) -> None:
         self.arrays = 0  # that were on a mesh
-        self._known: dict[int, tuple[object, Any]] = {}  # the old one stays alive
+        self._known: dict[int, tuple[object, Any]] = {}  # id -> original, copy
 
     def of(self, value: Any) -> Any:
-        """Returns the copy, or the value itself where it holds nothing to copy."""
+        """Returns the copy, or the value itself if there is nothing to copy."""
         if id(value) not in self._known:
-            self._known[id(value)] = value, value  # for one that refers to itself
+            self._known[id(value)] = value, value  # ends a cycle of references
             self._known[id(value)] = value, self._made(value)
         return self._known[id(value)][1]
 

@@ -1,7 +1,7 @@
-"""Which learning rates a problem bears: one short training through all of them."""
+"""The learning-rate range test: one short run through all rates."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,24 +9,26 @@ import numpy as np
 import optax
 from jax import lax
 
+from stabjax._arguments import as_integer, check_choice
 from stabjax._train.problem import Problem
 from stabjax._train.trial import train
+from stabjax._types import Number
 
 _LOW, _HIGH = 1e-7, 10.0
 _DECAY = 0.98  # of the running mean of the loss
-_STOP = 4.0  # times the smallest loss so far, and a trial is over
+_STOP = 4.0  # times the smallest loss so far, at which a run stops
 _SLIDE, _SLIDE_SLOPE = 15, 0.005
 
 _Array = np.ndarray[Any, Any]
 
 
 class RangeTest(NamedTuple):
-    """What :func:`range_test` returns.
+    """The result of `range_test`.
 
     Attributes:
       rates: the learning rate of each step.
       loss: the loss of each step before its update, +inf once it was not finite.
-      smoothed: its running mean, NaN for the steps after a trial was over.
+      smoothed: its running mean, NaN after the step at which a run was stopped.
     """
 
     rates: jax.Array
@@ -42,28 +44,32 @@ def range_test(
     steps: int = 100,
     schedule: optax.Schedule | None = None,
 ) -> RangeTest:
-    r"""Trains with a rate that grows from far too small to far too large.
+    """Runs a learning-rate range test: the rate grows from far too small to too large.
 
-    The rate of step t is :math:`10^{-7} \cdot 10^{8 t / T}` unless a schedule is given.
-    Of the losses :math:`l_t` it keeps the mean :math:`m_t / (1 - 0.98^{t + 1})` with
-    :math:`m_t = 0.98\, m_{t-1} + 0.02\, l_t`; once that is more than four times its
-    least value so far, the trial is over. The trials of all keys run at once, and tell
-    how far a suggestion can be relied on.
+    The rate of step t is `1e-7 * 10**(8 * t / steps)` unless a schedule is given. The
+    losses l_t are smoothed by an unbiased exponential mean:
+
+        m_t = 0.98 m_{t-1} + 0.02 l_t
+        smoothed_t = m_t / (1 - 0.98^(t + 1))
+
+    A run stops once that exceeds four times its smallest value so far. The runs of all
+    keys are one program, and their spread shows how reliable a suggestion is.
 
     Args:
-      problem: as in :func:`train`.
-      optimizer_from_schedule: from a schedule to an optimizer, such as `optax.sgd`.
-      keys: a key, or an array of keys, one for each trial.
-      steps: :math:`T`; static.
-      schedule: of the rate, instead of the above; Smith's test is a straight line,
+      problem: as in `train`.
+      optimizer_from_schedule: function of a schedule that returns an optimizer, such as
+        `optax.sgd`.
+      keys: a key, or an array of keys, one for each run.
+      steps: number of updates, >= 1. Static.
+      schedule: the learning rate by step, instead of the above. Smith's test is
         `linear_schedule(0.0, high, steps)`.
 
     Returns:
-      A :class:`RangeTest` of arrays: `rates` of shape (steps,), the others with an axis
-      for the trials in front if there is one for the keys.
+      A `RangeTest`: `rates` of shape (steps,), `loss` and `smoothed` of shape (steps,)
+      or (runs, steps).
 
     Raises:
-      ValueError: if `steps` is not positive.
+      ValueError: `steps` is not positive.
 
     Example:
       >>> import jax, optax, stabjax
@@ -74,9 +80,12 @@ def range_test(
       >>> bool((rates > 1e-3).all() and (rates < 3).all())
       True
 
-    Source: Smith, Cyclical Learning Rates for Training Neural Networks, 2017
-    (arXiv 1506.01186); the exponential form, the mean and the stop: fastai's `lr_find`.
+    References:
+      L. N. Smith, "Cyclical learning rates for training neural networks", 2017,
+      https://arxiv.org/abs/1506.01186. The exponential form, the mean and the stop are
+      those of fastai's `lr_find`.
     """
+    steps = as_integer("steps", steps)
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
         keys = jax.random.wrap_key_data(keys)
     if schedule is None:
@@ -113,33 +122,40 @@ def _running_mean(loss: jax.Array) -> jax.Array:
 
 
 def _until_over(smoothed: jax.Array) -> jax.Array:
-    """NaN after the first step that was too much."""
+    """NaN after the first step above the bound."""
     over = smoothed > _STOP * lax.cummin(smoothed)
     earlier = jnp.cumsum(over, axis=0) - over.astype(jnp.int32)
     return jnp.where(earlier > 0, jnp.nan, smoothed)
 
 
-def suggest_rate(rates: Any, losses: Any, rule: str = "valley") -> _Array:
-    r"""A learning rate from a range test, by one of fastai's rules.
+def suggest_rate(
+    rates: Number,
+    losses: Number | Sequence[Number],
+    rule: Literal["valley", "slide", "minimum", "steep"] = "valley",
+) -> _Array:
+    """Returns a learning rate from a range test, by one of fastai's rules.
 
-    Of the steps up to the first NaN the rules leave out the first tenth of all, and the
-    last five. `"valley"`: the middle of the longest falling subsequence of the losses,
-    counted in steps. `"slide"`: from the right, 15 steps before the first step where
-    the slope of the loss differs from that 15 steps before by 0.005 or less.
-    `"minimum"`: a tenth of the rate with the least loss. `"steep"`: the rate at which
-    the loss falls fastest along the logarithm of the rate.
+    The rules consider the steps up to the first NaN, without the first tenth of all and
+    without the last five.
+
+    - `"valley"`: the middle of the longest decreasing subsequence of the losses,
+      counted in steps.
+    - `"slide"`: from the right, 15 steps before the first step where the slope of the
+      loss differs from the slope 15 steps before by at most 0.005.
+    - `"minimum"`: a tenth of the rate with the smallest loss.
+    - `"steep"`: the rate at which the loss falls fastest, per logarithm of the rate.
 
     Args:
-      rates: of each step, shape (steps,).
-      losses: smoothed, shape (..., steps): `smoothed` of a :class:`RangeTest`.
+      rates: the rate of each step, shape (steps,). Static.
+      losses: smoothed losses, shape (..., steps), such as `RangeTest.smoothed`. Static.
       rule: one of the above.
 
     Returns:
-      A NumPy array of shape (...): a rate for each trial, NaN for one that was over too
-      soon for the rule.
+      A NumPy array of shape (...): a rate for each run, NaN for one that stopped too
+      early for the rule.
 
     Raises:
-      ValueError: an unknown rule; shapes that do not fit.
+      ValueError: an unknown rule, or shapes that do not fit.
 
     Example:
       >>> import numpy as np, stabjax
@@ -148,11 +164,10 @@ def suggest_rate(rates: Any, losses: Any, rule: str = "valley") -> _Array:
       >>> print(stabjax.suggest_rate(rates, losses, "minimum").round(4))
       0.01
 
-    Source: fastai's `lr_find` and its `SuggestionMethod`.
+    References:
+      fastai, `Learner.lr_find`, https://docs.fast.ai/callback.schedule.html.
     """
-    if rule not in _RULES:
-        names = ", ".join(map(repr, _RULES))
-        raise ValueError(f"rule must be one of {names}, got {rule!r}.")
+    check_choice("rule", rule, [*_RULES])
     rates, losses = np.asarray(rates, float), np.asarray(losses, float)
     if rates.ndim != 1 or losses.shape[-1:] != rates.shape:
         raise ValueError(
@@ -165,8 +180,8 @@ def suggest_rate(rates: Any, losses: Any, rule: str = "valley") -> _Array:
 
 
 def _suggestion(rates: _Array, losses: _Array, rule: str) -> float:
-    seen = np.append(np.flatnonzero(np.isnan(losses)), losses.size)[0]
-    kept = slice(losses.size // 10, max(seen - 5, 0))
+    end = np.append(np.flatnonzero(np.isnan(losses)), losses.size)[0]
+    kept = slice(losses.size // 10, max(end - 5, 0))
     rates, losses = rates[kept], losses[kept]
     needed = _SLIDE + 2 if rule == "slide" else 2
     return _RULES[rule](rates, losses) if losses.size >= needed else np.nan

@@ -1,4 +1,4 @@
-"""What is said of all losses of a training, found while it runs, in a few scalars."""
+"""Summaries of the losses of all steps, computed while a run lasts."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -6,24 +6,26 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from stabjax._types import Number
+
 SUMMARIES = ("mean_loss", "convergence_score")
-_CAP = 1e6  # of a loss in units of the first one, for the convergence score
-_TAIL = 20  # steps at the end whose mean decides whether it converged
+_CAP = 1e6  # of a loss in units of the first, for the convergence score
+_TAIL = 20  # last steps, whose mean decides whether the run converged
 
 
 class Summary(NamedTuple):
     """A reduction over the losses of all steps, one after the other."""
 
-    start: Callable[[Any], Any]  # dtype of the loss -> what is carried
-    update: Callable[[Any, jax.Array, jax.Array], Any]  # carried, loss, step
-    result: Callable[[Any, jax.Array], jax.Array]  # carried, final loss
-    is_loss: bool  # then it is +inf for what diverged
+    start: Callable[[Any], Any]  # dtype of the loss -> state
+    update: Callable[[Any, jax.Array, jax.Array], Any]  # state, loss, step
+    result: Callable[[Any, jax.Array], jax.Array]  # state, final loss
+    is_loss: bool  # +inf for a diverged run
 
 
 def summaries_of(
-    names: Collection[str], target_loss: Any, steps: int
+    names: Collection[str], target_loss: Number | None, steps: int
 ) -> dict[str, Summary]:
-    """The summaries that were asked for, by their names in the dataset."""
+    """Returns the requested summaries, by their names in the dataset."""
     known = dict(zip(SUMMARIES, (_mean_loss, _convergence_score), strict=True))
     found = {name: known[name](steps) for name in SUMMARIES if name in names}
     if target_loss is not None:
@@ -37,7 +39,7 @@ def updated(
     loss: jax.Array,
     step: jax.Array,
 ) -> dict[str, Any]:
-    """What all of them carry after one more step."""
+    """Returns the state of all summaries after one more step."""
     return {
         name: summary.update(carried[name], loss, step)
         for name, summary in summaries.items()
@@ -55,10 +57,10 @@ def _mean_loss(steps: int) -> Summary:
     )
 
 
-def _target_at(target: Any, steps: int) -> Summary:
-    """The number of updates after which a loss first was at the target or below."""
+def _target_at(target: Number, steps: int) -> Summary:
+    """The number of updates after which a loss first reached the target."""
 
-    def earlier(first: jax.Array, loss: jax.Array, step: Any) -> jax.Array:
+    def earlier(first: jax.Array, loss: jax.Array, step: jax.Array | int) -> jax.Array:
         at = jnp.asarray(step, first.dtype)
         reached = loss <= jnp.asarray(target, loss.dtype)
         return jnp.minimum(first, jnp.where(reached, at, jnp.inf))
@@ -81,13 +83,13 @@ class _Score(NamedTuple):
 def _convergence_score(steps: int) -> Summary:
     """Minus the sum of the losses where it converged, else the sum of their inverses.
 
-    Losses are in units of the first one, and at most 1e6; converged means that the
-    last 20 are below 1 on average. (Sohl-Dickstein, 2024.)
+    Losses are in units of the first one, capped at 1e6; converged means that the mean
+    of the last 20 is below 1 (Sohl-Dickstein, 2024).
     """
     tail = min(_TAIL, steps)
 
     def update(score: _Score, loss: jax.Array, step: jax.Array) -> _Score:
-        # A derivative by 1 / loss would be NaN at a loss of zero, wanted or not.
+        # The derivative of 1 / loss is NaN at a loss of zero, even if it is not used.
         loss = jax.lax.stop_gradient(loss)
         finite = jnp.where(jnp.isfinite(loss), loss, jnp.asarray(_CAP, loss.dtype))
         first = jnp.where(step == 0, finite, score.first)

@@ -1,4 +1,4 @@
-"""One training as a pure function: a problem, an optimizer and a key in, arrays out."""
+"""One run as a pure function: a problem, an optimizer and a key in, arrays out."""
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
@@ -11,31 +11,27 @@ import optax
 from jax import lax
 
 from stabjax._metrics import metrics
-from stabjax._train.arguments import (
-    check_divergence_factor,
-    check_evaluations,
-    check_lengths,
-    check_summaries,
-)
+from stabjax._train.arguments import check_lengths, check_rules
 from stabjax._train.problem import Problem
 from stabjax._train.summaries import Summary, summaries_of, updated
+from stabjax._types import Number
 
 DIVERGENCE_FACTOR = 1e3
-_EVALUATION = 2**31 - 1  # no small number: those are what users fold and split by
+_EVALUATION = 2**31 - 1  # users fold and split by small numbers
 
 
 class TrainResult(NamedTuple):
-    """What `train` returns.
+    """The result of one run of `train`.
 
     Attributes:
       final_loss: the loss at the final parameters, on the evaluation key.
-      best_loss: the smallest loss of any step, or the final one where that is smaller.
-      status: 0 for a training that held, 1 for one that diverged (int8).
+      best_loss: the smallest loss of any step, or the final one if that is smaller.
+      status: 0 for a stable run, 1 for one that diverged (int8).
       diverged_at: the first step that diverged, or the number of steps (int32).
       params: the final parameters.
-      evaluation: what the problem's `evaluate` says of them, or an empty dict.
-      summaries: what was asked of all losses, by name.
-      loss: the loss of every recorded step, or None where nothing was recorded.
+      evaluation: the values that `problem.evaluate` returns, or an empty dict.
+      summaries: the requested summaries of all losses, by name.
+      loss: the loss of every recorded step, or None if nothing was recorded.
       metrics: the metrics of the optimizer after every recorded step.
     """
 
@@ -43,7 +39,7 @@ class TrainResult(NamedTuple):
     best_loss: jax.Array
     status: jax.Array
     diverged_at: jax.Array
-    params: Any
+    params: optax.Params
     evaluation: dict[str, jax.Array]
     summaries: dict[str, jax.Array]
     loss: jax.Array | None
@@ -51,29 +47,29 @@ class TrainResult(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a training carries from step to step."""
+    """The state of a run between two steps."""
 
-    step: jax.Array  # shared by all trials under vmap, and so no part of their cost
+    step: jax.Array  # shared by all trials under vmap, so that it costs nothing
     params: Any
     opt_state: Any
     best_loss: jax.Array
-    good_steps: jax.Array  # how many steps held before the first that did not
-    bound: jax.Array  # above it a loss is a divergence
+    good_steps: jax.Array  # the number of steps before the first that diverged
+    bound: jax.Array  # a loss above it has diverged
     summaries: dict[str, Any]
 
 
 class Training(NamedTuple):
-    """A training taken apart."""
+    """A run in parts, for loops other than that of `train`."""
 
     start: State
-    step: Callable[[State], tuple[State, jax.Array]]  # gives the loss before it
-    result: Callable[[State, Any], TrainResult]  # of a state after so many steps
+    step: Callable[[State], tuple[State, jax.Array]]  # also returns the loss before it
+    result: Callable[[State, Any], TrainResult]  # of a state after N steps
 
 
 class Rules(NamedTuple):
-    """What is watched while a training runs, and how it is judged."""
+    """How a run is judged and summarized."""
 
-    divergence_factor: float | jax.Array = DIVERGENCE_FACTOR
+    divergence_factor: Number = DIVERGENCE_FACTOR
     summaries: Mapping[str, Summary] = MappingProxyType({})
     evaluations: int = 1
 
@@ -90,57 +86,59 @@ def train(
     *,
     steps: int,
     record_every: int | None = None,
-    divergence_factor: float | jax.Array = DIVERGENCE_FACTOR,
+    divergence_factor: Number = DIVERGENCE_FACTOR,
     summaries: Collection[str] = (),
-    target_loss: float | jax.Array | None = None,
+    target_loss: Number | None = None,
     evaluations: int = 1,
 ) -> TrainResult:
     """Trains once, as a pure function that can be jitted, vmapped and differentiated.
 
-    Step t takes w to apply_updates(w, u), with u the optimizer's update for the
-    gradient at w of L(w, k_t) and k_t = fold_in(k, t); `key` is split into the key of
-    `problem.init` and k. So trainings that share a key start alike and see the same
-    minibatches, whatever their hyperparameters. Optimizers that take extra arguments
-    get `value` (the loss) and `grad`.
+    Step t replaces the parameters w by `apply_updates(w, u)`, where u is the
+    optimizer's update for the gradient of `loss(w, k_t)` and `k_t = fold_in(k, t)`.
+    `key` is split into the key of `problem.init` and k. Runs that share a key start
+    from the same parameters and see the same minibatches, whatever their
+    hyperparameters. Optimizers with extra arguments receive `value` (the loss) and
+    `grad`.
 
-    A training diverges at the first step whose loss, taken before the update, is not
-    finite or is above `divergence_factor` times the loss of step 0; where that is not
-    positive only the first of the two counts. Where the final loss alone breaks the
-    rule, the last step did it. From there on, losses are +inf, and so is what
-    `problem.evaluate` says where it is not finite; an accuracy stays what it came to.
-    Nothing stops: parameters and metrics are what they became.
+    A run diverges at the first step whose loss, before the update, is not finite or
+    exceeds `divergence_factor` times the loss of step 0. If the loss of step 0 is not
+    positive, only non-finite losses count. If only the final loss breaks the rule, the
+    last step diverged. From that step on the losses are +inf, and so are non-finite
+    values of `problem.evaluate`; an accuracy keeps its value. The loop does not stop:
+    parameters and metrics are those after all steps.
 
     Args:
-      problem: has `init(key) -> params`, a tree of floating-point arrays, and
-        `loss(params, key) -> scalar`; may have `evaluate(params, key) -> dict of
-        scalars`. The final loss and `evaluate` get the same evaluation key in every
-        training: fold_in(key(0), 2**31 - 1).
+      problem: a `stabjax.problems.Problem`, or an object with `init(key) -> params` (a
+        pytree of floating-point arrays), `loss(params, key) -> scalar` and optionally
+        `evaluate(params, key) -> dict of scalars`. The final loss and `evaluate` use
+        the same evaluation key in every run: `fold_in(key(0), 2**31 - 1)`.
       optimizer: any Optax transformation.
-      key: a key of the training, such as `jax.random.key(0)`.
-      steps: number of updates; static.
-      record_every: records the loss of steps 0, record_every, 2 * record_every ... and
-        the metrics of the optimizer after them; static, and compiled fastest where it
-        divides `steps`. None records nothing, and memory does not grow with `steps`.
-      divergence_factor: in units of the initial loss; traceable; inf switches it off.
-      summaries: of the losses of all steps, as names: "mean_loss" (the area under the
-        curve divided by the steps; +inf where it diverged) and "convergence_score",
-        whose sign says whether the training converged: with the losses l_t in units of
-        the first one, and 10^6 where they are larger or not finite, -sum_t l_t if the
-        last 20 are below 1 on average, and sum_t 1 / l_t if not. Static.
-      target_loss: adds the summary "target_at": the number of updates after which a
-        loss was at most this for the first time; +inf where none was, or where it
-        diverged. Traceable.
-      evaluations: number of evaluation keys, from fold_in(key(0), 2**31 - 1) downwards,
-        over which the final loss and `evaluate` are averaged; static.
+      key: the key of the run, such as `jax.random.key(0)`.
+      steps: number of updates, >= 1. Static.
+      record_every: records the loss of steps 0, record_every, 2 * record_every, ... and
+        the metrics of the optimizer after them, in [1, steps]. It compiles fastest if
+        it divides `steps`. None records nothing, and memory does not grow with `steps`.
+        Static.
+      divergence_factor: largest allowed loss in units of the initial loss, > 0; inf
+        switches the bound off. Traceable.
+      summaries: names of summaries of all losses: `"mean_loss"`, the area under the
+        curve divided by the steps, +inf if the run diverged; and
+        `"convergence_score"`. With the losses l_t in units of the first one, capped at
+        1e6, the score is `-sum_t l_t` if the mean of the last 20 is below 1
+        (converged), and `sum_t 1 / l_t` otherwise. Static.
+      target_loss: adds the summary `"target_at"`: the number of updates after which a
+        loss first reached this value; +inf if none did or the run diverged. Traceable.
+      evaluations: number of evaluation keys, from `fold_in(key(0), 2**31 - 1)`
+        downwards, over which the final loss and `evaluate` are averaged, >= 1. Static.
 
     Returns:
-      A `TrainResult` of arrays: scalars, and one entry for each recorded step.
+      A `TrainResult` of arrays: scalars, and one element for each recorded step.
 
     Raises:
-      ValueError: if `steps`, `record_every`, `divergence_factor`, `target_loss` or
-        `evaluations` is out of range, or a summary is unknown.
-      TypeError: if `problem` gives anything but floating-point parameters, a
-        floating-point scalar as loss and a dict of scalars as evaluation.
+      ValueError: an argument is out of range, or a summary is unknown.
+      TypeError: a static argument is not an integer; or `problem` does not return
+        floating-point parameters, a floating-point scalar as loss and a dict of scalars
+        as evaluation.
 
     Example:
       >>> import jax, optax, stabjax
@@ -152,24 +150,23 @@ def train(
       >>> print(jax.vmap(final_loss)(jax.numpy.array([0.1, 0.9, 1.1])).round(3))
       [ 0.  0. inf]
 
-    Source: the convergence score is that of J. Sohl-Dickstein, "The boundary of neural
-    network trainability is fractal", 2024.
+    References:
+      J. Sohl-Dickstein, "The boundary of neural network trainability is fractal", 2024,
+      https://arxiv.org/abs/2402.06184 (the convergence score).
     """
-    check_lengths(steps, record_every)
-    check_divergence_factor(divergence_factor)
-    check_summaries(summaries, target_loss)
-    check_evaluations(evaluations)
+    steps, record_every, evaluations = check_lengths(steps, record_every, evaluations)
+    check_rules(divergence_factor, summaries, target_loss)
     watched = summaries_of(summaries, target_loss, steps)
     rules = Rules(divergence_factor, watched, evaluations)
     start, step, result_of = training(problem, optimizer, key, rules)
     if record_every is None:
         state, _ = lax.scan(lambda s, _: (step(s)[0], None), start, length=steps)
         return result_of(state, steps)
-    state, (trace, seen) = _recorded(step, start, steps, record_every)
+    state, (trace, recorded) = _recorded(step, start, steps, record_every)
     result = result_of(state, steps)
     at = jnp.arange(0, steps, record_every, dtype=jnp.int32)
     trace = jnp.where(at >= result.diverged_at, jnp.inf, trace)
-    return result._replace(loss=trace, metrics=seen)
+    return result._replace(loss=trace, metrics=recorded)
 
 
 def training(
@@ -178,7 +175,7 @@ def training(
     key: jax.Array,
     rules: Rules,
 ) -> Training:
-    """Takes a training apart: its start, a step of it, and what is said of a state."""
+    """Returns the parts of a run: its first state, its step, the result of a state."""
     init_key, step_key = jax.random.split(_typed(key))
     params = _checked_params(problem.init(init_key))
     # Traced once, wherever it stands in the program. A function of its own, since JAX
@@ -225,7 +222,7 @@ def _checked_params(params: Any) -> Any:
 
 
 def _loss_dtype(loss: Any) -> np.dtype[Any]:
-    """Checks what a loss returns, and says in what type it is compared."""
+    """Checks what a loss returns; returns the type in which losses are compared."""
     if not isinstance(loss, jax.ShapeDtypeStruct):
         raise TypeError(
             f"problem.loss must return a scalar, got a {type(loss).__name__}."
@@ -239,7 +236,7 @@ def _loss_dtype(loss: Any) -> np.dtype[Any]:
 
 
 def _wide(dtype: Any) -> np.dtype[Any]:
-    """A type that holds +inf and whatever can be compared: float32 or wider."""
+    """The type itself if it is float32 or wider, else float32."""
     wide = jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).itemsize >= 4
     found: np.dtype[Any] = np.dtype(dtype if wide else np.float32)
     return found
@@ -264,13 +261,13 @@ def _stepper(
         bound = jnp.where(
             state.step == 0, _bound(value, rules.divergence_factor), state.bound
         )
-        held = _holds(value, bound) & (state.good_steps == state.step)
+        stable = _is_stable(value, bound) & (state.good_steps == state.step)
         return State(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
             best_loss=jnp.minimum(state.best_loss, value),
-            good_steps=state.good_steps + held.astype(jnp.int32),
+            good_steps=state.good_steps + stable.astype(jnp.int32),
             bound=bound,
             summaries=updated(rules.summaries, state.summaries, value, state.step),
         ), value
@@ -278,22 +275,22 @@ def _stepper(
     return step
 
 
-def _bound(first_loss: jax.Array, factor: float | jax.Array) -> jax.Array:
+def _bound(first_loss: jax.Array, factor: Number) -> jax.Array:
     factor = jnp.asarray(factor, first_loss.dtype)
     return jnp.where(first_loss > 0, factor * first_loss, jnp.inf)
 
 
-def _holds(loss: jax.Array, bound: jax.Array) -> jax.Array:
+def _is_stable(loss: jax.Array, bound: jax.Array) -> jax.Array:
     return jnp.isfinite(loss) & (loss <= bound)
 
 
 def _recorded(
     step: _Step, start: State, steps: int, every: int
 ) -> tuple[State, _Record]:
-    """Runs blocks of `every` steps and a last, shorter one; records the first of each.
+    """Runs blocks of `every` steps and a shorter last one; records the first of each.
 
-    That step stands before the loop over the others, which so do without the metrics:
-    selecting the record within one loop made a small problem twice as slow.
+    The recorded step stands before the loop over the others, whose body then computes
+    no metrics: selecting the record within one loop made a small problem twice as slow.
     """
 
     def block(state: State, length: int) -> tuple[State, _Record]:
@@ -316,15 +313,15 @@ def _result(
 ) -> TrainResult:
     final, evaluation = _final(problem, loss, state.params, rules.evaluations)
     final = final.astype(state.best_loss.dtype)
-    lost_last = (state.good_steps == steps) & ~_holds(final, state.bound)
+    lost_last = (state.good_steps == steps) & ~_is_stable(final, state.bound)
     diverged_at = state.good_steps - lost_last.astype(jnp.int32)
     diverged = diverged_at < steps
 
-    def told(value: jax.Array) -> jax.Array:
-        # An accuracy stays what it is, near chance: +inf would be the best of all.
+    def evaluated(value: jax.Array) -> jax.Array:
+        # An accuracy keeps its value, near chance: +inf would be the best of all.
         return jnp.where(diverged & ~jnp.isfinite(value), jnp.inf, value)
 
-    def loss_told(value: jax.Array) -> jax.Array:
+    def as_loss(value: jax.Array) -> jax.Array:
         return jnp.where(diverged, jnp.inf, value)
 
     summaries = {
@@ -332,14 +329,14 @@ def _result(
         for name, summary in rules.summaries.items()
     }
     return TrainResult(
-        final_loss=loss_told(final),
-        best_loss=loss_told(jnp.minimum(state.best_loss, final)),
+        final_loss=as_loss(final),
+        best_loss=as_loss(jnp.minimum(state.best_loss, final)),
         status=diverged.astype(jnp.int8),
         diverged_at=diverged_at,
         params=state.params,
-        evaluation={name: told(value) for name, value in evaluation.items()},
+        evaluation={name: evaluated(value) for name, value in evaluation.items()},
         summaries={
-            name: loss_told(value) if rules.summaries[name].is_loss else value
+            name: as_loss(value) if rules.summaries[name].is_loss else value
             for name, value in summaries.items()
         },
         loss=None,

@@ -43,7 +43,7 @@ def parse_pair(text: str, form: str = "NAME=VALUE") -> tuple[str, str]:
 
 def parse_space(texts: Iterable[str]) -> "Space":
     """Returns the grid of axes such as `rate=log:1e-3:1:16`, `kind=a,b`, `seed=0:8`."""
-    axes: dict[str, object] = {}
+    axes: dict[str, Iterable[object]] = {}
     for text in texts:
         name, values = parse_pair(text, "NAME=VALUES")
         if name in axes:
@@ -52,7 +52,7 @@ def parse_space(texts: Iterable[str]) -> "Space":
     return stabjax.grid(**axes)
 
 
-def _parse_axis(name: str, text: str) -> object:
+def _parse_axis(name: str, text: str) -> Iterable[object]:
     if spaced := re.fullmatch(r"(log|lin):([^:,]+):([^:,]+):(\d+)", text):
         ends = [parse_value(end) for end in spaced.group(2, 3)]
         low, high = (float(end) for end in ends if isinstance(end, int | float))

@@ -1,7 +1,6 @@
 """The best point of a dataset of runs."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -15,27 +14,27 @@ def best(
     *,
     over: str | Sequence[str] = "seed",
     maximize: bool = False,
-) -> dict[str, Any]:
-    """The hyperparameters with the best mean of a variable over the seeds.
+) -> dict[str, object]:
+    """Returns the hyperparameters with the best mean of a variable over the seeds.
 
-    A diverged training counts as infinitely bad, whatever the variable says of it, and
-    so does the mean it takes part in. Points that were not run to the end, NaN in the
-    dataset, are left out.
+    A diverged run counts as infinitely bad, whatever its value, and so does a mean that
+    includes one. Points that did not run to the end (NaN) are left out.
 
     Args:
-      runs: what `sweep` or `successive_halving` returns, or a part of it.
-      variable: one with a value for each training: a loss, an evaluation, a summary.
-      over: the dimension, or dimensions, to take the mean over.
-      maximize: looks for the maximize mean, of an accuracy for instance.
+      runs: the dataset of `sweep` or `successive_halving`, or a part of it.
+      variable: a variable with one value for each run: a loss, an evaluation, a
+        summary.
+      over: the dimension or dimensions to average over.
+      maximize: whether larger values are better, as for an accuracy.
 
     Returns:
-      The values that go to the sweep's `make_optimizer`, by name, as Python objects:
-      `make_optimizer(**best(runs))`. A static value that Python cannot read back, such
-      as a function, is given as its label.
+      The values of the axes that the sweep's `make_optimizer` takes, by name, as Python
+      objects: `make_optimizer(**best(runs))`. A static value that is not a literal,
+      such as a function, is represented by its label.
 
     Raises:
-      ValueError: if the dataset lacks the variable or a dimension, all that was run
-        diverged, or nothing was run.
+      ValueError: the dataset lacks the variable or a dimension, every point has a
+        diverged run, or nothing ran to the end.
 
     Example:
       >>> import optax, stabjax
@@ -49,13 +48,13 @@ def best(
     """
     mean = mean_of(runs, variable, over, maximize)
     if mean.isnull().all():
-        raise ValueError(f"no point was run to the end: {variable} is NaN everywhere.")
+        raise ValueError(f"no point ran to the end: {variable} is NaN everywhere.")
     mean = mean.fillna(np.inf)
     if np.isinf(mean.min()):
-        lasted = int(runs["diverged_at"].max())
+        latest = int(runs["diverged_at"].max())
         raise ValueError(
-            f"no point is the best: a training of each of them diverged (the one that "
-            f"lasted longest did so at step {lasted})."
+            f"no point is the best: every point has a run that diverged (the last of "
+            f"them at step {latest})."
         )
     found = hyperparameters(runs.isel(mean.argmin(...) if mean.ndim else {}))
     taken = runs.attrs.get("optimizer_takes")

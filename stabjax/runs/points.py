@@ -1,4 +1,4 @@
-"""One point of a dataset of runs: its hyperparameters, and its mean over the seeds."""
+"""One point of a dataset of runs: its hyperparameters and its mean over the seeds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ NO_HYPERPARAMETERS = ("seed", "step", "trial", "rung")
 
 
 def hyperparameters(point: xr.Dataset) -> dict[str, Any]:
-    """The swept values of one point, as Python objects."""
+    """Returns the swept values of one point, as Python objects."""
     return {
         str(name): values_of(coordinate)[0]
         for name, coordinate in point.coords.items()
@@ -21,7 +21,7 @@ def hyperparameters(point: xr.Dataset) -> dict[str, Any]:
 
 
 def values_of(coordinate: xr.DataArray) -> list[Any]:
-    """What labels stand for, as far as the dataset can say."""
+    """Returns the values of a coordinate; a function is represented by its label."""
     labels: list[Any] = np.atleast_1d(coordinate.values).tolist()
     if not (text := coordinate.attrs.get("static")):
         return labels
@@ -31,7 +31,7 @@ def values_of(coordinate: xr.DataArray) -> list[Any]:
 def mean_of(
     runs: xr.Dataset, variable: str, over: str | Sequence[str], maximize: bool
 ) -> xr.DataArray:
-    """The mean, negated under `maximize`; +inf where a run diverged."""
+    """Returns the mean, negated under `maximize`; +inf if a run diverged."""
     values = _values(runs, variable).astype(float)
     values = (-values if maximize else values).where(runs["status"] != 1, np.inf)
     return values.mean(dimensions(values, over), skipna=False)
@@ -42,14 +42,14 @@ def _values(runs: xr.Dataset, variable: str) -> xr.DataArray:
     known = [str(n) for n, v in runs.data_vars.items() if set(v.dims) <= set(trials)]
     if variable not in known:
         raise ValueError(
-            f"variable must be one with a value for each training "
+            f"variable must be one with a value for each run "
             f"({', '.join(known)}), got {variable!r}."
         )
     return runs[variable]
 
 
 def dimensions(values: xr.DataArray, over: str | Sequence[str]) -> list[str]:
-    """Those to reduce; a dataset without the dimension `seed` has one seed."""
+    """Returns those to reduce; a dataset without a dimension `seed` has one seed."""
     names = [over] if isinstance(over, str) else list(over)
     for name in names:
         if name not in values.dims and name != "seed":

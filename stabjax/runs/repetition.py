@@ -1,4 +1,4 @@
-"""One trial of a sweep again, by its labels: its parameters and its curve."""
+"""One run of a sweep again: its parameters and its curve."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -27,28 +27,27 @@ def rerun(
     trial: xr.Dataset,
     *,
     record_every: int | None = 1,
-    values: Mapping[str, Any] = MappingProxyType({}),
+    values: Mapping[str, object] = MappingProxyType({}),
 ) -> TrainResult:
-    """Trains one trial of a sweep again, for its parameters and its full curve.
+    """Trains one run of a sweep again, for its parameters and its full curve.
 
-    It runs in a chunk of the same width as in the sweep (the widest, where programs
-    differ), since the width decides the last bits of a result. All that it needs to
-    know is in the dataset.
+    It runs in a chunk of the width that it had in the sweep, because the width decides
+    the last bits of a result. The settings of the sweep are in the dataset.
 
     Args:
-      problem: what was given to `sweep`.
-      make_optimizer: what was given to `sweep`.
-      trial: the sweep's dataset at one point, such as `runs.sel(rate=0.1, seed=3)` or
-        `runs.isel(trial=7)`.
+      problem: as in the call of `sweep`.
+      make_optimizer: as in the call of `sweep`.
+      trial: the dataset of the sweep at one point, such as
+        `runs.sel(rate=0.1, seed=3)` or `runs.isel(trial=7)`.
       record_every: records loss and metrics as in `train`; None records nothing.
-      values: static values by name of axis, for those that their labels do not tell,
-        such as functions.
+      values: static values by name of axis, for values that are not literals, such as
+        functions.
 
     Returns:
-      The `TrainResult` of the trial.
+      The `TrainResult` of the run.
 
     Raises:
-      ValueError: if `trial` is more than one point, or a static value is missing.
+      ValueError: `trial` is more than one point, or a static value is missing.
 
     Example:
       >>> import optax, stabjax
@@ -93,7 +92,7 @@ def _point(trial: xr.Dataset, values: Mapping[str, Any]) -> Space:
     given = hyperparameters(trial)
     for name in values:
         if name not in given:
-            raise ValueError(f"values has {name!r}, which is no axis of the sweep.")
+            raise ValueError(f"values must hold axes of the sweep, got {name!r}.")
     for name in given:
         opaque = trial[name].attrs.get("static") == ""
         if opaque and name not in values:

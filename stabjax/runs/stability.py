@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import xarray as xr
 
+from stabjax._arguments import check
 from stabjax._intervals import wilson
 from stabjax.runs.points import dimensions
 
@@ -14,23 +15,26 @@ def stable_fraction(
     *,
     confidence: float = 0.95,
 ) -> xr.Dataset:
-    """Share of the trainings that did not diverge, with Wilson's interval.
+    """Returns the fraction of stable runs, with Wilson's interval.
 
-    For k of n trainings, with z the normal quantile of the confidence, the interval is
-    (k + z^2 / 2 +- z sqrt(k (n - k) / n + z^2 / 4)) / (n + z^2). It is one for
-    trainings drawn independently, as those of different seeds at one point are.
+    For k stable runs of n, with z the normal quantile of the confidence, the interval
+    is
+
+        (k + z^2 / 2 +- z sqrt(k (n - k) / n + z^2 / 4)) / (n + z^2)
+
+    It assumes independent runs, such as those of different seeds at one point.
 
     Args:
-      runs: what `sweep` returns, or a part of it.
-      over: the dimension, or dimensions, whose trainings are counted together.
-      confidence: of the interval, between 0 and 1.
+      runs: the dataset of `sweep`, or a part of it.
+      over: the dimension or dimensions over which runs are counted.
+      confidence: confidence of the interval, in (0, 1).
 
     Returns:
       A dataset with `fraction`, `low` and `high` over the other dimensions; NaN where
       nothing was run.
 
     Raises:
-      ValueError: if there is no such dimension, or `confidence` is out of range.
+      ValueError: there is no such dimension, or `confidence` is out of range.
 
     Example:
       >>> import optax, stabjax
@@ -42,17 +46,17 @@ def stable_fraction(
       >>> print(stable.low.values.round(2), stable.high.values.round(2))
       [0.68 0.  ] [1.   0.32]
 
-    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical
-    inference", 1927.
+    References:
+      E. B. Wilson, "Probable inference, the law of succession, and statistical
+      inference", 1927, https://doi.org/10.1080/01621459.1927.10502953.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence!r}.")
+    check("confidence", confidence, "in (0, 1)")
     status = runs["status"]
     dims = dimensions(status, over)
-    held = (status == 0).sum(dims)
+    stable = (status == 0).sum(dims)
     size = ((status == 0) | (status == 1)).sum(dims)
-    low, high = wilson(held, size, confidence)
+    low, high = wilson(stable, size, confidence)
     return xr.Dataset(
-        {"fraction": held / size.where(size > 0), "low": low, "high": high},
+        {"fraction": stable / size.where(size > 0), "low": low, "high": high},
         attrs={"confidence": confidence},
     )

@@ -101,14 +101,14 @@ def test_what_was_not_run_to_the_end_is_left_out():
     assert stabjax.runs.best(of([[1.0, 1.0], [0.0, np.nan], [3.0, 0.0]])) == {
         "rate": 0.1
     }
-    with pytest.raises(ValueError, match="no point was run to the end"):
+    with pytest.raises(ValueError, match="no point ran to the end"):
         stabjax.runs.best(of(np.full((3, 2), np.nan)))
 
 
 def test_nothing_is_best_where_all_diverged(runs):
     lost = runs.sel(rate=[1.2], clip="None")
     assert (lost.status == 1).all()
-    with pytest.raises(ValueError, match="no point is the best: .* lasted longest"):
+    with pytest.raises(ValueError, match="no point is the best: every .* at step"):
         stabjax.runs.best(lost)
 
 
@@ -176,7 +176,7 @@ def test_a_trial_again_with_an_axis_of_the_problem():
         (lambda r: stabjax.runs.stable_fraction(r, "x"), "there is no dimension 'x'"),
         (
             lambda r: stabjax.runs.stable_fraction(r, confidence=95),
-            "must be between 0 and 1, got",
+            r"confidence must be in \(0, 1\), got 95",
         ),
         (
             lambda r: stabjax.runs.rerun(PROBLEM, make_optimizer, r.isel(rate=0)),
@@ -195,7 +195,7 @@ def test_a_trial_again_with_an_axis_of_the_problem():
                 r.isel(rate=0, clip=0, kind=0, seed=0),
                 values={"lr": 1},
             ),
-            "values has 'lr', which is no axis",
+            "values must hold axes of the sweep, got 'lr'",
         ),
     ],
 )

@@ -99,9 +99,9 @@ def test_all_may_diverge():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"rungs": 0}, ValueError, "rungs must be a positive integer, got 0"),
-        ({"eta": 1}, ValueError, "eta must be a number above 1, got 1"),
-        ({"steps": 0}, ValueError, "steps must be a positive integer"),
+        ({"rungs": 0}, ValueError, "rungs must be an integer >= 1, got 0"),
+        ({"eta": 1}, ValueError, r"eta must be in \(1, inf\), got 1"),
+        ({"steps": 0}, ValueError, "steps must be an integer >= 1"),
         ({"space": {"rate": [1]}}, TypeError, "space must be a space"),
         ({"variable": "nope"}, ValueError, "one of final_loss, size, got 'nope'"),
         ({"space": stabjax.grid(r=[1])}, ValueError, "'rate' without a default"),

@@ -137,7 +137,7 @@ def test_what_was_not_run_is_told_as_failed_and_others_are_refused():
 
 @pytest.mark.parametrize(
     ("n", "axes", "message"),
-    [(0, AXES, "positive number of trials, got 0"), (3, {}, "at least one axis")],
+    [(0, AXES, "n must be an integer >= 1, got 0"), (3, {}, "at least one axis")],
 )
 def test_bad_questions(n, axes, message):
     with pytest.raises(ValueError, match=message):

@@ -255,7 +255,10 @@ def test_low_discrepancy_points_fill_the_square_more_evenly():
         (lambda: stabjax.sample(0, 0, a=[1]), "positive number of trials, got 0"),
         (lambda: stabjax.sample(2.0, 0, a=[1]), "positive number of trials, got 2.0"),
         (lambda: stabjax.sample(8, 0), "sample needs at least one axis"),
-        (lambda: stabjax.sample(8, 0, "grid", a=[1]), "points must be one of random"),
+        (
+            lambda: stabjax.sample(8, 0, "grid", a=[1]),
+            "points must be 'random', 'sobol' or",
+        ),
         (lambda: stabjax.sample(8, 0, a=stats.loguniform(-1, 1)), "'a' holds NaN"),
         (lambda: stabjax.sample(8, 0, seed=stats.norm()), "'seed' must hold integers"),
         (lambda: stabjax.sample(8, 0, step=[1]), "'step' has the name of a result"),

@@ -109,7 +109,7 @@ def test_a_finished_sweep_runs_nothing(uninterrupted, kept):
     spec = (kept / "spec.json").stat().st_mtime_ns
     runs = run(store=kept)
     assert_same_bits(runs, uninterrupted)
-    assert runs.attrs["trainings_per_second"] == 0
+    assert runs.attrs["runs_per_second"] == 0
     assert chunk_files(kept) == before
     assert (kept / "spec.json").stat().st_mtime_ns == spec
 
@@ -237,7 +237,7 @@ def test_the_same_values_in_another_type_are_the_same_trials(tmp_path):
     before = chunk_files(tmp_path)
     runs = call([0.25, 0.5], np.int8([2, 0, 1]))
     assert chunk_files(tmp_path) == before
-    assert runs.attrs["trainings_per_second"] == 0
+    assert runs.attrs["runs_per_second"] == 0
 
 
 def test_a_store_of_wide_numbers_is_read_without_them(tmp_path):
@@ -407,7 +407,7 @@ def test_parts_share_a_store_without_a_word(uninterrupted, tmp_path):
     [
         ({"part": (3, 3), "store": "a"}, r"part must be \(i, n\).*got \(3, 3\)"),
         ({"part": 3, "store": "a"}, r"part must be \(i, n\).*got 3"),
-        ({"part": (0, 2)}, "part 0 of 2 is of no use alone"),
+        ({"part": (0, 2)}, "part 0 of 2 needs a store"),
     ],
 )
 def test_bad_parts(arguments, message):

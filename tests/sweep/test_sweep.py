@@ -383,7 +383,7 @@ def test_attributes_are_scalars_and_text(runs):
     assert (attrs["steps"], attrs["record_every"], attrs["trials"]) == (10, 3, 30)
     assert attrs["divergence_factor"] == 1000
     assert (attrs["platform"], attrs["jax"]) == ("cpu", jax.__version__)
-    assert attrs["trainings_per_second"] > 0
+    assert attrs["runs_per_second"] > 0
 
 
 @pytest.mark.parametrize(
@@ -445,10 +445,10 @@ def test_no_progress_where_there_is_no_terminal(capfd):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"steps": 0}, ValueError, "steps must be a positive integer, got 0"),
-        ({"record_every": 11}, ValueError, "record_every must be .* to steps=10"),
+        ({"steps": 0}, ValueError, "steps must be an integer >= 1, got 0"),
+        ({"record_every": 11}, ValueError, "record_every must be .* 10\\], got 11"),
         ({"chunk_size": 0}, ValueError, "chunk_size must be .* got 0"),
-        ({"chunk_size": "big"}, ValueError, "chunk_size must be .* got 'big'"),
+        ({"chunk_size": "big"}, TypeError, "chunk_size must be .* got 'big'"),
         ({"divergence_factor": -1.0}, ValueError, "divergence_factor must be"),
         ({"space": {"rate": [0.1]}}, TypeError, "space must be a space .* got dict"),
         ({"problem": "quadratic"}, TypeError, "problem must be .* got 'quadratic'"),
