@@ -21,7 +21,7 @@ AVOIDED = {
     r"trainings": "runs",
     r"takes none": "is not supported",
     r"(?<!here )is no (number|function|array|tree|schedule|mapping)": "is not a ...",
-    r"and its kin|is its like|its kin": "and similar functions",
+    r"and its kin\b|is its like": "and similar functions",
     r"by heart": "persisted",
     r"as one likes|as many .* as one": "any number of",
     r"half[- ]waves?": "half cosine",
