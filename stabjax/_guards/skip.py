@@ -1,7 +1,7 @@
 """Wrappers that skip a bad step: no update, and the optimizer's state stays."""
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -118,8 +118,7 @@ def skip_above_norm(
       https://github.com/NVIDIA/Megatron-LM
     """
     if not is_schedule(drop_norm):
-        number = cast(Number, drop_norm)
-        drop_norm = nan_unless(check("drop_norm", number, ">= 0"), number)
+        drop_norm = nan_unless(check("drop_norm", drop_norm, ">= 0"), drop_norm)
 
     def judge(step: Step, history: Any) -> Verdict:
         limit = drop_norm(step.number) if is_schedule(drop_norm) else drop_norm
