@@ -84,16 +84,15 @@ def any_shard(flag: jax.Array, axes: Sequence[Axes] = ()) -> jax.Array:
     return over_devices(flag.astype(jnp.int32), names) > 0 if names else flag
 
 
-def varying_axes(x: ArrayLike) -> frozenset[AxisName]:
-    """The mesh axes of `shard_map` over which the type of an array says it varies.
+def varying_axes(x: ArrayLike | jax.ShapeDtypeStruct) -> frozenset[AxisName]:
+    """The mesh axes of `shard_map` over which a type says that an array varies.
 
-    JAX 0.7 calls this set `vma`, JAX 0.10 `mat.varying`.
+    JAX 0.7 calls this set `vma`, JAX 0.10 `manual_axis_type.varying`.
     """
-    kind = jax.typeof(x)
-    varying: frozenset[AxisName] = (
-        kind.mat.varying if hasattr(kind, "mat") else getattr(kind, "vma", frozenset())
-    )
-    return varying
+    kind = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+    manual = getattr(kind, "manual_axis_type", None)
+    varying = getattr(kind, "vma", None) if manual is None else manual.varying
+    return frozenset(varying or ())
 
 
 def _shows_in_types(name: AxisName) -> bool:
