@@ -213,7 +213,7 @@ TAKE_AXES = [
     row
     for row in TRANSFORMATIONS
     if "axis_name" in inspect.signature(row.make).parameters
-    and row.name not in MUST_BE_STATED
+    and row.name not in MUST_BE_STATED - {"adaptive_grad_clip"}
 ]
 
 
