@@ -53,9 +53,7 @@ def leaf_axes(
         names = names if type(names) is tuple else (names,)
         for name in names:
             if name not in typed:
-                # The index along an axis varies over it, in whatever `shard_map`
-                # checks; with `check_vma=False` and in `vmap` types show nothing.
-                typed[name] = name in varying_axes(lax.axis_index(name))
+                typed[name] = _shows_in_types(name)
         stated = {name for name in names if typed[name]}
         beyond = shown - stated and (exact or names) and not some
         if beyond or (exact and stated - shown):
@@ -81,7 +79,7 @@ def global_size(x: jax.Array, axes: Axes) -> int:
 
 def any_shard(flag: jax.Array, axes: Sequence[Axes] = ()) -> jax.Array:
     """Whether a flag is true on any device, over all axes it or `axes` know of."""
-    told = {name for names in axes for name in names}
+    told = {name for names in axes for name in names if not _shows_in_types(name)}
     names = tuple(sorted(told | varying_axes(flag), key=str))
     return over_devices(flag.astype(jnp.int32), names) > 0 if names else flag
 
@@ -95,6 +93,12 @@ def varying_axes(x: ArrayLike | jax.ShapeDtypeStruct) -> frozenset[AxisName]:
     manual = getattr(kind, "manual_axis_type", None)
     varying = getattr(kind, "vma", None) if manual is None else manual.varying
     return frozenset(varying or ())
+
+
+def _shows_in_types(name: AxisName) -> bool:
+    """Whether types know an axis; not in `vmap`, nor with `check_vma=False`."""
+    # The index along an axis varies over it.
+    return name in varying_axes(lax.axis_index(name))
 
 
 def _is_axes(value: object) -> bool:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from stabjax._axes import Axes, over_devices
+from stabjax._axes import Axes, global_size, over_devices
 from stabjax._clipping.averages import (
     Moved,
     Step,
@@ -302,9 +302,8 @@ def _bounded_adam_leaf(
         direction = direction + rate.astype(dtype) * widened(w, dtype)
     # Quotients of at most 1 / sqrt(1 - b2): their squares need no care.
     squares = divide_or_zero(x, jnp.maximum(root, adam.eps.astype(dtype))) ** 2
-    parts = jnp.stack([jnp.sum(squares), jnp.asarray(x.size, dtype)])
-    total, size = over_devices(parts, axes)
-    rms = safe_root(total / jnp.maximum(size, 1))
+    mean_square = over_devices(jnp.sum(squares), axes) / max(global_size(x, axes), 1)
+    rms = safe_root(mean_square)
     factor = clip_factor(ScaledNorm(rms, jnp.ones_like(rms)), threshold.astype(dtype))
     update = cast_back(apply_factor(direction, factor), jnp.result_type(g))
     return Moved(update, (mean, root), factor.exceeded)

@@ -11,7 +11,7 @@ import optax
 from stabjax._arguments import check, is_concrete
 from stabjax._clipping.numbers import checked
 from stabjax._metrics import metric_key
-from stabjax._norms import norm_dtype, scaled_norm, widened
+from stabjax._norms import norm_dtype, norms_of_examples, scaled_norm, widened
 from stabjax._scaling import apply_factor, as_scalar, cast_back, clip_factor
 from stabjax._types import Number
 
@@ -310,9 +310,9 @@ def _clipped_sums(
     _check_examples(function, grads)
     check("l2_norm_clip", l2_norm_clip, ">= 0")
     # No sum over devices: their types vary because they hold other examples.
-    norms = jax.vmap(lambda g: scaled_norm(g, axis_name=()))(grads)
+    norms = norms_of_examples(jax.tree.leaves(grads))
     limit = as_scalar("l2_norm_clip", l2_norm_clip, norms.value.dtype)
-    factor = jax.vmap(clip_factor, in_axes=(0, None))(norms, limit)
+    factor = clip_factor(norms, limit)
 
     def clipped_sum(g: Number) -> jax.Array:
         wide = widened(g, factor.first.dtype)

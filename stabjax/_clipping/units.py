@@ -109,7 +109,7 @@ def unitwise_norm(
     overflows nor underflows.
 
     Args:
-      x: an array.
+      x: an array. **Traceable.**
       axis: the axes of a unit. **Static.**
       axis_name: as in `stabjax.adaptive_grad_clip`. **Static.**
 
@@ -144,9 +144,9 @@ def unitwise_clip(
     The product is taken in float32 or wider and cast back. Optax has the same name.
 
     Args:
-      g_norm: n, the unit norm of each element, of the shape of `grad`.
-      max_norm: c, the bound of each element's unit, of the same shape.
-      grad: g, the gradient.
+      g_norm: n, the unit norm of each element, of the shape of `grad`. **Traceable.**
+      max_norm: c, the bound of each element's unit, of the same shape. **Traceable.**
+      grad: g, the gradient. **Traceable.**
       div_eps: the smallest divisor, > 0. **Traceable.**
 
     Returns:
@@ -188,23 +188,30 @@ def _unit_norms(
     arrays: Sequence[Number], axis: Axis, told: Sequence[Axes | None]
 ) -> list[ScaledNorm]:
     """The norms of the units of each array, summed over mapped axes that split them."""
-    xs = [jnp.asarray(x) for x in arrays]
-    units = [_unit(x, axis) for x in xs]
-    axes = tuple(map(_axes_of_unit, xs, units, told))
-    norms: list[ScaledNorm] = norms_of_units(xs, tuple(units), axes)
+    known = [jnp.asarray(x) for x in arrays]
+    units = tuple(_unit(x, axis) for x in known)
+    axes = tuple(map(_axes_of_unit, known, units, told))
+    norms: list[ScaledNorm] = norms_of_units(known, units, axes)
     return norms
 
 
 def _unit(x: jax.Array, axis: Axis) -> Axis:
-    if axis is None and jnp.squeeze(x).ndim > 1:
-        axes: dict[int, Axis] = {2: 0, 3: 0, 4: (0, 1, 2), 5: (0, 1, 2, 3)}
-        if x.ndim not in axes:
+    if axis is not None or x.ndim < 2:
+        return axis
+    if jnp.squeeze(x).ndim < 2:
+        if varying_axes(x):
+            # A shard of one row may be of a matrix, or of a vector of that shape.
             raise ValueError(
-                "axis must be given for arrays with more than 5 axes, "
-                f"got None for shape {x.shape}."
+                f"axis must be given for a sharded array of shape {x.shape}, got None."
             )
-        return axes[x.ndim]
-    return axis
+        return None
+    axes: dict[int, Axis] = {2: 0, 3: 0, 4: (0, 1, 2), 5: (0, 1, 2, 3)}
+    if x.ndim not in axes:
+        raise ValueError(
+            "axis must be given for arrays with more than 5 axes, "
+            f"got None for shape {x.shape}."
+        )
+    return axes[x.ndim]
 
 
 def _axes_of_unit(x: jax.Array, unit: Axis, told: Axes | None) -> Axes:
