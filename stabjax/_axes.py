@@ -41,12 +41,12 @@ def leaf_axes(
     if exact:
         values = jax.tree.leaves(axis_name, is_leaf=_is_axes)
         positions = match_prefix("axis_name", axis_name, tree, _is_axes)
-        told = [values[position] for position in positions]
+        given = [values[position] for position in positions]
     else:
-        told = [axis_name] * len(leaves)
+        given = [axis_name] * len(leaves)
     typed: dict[AxisName, bool] = {}
     axes = []
-    for i, (names, shown) in enumerate(zip(told, varying, strict=True)):
+    for i, (names, shown) in enumerate(zip(given, varying, strict=True)):
         if names is None:
             axes.append(tuple(sorted(shown, key=str)))
             continue
@@ -79,8 +79,8 @@ def global_size(x: jax.Array, axes: Axes) -> int:
 
 def any_shard(flag: jax.Array, axes: Sequence[Axes] = ()) -> jax.Array:
     """Whether a flag is true on any device, over all axes it or `axes` know of."""
-    told = {name for names in axes for name in names if not _shows_in_types(name)}
-    names = tuple(sorted(told | varying_axes(flag), key=str))
+    given = {name for names in axes for name in names if not _shows_in_types(name)}
+    names = tuple(sorted(given | varying_axes(flag), key=str))
     return over_devices(flag.astype(jnp.int32), names) > 0 if names else flag
 
 

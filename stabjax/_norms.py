@@ -183,8 +183,10 @@ def norms_of_units(
     return list(map(ScaledNorm, values, scales))
 
 
-@partial(jax.jit, inline=True)
-def norms_of_examples(leaves: Sequence[ArrayLike]) -> ScaledNorm:
+@partial(jax.jit, static_argnames="axes", inline=True)
+def norms_of_examples(
+    leaves: Sequence[ArrayLike], axes: tuple[Axes, ...]
+) -> ScaledNorm:
     """2-norm of each example over all leaves, which have the examples along axis 0.
 
     One decision for all examples: under `vmap` there would be two sums, and on explicit
@@ -198,7 +200,7 @@ def norms_of_examples(leaves: Sequence[ArrayLike]) -> ScaledNorm:
         for x in wide:
             scale = None if k is None else k.reshape(k.shape + (1,) * (x.ndim - 1))
             sums.append(jnp.sum(_squares(x, scale), axis=tuple(range(1, x.ndim))))
-        return sum(sums[1:], sums[0])
+        return reduced(sums, axes, False)
 
     return _root_of_squares(total)
 

@@ -191,16 +191,74 @@ def test_vectors_need_no_axes():
         )
 
 
-def test_examples_stay_on_their_devices():
-    """Each device clips its own examples, whose types vary as those of shards do."""
-    grads = {"w": jnp.arange(32.0).reshape(8, 2, 2), "b": jnp.arange(8.0)}
-    mesh = Mesh(np.array(jax.devices()), ("d",))
+PER_EXAMPLE = {
+    "sum": lambda g, **axes: stabjax.per_example_global_norm_clip(g, 5.0, **axes),
+    "layers": lambda g, **axes: stabjax.per_example_layer_norm_clip(g, 5.0, **axes),
+    "sizes": lambda g, **axes: stabjax.per_example_layer_norm_clip(
+        g, 5.0, uniform=False, **axes
+    ),
+    "aggregate": lambda g, **axes: updated(
+        stabjax.differentially_private_aggregate(5.0, 0.0, 0, **axes), g
+    ),
+    "quantile": lambda g, **axes: updated(
+        stabjax.adaptive_quantile_clip(5.0, **axes), g
+    ),
+}
+examples = pytest.mark.parametrize(
+    "clipped", PER_EXAMPLE.values(), ids=list(PER_EXAMPLE)
+)
+EXAMPLES = {"w": jnp.arange(64.0).reshape(8, 4, 2) / 9, "b": jnp.arange(8.0)}
 
-    def clipped(grads):
-        total, count = stabjax.per_example_global_norm_clip(grads, 5.0)
-        return jax.lax.psum((total, count), "d")
 
-    got = jax.shard_map(clipped, mesh=mesh, in_specs=P("d"), out_specs=P())(grads)
-    one = stabjax.per_example_global_norm_clip(grads, 5.0)
-    models.assert_close(got[0], one[0], factor=4)
-    assert int(got[1]) == int(one[1])
+def updated(tx, grads):
+    params = jax.tree.map(lambda g: g[0], grads)
+    return tx.update(grads, tx.init(params))[0]
+
+
+@pytest.mark.parametrize("name", ("sum", "layers"))
+def test_examples_on_their_own_devices(name):
+    def summed(grads):
+        return jax.lax.psum(PER_EXAMPLE[name](grads, axis_name=()), ("d", "e"))
+
+    spec = P(("d", "e"))
+    got = jax.shard_map(summed, mesh=MESH, in_specs=spec, out_specs=P())(EXAMPLES)
+    chex.assert_trees_all_close(got, PER_EXAMPLE[name](EXAMPLES), rtol=1e-6)
+
+
+@examples
+def test_examples_of_sharded_parameters(clipped):
+    specs = {"w": P(None, "d", "e"), "b": P()}
+    rest = {"w": P("d", "e"), "b": P()}
+    shown = jax.eval_shape(clipped, EXAMPLES)
+    out_specs = (rest, P()) if isinstance(shown, tuple) else rest
+    got = jax.jit(
+        jax.shard_map(
+            functools.partial(clipped, axis_name=("d", "e")),
+            mesh=MESH,
+            in_specs=(specs,),
+            out_specs=out_specs,
+        )
+    )(EXAMPLES)
+    chex.assert_trees_all_close(got, clipped(EXAMPLES), rtol=1e-5)
+
+
+@examples
+def test_examples_of_unknown_axes_raise(clipped):
+    step = jax.shard_map(
+        lambda g: jnp.sum(clipped(g)[0]), mesh=MESH, in_specs=P("d"), out_specs=P()
+    )
+    with pytest.raises(ValueError, match="axis_name must name .* parameters are"):
+        step(EXAMPLES)
+
+
+def test_noise_of_each_shard_is_its_own():
+    tx = stabjax.differentially_private_aggregate(1.0, 1.0, 0, axis_name="d")
+
+    def noise(grads):
+        return updated(tx, grads)
+
+    specs = {"w": P(None, "d"), "b": P()}
+    got = jax.shard_map(
+        noise, mesh=MESH, in_specs=(specs,), out_specs={"w": P("d"), "b": P()}
+    )(jax.tree.map(jnp.zeros_like, EXAMPLES))
+    assert len(np.unique(got["w"])) == got["w"].size
