@@ -59,7 +59,7 @@ def clip_to_threshold(
         # Each its own array: a state may be donated, and no buffer twice.
         step, count = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
         values: list[Number] = [jnp.zeros(()) for _ in thresholds.limits]
-        clipped, fraction = jnp.zeros((), bool), jnp.zeros(())
+        clipped, fraction = jnp.zeros((), bool), jnp.zeros((), jnp.float32)
         metrics = thresholds.metrics(name, values, clipped, fraction)
         return ScheduledClipState(step, count, metrics)
 

@@ -111,3 +111,18 @@ def test_parameters_and_gradients_of_different_precision(row, of_params, of_grad
     chex.assert_trees_all_equal_shapes_and_dtypes(
         updates, jax.eval_shape(lambda: grads)
     )
+
+
+@rows
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_state_types_stay_where_double_precision_is_enabled(row, dtype):
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda p: jnp.asarray(p, dtype), PARAMS)
+        grads = jax.tree.map(lambda g: jnp.asarray(g, dtype), GRADS)
+        tx = row.make(**row.numbers)
+        before = tx.init(params)
+        updates, after = jax.eval_shape(
+            lambda state: tx.update(grads, state, params, **row.extra), before
+        )
+        chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, grads)
