@@ -213,7 +213,7 @@ def _typed(key: jax.Array | np.ndarray[Any, Any]) -> jax.Array:
 def _checked_params(params: Any) -> Any:
     for path, leaf in jax.tree.leaves_with_path(params):
         try:
-            dtype = jnp.asarray(leaf).dtype
+            dtype: Any = jnp.asarray(leaf).dtype
         except TypeError:  # a function, as an Equinox module holds its activation
             dtype = getattr(leaf, "__name__", type(leaf).__name__)
         if isinstance(dtype, str) or not jnp.issubdtype(dtype, jnp.inexact):

@@ -533,7 +533,7 @@ def test_a_lock_is_waited_for_and_outlives_nobody(tmp_path):
         assert not path.exists()
 
 
-def test_integers_extended_by_fractions_are_named(tmp_path):
+def test_integers_extended_by_fractions_are_named(tmp_path, standard_promotion):
     def sgd(rate):
         return optax.sgd(rate)
 
