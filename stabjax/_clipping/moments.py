@@ -302,7 +302,7 @@ def _bounded_adam_leaf(
     if decayed:
         w, rate = decayed
         direction = direction + rate.astype(dtype) * widened(w, dtype)
-    # Quotients of at most 1 / sqrt(1 - b2): their squares neither over- nor underflow.
+    # Quotients of at most 1 / sqrt(1 - b2): their squares do not overflow.
     squares = divide_or_zero(x, jnp.maximum(root, adam.eps.astype(dtype))) ** 2
     mean_square = over_devices(jnp.sum(squares), axes) / max(global_size(x, axes), 1)
     rms = safe_root(mean_square)
