@@ -10,6 +10,7 @@ that diverge, and the median steps to the target.
 """
 
 import argparse
+import dataclasses
 import pathlib
 import time
 
@@ -76,7 +77,7 @@ def spiked_digits(share=0.02, size=1000.0):
         )  # zero, with the derivative of `value`
         return value + jnp.where(spike, size, 0.0) * extra
 
-    return problem._replace(loss=loss)
+    return dataclasses.replace(problem, loss=loss)
 
 
 # Problem, target, steps.

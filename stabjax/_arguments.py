@@ -10,13 +10,16 @@ import math
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from stabjax._types import Condition, Number, Schedule
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 T = TypeVar("T")
 _INT32 = np.iinfo(np.int32)
@@ -131,7 +134,7 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         raise ValueError(f"{name} must be {listed}, got {value!r}.")
 
 
-def is_schedule(value: object) -> TypeGuard[Schedule]:
+def is_schedule(value: object) -> "TypeIs[Schedule]":
     """Returns whether an argument that may be a number or a schedule is a schedule.
 
     A callable is a schedule, unless it is a pytree with leaves, such as an Equinox

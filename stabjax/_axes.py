@@ -41,21 +41,19 @@ def leaf_axes(
     if exact:
         values = jax.tree.leaves(axis_name, is_leaf=_is_axes)
         positions = match_prefix("axis_name", axis_name, tree, _is_axes)
-        told = [values[position] for position in positions]
+        given = [values[position] for position in positions]
     else:
-        told = [axis_name] * len(leaves)
+        given = [axis_name] * len(leaves)
     typed: dict[AxisName, bool] = {}
     axes = []
-    for i, (names, shown) in enumerate(zip(told, varying, strict=True)):
+    for i, (names, shown) in enumerate(zip(given, varying, strict=True)):
         if names is None:
             axes.append(tuple(sorted(shown, key=str)))
             continue
         names = names if type(names) is tuple else (names,)
         for name in names:
             if name not in typed:
-                # The index along an axis varies over it, in whatever `shard_map`
-                # checks; with `check_vma=False` and in `vmap` types show nothing.
-                typed[name] = name in varying_axes(lax.axis_index(name))
+                typed[name] = _shows_in_types(name)
         stated = {name for name in names if typed[name]}
         beyond = shown - stated and (exact or names) and not some
         if beyond or (exact and stated - shown):
@@ -81,21 +79,26 @@ def global_size(x: jax.Array, axes: Axes) -> int:
 
 def any_shard(flag: jax.Array, axes: Sequence[Axes] = ()) -> jax.Array:
     """Whether a flag is true on any device, over all axes it or `axes` know of."""
-    told = {name for names in axes for name in names}
-    names = tuple(sorted(told | varying_axes(flag), key=str))
+    given = {name for names in axes for name in names if not _shows_in_types(name)}
+    names = tuple(sorted(given | varying_axes(flag), key=str))
     return over_devices(flag.astype(jnp.int32), names) > 0 if names else flag
 
 
-def varying_axes(x: ArrayLike) -> frozenset[AxisName]:
-    """The mesh axes of `shard_map` over which the type of an array says it varies.
+def varying_axes(x: ArrayLike | jax.ShapeDtypeStruct) -> frozenset[AxisName]:
+    """The mesh axes of `shard_map` over which a type says that an array varies.
 
-    JAX 0.7 calls this set `vma`, JAX 0.10 `mat.varying`.
+    JAX 0.7 calls this set `vma`, JAX 0.10 `manual_axis_type.varying`.
     """
-    kind = jax.typeof(x)
-    varying: frozenset[AxisName] = (
-        kind.mat.varying if hasattr(kind, "mat") else getattr(kind, "vma", frozenset())
-    )
-    return varying
+    kind = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+    manual = getattr(kind, "manual_axis_type", None)
+    varying = getattr(kind, "vma", None) if manual is None else manual.varying
+    return frozenset(varying or ())
+
+
+def _shows_in_types(name: AxisName) -> bool:
+    """Whether types know an axis; not in `vmap`, nor with `check_vma=False`."""
+    # The index along an axis varies over it.
+    return name in varying_axes(lax.axis_index(name))
 
 
 def _is_axes(value: object) -> bool:

@@ -53,6 +53,8 @@ def by_group(
       >>> {name: round(float(layer["w"]), 3) for name, layer in updates.items()}
       {'dense': 1.0, 'head': 0.1}
     """
+    if not isinstance(transformations, Mapping):
+        raise TypeError(f"transformations must be a dict, got {transformations!r}.")
     for name, transformation in transformations.items():
         check_transformation(f"transformations[{name!r}]", transformation)
     if not isinstance(group_of, Mapping) and not callable(group_of):

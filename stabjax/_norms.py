@@ -183,6 +183,28 @@ def norms_of_units(
     return list(map(ScaledNorm, values, scales))
 
 
+@partial(jax.jit, static_argnames="axes", inline=True)
+def norms_of_examples(
+    leaves: Sequence[ArrayLike], axes: tuple[Axes, ...]
+) -> ScaledNorm:
+    """2-norm of each example over all leaves, which have the examples along axis 0.
+
+    One decision for all examples: under `vmap` there would be two sums, and on explicit
+    meshes JAX 0.10 refuses a `cond` whose condition is batched.
+    """
+    dtype = norm_dtype(leaves)
+    wide = [widened(x, dtype) for x in leaves]
+
+    def total(k: jax.Array | None) -> jax.Array:
+        sums = []
+        for x in wide:
+            scale = None if k is None else k.reshape(k.shape + (1,) * (x.ndim - 1))
+            sums.append(jnp.sum(_squares(x, scale), axis=tuple(range(1, x.ndim))))
+        return reduced(sums, axes, False)
+
+    return _root_of_squares(total)
+
+
 def unit_norms(x: jax.Array, axis: int | tuple[int, ...] | None) -> ScaledNorm:
     """2-norms of the slices of one array along `axis`; its dimensions are kept."""
     norms: list[ScaledNorm] = norms_of_units([x], (axis,), ((),))

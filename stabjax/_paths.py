@@ -13,9 +13,12 @@ def leaf_paths(tree: object) -> list[tuple[str, ...]]:
     """
     paths = []
     for path, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_variable):
-        outer = tuple(_key(entry) for entry in path)
+        outer = tuple(map(_key, path))
+        if not _is_variable(node):
+            paths.append(outer)
+            continue
         for inner, _ in jax.tree_util.tree_leaves_with_path(node):
-            paths.append((*outer, *(_key(entry) for entry in inner[1:])))
+            paths.append((*outer, *map(_key, inner[1:])))
     return paths
 
 
@@ -97,10 +100,6 @@ def _key(entry: object) -> str:
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))
     return str(entry)
-
-
-def _has_no_leaves(tree: object) -> bool:
-    return not jax.tree.leaves(tree)
 
 
 def _beginning(

@@ -1,8 +1,11 @@
 """The command line: what it prints, and how it refuses."""
 
 import os
+import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 
 import jax
 import numpy as np
@@ -56,6 +59,20 @@ def test_a_missing_package_is_named(missing, arguments, needed):
     assert done.returncode == 2
     assert needed in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_only_the_study_needs_the_packages_of_its_report():
+    project = pathlib.Path(__file__).parents[1] / "pyproject.toml"
+    extras = tomllib.loads(project.read_text())["project"]["optional-dependencies"]
+    names = {
+        extra: {re.split(r"[^\w-]", package)[0] for package in packages}
+        for extra, packages in extras.items()
+    }
+    report = {"jinja2", "markdown", "plotly"}
+    assert report <= names["study"]
+    assert not report & (names["sweep"] | names["optuna"])
+    assert "stabjax[sweep]" in extras["study"]
+    assert "stabjax[optuna,study]" in extras["dev"]
 
 
 def test_unknown_problem_is_answered_with_the_known_ones(capsys):

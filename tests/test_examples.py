@@ -24,6 +24,8 @@ def test_digits_examples_reach_95_percent_and_log_metrics(
     assert accuracy > 0.95
     assert "test accuracy" in printed
     assert "clip/grad_norm" in printed
+    if name == "flax_nnx_digits":  # one minibatch is corrupt
+        assert "'skip_if_nonfinite/skip_count': 1.0" in printed
 
 
 def main_of(name):
@@ -83,7 +85,7 @@ def test_float16_transformer_trains_where_optax_stands_still_and_resumes(
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
     assert abs(np.mean(optax_losses[-10:]) - np.mean(optax_losses[:10])) < 0.1
     assert main(options)["stabjax"] == losses[30:]  # the same bits
-    with pytest.raises(SystemExit, match="of a training of 60 steps, not of 80"):
+    with pytest.raises(SystemExit, match="of a run of 60 steps, not of 80"):
         main([*options, "--steps", "80"])
 
 

@@ -19,8 +19,9 @@ SECTIONS = ["Args", "Attributes", "Returns", "Raises", "Example", "References"]
 AVOIDED = {
     r"remed(y|ies)": "treatment",
     r"trainings": "runs",
-    r"takes none|(?<!here )is no (number|function|array|tree|schedule|mapping)": "is not a ...",
-    r"and its kin|is its like|its kin": "and similar functions",
+    r"takes none": "is not supported",
+    r"(?<!here )is no (number|function|array|tree|schedule|mapping)": "is not a ...",
+    r"and its kin\b|is its like": "and similar functions",
     r"by heart": "persisted",
     r"as one likes|as many .* as one": "any number of",
     r"half[- ]waves?": "half cosine",

@@ -9,10 +9,12 @@ from stabjax._clipping.fixed import (
 from stabjax._clipping.level import adagc, clip_by_norm_ratio, limit_norm_growth
 from stabjax._clipping.moments import reset_moments, scale_by_stable_adam
 from stabjax._clipping.per_example import (
-    adaptive_quantile_clip,
-    differentially_private_aggregate,
     per_example_global_norm_clip,
     per_example_layer_norm_clip,
+)
+from stabjax._clipping.private import (
+    adaptive_quantile_clip,
+    differentially_private_aggregate,
 )
 from stabjax._clipping.smooth import (
     normalize_by_update_norm,

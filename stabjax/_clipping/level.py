@@ -111,6 +111,7 @@ def adagc(
         bound = jnp.where(known, relative * past.norm_level, jnp.inf)
         warmup_bound = _bound_by_global_norm(norms, max_norm, eps)
         clipped = ~warming_up & (norms > bound)
+        # Paddle takes the least norm before the warm-up's clip, Megatron after it.
         least = norms if paddle else warmup_bound
         least = jnp.where(known, jnp.minimum(past.norm_level, least), least)
         average = _average(past, jnp.minimum(norms, bound), beta)

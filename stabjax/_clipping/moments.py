@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from stabjax._axes import Axes, over_devices
+from stabjax._axes import Axes, global_size, over_devices
 from stabjax._clipping.averages import (
     Moved,
     Step,
@@ -73,6 +73,7 @@ def since_reset(count: jax.Array, every: jax.Array) -> tuple[jax.Array, jax.Arra
     Resets come before the updates number `every`, `2 every`, and so on. The age is the
     number of updates that the moments stand for, this one included.
     """
+    # Update number `every` is the first of a new period, and not the last of the old.
     was_reset = (every > 0) & (count >= every)
     age = jnp.where(was_reset, count % jnp.maximum(every, 1) + 1, count)
     return was_reset, age
@@ -173,6 +174,7 @@ def reset_moments(
         count = optax.safe_increment(state.reset_step)
         (every,), (warmup_steps,) = counts(jnp.int32), scalars(jnp.float32)
         was_reset, age = since_reset(count, every)
+        # A selection, not a `cond`: under `vmap` that would become a selection anyway.
         inner_state = jax.tree.map(
             lambda new, old: jnp.where(was_reset & (age == 1), new, old),
             inner.init(params),
@@ -300,11 +302,10 @@ def _bounded_adam_leaf(
     if decayed:
         w, rate = decayed
         direction = direction + rate.astype(dtype) * widened(w, dtype)
-    # Quotients of at most 1 / sqrt(1 - b2): their squares need no care.
+    # Quotients of at most 1 / sqrt(1 - b2): their squares do not overflow.
     squares = divide_or_zero(x, jnp.maximum(root, adam.eps.astype(dtype))) ** 2
-    parts = jnp.stack([jnp.sum(squares), jnp.asarray(x.size, dtype)])
-    total, size = over_devices(parts, axes)
-    rms = safe_root(total / jnp.maximum(size, 1))
+    mean_square = over_devices(jnp.sum(squares), axes) / max(global_size(x, axes), 1)
+    rms = safe_root(mean_square)
     factor = clip_factor(ScaledNorm(rms, jnp.ones_like(rms)), threshold.astype(dtype))
     update = cast_back(apply_factor(direction, factor), jnp.result_type(g))
     return Moved(update, (mean, root), factor.exceeded)

@@ -110,8 +110,8 @@ def normalize_by_update_norm(
       [0.6, 0.8]
 
     References:
-      Nesterov, Minimization methods for nonsmooth convex and quasiconvex functions,
-      Matekon 29, 1984
+      Nesterov, Introductory lectures on convex optimization, 2004, section 3.2.3,
+      https://doi.org/10.1007/978-1-4419-8853-9
     """
     check("scale_factor", scale_factor, "in [-inf, inf]")
     check("eps", eps, ">= 0")

@@ -247,6 +247,7 @@ def _element_bound(
     zeros: bool,
 ) -> _ElementBound:
     """The bound from the moment before update number `age`, biased as in Adam."""
+    # SPAM compares g^2 with the moment before g^2 enters, and without debiasing it.
     square = threshold * bias_correction(decay, age - 1)
     active = active & (square != jnp.inf)
     factor = safe_root(jnp.where(active, square, 1))

@@ -323,9 +323,11 @@ def _clip(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Bounded elements, the average, whether it bounded, and the largest magnitude."""
     top = norm_of_leaves([x], (axes,), math.inf, False).product
+    # The new maximum enters the average before it is bounded by it.
     average = update_mean(average, top, weight)
     bound = average * bias
     factor = clip_factor(as_scaled(top), bound)
+    # In this order a bound of NaN shows: no comparison with it is true.
     x = jnp.where(abs(x) <= bound, x, apply_factor(x, factor))
     return x, average, factor.exceeded, jnp.minimum(top, bound)
 

@@ -59,7 +59,7 @@ def clip_to_threshold(
         # Each its own array: a state may be donated, and no buffer twice.
         step, count = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
         values: list[Number] = [jnp.zeros(()) for _ in thresholds.limits]
-        clipped, fraction = jnp.zeros((), bool), jnp.zeros(())
+        clipped, fraction = jnp.zeros((), bool), jnp.zeros((), jnp.float32)
         metrics = thresholds.metrics(name, values, clipped, fraction)
         return ScheduledClipState(step, count, metrics)
 
@@ -94,6 +94,15 @@ def clip_to_threshold(
     return transformation
 
 
+def _unrounded(value: Number) -> Number:
+    """A schedule's value, 0 where rounding has moved it below.
+
+    A compiled line of Optax that ends at 0 ends at -1e-8. What is further below zero is
+    a mistake, and shows as NaN in the updates.
+    """
+    return jnp.where((value < 0) & (value > -1e-6), 0, value)
+
+
 class Thresholds:
     """What a user gave as threshold: the limit of each group, and its place.
 
@@ -124,8 +133,7 @@ class Thresholds:
     def at(self, state: optax.OptState) -> list[Number]:
         """The value of each limit at the count that a state holds."""
         return [
-            # A compiled line that ends at 0 may end at -1e-8, as Optax's does.
-            jnp.maximum(limit(state.clip_step), 0) if is_schedule(limit) else limit
+            _unrounded(limit(state.clip_step)) if is_schedule(limit) else limit
             for limit in self.limits
         ]
 

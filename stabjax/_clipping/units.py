@@ -77,8 +77,8 @@ def adaptive_grad_clip(
 
     def bound(group: Group, clipping: Number) -> tuple[list[jax.Array], jax.Array]:
         params = check_params("adaptive_grad_clip", group)
-        told = [None] * len(params) if axis_name is None else list(group.axes)
-        norms = _unit_norms([*group.updates, *params], axis, told * 2)
+        given = [None] * len(params) if axis_name is None else list(group.axes)
+        norms = _unit_norms([*group.updates, *params], axis, given * 2)
         bounded, exceeded = [], jnp.zeros((), bool)
         pairs = zip(norms[: len(params)], norms[len(params) :], strict=True)
         for g, (norm, of_params) in zip(group.updates, pairs, strict=True):
@@ -109,7 +109,7 @@ def unitwise_norm(
     overflows nor underflows.
 
     Args:
-      x: an array.
+      x: an array. **Traceable.**
       axis: the axes of a unit. **Static.**
       axis_name: as in `stabjax.adaptive_grad_clip`. **Static.**
 
@@ -129,8 +129,8 @@ def unitwise_norm(
     References:
       Brock et al., 2021, https://arxiv.org/abs/2102.06171
     """
-    told = leaf_axes("x", x, axis_name, some=True) if axis_name is not None else [None]
-    (norm,) = _unit_norms([x], axis, told)
+    given = leaf_axes("x", x, axis_name, some=True) if axis_name is not None else [None]
+    (norm,) = _unit_norms([x], axis, given)
     return jnp.broadcast_to(norm.product, jnp.shape(x))
 
 
@@ -144,9 +144,9 @@ def unitwise_clip(
     The product is taken in float32 or wider and cast back. Optax has the same name.
 
     Args:
-      g_norm: n, the unit norm of each element, of the shape of `grad`.
-      max_norm: c, the bound of each element's unit, of the same shape.
-      grad: g, the gradient.
+      g_norm: n, the unit norm of each element, of the shape of `grad`. **Traceable.**
+      max_norm: c, the bound of each element's unit, of the same shape. **Traceable.**
+      grad: g, the gradient. **Traceable.**
       div_eps: the smallest divisor, > 0. **Traceable.**
 
     Returns:
@@ -185,38 +185,45 @@ def unitwise_clip(
 
 
 def _unit_norms(
-    arrays: Sequence[Number], axis: Axis, told: Sequence[Axes | None]
+    arrays: Sequence[Number], axis: Axis, given: Sequence[Axes | None]
 ) -> list[ScaledNorm]:
     """The norms of the units of each array, summed over mapped axes that split them."""
-    xs = [jnp.asarray(x) for x in arrays]
-    units = [_unit(x, axis) for x in xs]
-    axes = tuple(map(_axes_of_unit, xs, units, told))
-    norms: list[ScaledNorm] = norms_of_units(xs, tuple(units), axes)
+    known = [jnp.asarray(x) for x in arrays]
+    units = tuple(_unit(x, axis, names) for x, names in zip(known, given, strict=True))
+    axes = tuple(map(_axes_of_unit, known, units, given))
+    norms: list[ScaledNorm] = norms_of_units(known, units, axes)
     return norms
 
 
-def _unit(x: jax.Array, axis: Axis) -> Axis:
-    if axis is None and jnp.squeeze(x).ndim > 1:
-        axes: dict[int, Axis] = {2: 0, 3: 0, 4: (0, 1, 2), 5: (0, 1, 2, 3)}
-        if x.ndim not in axes:
+def _unit(x: jax.Array, axis: Axis, given: Axes | None) -> Axis:
+    if axis is not None or x.ndim < 2:
+        return axis
+    if jnp.squeeze(x).ndim < 2:
+        if given or varying_axes(x):
+            # A shard of one row may be of a matrix, or of a vector of that shape.
             raise ValueError(
-                "axis must be given for arrays with more than 5 axes, "
-                f"got None for shape {x.shape}."
+                f"axis must be given for a sharded array of shape {x.shape}, got None."
             )
-        return axes[x.ndim]
-    return axis
+        return None
+    axes: dict[int, Axis] = {2: 0, 3: 0, 4: (0, 1, 2), 5: (0, 1, 2, 3)}
+    if x.ndim not in axes:
+        raise ValueError(
+            "axis must be given for arrays with more than 5 axes, "
+            f"got None for shape {x.shape}."
+        )
+    return axes[x.ndim]
 
 
-def _axes_of_unit(x: jax.Array, unit: Axis, told: Axes | None) -> Axes:
+def _axes_of_unit(x: jax.Array, unit: Axis, given: Axes | None) -> Axes:
     """The mapped axes that split the units of an array."""
     shown = varying_axes(x)
     units = x.ndim if unit is None else len(np.atleast_1d(unit))
     if units == x.ndim:  # the whole array, so any axis splits it
-        return tuple(sorted({*shown, *(told or ())}, key=str))
-    if told is None and shown:
+        return tuple(sorted({*shown, *(given or ())}, key=str))
+    if given is None and shown:
         raise ValueError(
             "axis_name must name the mesh axes that split units, or be () if none do, "
             f"got None for an array of shape {x.shape} that varies over "
             f"{sorted(map(str, shown))}."
         )
-    return tuple(told or ())
+    return tuple(given or ())

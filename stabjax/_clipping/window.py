@@ -215,6 +215,7 @@ def _size(past: NormWindow) -> jax.Array:
 
 
 def _percentile(past: NormWindow, percentile: jax.Array) -> jax.Array:
+    # Places not yet filled hold inf, which comes last.
     ordered = jnp.sort(past.window_norms, axis=1)
     position = (_size(past) - 1).astype(percentile.dtype) * (percentile / 100)
     below = jnp.nan_to_num(jnp.floor(position)).astype(jnp.int32)

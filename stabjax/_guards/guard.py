@@ -14,7 +14,7 @@ from jax import lax
 from stabjax._arguments import check, nan_unless
 from stabjax._axes import Axes, leaf_axes
 from stabjax._guards.history import History
-from stabjax._guards.mesh import of_one_type, scalar_loss
+from stabjax._guards.mesh import of_one_type
 from stabjax._metrics import check_transformation, metric_key
 from stabjax._norms import has_elements, is_float0, norm_dtype, norm_of_leaves
 from stabjax._paths import check_arrays
@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
     number: jax.Array
     grad_norm: jax.Array
-    value: jax.Array | None  # the loss, if `update` gets it
+    value: Number | None  # the loss, if `update` gets it
     nonfinite: jax.Array
 
 
@@ -70,9 +70,7 @@ def guard(
 ) -> optax.GradientTransformationExtraArgs:
     """The guard that skips a step which is not finite, or for the judge's reasons."""
     check_transformation("inner", inner)
-    max_consecutive = nan_unless(
-        check("max_consecutive", max_consecutive, ">= 0"), max_consecutive
-    )
+    max_consecutive = checked("max_consecutive", max_consecutive, ">= 0")
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> GuardState:
@@ -103,9 +101,9 @@ def guard(
             jax.tree.leaves(lax.stop_gradient(updates)),
             leaf_axes("updates", updates, axis_name),
         )
-        value = extra_args.get("value")
-        loss = None if value is None else scalar_loss(value, dtype, axis_name)
-        step = Step(state.skip_step, norm.astype(dtype), loss, leaf >= 0)
+        step = Step(
+            state.skip_step, norm.astype(dtype), extra_args.get("value"), leaf >= 0
+        )
         reasons, limits, history = lax.stop_gradient(judge(step, state.skip_history))
         reasons = {"nonfinite_count": step.nonfinite, **reasons}
 
@@ -131,6 +129,14 @@ def guard(
         return updates, GuardState(inner_state, number, history, _keyed(name, metrics))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def checked(name: str, value: Any, allowed: str) -> Number:
+    """Returns a single number, or NaN where a traced one is out of range."""
+    good = check(name, value, allowed)
+    if np.size(value) != 1:
+        raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}.")
+    return nan_unless(good, value)
 
 
 # Under `jit`: in eager mode each call would compile its `cond` again.

@@ -46,7 +46,7 @@ def limits_of(history: History, z_threshold: Number, min_count: Number) -> jax.A
     """
     values = history.values
     dtype, window = values.dtype, values.shape[1]
-    held = (jnp.arange(window) >= window - history.number)[None, :]
+    held = (jnp.arange(window, dtype=jnp.int32) >= window - history.number)[None, :]
     number = history.number.astype(dtype)
 
     def total(terms: jax.Array) -> jax.Array:

@@ -8,16 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from stabjax._arguments import as_number
+from stabjax._axes import varying_axes
 from stabjax._types import Number
-
-
-def varying_axes(x: object) -> frozenset[Any]:
-    """The axes of `shard_map` along which a value varies, as its type says."""
-    kind: Any = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
-    # JAX 0.7 calls this `vma`, JAX 0.10 `manual_axis_type.varying`.
-    manual = getattr(kind, "manual_axis_type", None)
-    axes = getattr(manual, "varying", None) or getattr(kind, "vma", None)
-    return frozenset(axes or ())
 
 
 def scalar_loss(value: Number, dtype: Any, axis_name: object) -> jax.Array:
@@ -25,7 +18,7 @@ def scalar_loss(value: Number, dtype: Any, axis_name: object) -> jax.Array:
 
     The mean is over the axes along which it varies, and over those that are named.
     """
-    loss = jnp.asarray(value)
+    loss = jnp.asarray(as_number("value", value))
     if loss.size != 1:
         raise ValueError(f"value must be a scalar, got an array of shape {loss.shape}.")
     named: set[Any] = set(jax.tree.leaves(axis_name))

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from stabjax._arguments import check, check_choice, nan_unless
+from stabjax._arguments import check_choice
+from stabjax._guards.guard import checked
 from stabjax._guards.mesh import scalar_loss
 from stabjax._metrics import metric_key
 from stabjax._norms import norm_dtype
@@ -131,7 +132,7 @@ def reduce_on_plateau(
         "eps": (eps, ">= 0"),
     }
     numbers = {
-        name: nan_unless(check(name, number, allowed), number)
+        name: checked(name, number, allowed)
         for name, (number, allowed) in given.items()
     }
     patience = numbers.pop("patience")

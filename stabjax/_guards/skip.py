@@ -1,14 +1,15 @@
 """Wrappers that skip a bad step: no update, and the optimizer's state stays."""
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import jax.numpy as jnp
 import optax
 
-from stabjax._arguments import as_integer, check, is_schedule, nan_unless
-from stabjax._guards.guard import Step, Verdict, guard
+from stabjax._arguments import as_integer, is_schedule
+from stabjax._guards.guard import Step, Verdict, checked, guard
 from stabjax._guards.history import History, limits_of, no_history, recorded
+from stabjax._guards.mesh import scalar_loss
 from stabjax._types import Number, Schedule
 
 
@@ -118,8 +119,7 @@ def skip_above_norm(
       https://github.com/NVIDIA/Megatron-LM
     """
     if not is_schedule(drop_norm):
-        number = cast(Number, drop_norm)
-        drop_norm = nan_unless(check("drop_norm", number, ">= 0"), number)
+        drop_norm = checked("drop_norm", drop_norm, ">= 0")
 
     def judge(step: Step, history: Any) -> Verdict:
         limit = drop_norm(step.number) if is_schedule(drop_norm) else drop_norm
@@ -199,13 +199,13 @@ def skip_on_spike(
     """
     window = as_integer("window", window, ">= 2")
     least = max(2, window // 2) if min_count is None else min_count
-    least = nan_unless(check("min_count", least, f"in [1, {window}]"), least)
-    z = nan_unless(check("z_threshold", z_threshold, ">= 0"), z_threshold)
+    least = checked("min_count", least, f"in [1, {window}]")
+    z = checked("z_threshold", z_threshold, ">= 0")
 
     def judge(step: Step, history: History) -> Verdict:
         # Without a loss a constant, which never spikes.
-        no_loss = jnp.zeros_like(step.grad_norm)
-        loss = no_loss if step.value is None else step.value
+        value = 0.0 if step.value is None else step.value
+        loss = scalar_loss(value, step.grad_norm.dtype, axis_name)
         latest = jnp.stack([loss, step.grad_norm])
         limits = limits_of(history, z, least)
         finite = jnp.isfinite(latest)

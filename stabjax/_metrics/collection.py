@@ -97,17 +97,19 @@ class _Metric(NamedTuple):
 def _found(opt_state: optax.OptState) -> list[_Metric]:
     """All metrics of a state, with the places of the states that hold them."""
     leaves = list(zip(leaf_paths(opt_state), jax.tree.leaves(opt_state), strict=True))
-    nodes = {keys[:depth] for keys, _ in leaves for depth in range(len(keys) + 1)}
+    counts = {keys for keys, _ in leaves if keys and keys[-1] == "count"}
     found = []
     for keys, leaf in leaves:
         for depth, (field, key) in enumerate(itertools.pairwise(keys)):
+            if field not in ("metrics", "hyperparams"):
+                continue
             place, parts = keys[:depth], re.split("[:/]", key)
             if field == "metrics" and len(parts) > 1:
                 parts += [quote(part, safe="") for part in keys[depth + 2 :]]
                 found.append(_Metric(place, tuple(parts), leaf))
                 break
             # A module of a model may have that name too, but has no count beside it.
-            if field == "hyperparams" and (*place, "count") in nodes:
+            if field == "hyperparams" and (*place, "count") in counts:
                 found.append(_Metric(place, (quote(key, safe=""),), leaf))
                 break
     return found

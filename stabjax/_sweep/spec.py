@@ -81,10 +81,30 @@ def differences(held: Plan, wanted: Plan) -> Iterator[str]:
         known = group_like(held, group.labels)
         if known and known.program != group.program:
             where = " ".join(f"{name}={v}" for name, v in group.labels.items())
+            if types := _other_types(held, wanted):
+                yield types
+                return
             yield (
                 f"the program{' of ' + where if where else ''} is another: problem or "
                 f"make_optimizer, or something that they close over, has changed"
             )
+
+
+def _other_types(held: Plan, wanted: Plan) -> str:
+    """Says which axis has integers in one plan and floats in the other, if one has."""
+    types = {
+        axis.name: axis.values.dtype
+        for axis in held.space.axes
+        if isinstance(axis.values, np.ndarray)
+    }
+    for axis in wanted.space.axes:
+        old, new = types.get(axis.name), getattr(axis.values, "dtype", None)
+        if old is not None and new is not None and old.kind != new.kind:
+            return (
+                f"the values of axis {axis.name!r} are {old} there and {new} here: "
+                f"write both as integers or both with a decimal point"
+            )
+    return ""
 
 
 def group_like(held: Plan, labels: Mapping[str, Any]) -> Group | None:

@@ -211,14 +211,17 @@ def _typed(key: jax.Array | np.ndarray[Any, Any]) -> jax.Array:
 
 
 def _checked_params(params: Any) -> Any:
-    params = jax.tree.map(jnp.asarray, params)
     for path, leaf in jax.tree.leaves_with_path(params):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        try:
+            dtype: Any = jnp.asarray(leaf).dtype
+        except TypeError:  # a function, as an Equinox module holds its activation
+            dtype = getattr(leaf, "__name__", type(leaf).__name__)
+        if isinstance(dtype, str) or not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
-                f"problem.init must return floating-point arrays, got {leaf.dtype} "
+                f"problem.init must return floating-point arrays, got {dtype} "
                 f"at params{jax.tree_util.keystr(path)}."
             )
-    return params
+    return jax.tree.map(jnp.asarray, params)
 
 
 def _loss_dtype(loss: Any) -> np.dtype[Any]:

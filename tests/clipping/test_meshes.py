@@ -17,8 +17,8 @@ import stabjax
 rows = pytest.mark.parametrize("row", TRANSFORMATIONS, ids=str)
 DEVICES = 8
 # One leaf sharded along each of its axes in turn, and one that stays replicated.
-SPECS = {"w": P(None, "d"), "v": P("d"), "s": P()}
-SHAPES = {"w": (4, 16), "v": (DEVICES * 2,), "s": ()}
+SPECS = {"w": P(None, "d"), "v": P("d"), "h": P(None, "d"), "s": P()}
+SHAPES = {"w": (8, 16), "v": (DEVICES * 2,), "h": (2, 8, 4), "s": ()}
 # The methods with moments: their states hold arrays of the parameters' shapes.
 HAVE_MOMENTS = {
     "clip_by_second_moment",
@@ -31,7 +31,8 @@ HAVE_MOMENTS = {
 
 def tree_of(seed, dtype="float32"):
     rng = np.random.default_rng(seed)
-    return {n: jnp.asarray(rng.normal(size=s), dtype) for n, s in SHAPES.items()}
+    tree = {n: jnp.asarray(rng.normal(size=s), dtype) for n, s in SHAPES.items()}
+    return tree | {"h": tree["h"].astype("float16")}
 
 
 def without_values(params):
@@ -79,8 +80,10 @@ def bytes_on(tree, device):
 
 
 def assert_close(actual, expected):
-    actual, expected = jax.tree.map(np.asarray, (actual, expected))
-    chex.assert_trees_all_close(actual, expected, rtol=1e-6, atol=1e-7)
+    chex.assert_trees_all_equal_structs(actual, expected)
+    for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        rtol = 2e-3 if x.dtype == jnp.float16 else 1e-6
+        np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol, 1e-7)
 
 
 def state_of(row, params):
@@ -114,20 +117,7 @@ def test_state_from_sharded_shapes(row):
         assert abstract.sharding.is_equivalent_to(real.sharding, real.ndim)
 
 
-def rows_but(*names):
-    """Those that may fail."""
-    marks = {name: [pytest.mark.xfail] for name in names}
-    return pytest.mark.parametrize(
-        "row",
-        [pytest.param(row, marks=marks.get(str(row), [])) for row in TRANSFORMATIONS],
-        ids=str,
-    )
-
-
-@rows_but(
-    "differentially_private_aggregate",
-    "adaptive_quantile_clip",
-)
+@rows
 def test_explicit_mesh(row):
     """Types, which name the sharding, stay; eagerly and under `jit`."""
     mesh = mesh_of(AxisType.Explicit)
@@ -173,7 +163,7 @@ def test_fsdp_divides_the_memory_of_the_state(row):
 
 
 # In `shard_map`: sharded over both axes, over one, and replicated.
-TWO_AXES = {"w": P("a", "b"), "v": P("a"), "s": P()}
+TWO_AXES = {"w": P("a", "b"), "v": P("a"), "h": P(None, ("a", "b")), "s": P()}
 
 
 def in_shard_map(row, params, grads, *, check_vma=True, **axes):
@@ -199,17 +189,21 @@ def in_shard_map(row, params, grads, *, check_vma=True, **axes):
     )(params, grads)
 
 
-@rows_but(
-    "clip-scheduled",
-    "clip_by_block_rms",
-    "clip_by_block_rms-scheduled",
+# Types do not show along which array axis a leaf is sharded: a unit's, or examples.
+MUST_BE_STATED = {
     "adaptive_grad_clip",
-    "adaptive_grad_clip-scheduled",
-    "clip_by_relative_update",
-    "adopt_clip",
-)
+    "differentially_private_aggregate",
+    "adaptive_quantile_clip",
+}
+
+
+@rows
 def test_shard_map(row):
-    """Nobody says which leaves are sharded: their types do."""
+    """Nobody says which leaves are sharded: their types do, or an error asks."""
+    if row.name in MUST_BE_STATED:
+        with pytest.raises(ValueError, match="axis(_name)? must .* got None"):
+            in_shard_map(row, tree_of(0), tree_of(1))
+        return
     found = in_shard_map(row, tree_of(0), tree_of(1))
     updates, state = on_one_device(str(row))
     assert_close(found, (updates, stabjax.metrics(state)))
@@ -219,12 +213,15 @@ TAKE_AXES = [
     row
     for row in TRANSFORMATIONS
     if "axis_name" in inspect.signature(row.make).parameters
+    and row.name not in MUST_BE_STATED - {"adaptive_grad_clip"}
 ]
 
 
 @pytest.mark.parametrize("row", TAKE_AXES, ids=str)
 def test_shard_map_whose_types_say_nothing(row):
-    axis_name = {"w": ("a", "b"), "v": "a", "s": ()}
+    axis_name = {"w": ("a", "b"), "v": "a", "h": ("a", "b"), "s": ()}
+    if row.name == "adaptive_grad_clip":  # units are the slices along axis 0
+        axis_name = {"w": "a", "v": "a", "h": (), "s": ()}
     found = in_shard_map(
         row, tree_of(0), tree_of(1), check_vma=False, axis_name=axis_name
     )

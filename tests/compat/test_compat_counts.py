@@ -68,16 +68,21 @@ def in_dtype(number, make):
 
 
 @rows
-@pytest.mark.parametrize("make", [int, np.uint8, np.uint32, np.int64, jnp.uint32])
-def test_arguments_of_any_integer_type_give_the_same_values(row, make):
-    expected = row.make(**row.numbers)
-    found = row.make(**{k: in_dtype(v, make) for k, v in row.numbers.items()})
-    for count in (0, 1, 3, 4, 5, 14):
-        for spelled in (count, jnp.int32(count)):
-            one, other = found(spelled), expected(spelled)
-            np.testing.assert_allclose(one, other, 3e-6, 1e-7, err_msg=str(count))
+def test_arguments_of_any_integer_type_give_the_same_values(row):
+    counts = jnp.array([0, 3, 4, 5, 14], jnp.int32)
+
+    def values(make):
+        numbers = {k: in_dtype(v, make) for k, v in row.numbers.items()}
+        schedule = row.make(**numbers)
+        return jax.vmap(lambda count: jnp.asarray(schedule(count)))(counts)
+
+    expected = values(float)
+    for make in (int, np.uint8, np.int64, jnp.uint32):
+        found = values(make)
+        np.testing.assert_allclose(found, expected, 3e-6, 1e-7, err_msg=str(make))
 
 
+@pytest.mark.slow
 @rows
 def test_int64_counts_where_they_are_enabled(row):
     with jax.enable_x64(True):
@@ -208,7 +213,7 @@ def assert_exact(found, start, end, name):
     assert np.all((found >= min(start, end)) & (found <= max(start, end))), name
 
 
-SHORT = (1, 2, 3, 7, 10, 41, 49)
+SHORT = (1, 3, 10, 41)
 rest = set(range(1, 130)) - set(SHORT)
 lengths = [*SHORT, *(pytest.param(n, marks=pytest.mark.slow) for n in sorted(rest))]
 

@@ -425,6 +425,33 @@ def test_bad_arguments_are_named(make, error, message):
         make()
 
 
+@pytest.mark.parametrize(
+    "make, name",
+    [
+        (lambda x: stabjax.skip_if_nonfinite(MOMENTUM, max_consecutive=x), "max_cons"),
+        (lambda x: stabjax.skip_above_norm(MOMENTUM, x), "drop_norm"),
+        (lambda x: stabjax.skip_on_spike(MOMENTUM, z_threshold=x), "z_threshold"),
+        (lambda x: stabjax.skip_on_spike(MOMENTUM, min_count=x), "min_count"),
+        (lambda x: stabjax.reduce_on_plateau(patience=x), "patience"),
+        (lambda x: stabjax.reduce_on_plateau(0.1, 1, x), "rtol"),
+    ],
+)
+def test_what_is_not_a_number_is_named(make, name):
+    for bad in ("1", True, [1.0, "x"], 1j, *([None] * (name != "min_count"))):
+        with pytest.raises(TypeError, match=f"{name}.* must be a number, got"):
+            make(bad)
+    with pytest.raises(ValueError, match=rf"{name}.* must be a scalar, got shape"):
+        make(jnp.ones(2))
+
+
+def test_a_loss_that_is_not_judged_may_have_any_shape():
+    update = lambda g, s, p=None, *, value: (value[0] * g, s)  # noqa: E731
+    inner = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    guard = stabjax.skip_if_nonfinite(inner)
+    updates, _ = guard.update(jnp.ones(2), guard.init(jnp.ones(2)), value=jnp.ones(3))
+    np.testing.assert_array_equal(updates, 1.0)
+
+
 def test_the_loss_is_one_number():
     guard = stabjax.skip_on_spike(MOMENTUM)
     with pytest.raises(

@@ -316,6 +316,27 @@ def test_a_pickled_clip_still_reports():
     assert clip.report(jnp.array([3.0, 4.0])).update_norm == 1
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: stabjax.with_learning_rate(optax.sgd, x),
+        lambda x: stabjax.skip_above_norm(SGD, x),
+        lambda x: stabjax.skip_on_spike(SGD, z_threshold=x),
+        lambda x: stabjax.skip_if_nonfinite(SGD, max_consecutive=x),
+        lambda x: stabjax.reduce_on_plateau(x),
+        lambda x: stabjax.with_metrics(stabjax.clip_by_global_norm(x), "clip"),
+    ],
+)
+def test_a_donated_state_leaves_the_arrays_of_the_caller(make):
+    number = jnp.array(0.5)
+    tx = optax.with_extra_args_support(make(number))
+    for prepare in (lambda s: s, lambda s: tx.update(GRADS, s, value=number)[1]):
+        state = prepare(tx.init(GRADS))
+        donated = jax.jit(lambda s: tx.update(GRADS, s, value=number), donate_argnums=0)
+        donated(donated(state)[1])
+        assert number == 0.5
+
+
 class TestAccumulation:
     grads = (jnp.array([1.0, jnp.nan]), jnp.ones(2), jnp.ones(2), jnp.ones(2))
 

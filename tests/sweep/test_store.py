@@ -531,3 +531,14 @@ def test_a_lock_is_waited_for_and_outlives_nobody(tmp_path):
             os.utime(path, (0, 0))
         hold(5)
         assert not path.exists()
+
+
+def test_integers_extended_by_fractions_are_named(tmp_path, standard_promotion):
+    def sgd(rate):
+        return optax.sgd(rate)
+
+    problem = stabjax.problems.quadratic()
+    stabjax.sweep(problem, sgd, stabjax.grid(rate=[1, 2]), steps=5, store=tmp_path)
+    with pytest.raises(ValueError, match="values of axis 'rate' are int.* and float"):
+        space = stabjax.grid(rate=[1, 2, 0.5])
+        stabjax.sweep(problem, sgd, space, steps=5, store=tmp_path)

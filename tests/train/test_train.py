@@ -398,3 +398,17 @@ def test_bad_arguments(arguments, error, message):
 def test_bad_problems(problem, message):
     with pytest.raises(TypeError, match=message):
         sgd(problem, 0.1, 3)
+
+
+@pytest.mark.parametrize(
+    "leaf, shown",
+    [(jax.nn.relu, "relu"), (3, "int32"), ("tanh", "str"), (True, "bool")],
+)
+def test_a_leaf_that_is_not_an_array_is_named_by_its_path(leaf, shown):
+    """As an Equinox module holds its activation."""
+    problem = Problem(
+        lambda key: {"w": jnp.ones(2), "act": leaf}, lambda w, key: jnp.sum(w["w"] ** 2)
+    )
+    message = rf"must return floating-point arrays, got {shown} at params\['act'\]"
+    with pytest.raises(TypeError, match=message):
+        stabjax.train(problem, optax.sgd(0.1), jax.random.key(0), steps=3)

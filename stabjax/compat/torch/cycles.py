@@ -196,9 +196,10 @@ def one_cycle_lr(
         M/d -> M -> M/d -> M/(d F)    at 0, p T - 1, 2 p T - 2, T - 1  (three_phase)
 
     The phases are half cosines or lines. Their boundaries are not rounded, so the peak
-    itself is reached only if p T is an integer. From T - 1 on the value is constant;
-    PyTorch extrapolates to step T, below 0 for "linear", and then raises. Where PyTorch
-    divides by zero, a phase without steps is left out. The momentum that PyTorch cycles
+    itself is reached only if p T is an integer. The last of the T steps is T - 1.
+    PyTorch allows one more, in which it overshoots the end (below 0 for "linear"), and
+    then raises; here the value at T is kept from there on. Where PyTorch divides by
+    zero, a phase without steps is left out. The momentum that PyTorch cycles
     against the learning rate, from 0.95 to 0.85 and back, is
     `one_cycle_lr(0.85, ..., div_factor=0.85 / 0.95, final_div_factor=1)`.
 
@@ -241,9 +242,10 @@ def one_cycle_lr(
     # As in PyTorch, the second of three phases is as long as the first.
     peak = pct_start * steps - 1
     boundaries = [0, peak, *[2 * peak] * three_phase, steps - 1]
+    no_last_phase = boundaries[-1] == boundaries[-2]
 
     def schedule(count: Number) -> Number:
-        count = jnp.minimum(count, steps - 1)
+        count = jnp.minimum(count, steps - select(no_last_phase, 1, 0))
         value: Number = jnp.nan
         for phase in reversed(range(len(values) - 1)):
             start, end = boundaries[phase : phase + 2]
@@ -251,15 +253,13 @@ def one_cycle_lr(
             left = -since(count, end) / length
             height = half_cosine(left) if anneal_strategy == "cos" else left
             high, low = values[phase : phase + 2]
-            here = with_ends(
-                low + (high - low) * height,
-                high,
-                since(count, start) <= 0,
-                low,
-                since(count, end) >= 0,
-            )
-            last = phase == len(values) - 2
-            value = here if last else jnp.where(since(count, end) <= 0, here, value)
+            on_the_way = low + (high - low) * height
+            elapsed, over = since(count, start), since(count, end)
+            here = with_ends(on_the_way, high, elapsed <= 0, low, over >= 0)
+            if phase == len(values) - 2:
+                value = jnp.where(over > 0, on_the_way, here)  # PyTorch's overshoot
+            else:
+                value = jnp.where(over <= 0, here, value)
         return nan_unless(good, value)
 
     return schedule
