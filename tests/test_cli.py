@@ -359,7 +359,7 @@ def test_booleans_are_alike_in_all_commands(value, own_jax, tmp_path, capsys):
         ),
         (["quadratic", "threshold=1"], "'threshold' is unknown. Use max_norm."),
         (["quadratic", "peak_valu=1"], "got 'peak_valu'. Did you mean peak_value?"),
-        (["quadratic", "peak_value=1", "--steps", "0"], "steps must be a positive"),
+        (["quadratic", "peak_value=1", "--steps", "0"], "steps must be an integer"),
     ],
 )
 def test_sweeps_are_refused_in_one_sentence(own_jax, arguments, message, capsys):
