@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test compare slow numerics lint types format clean
+.PHONY: study test compare slow numerics oldest newest lint types format clean
 .DEFAULT_GOAL := study
 
 # A stamp for each extra: installing again only when pyproject.toml changed.
@@ -44,6 +44,41 @@ numerics: $(VENV)/.dev
 	  tests/test_norms.py tests/clipping/test_clipping.py tests/clipping/test_clipping_derivatives.py \
 	  tests/clipping/test_clipping_like_optax.py tests/clipping/test_transformations.py tests/train
 
+# The newest Python: by its name, or the one pyenv keeps (its shim answers to no version
+# that is not chosen). Empty where there is none.
+PYTHON_NEWEST = $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null || \
+  PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | grep '^3\.13' | tail -n 1) \
+  python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null)
+
+# What leans most on JAX, Optax and Flax.
+CORE := tests/test_norms.py tests/test_metrics.py tests/clipping/test_clipping.py \
+  tests/clipping/test_thresholds.py tests/clipping/test_transformations.py tests/guards \
+  tests/schedules/test_schedules.py tests/train tests/sweep/test_sweep.py tests/sweep/test_space.py
+
+.venv-oldest/.dev: pyproject.toml .ci/floors.py
+	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) .ci/floors.py > .venv-oldest/floors.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -e '.[dev]' -c .venv-oldest/floors.txt
+	touch $@
+
+.venv-newest/.dev: pyproject.toml
+	$(PYTHON_NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --upgrade --upgrade-strategy eager -e '.[dev]'
+	touch $@
+
+oldest: .venv-oldest/.dev  ## the oldest versions that pyproject.toml allows
+	.venv-oldest/bin/python -m pytest -n 2 -p no:cacheprovider $(CORE) $(ARGS)
+
+newest:  ## the newest versions, on Python 3.13
+	@if [ -z "$(PYTHON_NEWEST)" ]; then \
+	  echo "no Python 3.13: the newest versions are not tested"; \
+	else \
+	  $(MAKE) .venv-newest/.dev && \
+	  .venv-newest/bin/python -m pytest -n 2 -p no:cacheprovider $(CORE) $(ARGS); \
+	fi
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,4 +91,4 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-oldest .venv-newest
