@@ -83,7 +83,7 @@ def clip_by_global_norm(
 
     Args:
       max_norm: a number >= 0 (inf: never clip), a scalar array, or a schedule (count of
-        updates -> number); of a schedule, values below 0 count as 0. Or a tree of
+        updates -> number), whose values in (-1e-6, 0) count as 0. Or a tree of
         these, such as `{"body": 1.0, "head": 0.1}`, whose keys are the first keys of
         the parameters' paths, whatever containers hold these: each group is then
         clipped by the norm of its own leaves. A callable is a schedule, unless it is a

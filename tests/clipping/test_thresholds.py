@@ -115,9 +115,9 @@ def test_constants_of_zero_and_infinity(make):
 
 
 @makers
-def test_a_schedule_below_zero_counts_as_zero_and_nan_shows(make):
-    for value, expected in ((-0.5, 0), (np.nan, np.nan)):
-        tx = make(lambda count: value)  # noqa: B023
+def test_a_schedule_rounded_below_zero_is_zero_and_what_is_negative_shows(make):
+    for value, expected in ((-1e-8, 0), (-0.5, np.nan), (np.nan, np.nan)):
+        tx = make(lambda count: jnp.float32(value))  # noqa: B023
         updates, _ = tx.update(GRADS, tx.init(GRADS), PARAMS)
         for leaf in jax.tree.leaves(updates):
             np.testing.assert_array_equal(leaf, np.full(leaf.shape, expected))
