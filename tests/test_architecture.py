@@ -43,11 +43,13 @@ HEAVY += ("torch", "transformers", "timm")
 # Functions with more than six parameters that are not Optax's, argued for one by one:
 # `sweep` by the design, and `train`, which says of one training what `sweep` says of
 # all; `successive_halving` is a sweep with a rule; `supervised` names a module, its
-# data, its loss and its batch; SPAM, Stable-SPAM, `zclip` and `adagc` have as many
+# data, its loss and its batch; SPAM, Stable-SPAM, `zclip`, `adagc` and
+# `adaptive_quantile_clip` have as many
 # in their authors' code; `heatmap` names two axes, a variable, its direction and its
 # limits.
 MANY_PARAMETERS = {
     "adagc",
+    "adaptive_quantile_clip",
     "heatmap",
     "scale_by_spam",
     "scale_by_stable_spam",

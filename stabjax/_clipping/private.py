@@ -123,10 +123,10 @@ def adaptive_quantile_clip(
     init_norm: Number = 0.1,
     target_quantile: Number = 0.5,
     learning_rate: Number = 0.2,
+    *,
     noise_multiplier: Number = 0.0,
     count_noise: Number = 0.0,
     key: jax.Array | np.ndarray | int | None = None,
-    *,
     axis_name: object = None,
 ) -> optax.GradientTransformation:
     """Averages per-example gradients that are clipped at a quantile of their norms.
