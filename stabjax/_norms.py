@@ -12,6 +12,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from stabjax._axes import Axes, leaf_axes, over_devices
+from stabjax._paths import check_arrays
 
 Tree = TypeVar("Tree")
 
@@ -220,16 +221,18 @@ def as_scaled(norm: jax.Array) -> ScaledNorm:
     return ScaledNorm(norm * k, 1 / k)
 
 
-def norm_dtype(leaves: Sequence[object]) -> np.dtype:
+def norm_dtype(tree: object) -> np.dtype:
     """The dtype of a tree's statistics: float64 if a leaf has it, or else float32.
 
     Leaves may be arrays, Python numbers or `jax.ShapeDtypeStruct`.
     """
-    double = (jnp.float64, jnp.complex128)
-    found = any(
-        jnp.result_type(leaf) in double for leaf in leaves if not is_float0(leaf)
-    )
-    return np.dtype(np.float64 if found else np.float32)
+    leaves, double = jax.tree.leaves(tree), (jnp.float64, jnp.complex128)
+    try:
+        found = [jnp.result_type(x) in double for x in leaves if not is_float0(x)]
+    except TypeError:
+        check_arrays("params", tree)
+        raise
+    return np.dtype(np.float64 if any(found) else np.float32)
 
 
 def is_float0(leaf: object) -> TypeGuard[jax.Array]:

@@ -9,7 +9,8 @@ import numpy as np
 def leaf_paths(tree: object) -> list[tuple[str, ...]]:
     """The path of each leaf, in the order of `jax.tree.leaves`.
 
-    A variable of Flax NNX and the array that stands for it in gradients have the same.
+    A variable of Flax NNX, or a Linen array boxed with its partitioning, has the path
+    of the array that stands for it in gradients.
     """
     paths = []
     for path, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_variable):
@@ -32,8 +33,9 @@ def check_arrays(argument: str, tree: object) -> None:
     for path, leaf in zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True):
         number = isinstance(leaf, bool | int | float | complex | np.number)
         if not number and not hasattr(leaf, "dtype"):
+            shown = getattr(leaf, "__name__", repr(leaf))
             raise TypeError(
-                f"{argument} must hold arrays, got {leaf!r} at {leaf_name(path)!r}. "
+                f"{argument} must hold arrays, got {shown} at {leaf_name(path)!r}. "
                 "Replace what is not an array by None, as equinox.filter does."
             )
 
@@ -87,9 +89,11 @@ def match_prefix(
 
 
 def _is_variable(node: object) -> bool:
-    """Whether a node is a variable of Flax NNX, which need not be installed."""
+    """Whether a node wraps an array: a variable of Flax NNX, or a box of Linen."""
+    # By name: Flax need not be installed.
     return any(
-        kind.__name__ == "Variable" and kind.__module__.startswith("flax.nnx")
+        (kind.__name__ == "Variable" and kind.__module__.startswith("flax.nnx"))
+        or (kind.__name__ == "AxisMetadata" and kind.__module__ == "flax.core.meta")
         for kind in type(node).__mro__
     )
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from flax import nnx, serialization
 from flax.core import FrozenDict
 
@@ -447,3 +448,30 @@ def test_two_of_one_name_are_recorded_in_a_sweep():
         progress=False,
     )
     assert (runs["0_zclip_grad_norm"] > runs["2_zclip_grad_norm"]).all()
+
+
+def test_a_boxed_parameter_of_linen_has_the_name_of_the_plain_one():
+    """Large trainers make the state from boxed parameters and update plain ones."""
+    kernel = nn.with_partitioning(nn.initializers.ones, (None, "x"))
+    logical = nn.with_logical_partitioning(nn.initializers.ones, (None, "x"))
+    for init in (kernel, logical):
+        model = nn.Dense(3, kernel_init=init)
+        boxed = model.init(jax.random.key(0), jnp.ones((1, 2)))["params"]
+        plain = nn.unbox(boxed)
+        clip = stabjax.clip_by_global_norm(1.0)
+        tx = stabjax.with_metrics(clip, "clip", per_leaf=True)
+        state = tx.init(boxed)
+        assert sorted(stabjax.metrics(state)) == sorted(stabjax.metrics(tx.init(plain)))
+        _, state = tx.update(plain, state)
+        assert float(stabjax.metrics(state)["clip/grad_norm/kernel"]) > 0
+        groups = {"a": stabjax.clip(1.0), "b": stabjax.clip(2.0)}
+        grouped = stabjax.by_group(groups, {"kernel": "a", "*": "b"})
+        grouped.init(boxed)
+        grouped.update(plain, grouped.init(plain))
+
+
+def test_a_function_among_parameters_is_named():
+    params = {"w": jnp.ones(2), "act": jax.nn.relu}
+    for tx in (stabjax.zclip(), stabjax.skip_if_nonfinite(optax.sgd(0.1))):
+        with pytest.raises(TypeError, match="must hold arrays, got relu at 'act'"):
+            tx.init(params)

@@ -126,7 +126,7 @@ def with_averages(
 
     def init_fn(params: optax.Params) -> Any:
         step, clips = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-        norm = jnp.zeros((), norm_dtype(jax.tree.leaves(params)))
+        norm = jnp.zeros((), norm_dtype(params))
         clipped, fraction = jnp.zeros((), bool), jnp.zeros((), jnp.float32)
         metrics = _metrics(name, norm, clipped, fraction)
         return state_type(step, clips, *init(params), metrics)

@@ -51,7 +51,7 @@ def clip_by_history(
 
     def init_fn(params: optax.Params) -> HistoryClipState:
         leaves = jax.tree.leaves(params)
-        dtype, number = norm_dtype(leaves), max(len(leaves), 1) if per_leaf else 1
+        dtype, number = norm_dtype(params), max(len(leaves), 1) if per_leaf else 1
         # Separate arrays: a state may be donated, and no buffer twice.
         steps, clips = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
         norms, bounds = jnp.zeros(number, dtype), jnp.zeros(number, dtype)

@@ -104,7 +104,7 @@ def differentially_private_aggregate(
         if not jax.tree.leaves(updates):
             return updates, state
         check_examples(name, updates)
-        limit, z = numbers(norm_dtype(jax.tree.leaves(updates)))
+        limit, z = numbers(norm_dtype(updates))
         sums, clipped = clipped_sums(updates, limit, axis_name)
         std = jnp.where(z == 0, 0, z * limit)  # and not NaN if the limit is inf
         data, noise_key = _next_key(state.rng_key, typed)
@@ -196,7 +196,7 @@ def adaptive_quantile_clip(
         }
 
     def init_fn(params: optax.Params) -> AdaptiveQuantileClipState:
-        dtype = norm_dtype(jax.tree.leaves(params))
+        dtype = norm_dtype(params)
         # Each its own array: a state may be donated, and no buffer twice.
         norm, shown = (jnp.array(numbers(dtype)[0]) for _ in range(2))
         data = None if typed is None else jnp.array(jax.random.key_data(typed))

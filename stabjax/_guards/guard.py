@@ -75,7 +75,7 @@ def guard(
 
     def init_fn(params: optax.Params) -> GuardState:
         check_arrays("params", params)
-        dtype = norm_dtype(jax.tree.leaves(params))
+        dtype = norm_dtype(params)
         history = init_history(dtype)
         number = jnp.zeros((), jnp.int32)
         nothing = Step(number, jnp.zeros((), dtype), None, jnp.zeros((), bool))

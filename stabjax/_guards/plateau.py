@@ -144,7 +144,7 @@ def reduce_on_plateau(
 
     def init_fn(params: optax.Params) -> ReduceOnPlateauState:
         check_arrays("params", params)
-        dtype = norm_dtype(jax.tree.leaves(params))
+        dtype = norm_dtype(params)
 
         def fields() -> dict[str, jax.Array]:
             # New arrays at each call: no buffer of a donated state may occur twice.

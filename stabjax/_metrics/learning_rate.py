@@ -86,7 +86,7 @@ def with_learning_rate(
 
     def init_fn(params: optax.Params) -> LearningRateState:
         count = jnp.zeros((), jnp.int32)
-        rate = rate_at(count, learning_rate, norm_dtype(jax.tree.leaves(params)))
+        rate = rate_at(count, learning_rate, norm_dtype(params))
         inner_state = made(rate).init(params)
         return LearningRateState(count, {"learning_rate": rate}, inner_state)
 

@@ -103,7 +103,7 @@ def with_metrics(
 
     def init_fn(params: optax.Params) -> MetricsState:
         check_arrays("params", params)
-        dtype = norm_dtype(jax.tree.leaves(params))
+        dtype = norm_dtype(params)
         dtypes: dict[tuple[str, ...], Any] = {
             (metric, *path): dtype
             for metric in leaf_metrics

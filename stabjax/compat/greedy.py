@@ -77,7 +77,7 @@ def greedy(
     length = as_integer("window_size", window_size) if smooth else 1
 
     def init_fn(params: optax.Params) -> GreedyState:
-        return _initial(rule, sign, length, norm_dtype(jax.tree.leaves(params)))
+        return _initial(rule, sign, length, norm_dtype(params))
 
     def update_fn(
         updates: optax.Updates,
