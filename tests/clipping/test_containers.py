@@ -10,6 +10,8 @@ import pytest
 from battery import TRANSFORMATIONS
 from flax import nnx
 
+pytestmark = pytest.mark.slow  # many rows, in many contexts
+
 rows = pytest.mark.parametrize("row", TRANSFORMATIONS, ids=str)
 # Around a batch of examples, which float0 does not have, or an optimizer of Optax.
 NO_FLOAT0 = {

@@ -14,6 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 import stabjax
 
+pytestmark = pytest.mark.slow  # many rows, in many contexts
+
 rows = pytest.mark.parametrize("row", TRANSFORMATIONS, ids=str)
 DEVICES = 8
 # One leaf sharded along each of its axes in turn, and one that stays replicated.

@@ -10,6 +10,8 @@ import pytest
 from battery import TRANSFORMATIONS
 from flax import serialization, traverse_util
 
+pytestmark = pytest.mark.slow  # many rows, in many contexts
+
 rows = pytest.mark.parametrize("row", TRANSFORMATIONS, ids=str)
 PARAMS = {"w": jnp.ones((2, 3)), "layers": [jnp.ones(()), jnp.ones(4)]}
 GRADS = jax.tree.map(lambda p: 0.5 * p, PARAMS)

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from stabjax.compat import timm, torch
 from stabjax.compat.huggingface import get_scheduler
 
+pytestmark = pytest.mark.slow  # many rows, in many contexts
+
 rows = pytest.mark.parametrize("row", SCHEDULES, ids=str)
 COUNTS = (0, 1, 2, 3, 4, 5, 7, 9, 13, 14, 15, 40)
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")

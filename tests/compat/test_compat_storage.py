@@ -12,6 +12,8 @@ from battery_compat import SCHEDULES
 from stabjax.compat import torch
 from stabjax.compat.huggingface import get_scheduler
 
+pytestmark = pytest.mark.slow  # many rows, in many contexts
+
 
 @pytest.mark.parametrize("row", SCHEDULES, ids=str)
 def test_a_schedule_pickles(row):

@@ -17,6 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 import stabjax
 
+pytestmark = pytest.mark.slow  # many rows, in many contexts
+
 SGD = optax.chain(optax.trace(0.9), optax.scale(-0.1))
 TRANSFORMATIONS = {
     "with_metrics": lambda **axes: stabjax.with_metrics(

@@ -66,6 +66,7 @@ def test_every_type_of_count_gives_the_same_bits(row):
         np.testing.assert_array_equal(arrays(schedule, counts), expected, dtype)
 
 
+@pytest.mark.slow
 @rows
 def test_every_type_of_count_gives_the_same_bits_compiled(row):
     schedule = row.make(**numbers_of(row))
@@ -87,6 +88,7 @@ def test_every_type_of_count_gives_the_same_bits_compiled(row):
         np.testing.assert_allclose(scanned, eager, 3e-6, 1e-7, err_msg=dtype)
 
 
+@pytest.mark.slow
 @rows
 def test_scalars_of_every_kind_are_counts(row):
     schedule = row.make(**numbers_of(row))
@@ -353,6 +355,7 @@ def test_unsorted_boundaries_are_refused():
         stabjax.join_schedules([one, one, one], jnp.array([5, 3]))
 
 
+@pytest.mark.slow
 @rows
 def test_every_schedule_can_be_pickled(row):
     schedule = row.make(**numbers_of(row))
