@@ -241,7 +241,9 @@ def from_nnx(make: Callable[[nnx.Rngs], Any]) -> tuple[Init, Apply]:
     definition, _, *others = nnx.split(shape, nnx.Param, ...)
     variables = jax.tree.leaves(others, is_leaf=lambda v: isinstance(v, nnx.Variable))
     _refuse_state({type(variable).__name__ for variable in variables})
-    if any(isinstance(part, jax.Array) for _, part in nnx.iter_graph(shape)):
+    # Flax 0.12.1 makes it a ShapeDtypeStruct, as it does no variable.
+    arrays = jax.Array | jax.ShapeDtypeStruct
+    if any(isinstance(part, arrays) for _, part in nnx.iter_graph(shape)):
         # An array that is not a variable is a constant, so its value is needed.
         with jax.ensure_compile_time_eval():
             definition, _, *others = nnx.split(make(nnx.Rngs(0)), nnx.Param, ...)
