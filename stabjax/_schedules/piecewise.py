@@ -119,9 +119,11 @@ def _interpolated(
     interpolate = _INTERPOLATIONS[interpolate_type]
 
     def schedule(count: Number) -> Number:
-        value: Number = jnp.where(since(count, 0) < 0, 0.0, values[0])
+        # Arrays, for the same bits whether they came as Python numbers or not.
+        heights = [jnp.asarray(v, jnp.result_type(v, float)) for v in values]
+        value: Number = jnp.where(since(count, 0) < 0, 0.0, heights[0])
         segments = zip(
-            itertools.pairwise(knots), itertools.pairwise(values), strict=True
+            itertools.pairwise(knots), itertools.pairwise(heights), strict=True
         )
         for (x, next_x), (v, next_v) in segments:
             elapsed = since(count, x)
