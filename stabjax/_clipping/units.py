@@ -43,8 +43,9 @@ def adaptive_grad_clip(
         or a tree of these: see `stabjax.clip_by_global_norm`. **Traceable.**
       eps: the smallest norm that parameters count with, >= 0, so that those that start
         at zero can learn; the default is the authors'. **Traceable.**
-      axis: the axes of a unit; None: by rank, as in `stabjax.unitwise_norm`. Belongs to
-        `static_args` under `optax.inject_hyperparams`. **Static.**
+      axis: the axes of a unit; None: by rank, as in `stabjax.unitwise_norm`, which in
+        `shard_map` is that of the shard. Belongs to `static_args` under
+        `optax.inject_hyperparams`. **Static.**
       axis_name: inside `shard_map`, the mapped axes that split units, as in
         `stabjax.global_norm`; `()` if each device holds whole units. Types do not show
         which array axis is sharded, so it must be given where a matrix is. **Static.**
@@ -55,8 +56,9 @@ def adaptive_grad_clip(
 
     Raises:
       ValueError: `clipping` or `eps` is concrete and negative or NaN; `params` are
-        missing; `axis` is None and a leaf has more than 5 axes; or `axis_name` is
-        missing or contradicts the type of a leaf.
+        missing; `axis` is None and a leaf has more than 5 axes, or is a shard that
+        squeezes to a vector; or `axis_name` is missing or contradicts the type of a
+        leaf.
       TypeError: `clipping` or `eps` is not a number, or a leaf is not an array.
 
     Example:
@@ -108,6 +110,10 @@ def unitwise_norm(
     axes (0, 1, 2) of rank 4 (HWIO), axes (0, 1, 2, 3) of rank 5. The norm neither
     overflows nor underflows.
 
+    Inside `shard_map` the rank is that of the shard. Pass `axis` where a shard has a
+    dimension of size 1: with None, a shard of rank >= 2 that squeezes to a vector
+    raises, and counts as a vector with `check_vma=False` and no `axis_name`.
+
     Args:
       x: an array. **Traceable.**
       axis: the axes of a unit. **Static.**
@@ -117,8 +123,8 @@ def unitwise_norm(
       An array of the shape of `x`, float32 or wider, with each element's unit norm.
 
     Raises:
-      ValueError: `axis` is None and `x` has more than 5 axes; or `axis_name` is missing
-        or contradicts the type of `x`.
+      ValueError: `axis` is None and `x` has more than 5 axes, or is a shard that
+        squeezes to a vector; or `axis_name` is missing or contradicts the type of `x`.
 
     Example:
       >>> import jax.numpy as jnp
