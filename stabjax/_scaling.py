@@ -98,7 +98,8 @@ def safe_ratio(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def as_scalar(name: str, value: ArrayLike, dtype: DTypeLike) -> jax.Array:
     """Returns a number or an array of one element as a scalar of a dtype."""
-    array = jnp.asarray(value)
+    # A Python integer may be beyond int32.
+    array = jnp.asarray(float(value) if isinstance(value, int) else value)
     if array.size != 1:
         raise ValueError(f"{name} must be a scalar, got shape {array.shape}.")
     return array.reshape(()).astype(dtype)

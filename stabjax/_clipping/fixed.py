@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from stabjax._arguments import as_number
 from stabjax._axes import any_shard, global_size
 from stabjax._clipping.threshold import (
     Group,
@@ -59,7 +60,7 @@ def clip(max_delta: Threshold) -> optax.GradientTransformation:
     """
 
     def bound(group: Group, max_delta: Number) -> tuple[list[jax.Array], jax.Array]:
-        limit = jnp.asarray(max_delta)
+        limit = jnp.asarray(as_number("max_delta", max_delta))
         pairs = [_clip_elements(g, limit) for g in group.updates]
         exceeded = jax.tree.reduce(
             jnp.logical_or, [flag for _, flag in pairs], jnp.zeros((), bool)

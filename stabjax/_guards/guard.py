@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from stabjax._arguments import check, nan_unless
+from stabjax._arguments import as_number, check, nan_unless
 from stabjax._axes import Axes, leaf_axes
 from stabjax._guards.history import History
 from stabjax._guards.mesh import of_one_type
@@ -136,7 +136,9 @@ def checked(name: str, value: Any, allowed: str) -> Number:
     good = check(name, value, allowed)
     if np.size(value) != 1:
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}.")
-    return nan_unless(good, value)
+    number = as_number(name, value)
+    scalar = number.reshape(()) if isinstance(number, jax.Array) else number
+    return nan_unless(jnp.reshape(good, ()) if np.ndim(good) else good, scalar)
 
 
 # Under `jit`: in eager mode each call would compile its `cond` again.

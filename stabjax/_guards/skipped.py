@@ -31,7 +31,8 @@ def unless_skipped(opt_state: optax.OptState, new: _T, old: _T) -> _T:
 
     Raises:
       ValueError: the state has no guard, or one inside `optax.MultiSteps`, as for
-        `stabjax.check_guards`.
+        `stabjax.check_guards`; it is a batch of states; or `new` and `old` differ in
+        shapes or dtypes.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -51,9 +52,20 @@ def unless_skipped(opt_state: optax.OptState, new: _T, old: _T) -> _T:
             "opt_state must hold the state of a guard such as "
             "stabjax.skip_if_nonfinite, got a state without one."
         )
-    skipped = jnp.stack([jnp.asarray(flag) for flag in flags]).any()
+    skipped = jnp.stack([jnp.asarray(flag) for flag in flags]).any(axis=0)
+    if skipped.ndim:
+        raise ValueError(
+            f"opt_state must be the state of one run, got a batch of shape "
+            f"{skipped.shape}. Use jax.vmap(stabjax.unless_skipped)."
+        )
 
     def select(x: jax.Array, y: jax.Array) -> jax.Array:
+        if jnp.shape(x) != jnp.shape(y) or jnp.result_type(x) != jnp.result_type(y):
+            raise ValueError(
+                "new and old must hold arrays of the same shapes and dtypes, got "
+                f"{jnp.result_type(x)}{jnp.shape(x)} and "
+                f"{jnp.result_type(y)}{jnp.shape(y)}."
+            )
         return jnp.where(skipped, y, x)
 
     chosen: _T = jax.tree.map(select, new, old)

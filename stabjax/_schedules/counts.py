@@ -93,7 +93,7 @@ def since(count: Number, start: Number) -> Number:
         return count - start
     if isinstance(start, int | float):
         whole = math.floor(start) if abs(start) < 2**31 else 0
-        rest = start - whole
+        rest = float(start - whole)
         return count - whole if rest == 0 else (count - whole) - rest
     start = jnp.asarray(start)
     if jnp.issubdtype(start.dtype, jnp.integer):
@@ -105,6 +105,9 @@ def since(count: Number, start: Number) -> Number:
 
 def later(count: Number, steps: Number) -> Number:
     """Returns `count + steps`; a sum beyond the count's type stays at the count."""
+    if isinstance(count, int | float) and isinstance(steps, int | float):
+        return as_number("count", count + steps)
+    count = jnp.asarray(count)
     total = since(count, -steps)
     if not _is_integer_array(count):
         return total
@@ -134,9 +137,10 @@ def divmod_count(count: Number, period: Number) -> tuple[Number, Number]:
 
 def as_whole(number: Number) -> Number:
     """Returns a Python number as an integer if it is one that int32 holds."""
-    if isinstance(number, float) and number.is_integer() and abs(number) < 2**31:
-        return int(number)
-    return number
+    if not isinstance(number, int | float):
+        return number
+    whole = abs(number) < 2**31 and float(number).is_integer()
+    return int(number) if whole else float(number)
 
 
 def _divmod(count: Number, period: Number) -> tuple[Number, Number]:

@@ -206,7 +206,7 @@ def power_schedule(
 
     def schedule(count: Number) -> Number:
         at = jnp.maximum(count, warmup)
-        begun = at > 0
+        begun = ~(at <= 0)  # also at a NaN, which shows
         value = jnp.minimum(max_value, scale * jnp.where(begun, at, 1.0) ** power)
         value = jnp.where(begun, value, max_value)
         warming = since(count, warmup) < 0

@@ -458,3 +458,55 @@ def test_the_loss_is_one_number():
         ValueError, match=r"value must be a scalar, got an array of shape \(2,\)."
     ):
         guard.update(jnp.ones(2), guard.init(jnp.ones(2)), value=jnp.ones(2))
+
+
+ONE_ELEMENT = {
+    "max_consecutive": lambda x: stabjax.skip_if_nonfinite(
+        optax.sgd(1.0), max_consecutive=x
+    ),
+    "drop_norm": lambda x: stabjax.skip_above_norm(optax.sgd(1.0), x),
+    "z_threshold": lambda x: stabjax.skip_on_spike(optax.sgd(1.0), z_threshold=x),
+    "factor": lambda x: stabjax.reduce_on_plateau(factor=x / 8, patience=1),
+    "patience": lambda x: stabjax.reduce_on_plateau(patience=x),
+}
+
+
+@pytest.mark.parametrize("name", ONE_ELEMENT)
+def test_numbers_of_one_element_are_scalars_and_others_are_refused(
+    name, standard_promotion
+):
+    params = jnp.zeros(2)
+    for two in (jnp.array([2.0]), np.array([2.0]), jnp.array(2.0)):
+        tx = ONE_ELEMENT[name](two)
+        state = tx.init(params)
+        _, after = tx.update(jnp.ones(2), state, params, value=1.0)
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    with pytest.raises(ValueError, match=f"{name} must be a scalar, got shape"):
+        ONE_ELEMENT[name](jnp.array([2.0, 3.0]))
+
+
+def test_integers_beyond_int32_are_numbers(standard_promotion):
+    huge, params = 10**10, jnp.ones(2)
+    for tx in (
+        stabjax.clip_by_global_norm(huge),
+        stabjax.clip(huge),
+        stabjax.clip_by_block_norm(huge),
+        stabjax.skip_above_norm(optax.sgd(-1.0), huge),
+        stabjax.skip_if_nonfinite(optax.sgd(-1.0), max_consecutive=huge),
+    ):
+        updates, _ = tx.update(params, tx.init(params), params)
+        np.testing.assert_allclose(updates, params)
+
+
+def test_unless_skipped_takes_one_run_and_trees_alike():
+    tx = stabjax.skip_if_nonfinite(optax.sgd(0.1))
+    params = jnp.zeros((2, 3))
+    grads = jnp.array([[1.0, 1.0, 1.0], [jnp.nan, 1.0, 1.0]])
+    _, state = jax.vmap(tx.update)(grads, jax.vmap(tx.init)(params), params)
+    with pytest.raises(ValueError, match=r"batch of shape \(2,\). Use jax.vmap"):
+        stabjax.unless_skipped(state, jnp.ones((2, 3)), params)
+    kept = jax.vmap(stabjax.unless_skipped)(state, jnp.ones((2, 3)), params)
+    np.testing.assert_array_equal(kept, [[1, 1, 1], [0, 0, 0]])
+    _, one = tx.update(grads[0], tx.init(params[0]), params[0])
+    with pytest.raises(ValueError, match="same shapes and dtypes"):
+        stabjax.unless_skipped(one, jnp.ones(3), jnp.zeros(()))

@@ -362,3 +362,29 @@ def test_every_schedule_can_be_pickled(row):
     again = cloudpickle.loads(cloudpickle.dumps(schedule))
     counts = jnp.asarray(COUNTS, jnp.int32)
     np.testing.assert_array_equal(arrays(again, counts), arrays(schedule, counts))
+
+
+def test_the_count_at_which_optax_stops_counting():
+    """2**31 - 1, where its counters saturate, from wherever it is read."""
+    last = 2**31 - 1
+    shifted = stabjax.shift_schedule(stabjax.inverse_sqrt_schedule(1.0, 1000.0), 5)
+    for schedule in (
+        stabjax.radam_warmup_schedule(0.999),
+        stabjax.noam_schedule(64, 10),
+        stabjax.exponential_warmup_schedule(1.0, 100.0),
+        stabjax.untuned_linear_warmup_schedule(0.999),
+        stabjax.untuned_exponential_warmup_schedule(0.999),
+        shifted,
+    ):
+        expected = float(schedule(jnp.int32(last)))
+        for count in (last, np.int32(last), np.int64(last), float(last)):
+            assert float(schedule(count)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_nan_count_shows():
+    for schedule in (
+        stabjax.power_schedule(0.3, 1.0, -0.5),
+        stabjax.linear_schedule(1.0, 0.0, 10),
+        stabjax.wsd_schedule(1.0, 2, 3, 4),
+    ):
+        assert np.isnan(float(schedule(jnp.nan)))
