@@ -81,11 +81,6 @@ def zero_moments(params: optax.Params) -> optax.Params:
     return jax.tree.map_with_path(zeros, params)
 
 
-def zero_scalars(params: optax.Params) -> optax.Params:
-    """Returns a scalar zero for each leaf, in the dtype of its statistics."""
-    return jax.tree.map(lambda leaf: jnp.zeros((), norm_dtype([leaf])), params)
-
-
 class Step(NamedTuple):
     """What one update of a method with averages reads: lists of leaves, and counts."""
 
@@ -114,14 +109,18 @@ class Moved(NamedTuple):
 def with_averages(
     state_type: Callable[..., Any],
     name: str,
-    init: Callable[[optax.Params], tuple[optax.Params, ...]],
     rule: Callable[[Step], list[Moved]],
     axis_name: object = None,
+    *,
+    scalars: int = 0,
+    moments: int = 0,
 ) -> optax.GradientTransformation:
     """Returns the transformation `name`, with state (step, clips, *averages, metrics).
 
-    A non-finite gradient gives NaN in every element of the updates, and leaves averages
-    and counts unchanged.
+    The first averages, `scalars` of them, are vectors of one number for each leaf. The
+    others, `moments` of them, are trees of arrays like the parameters. A non-finite
+    gradient gives NaN in every element of the updates, and leaves averages and counts
+    unchanged.
     """
 
     def init_fn(params: optax.Params) -> Any:
@@ -129,7 +128,12 @@ def with_averages(
         norm = jnp.zeros((), norm_dtype(params))
         clipped, fraction = jnp.zeros((), bool), jnp.zeros((), jnp.float32)
         metrics = _metrics(name, norm, clipped, fraction)
-        return state_type(step, clips, *init(params), metrics)
+        # Vectors, since what has the parameters' structure is taken to have their
+        # shapes, and is sharded like them. Not empty: Orbax does not save such arrays.
+        size = max(len(jax.tree.leaves(params)), 1)
+        vectors = [jnp.zeros(size, norm.dtype) for _ in range(scalars)]
+        trees = [zero_moments(params) for _ in range(moments)]
+        return state_type(step, clips, *vectors, *trees, metrics)
 
     def update_fn(
         updates: optax.Updates, state: Any, params: optax.Params | None = None
@@ -137,6 +141,8 @@ def with_averages(
         norm = scaled_norm(updates, axis_name=axis_name)
         finite = jnp.isfinite(norm.value)
         count, clips, *averages, old = state
+        like = jax.tree.leaves(averages[scalars] if moments else updates)
+        averages = [_unstack(v, like) for v in averages[:scalars]] + averages[scalars:]
         # Gradients of integers (float0) hold no numbers and pass unchanged.
         kept = [i for i, g in enumerate(jax.tree.leaves(updates)) if not is_float0(g)]
         axes = leaf_axes("updates", updates, axis_name)
@@ -158,6 +164,7 @@ def with_averages(
             _put(average, kept, [leaf.averages[i] for leaf in moved])
             for i, average in enumerate(averages)
         ]
+        vectors = map(_stack, averages[:scalars], state[2:])
         metrics = _metrics(
             name,
             norm.product.astype(old[f"{name}:grad_norm"].dtype),
@@ -167,9 +174,23 @@ def with_averages(
         # A product, since a selection would not fuse into the loops before it.
         factor = jnp.where(finite, 1.0, jnp.nan)
         new = [leaf.update * factor.astype(leaf.update.dtype) for leaf in moved]
-        return _put(updates, kept, new), state_type(*counts, *averages, metrics)
+        new_state = state_type(*counts, *vectors, *averages[scalars:], metrics)
+        return _put(updates, kept, new), new_state
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _unstack(vector: jax.Array, like: list[jax.Array]) -> list[jax.Array]:
+    """The elements of a vector, in the dtypes of the statistics of these leaves."""
+    numbers = list(vector)
+    if vector.dtype == np.float64:  # one leaf is of float64, others may be narrower
+        for i, leaf in enumerate(like):
+            numbers[i] = numbers[i].astype(norm_dtype([leaf]))
+    return numbers
+
+
+def _stack(numbers: list[jax.Array], vector: jax.Array) -> jax.Array:
+    return jnp.stack([x.astype(vector.dtype) for x in numbers])
 
 
 def _pick(tree: optax.Params, kept: list[int]) -> list[jax.Array]:

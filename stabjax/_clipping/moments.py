@@ -18,7 +18,6 @@ from stabjax._clipping.averages import (
     update_mean,
     update_root,
     with_averages,
-    zero_moments,
 )
 from stabjax._clipping.numbers import checked
 from stabjax._metrics import check_transformation
@@ -281,9 +280,9 @@ def scale_by_stable_adam(
     return with_averages(
         StableAdamState,
         "scale_by_stable_adam",
-        lambda params: (zero_moments(params), zero_moments(params)),
         rule,
         axis_name,
+        moments=2,
     )
 
 

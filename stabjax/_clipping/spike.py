@@ -17,7 +17,6 @@ from stabjax._clipping.averages import (
     bias_correction,
     update_root,
     with_averages,
-    zero_moments,
 )
 from stabjax._clipping.moments import (
     AdamStep,
@@ -118,9 +117,9 @@ def clip_by_second_moment(
     return with_averages(
         SecondMomentClipState,
         "clip_by_second_moment",
-        lambda params: (zero_moments(params),),
         rule,
         axis_name,
+        moments=1,
     )
 
 
@@ -224,9 +223,9 @@ def scale_by_spam(
     return with_averages(
         SpamState,
         "scale_by_spam",
-        lambda params: (zero_moments(params), zero_moments(params)),
         rule,
         axis_name,
+        moments=2,
     )
 
 

@@ -20,8 +20,6 @@ from stabjax._clipping.averages import (
     divide_or_zero,
     update_mean,
     with_averages,
-    zero_moments,
-    zero_scalars,
 )
 from stabjax._clipping.moments import (
     AdamStep,
@@ -46,7 +44,7 @@ class TrackedMaxState(NamedTuple):
 
     tracked_max_step: jax.Array  # int32: number of finite updates
     tracked_max_clips: jax.Array  # int32: updates in which an element was bounded
-    tracked_max: optax.Params  # debiased average of each leaf's largest magnitude
+    tracked_max: jax.Array  # of each leaf: debiased average of its largest magnitude
     metrics: dict[str, jax.Array]  # grad_norm, clipped, clip_fraction
 
 
@@ -55,8 +53,8 @@ class TrackedNormState(NamedTuple):
 
     tracked_norm_step: jax.Array  # int32: number of finite updates
     tracked_norm_clips: jax.Array  # int32: updates in which a norm became smaller
-    tracked_norm_mean: optax.Params  # debiased average of each leaf's norm
-    tracked_norm_root: optax.Params  # root of that of the squared norm
+    tracked_norm_mean: jax.Array  # of each leaf: debiased average of its norm
+    tracked_norm_root: jax.Array  # root of that of the squared norm
     metrics: dict[str, jax.Array]  # grad_norm, clipped, clip_fraction
 
 
@@ -65,9 +63,9 @@ class StableSpamState(NamedTuple):
 
     stable_spam_step: jax.Array  # int32: number of finite updates
     stable_spam_clips: jax.Array  # int32: updates in which an element was bounded
-    stable_spam_max: optax.Params  # as in TrackedMaxState
-    stable_spam_norm_mean: optax.Params  # as in TrackedNormState
-    stable_spam_norm_root: optax.Params
+    stable_spam_max: jax.Array  # as in TrackedMaxState
+    stable_spam_norm_mean: jax.Array  # as in TrackedNormState
+    stable_spam_norm_root: jax.Array
     stable_spam_mean: optax.Params  # debiased first moment of each element
     stable_spam_root: optax.Params  # root of its debiased second moment
     metrics: dict[str, jax.Array]  # grad_norm, clipped, clip_fraction
@@ -131,9 +129,9 @@ def clip_by_tracked_max(
     return with_averages(
         TrackedMaxState,
         "clip_by_tracked_max",
-        lambda params: (zero_scalars(params),),
         rule,
         axis_name,
+        scalars=1,
     )
 
 
@@ -201,9 +199,9 @@ def normalize_by_tracked_norm(
     return with_averages(
         TrackedNormState,
         "normalize_by_tracked_norm",
-        lambda params: (zero_scalars(params), zero_scalars(params)),
         rule,
         axis_name,
+        scalars=2,
     )
 
 
@@ -304,11 +302,9 @@ def scale_by_stable_spam(
             for g, averages, axes in step.leaves()
         ]
 
-    def init(params: optax.Params) -> tuple[optax.Params, ...]:
-        norms = [zero_scalars(params) for _ in range(3)]
-        return (*norms, zero_moments(params), zero_moments(params))
-
-    return with_averages(StableSpamState, "scale_by_stable_spam", init, rule, axis_name)
+    return with_averages(
+        StableSpamState, "scale_by_stable_spam", rule, axis_name, scalars=3, moments=2
+    )
 
 
 class _Numbers(NamedTuple):
@@ -336,8 +332,9 @@ def _normalize(
     x: jax.Array, norm: ScaledNorm, mean: jax.Array, root: jax.Array, adam: AdamStep
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Normalized elements, the two averages, and whether the norm became smaller."""
-    # A norm above the largest number counts as that: its average would stay inf.
-    value = jnp.minimum(norm.product, np.finfo(mean.dtype).max).astype(mean.dtype)
+    # A larger norm counts as half of the largest number: the average of inf would stay
+    # inf, and that of the largest number may, rounded, exceed it.
+    value = jnp.minimum(norm.product, np.finfo(mean.dtype).max / 2).astype(mean.dtype)
     target, mean, root = update_moments(value, mean, root, adam)
     smaller = target < value
     # The unit first: the quotient may be as small as the inverse of the unit is large.

@@ -193,3 +193,16 @@ def test_clippy_gives_the_numbers_of_both_adagrads():
             np.testing.assert_allclose(ratio, row["scale"], rtol=1e-6)
             params = params + updates
             np.testing.assert_allclose(params, row["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make", [stabjax.normalize_by_tracked_norm, stabjax.scale_by_stable_spam]
+)
+@pytest.mark.parametrize("first", [2.3e38, 2.5e38, 3e38, 3.4e38])
+def test_a_norm_beyond_float32_spoils_nothing_later(make, first):
+    tx = make()
+    state = tx.init(jnp.zeros(2))
+    for size in (first, 1.0, 1.0, 1.0):
+        updates, state = tx.update(jnp.full(2, size, jnp.float32), state)
+        assert np.isfinite(updates).all(), size
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
