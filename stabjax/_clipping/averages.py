@@ -6,6 +6,7 @@ is `bias_correction(decay, count)` times it.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -189,6 +190,8 @@ def _unstack(vector: jax.Array, like: list[jax.Array]) -> list[jax.Array]:
     return numbers
 
 
+# Under `jit`: in eager mode an operation for each leaf would be dispatched.
+@partial(jax.jit, inline=True)
 def _stack(numbers: list[jax.Array], vector: jax.Array) -> jax.Array:
     return jnp.stack([x.astype(vector.dtype) for x in numbers])
 

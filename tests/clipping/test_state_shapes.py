@@ -15,6 +15,8 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import stabjax
+
 rows = pytest.mark.parametrize("row", TRANSFORMATIONS, ids=str)
 PARAMS = {"w": jnp.ones((8, 2)), "b": jnp.ones(8)}
 GRADS = jax.tree.map(lambda p: 0.5 * p, PARAMS)
@@ -92,3 +94,45 @@ def test_partition_specs_of_nnx(row):
     ):
         if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             np.testing.assert_allclose(x, y, rtol=1e-6)
+
+
+TRACKS_LEAVES = (
+    stabjax.clip_by_tracked_max,
+    stabjax.normalize_by_tracked_norm,
+    stabjax.scale_by_stable_spam,
+)
+
+
+@pytest.mark.parametrize("make", TRACKS_LEAVES)
+def test_leaves_of_all_kinds_are_as_each_alone(make):
+    """Of several dtypes, beside None, no leaves, and integers with their float0."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        arrays = {
+            "wide": jnp.asarray(rng.normal(size=(4, 3))),
+            "narrow": jnp.asarray(rng.normal(size=5), "float32"),
+            "half": jnp.asarray(rng.normal(size=(2, 2)), "bfloat16"),
+        }
+        rest = {"none": None, "empty": {}, "count": jnp.arange(3)}
+        float0 = {"count": np.zeros(3, jax.dtypes.float0)}
+        tx = make()
+        state = tx.init(rest | arrays)
+        alone = {name: tx.init(array) for name, array in arrays.items()}
+        for size in (1, 8, 0.5):
+            grads = {name: size * array for name, array in arrays.items()}
+            updates, state = tx.update(rest | float0 | grads, state)
+            assert updates["none"] is None and updates["count"] is float0["count"]
+            for name, g in grads.items():
+                expected, alone[name] = tx.update(g, alone[name])
+                assert updates[name].dtype == g.dtype
+                rtol = {"wide": 1e-14, "narrow": 1e-6, "half": 1e-2}[name]
+                np.testing.assert_allclose(updates[name], expected, rtol)
+        names = sorted(rest | arrays)
+        leaves = [name for name in names if name not in ("none", "empty")]
+        vectors = [x for x in state if getattr(x, "ndim", 0) == 1]
+        assert vectors and all(x.dtype == jnp.float64 for x in vectors)
+        for name in arrays:
+            singles = [x for x in alone[name] if getattr(x, "shape", ()) == (1,)]
+            for vector, single in zip(vectors, singles, strict=True):
+                np.testing.assert_allclose(vector[leaves.index(name)], single[0], 1e-6)
+        assert all(x[leaves.index("count")] == 0 for x in vectors)
