@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 import stabjax
 
+pytestmark = pytest.mark.slow  # many rows, in many contexts
 rows = pytest.mark.parametrize("row", TRANSFORMATIONS, ids=str)
 PARAMS = {"w": jnp.ones((8, 2)), "b": jnp.ones(8)}
 GRADS = jax.tree.map(lambda p: 0.5 * p, PARAMS)
