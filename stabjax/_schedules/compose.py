@@ -34,8 +34,8 @@ def join_schedules(
         counts beyond 2**24 are subtracted exactly from boundaries without a fraction.
 
     Returns:
-      A function of the count, of any shape, that returns the value. As in Optax, extra
-      schedules or boundaries are ignored.
+      A function of the count (a scalar or an array) that returns the value. As in
+      Optax, extra schedules or boundaries are ignored.
 
     Raises:
       ValueError: there is no schedule, or concrete boundaries are not in ascending
@@ -91,7 +91,7 @@ def warmup_constant_schedule(
         **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value.
+      A function of the count (a scalar or an array) that returns the value.
 
     Raises:
       TypeError: an argument is not a number.
@@ -130,8 +130,8 @@ def warmup_cosine_decay_schedule(
       exponent: p. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if steps
-      are traced and `decay_steps` is not greater than `warmup_steps`.
+      A function of the count (a scalar or an array) that returns the value, or NaN if
+      steps are traced and `decay_steps` is not greater than `warmup_steps`.
 
     Raises:
       ValueError: concrete `decay_steps` are not greater than `warmup_steps`.
@@ -202,7 +202,7 @@ def warmup_exponential_decay_schedule(
         None. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value.
+      A function of the count (a scalar or an array) that returns the value.
 
     Raises:
       TypeError: an argument is not a number.
@@ -240,8 +240,8 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Number]]) -> Schedule:
         cycle in steps. The number of cycles is static, the values are **traceable**.
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN in a cycle
-      whose traced `decay_steps` are not greater than its `warmup_steps`.
+      A function of the count (a scalar or an array) that returns the value, or NaN in a
+      cycle whose traced `decay_steps` are not greater than its `warmup_steps`.
 
     Raises:
       ValueError: there is no cycle, or the concrete `decay_steps` of one are not

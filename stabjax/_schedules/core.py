@@ -47,8 +47,8 @@ def polynomial_schedule(
       transition_begin: B in steps; a negative one counts as 0. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value. At q = 1 the
-      derivative of the power is taken as 0 (for p < 1 it is infinite).
+      A function of the count (a scalar or an array) that returns the value. At q = 1
+      the derivative of the power is taken as 0 (for p < 1 it is infinite).
 
     Raises:
       TypeError: an argument is not a number.
@@ -97,7 +97,7 @@ def linear_schedule(
       transition_begin: B in steps; a negative one counts as 0. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value.
+      A function of the count (a scalar or an array) that returns the value.
 
     Raises:
       TypeError: an argument is not a number.
@@ -139,7 +139,7 @@ def exponential_decay(
       end_value: the bound E, or None for none. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value.
+      A function of the count (a scalar or an array) that returns the value.
 
     Raises:
       TypeError: an argument is not a number.
@@ -194,11 +194,11 @@ def cosine_decay_schedule(
       exponent: p; 0 keeps `init_value` forever. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a traced
-      `decay_steps` is not > 0. At the end the derivative of the power is taken as 0
-      (for p < 1/2 it is infinite). If `decay_steps` is an array, the cosine is computed
-      as the square of a sine, which is accurate to the last digits near the end. If it
-      is a Python number, it is Optax's `1 + cos`, to the last bit.
+      A function of the count (a scalar or an array) that returns the value, or NaN if a
+      traced `decay_steps` is not > 0. At the end the derivative of the power is taken
+      as 0 (for p < 1/2 it is infinite). If `decay_steps` is an array, the cosine is
+      computed as the square of a sine, which is accurate to the last digits near the
+      end. If it is a Python number, it is Optax's `1 + cos`, to the last bit.
 
     Raises:
       ValueError: a concrete `decay_steps` is not > 0.

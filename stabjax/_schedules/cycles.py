@@ -39,8 +39,8 @@ def cyclic_schedule(
       decay_rate: r, the factor of the height from one step to the next. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if traced
-      steps are not > 0.
+      A function of the count (a scalar or an array) that returns the value, or NaN if
+      traced steps are not > 0.
 
     Raises:
       ValueError: concrete steps are not > 0.
@@ -107,8 +107,8 @@ def cosine_restarts_schedule(
         **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a traced
-      argument is out of its range.
+      A function of the count (a scalar or an array) that returns the value, or NaN if a
+      traced argument is out of its range.
 
     Raises:
       ValueError: a concrete `period` is not > 0, or a `period_factor` is not >= 1.

@@ -33,8 +33,8 @@ def inverse_sqrt_schedule(
       transition_begin: B in steps; a negative one counts as 0. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a traced
-      `timescale` is not > 0.
+      A function of the count (a scalar or an array) that returns the value, or NaN if a
+      traced `timescale` is not > 0.
 
     Raises:
       ValueError: a concrete `timescale` is not > 0.
@@ -78,8 +78,8 @@ def noam_schedule(
       factor: c. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a traced
-      `model_size` or `warmup_steps` is not > 0.
+      A function of the count (a scalar or an array) that returns the value, or NaN if a
+      traced `model_size` or `warmup_steps` is not > 0.
 
     Raises:
       ValueError: a concrete `model_size` or `warmup_steps` is not > 0.
@@ -129,8 +129,8 @@ def rex_schedule(
         implementations. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a traced
-      argument is out of its range.
+      A function of the count (a scalar or an array) that returns the value, or NaN if a
+      traced argument is out of its range.
 
     Raises:
       ValueError: a concrete `transition_steps` is not > 0, or `beta` not in [0, 1).
@@ -184,8 +184,8 @@ def power_schedule(
       warmup_steps: W in steps; <= 0 is no warmup. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a traced
-      argument is out of its range.
+      A function of the count (a scalar or an array) that returns the value, or NaN if a
+      traced argument is out of its range.
 
     Raises:
       ValueError: a concrete `scale` is not >= 0, or a `power` is not < 0.
@@ -246,8 +246,8 @@ def wsd_schedule(
         "exponential". **Static.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if traced
-      steps are not >= 0.
+      A function of the count (a scalar or an array) that returns the value, or NaN if
+      traced steps are not >= 0.
 
     Raises:
       ValueError: an unknown shape, concrete steps are not >= 0, or a concrete
@@ -302,8 +302,8 @@ def infinite_schedule(
       timescale: alpha, > 0, or None for the cosine. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a traced
-      argument is out of its range.
+      A function of the count (a scalar or an array) that returns the value, or NaN if a
+      traced argument is out of its range.
 
     Raises:
       ValueError: concrete steps are not >= 0, or a `timescale` is not > 0.

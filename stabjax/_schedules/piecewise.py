@@ -41,8 +41,8 @@ def piecewise_constant_schedule(
         scales, and the boundaries of a pair, are **traceable**.
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a traced
-      scale is negative.
+      A function of the count (a scalar or an array) that returns the value, or NaN if a
+      traced scale is negative.
 
     Raises:
       ValueError: a concrete scale is negative, or the two of a pair differ in length.
@@ -91,8 +91,8 @@ def piecewise_interpolate_schedule(
         scales, and the boundaries of a pair, are **traceable**.
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a traced
-      scale is negative.
+      A function of the count (a scalar or an array) that returns the value, or NaN if a
+      traced scale is negative.
 
     Raises:
       ValueError: an unknown `interpolate_type`, a concrete scale is negative, or the
@@ -184,8 +184,8 @@ def linear_onecycle_schedule(
       final_div_factor: F, > 0. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a traced
-      argument is out of its range.
+      A function of the count (a scalar or an array) that returns the value, or NaN if a
+      traced argument is out of its range.
 
     Raises:
       ValueError: a concrete argument is out of its range.
@@ -237,8 +237,8 @@ def cosine_onecycle_schedule(
       final_div_factor: F, > 0. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a traced
-      argument is out of its range.
+      A function of the count (a scalar or an array) that returns the value, or NaN if a
+      traced argument is out of its range.
 
     Raises:
       ValueError: a concrete argument is out of its range.

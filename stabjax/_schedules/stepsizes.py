@@ -32,8 +32,8 @@ def chebyshev_schedule(
       steps: T, a power of 2, after which the schedule starts again. **Static.**
 
     Returns:
-      A function of the count, of any shape, that returns the step size, and NaN if a
-      traced argument is out of its range.
+      A function of the count (a scalar or an array) that returns the step size, or NaN
+      if a traced argument is out of its range.
 
     Raises:
       ValueError: `steps` is not a power of 2, or a concrete `strong_convexity` is not
@@ -76,8 +76,8 @@ def silver_schedule(smoothness: Number) -> Schedule:
       smoothness: L, the largest eigenvalue of the Hessian, > 0. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the step size, and NaN if a
-      traced `smoothness` is not > 0.
+      A function of the count (a scalar or an array) that returns the step size, or NaN
+      if a traced `smoothness` is not > 0.
 
     Raises:
       ValueError: a concrete `smoothness` is not > 0.
@@ -126,8 +126,8 @@ def strongly_convex_silver_schedule(
       steps: n, a power of 2, after which the schedule starts again. **Static.**
 
     Returns:
-      A function of the count, of any shape, that returns the step size, and NaN if a
-      traced argument is out of its range.
+      A function of the count (a scalar or an array) that returns the step size, or NaN
+      if a traced argument is out of its range.
 
     Raises:
       ValueError: `steps` is not a power of 2, or a concrete `strong_convexity` is not

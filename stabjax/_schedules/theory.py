@@ -250,8 +250,8 @@ def refine_schedule(
         **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value: 0 from the last
-      step on, and NaN if a traced argument is out of its range.
+      A function of the count (a scalar or an array) that returns the value: 0 from the
+      last step on, and NaN if a traced argument is out of its range.
 
     Raises:
       ValueError: `gradient_norms` are not an array of two or more numbers, a concrete

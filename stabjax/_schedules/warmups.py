@@ -23,8 +23,8 @@ def exponential_warmup_schedule(peak_value: Number, timescale: Number) -> Schedu
       timescale: tau in steps, > 0. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a traced
-      `timescale` is not > 0.
+      A function of the count (a scalar or an array) that returns the value, or NaN if a
+      traced `timescale` is not > 0.
 
     Raises:
       ValueError: a concrete `timescale` is not > 0.
@@ -65,8 +65,8 @@ def untuned_linear_warmup_schedule(b2: Number) -> Schedule:
         0.001); for an array it is not rounded.
 
     Returns:
-      A function of the count, of any shape, that returns the factor, and NaN if a
-      traced `b2` is not in [0, 1).
+      A function of the count (a scalar or an array) that returns the factor, or NaN if
+      a traced `b2` is not in [0, 1).
 
     Raises:
       ValueError: a concrete `b2` is not in [0, 1).
@@ -105,8 +105,8 @@ def untuned_exponential_warmup_schedule(b2: Number) -> Schedule:
         as in the authors' code (999 for 0.999); for an array it is not rounded.
 
     Returns:
-      A function of the count, of any shape, that returns the factor, and NaN if a
-      traced `b2` is not in [0, 1).
+      A function of the count (a scalar or an array) that returns the factor, or NaN if
+      a traced `b2` is not in [0, 1).
 
     Raises:
       ValueError: a concrete `b2` is not in [0, 1).
@@ -148,8 +148,8 @@ def radam_warmup_schedule(b2: Number) -> Schedule:
       b2: in (0.6, 1). **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the factor, and NaN if a
-      traced `b2` is not in (0.6, 1).
+      A function of the count (a scalar or an array) that returns the factor, or NaN if
+      a traced `b2` is not in (0.6, 1).
 
     Raises:
       ValueError: a concrete `b2` is not in (0.6, 1).

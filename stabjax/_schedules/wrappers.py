@@ -48,8 +48,8 @@ def with_warmup(
       shape: one of the above. **Static.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a traced
-      `warmup_steps` is not >= 0.
+      A function of the count (a scalar or an array) that returns the value, or NaN if a
+      traced `warmup_steps` is not >= 0.
 
     Raises:
       ValueError: an unknown shape, concrete `warmup_steps` are not >= 0, or a concrete
@@ -112,8 +112,8 @@ def with_cooldown(
       shape: one of the above. **Static.**
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a traced
-      `decay_steps` is not >= 0.
+      A function of the count (a scalar or an array) that returns the value, or NaN if a
+      traced `decay_steps` is not >= 0.
 
     Raises:
       ValueError: an unknown shape, concrete `decay_steps` are not >= 0, or a concrete
@@ -151,7 +151,7 @@ def multiply_schedules(schedules: Sequence[Schedule]) -> Schedule:
       schedules: functions of the count; their number is static.
 
     Returns:
-      A function of the count, of any shape, that returns the value.
+      A function of the count (a scalar or an array) that returns the value.
 
     Raises:
       ValueError: there is no schedule.
@@ -194,8 +194,8 @@ def repeat_schedule(
         **Traceable.** The Python number 1 needs no logarithm.
 
     Returns:
-      A function of the count, of any shape, that returns the value, and NaN if a traced
-      argument is out of its range.
+      A function of the count (a scalar or an array) that returns the value, or NaN if a
+      traced argument is out of its range.
 
     Raises:
       ValueError: a concrete `period` is not > 0, or a `period_factor` is not >= 1.
@@ -235,7 +235,7 @@ def shift_schedule(schedule: Schedule, steps: Number) -> Schedule:
         Without a fraction, integer counts beyond 2**24 stay exact.
 
     Returns:
-      A function of the count, of any shape, that returns the value.
+      A function of the count (a scalar or an array) that returns the value.
 
     Raises:
       TypeError: `steps` is not a number.
@@ -264,7 +264,7 @@ def with_bounds(
       max_value: b, or None for no bound; it wins where a > b. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the value.
+      A function of the count (a scalar or an array) that returns the value.
 
     Raises:
       ValueError: concrete bounds have `min_value` above `max_value`.

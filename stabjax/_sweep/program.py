@@ -34,7 +34,7 @@ Inputs = tuple[dict[str, Any], dict[str, Any]]
 
 
 class Program:
-    """The trials that share their static values, as a function of the numbers.
+    """Runs all trials with the same static values, given the numeric values.
 
     It can be pickled if the factories and the static values can.
     """

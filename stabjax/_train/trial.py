@@ -175,7 +175,7 @@ def training(
     key: jax.Array,
     rules: Rules,
 ) -> Training:
-    """Returns the parts of a run: its first state, its step, the result of a state."""
+    """Returns the parts of a run: initial state, step function, result function."""
     init_key, step_key = jax.random.split(_typed(key))
     params = _checked_params(problem.init(init_key))
     # Traced once, wherever it stands in the program. A function of its own, since JAX

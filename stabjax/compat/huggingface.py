@@ -124,8 +124,9 @@ def get_scheduler(
         are static; all numbers are **traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate, and NaN if
-      a traced number is out of its range; a transformation for the last two names.
+      A function of the count (a scalar or an array) that returns the learning rate, or
+      NaN if a traced number is out of its range; a transformation for the last two
+      names.
 
     Raises:
       ValueError: a name or type does not exist, or a number is missing or, if concrete,

@@ -58,8 +58,8 @@ def cosine_lr_scheduler(
       k_decay: k, > 0. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate, and NaN if
-      a traced number is out of its range.
+      A function of the count (a scalar or an array) that returns the learning rate, or
+      NaN if a traced number is out of its range.
 
     Raises:
       ValueError: a concrete number is out of its range.
@@ -115,8 +115,8 @@ def step_lr_scheduler(
       warmup_prefix: whether c counts from the end of the warmup. **Static.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate, and NaN if
-      a traced `decay_t` is not > 0.
+      A function of the count (a scalar or an array) that returns the learning rate, or
+      NaN if a traced `decay_t` is not > 0.
 
     Raises:
       ValueError: a concrete `decay_t` is not > 0.
@@ -158,7 +158,7 @@ def multi_step_lr_scheduler(
       warmup_prefix: whether c counts from the end of the warmup. **Static.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate.
+      A function of the count (a scalar or an array) that returns the learning rate.
 
     Raises:
       TypeError: an argument or a milestone is not a number.

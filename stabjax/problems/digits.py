@@ -123,7 +123,7 @@ def _digits_problem(
     batch_size: int | None,
     metadata: Mapping[str, object],
 ) -> Problem:
-    """Returns the problem of a module whose matrices start as scaled normals."""
+    """Returns the digits problem for a module with scaled normal initial weights."""
     images, labels = _digits()
     held_out = np.arange(len(images)) % 4 == 3
     frequencies = np.bincount(labels[~held_out]) / np.sum(~held_out)

@@ -37,7 +37,7 @@ def deep_linear_chain(
     curvature is about `D p^(2 - 2 / D)`, where `p = max(s^D, t)`.
 
     Args:
-      init_scale: scale `s` of the first weights, > 0. **Traceable.**
+      init_scale: scale `s` of the initial weights, > 0. **Traceable.**
       target: `t`, > 0. **Traceable.**
       noise: standard deviation of the Gaussian noise added to each element of the
         gradient (not to the loss), >= 0. **Traceable.**

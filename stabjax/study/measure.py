@@ -18,7 +18,7 @@ _CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """A number with its 95 % interval."""
+    """A value and its 95% confidence interval."""
 
     value: float
     low: float

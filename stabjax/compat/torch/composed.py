@@ -70,7 +70,7 @@ def multiplicative_lr(
         closes over is **traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate.
+      A function of the count (a scalar or an array) that returns the learning rate.
 
     Raises:
       TypeError: `lr_lambda` is not a function, or `base_lr` not a number.
@@ -107,7 +107,7 @@ def sequential_lr(
         number is static, their values are **traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate.
+      A function of the count (a scalar or an array) that returns the learning rate.
 
     Raises:
       ValueError: `schedulers` is empty, the number of milestones does not fit, or
@@ -162,7 +162,7 @@ def chained_scheduler(base_lr: Number, schedulers: Sequence[Schedule]) -> Schedu
       schedulers: s_i, schedules of this module or any others.
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate.
+      A function of the count (a scalar or an array) that returns the learning rate.
 
     Raises:
       ValueError: `schedulers` is empty.

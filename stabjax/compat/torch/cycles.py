@@ -31,8 +31,8 @@ def cosine_annealing_lr(
       eta_min: E, the learning rate at step T. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate, exactly E
-      at T and L at 2 T, and NaN if a traced `T_max` is not > 0.
+      A function of the count (a scalar or an array) that returns the learning rate,
+      exactly E at T and L at 2 T, and NaN if a traced `T_max` is not > 0.
 
     Raises:
       ValueError: a concrete `T_max` is not > 0.
@@ -83,8 +83,8 @@ def cosine_annealing_warm_restarts(
       eta_min: E. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate, and NaN if
-      a traced argument is out of its range. Traced, `T_0` and `T_mult` may have
+      A function of the count (a scalar or an array) that returns the learning rate, or
+      NaN if a traced argument is out of its range. Traced, `T_0` and `T_mult` may have
       fractions.
 
     Raises:
@@ -140,8 +140,8 @@ def cyclic_lr(
         count. **Static.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate, and NaN if
-      a traced size is not > 0.
+      A function of the count (a scalar or an array) that returns the learning rate, or
+      NaN if a traced size is not > 0.
 
     Raises:
       ValueError: a concrete size is not > 0, or a mode does not exist.
@@ -215,8 +215,8 @@ def one_cycle_lr(
       three_phase: whether the value first falls to M/d. **Static.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate, and NaN if
-      a traced argument is out of its range. Traced steps may have fractions.
+      A function of the count (a scalar or an array) that returns the learning rate, or
+      NaN if a traced argument is out of its range. Traced steps may have fractions.
 
     Raises:
       ValueError: a concrete argument is out of its range, or steps are missing.

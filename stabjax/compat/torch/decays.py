@@ -29,8 +29,8 @@ def step_lr(base_lr: Number, step_size: Number, gamma: Number = 0.1) -> Schedule
       gamma: the factor. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate, and NaN if
-      a traced `step_size` is not > 0.
+      A function of the count (a scalar or an array) that returns the learning rate, or
+      NaN if a traced `step_size` is not > 0.
 
     Raises:
       ValueError: a concrete `step_size` is not > 0.
@@ -67,7 +67,7 @@ def multi_step_lr(
       gamma: the factor. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate.
+      A function of the count (a scalar or an array) that returns the learning rate.
 
     Raises:
       TypeError: an argument or a milestone is not a number.
@@ -115,8 +115,8 @@ def constant_lr(
       total_iters: T in steps. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate, and NaN if
-      a traced `factor` is not in [0, 1].
+      A function of the count (a scalar or an array) that returns the learning rate, or
+      NaN if a traced `factor` is not in [0, 1].
 
     Raises:
       ValueError: a concrete `factor` is not in [0, 1].
@@ -153,8 +153,8 @@ def linear_lr(
       total_iters: T in steps; <= 0 keeps L a forever. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate, exactly L b
-      from step T on, and NaN if a traced factor is out of its range.
+      A function of the count (a scalar or an array) that returns the learning rate,
+      exactly L b from step T on, and NaN if a traced factor is out of its range.
 
     Raises:
       ValueError: a concrete factor is out of its range.
@@ -185,7 +185,7 @@ def exponential_lr(base_lr: Number, gamma: Number) -> Schedule:
         **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate.
+      A function of the count (a scalar or an array) that returns the learning rate.
 
     Raises:
       TypeError: an argument is not a number.
@@ -216,9 +216,9 @@ def polynomial_lr(
       power: p. **Traceable.**
 
     Returns:
-      A function of the count, of any shape, that returns the learning rate, exactly 0
-      from step T on. At T the derivative of the power is taken as 0 (for p < 1 it is
-      infinite).
+      A function of the count (a scalar or an array) that returns the learning rate,
+      exactly 0 from step T on. At T the derivative of the power is taken as 0 (for p <
+      1 it is infinite).
 
     Raises:
       TypeError: an argument is not a number.
