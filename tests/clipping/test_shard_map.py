@@ -13,6 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 import stabjax
 
+pytestmark = pytest.mark.slow  # many programs, for eight devices
+
 # The name of a transformation -> how to make it from its threshold and its axes.
 MAKERS = {
     "clip_by_global_norm": stabjax.clip_by_global_norm,
