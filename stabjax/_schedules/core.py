@@ -160,7 +160,9 @@ def exponential_decay(
         elapsed = select(elapsed < 0, 0, elapsed)
         # In integers: 2e9 - 1 is not 2e9, and 14 / 7, by a rounded inverse, not below
         # 2.
-        periods = divmod_count(elapsed, steps)[0] if staircase else elapsed / steps
+        periods = elapsed / steps
+        if staircase:
+            periods = 1.0 * divmod_count(elapsed, steps)[0]
         value: Number = init_value * jnp.power(rate, periods)
         if end_value is not None:
             value = bounded(value, periods, end_value)

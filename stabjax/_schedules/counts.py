@@ -7,7 +7,6 @@ that are whole, integers or not, are subtracted from integer counts in integers:
 
 import functools
 import inspect
-import math
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -92,9 +91,7 @@ def since(count: Number, start: Number) -> Number:
     if not _is_integer_array(count):
         return count - start
     if isinstance(start, int | float):
-        whole = math.floor(start) if abs(start) < 2**31 else 0
-        rest = float(start - whole)
-        return count - whole if rest == 0 else (count - whole) - rest
+        return count - as_whole(start)
     start = jnp.asarray(start)
     if jnp.issubdtype(start.dtype, jnp.integer):
         return count - start

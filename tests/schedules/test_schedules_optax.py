@@ -163,7 +163,7 @@ def test_values_are_exactly_those_of_optax(name, sets, stride):
             if np.float32(value) != exact:
                 message = f"{count}, {arguments}"
                 np.testing.assert_allclose(
-                    value, expected, rounding, rounding / 10, True, message
+                    value, expected, rounding, rounding, True, message
                 )
             assert jnp.result_type(value) == jnp.result_type(expected)
 

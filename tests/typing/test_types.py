@@ -9,7 +9,7 @@ SCRIPT = pathlib.Path(__file__).parent / "training_script.py"
 MISTAKES = """
 import stabjax
 stabjax.with_cooldown(stabjax.constant_schedule(1.0), 10, 5, shape="lineal")
-stabjax.clip_by_global_norm("1.0")
+stabjax.linear_schedule("1.0", 0.0, 10)
 stabjax.grid(rate=[0.1]).no_such_method()
 """
 
