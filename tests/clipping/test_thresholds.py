@@ -15,6 +15,8 @@ from flax import nnx
 
 import stabjax
 
+pytestmark = pytest.mark.slow  # many makers, in many contexts
+
 # The name of a transformation -> how to make it from its threshold.
 MAKERS = {
     "clip": stabjax.clip,
