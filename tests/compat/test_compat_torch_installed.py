@@ -24,10 +24,7 @@ def optimizer_of(rate):
 
 
 def observed(make, field="lr"):
-    """The values of a scheduler, made from its optimizer; after an error, the last.
-
-    OneCycleLR extrapolates by one step before it raises. The step before counts.
-    """
+    """The values of a scheduler, made from its optimizer; after an error, the last."""
 
     def values(base_lr=0.1, **numbers):
         optimizer = optimizer_of(base_lr)
@@ -40,8 +37,6 @@ def observed(make, field="lr"):
                 try:
                     scheduler.step()
                 except (ValueError, ZeroDivisionError):
-                    steps = getattr(scheduler, "total_steps", len(found))
-                    del found[steps:]
                     return found + [found[-1]] * (len(COUNTS) - len(found))
         return found
 
