@@ -11,6 +11,8 @@ import pytest
 
 import stabjax
 
+pytestmark = pytest.mark.slow  # a program for every argument of every method
+
 IDENTITY = optax.identity()
 # Method -> its required arguments; values out of range; and the ranges.
 DECAY, SHARE = ([-0.1, 1.0, 2, np.nan], "in [0, 1)"), ([-0.1, 1.5, np.nan], "in [0, 1]")

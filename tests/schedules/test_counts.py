@@ -54,6 +54,7 @@ def compiled_in_three_ways(schedule, counts):
     )
 
 
+@pytest.mark.slow
 @rows
 def test_every_type_of_count_gives_the_same_bits(row):
     schedule = row.make(**numbers_of(row))
@@ -188,6 +189,7 @@ ENDING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ENDING)
 @settings(max_examples=20, deadline=None)
 @given(
