@@ -134,7 +134,6 @@ class Draw:
 
 # Products of scales are taken in float64 here, and in float32 in Optax.
 ACCUMULATING = {
-    "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "linear_onecycle_schedule",
     "cosine_onecycle_schedule",
@@ -163,7 +162,7 @@ def test_values_are_exactly_those_of_optax(name, sets, stride):
             if np.float32(value) != exact:
                 message = f"{count}, {arguments}"
                 np.testing.assert_allclose(
-                    value, expected, rounding, rounding, True, message
+                    value, expected, rounding, rounding / 3, True, message
                 )
             assert jnp.result_type(value) == jnp.result_type(expected)
 
