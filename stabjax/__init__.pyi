@@ -3,6 +3,7 @@
 from stabjax import compat, plot, problems, runs, search, study
 from stabjax._clipping import (
     AdaptiveQuantileClipState,
+    ClippingEffect,
     DifferentiallyPrivateAggregateState,
     HistoryClipState,
     MaxNormSuggestion,
@@ -28,6 +29,7 @@ from stabjax._clipping import (
     clip_by_second_moment,
     clip_by_tracked_max,
     clip_update_norm,
+    clipping_effect,
     differentially_private_aggregate,
     limit_norm_growth,
     normalize_by_tracked_norm,
@@ -121,6 +123,7 @@ __version__: str
 
 __all__ = [
     "AdaptiveQuantileClipState",
+    "ClippingEffect",
     "DifferentiallyPrivateAggregateState",
     "GuardState",
     "HistoryClipState",
@@ -164,6 +167,7 @@ __all__ = [
     "cosine_onecycle_schedule",
     "cosine_restarts_schedule",
     "cyclic_schedule",
+    "clipping_effect",
     "differentially_private_aggregate",
     "exponential_decay",
     "exponential_warmup_schedule",

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from stabjax._arguments import check
+from stabjax._clipping.settling import norms_of, settled_at, upper_end
 
 _TAIL = 99  # percent of the steps
-_NORMAL = 1.4826  # deviation of a normal distribution / its median absolute deviation
 _DRIFT = 3.0  # a drift by more than this factor is reported
 
 _Norms: TypeAlias = Sequence[float] | np.ndarray | jax.Array
@@ -21,6 +21,9 @@ class MaxNormSuggestion(NamedTuple):
     Attributes:
       max_norm: the suggested threshold.
       clip_fraction: the share of steps above it; non-finite norms do not count.
+      settled_at: the step from which the norms count: their level is that of the last
+        tenth of the steps.
+      settled_fraction: the share of these later steps above the threshold.
       median: the median of the norms.
       tail: the 99th percentile of the norms.
       largest: the largest finite norm.
@@ -31,6 +34,8 @@ class MaxNormSuggestion(NamedTuple):
 
     max_norm: float
     clip_fraction: float
+    settled_at: int
+    settled_fraction: float
     median: float
     tail: float
     largest: float
@@ -42,6 +47,11 @@ class MaxNormSuggestion(NamedTuple):
         lines = [
             f"max_norm {self.max_norm:.3g} clips {self.clip_fraction:.2%} of the steps"
         ]
+        if self.settled_at:
+            lines.append(
+                f"{self.settled_fraction:.2%} of those from step {self.settled_at} on, "
+                "when the norms have settled"
+            )
         marks = {"median": self.median, f"{_TAIL} %": self.tail}
         for name, norm in (marks | {"largest": self.largest}).items():
             ratio = norm / self.max_norm
@@ -50,8 +60,8 @@ class MaxNormSuggestion(NamedTuple):
             lines.append(f"{self.nonfinite} of {self.steps} norms were not finite")
         if not 1 / _DRIFT < self.drift < _DRIFT:
             lines.append(
-                f"the last norms are {self.drift:.3g} times the first: one threshold "
-                "does not fit both; one learned from history does"
+                f"the last norms are {self.drift:.3g} times the first: max_norm fits "
+                "the last; for both, use a threshold learned from history"
             )
         return "\n".join(lines)
 
@@ -63,7 +73,10 @@ def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSugge
                                                    d = median(|log n - m|)
 
     The norms n of most steps are taken to be log-normal, and the threshold is the upper
-    end of that bulk. A few spikes move neither median.
+    end of that bulk. A few spikes move neither median. Only the steps count at which
+    the norms have settled: from the first tenth of the steps on whose median, and that
+    of all later tenths, is within a factor of 1.5 of the last one's. Large norms at the
+    beginning, which most runs have, are clipped.
 
     Args:
       norms: gradient norms before clipping, with steps along the last axis, of one run
@@ -72,8 +85,9 @@ def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSugge
         log-normal bulk, three clip 0.13 %. **Static.**
 
     Returns:
-      A `MaxNormSuggestion`: `max_norm`; the fraction of the steps that it clips; the
-      `median`, the `tail` (99th percentile) and the `largest` of the finite norms;
+      A `MaxNormSuggestion`: `max_norm`; the fraction of the steps that it clips, of all
+      and of the settled ones; the `median`, the `tail` (99th percentile) and the
+      `largest` of the finite norms;
       their `drift`, the median of the last fifth of the steps over that of the first;
       the number of `steps`, and of those whose norm is `nonfinite`.
 
@@ -98,19 +112,16 @@ def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSugge
       mean norm.
     """
     check("z_threshold", z_threshold, ">= 0")
-    history = np.atleast_1d(np.asarray(norms, float))
+    history = norms_of(norms)
     finite = history[np.isfinite(history)]
-    if np.any(finite < 0):
-        raise ValueError(f"norms must be >= 0, got {finite.min()}.")
-    if not np.any(finite > 0):
-        raise ValueError(f"norms must hold a positive finite number, got {norms!r}.")
-    logs = np.log(finite[finite > 0])
-    middle = np.median(logs)
-    spread = _NORMAL * np.median(np.abs(logs - middle))
-    threshold = float(np.exp(middle + z_threshold * spread))
+    start = settled_at(history)
+    settled = history[..., start:]
+    threshold = upper_end(settled, z_threshold)
     return MaxNormSuggestion(
         max_norm=threshold,
         clip_fraction=float(np.sum(finite > threshold) / history.size),
+        settled_at=start,
+        settled_fraction=_share_above(threshold, settled),
         median=float(np.median(finite)),
         tail=float(np.percentile(finite, _TAIL)),
         largest=float(finite.max()),
@@ -118,6 +129,10 @@ def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSugge
         steps=history.size,
         nonfinite=history.size - finite.size,
     )
+
+
+def _share_above(threshold: float, norms: np.ndarray) -> float:
+    return float(np.mean(np.isfinite(norms) & (norms > threshold)))
 
 
 def _drift(history: np.ndarray) -> float:

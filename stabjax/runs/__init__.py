@@ -1,8 +1,46 @@
-"""Questions to a dataset of runs: what is best, what is stable, one run again."""
+"""Questions to a dataset of runs, each answered with an interval and its caveats.
 
+What is stored (`load`), one run again (`rerun`), the best point (`best`), how many runs
+are stable (`stable_fraction`); which value is best and how sure that is (`optimum`),
+whether treatments differ (`compare`), how much a wrong rate costs (`sensitivity`), how
+the best value moves with size (`scaling`), what matters (`importance`), what a
+threshold does (`clipping`), and where to sweep next (`refine`).
+"""
+
+from stabjax._intervals import Interval
+from stabjax.runs.comparison import Comparison, Difference, Treatment, compare
+from stabjax.runs.laws import Exponent, Scaling, scaling
 from stabjax.runs.loading import load
+from stabjax.runs.minimum import Optimum, optimum
 from stabjax.runs.optimum import best
+from stabjax.runs.ranges import Sensitivity, sensitivity
+from stabjax.runs.refinement import refine
 from stabjax.runs.repetition import rerun
 from stabjax.runs.stability import stable_fraction
+from stabjax.runs.thresholds import clipping
+from stabjax.runs.variance import Effect, Importance, Marginal, importance
 
-__all__ = ["best", "load", "rerun", "stable_fraction"]
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Effect",
+    "Exponent",
+    "Importance",
+    "Interval",
+    "Marginal",
+    "Optimum",
+    "Scaling",
+    "Sensitivity",
+    "Treatment",
+    "best",
+    "clipping",
+    "compare",
+    "importance",
+    "load",
+    "optimum",
+    "refine",
+    "rerun",
+    "scaling",
+    "sensitivity",
+    "stable_fraction",
+]
