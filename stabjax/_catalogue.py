@@ -13,7 +13,7 @@ from stabjax import _schedules as s
 from stabjax import problems
 from stabjax._types import Number, Schedule
 
-WARMUP_FRACTION = 0.1  # fraction of steps, for schedules with a warm-up
+WARMUP_FRACTION = 0.1  # fraction of steps, for schedules with a warmup
 _COOLDOWN_FRACTION = 0.2  # fraction of steps, for schedules with a cooldown
 _WINDOW = 32  # norms in a history; the default windows are longer than short runs
 

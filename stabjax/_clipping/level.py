@@ -42,24 +42,24 @@ def adagc(
 ) -> optax.GradientTransformation:
     """Clips each leaf's norm to a multiple of its moving average (AdaGC).
 
-    Let `n` be a leaf's norm and `N` the global norm. During warm-up, the leaf is
+    Let `n` be a leaf's norm and `N` the global norm. During warmup, the leaf is
     multiplied by `h = min(1, max_norm / N)`, and its level `a` is the smallest `h n` so
-    far. After warm-up,
+    far. After warmup,
 
         u = g min(1, relative_clip a / n)
         a = decay a + (1 - decay) ||u||
 
     Set `reference=True` to reproduce the authors' implementation, which differs in four
     ways. It adds 1e-6 (PaddlePaddle: 1e-8) to the norm in the denominator. Zero norms
-    are included in the average, and a zero norm during warm-up permanently stops
-    updates of the leaf. `patience` is inf. The PaddlePaddle variant also has a warm-up
+    are included in the average, and a zero norm during warmup permanently stops
+    updates of the leaf. `patience` is inf. The PaddlePaddle variant also has a warmup
     that is one update longer and uses the smallest `n`.
 
     Args:
       relative_clip: multiple of the average, >= 0. **Traceable.**
       decay: decay rate of the average, in [0, 1]. **Traceable.**
-      max_norm: maximum global norm during warm-up, >= 0. **Traceable.**
-      warmup_steps: number of warm-up updates, counted separately for each leaf.
+      max_norm: maximum global norm during warmup, >= 0. **Traceable.**
+      warmup_steps: number of warmup updates, counted separately for each leaf.
         **Traceable.**
       patience: number of consecutive clipped updates of a leaf that indicates a change
         of scale. The level is then set to the smallest norm among them. Use inf to
@@ -71,7 +71,7 @@ def adagc(
     Returns:
       A transformation with metrics for the norm, the number of clipped leaves, whether
       any leaf was clipped, and the fraction of clipped updates. A non-finite leaf
-      becomes NaN (during warm-up, all leaves do). Non-finite updates and zero norms of
+      becomes NaN (during warmup, all leaves do). Non-finite updates and zero norms of
       leaves leave the state unchanged. If gradients become permanently larger by any
       factor, clipping stops after at most `2 patience` updates. (The authors' threshold
       grows by a factor of `1 + (1 - decay) (relative_clip - 1)` per update and takes
@@ -116,7 +116,7 @@ def adagc(
         bound = jnp.where(known, relative * past.norm_level, jnp.inf)
         warmup_bound = _bound_by_global_norm(norms, max_norm, eps)
         clipped = ~warming_up & (norms > bound)
-        # Paddle takes the smallest norm before warm-up clipping, Megatron after.
+        # Paddle takes the smallest norm before warmup clipping, Megatron after.
         least = norms if paddle else warmup_bound
         least = jnp.where(known, jnp.minimum(past.norm_level, least), least)
         average = _average(past, jnp.minimum(norms, bound), beta)

@@ -81,7 +81,7 @@ def since_reset(count: jax.Array, every: jax.Array) -> tuple[jax.Array, jax.Arra
 def cosine_warmup(
     was_reset: jax.Array, age: jax.Array, warmup_steps: jax.Array
 ) -> jax.Array:
-    """Computes SPAM's warm-up factor after a reset, which rises from 0.01 to 1."""
+    """Computes SPAM's warmup factor after a reset, which rises from 0.01 to 1."""
     k = (age - 1).astype(warmup_steps.dtype)
     rising = was_reset & (k < warmup_steps)
     angle = jnp.pi * k / (warmup_steps + 1)
@@ -130,7 +130,7 @@ def reset_moments(
       A transformation with a `ResetMomentsState`. Its `update` requires `params`.
       Updates with non-finite gradients are counted as well. Any effect of NaN or
       differently scaled gradients on `inner` ends after at most `every` updates,
-      followed by the warm-up.
+      followed by the warmup.
 
     Raises:
       ValueError: If `every` or `warmup_steps` is concrete and out of range or not a

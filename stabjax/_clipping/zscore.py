@@ -180,7 +180,7 @@ def _spike_bound(
 def _update(
     past: ZClipStatistics, x: jax.Array, decay: jax.Array, warmup_steps: jax.Array
 ) -> ZClipStatistics:
-    """Adds x to the statistics. During warm-up, all norms have equal weight."""
+    """Adds x to the statistics. During warmup, all norms have equal weight."""
     seen = optax.safe_increment(past.zclip_seen)
     number = seen.astype(x.dtype)
     warming_up = number <= jnp.maximum(warmup_steps, 1)
