@@ -215,7 +215,7 @@ def test_transformer_reads_a_file_and_knows_its_baselines(tmp_path):
     assert marked.metadata["baseline"] == problem.metadata["baseline"]
 
     with pytest.raises(
-        ValueError, match=r"pathlib.Path\('.*book.txt'\), got a file name"
+        ValueError, match=r"pathlib.Path\('.*book.txt'\), got a file"
     ):
         problems.char_transformer(text=str(path))
     path.write_text("hällo wörld " * 50, encoding="latin-1")
