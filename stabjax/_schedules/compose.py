@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from stabjax._arguments import as_number, is_concrete, nan_unless, select
-from stabjax._schedules.core import cosine_decay, exponential_decay, linear_schedule
 from stabjax._schedules.counts import builder, since
+from stabjax._schedules.decays import cosine_decay, exponential_decay, linear_schedule
 from stabjax._types import Condition, Number, Schedule
 
 

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from stabjax._arguments import check, nan_unless, select
-from stabjax._schedules.core import cosine_decay_schedule
 from stabjax._schedules.counts import builder, divmod_count, since
+from stabjax._schedules.decays import cosine_decay_schedule
 from stabjax._schedules.shapes import fraction_gone, fraction_left, with_ends, within
 from stabjax._types import Number, Schedule
 

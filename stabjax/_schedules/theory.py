@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from stabjax._arguments import as_integer, check
-from stabjax._schedules.core import constant_schedule
 from stabjax._schedules.counts import builder, standard_promotion
+from stabjax._schedules.decays import constant_schedule
 from stabjax._schedules.shapes import Shape
 from stabjax._schedules.wrappers import with_cooldown
 from stabjax._types import Condition, Number, Schedule

@@ -16,14 +16,14 @@ from stabjax._arguments import (
     select,
 )
 from stabjax._schedules.compose import join_schedules
-from stabjax._schedules.core import (
+from stabjax._schedules.counts import as_whole, builder, later, since
+from stabjax._schedules.decays import (
     constant_schedule,
     linear_schedule,
     polynomial_schedule,
 )
-from stabjax._schedules.counts import as_whole, builder, later, since
-from stabjax._schedules.decays import inverse_sqrt_schedule
 from stabjax._schedules.shapes import half_cosine, with_ends
+from stabjax._schedules.transformers import inverse_sqrt_schedule
 from stabjax._schedules.wrappers import with_cooldown, with_warmup
 from stabjax._types import Number, Schedule
 from stabjax.compat.greedy import greedy

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from stabjax._arguments import check, nan_unless, select
 from stabjax._schedules.compose import join_schedules
-from stabjax._schedules.core import linear_schedule
 from stabjax._schedules.counts import builder
 from stabjax._schedules.cycles import cycle_of
 from stabjax._schedules.cycles import power as power_of
+from stabjax._schedules.decays import linear_schedule
 from stabjax._schedules.shapes import half_cosine, with_ends
 from stabjax._schedules.wrappers import shift_schedule
 from stabjax._types import Number, Schedule

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stabjax
+from stabjax import _types
 
 slow_rows = [pytest.param(row, marks=pytest.mark.slow) for row in COMPAT]
 rows = pytest.mark.parametrize("row", [*CORE, *slow_rows], ids=str)
@@ -314,8 +315,8 @@ BUILDERS = [
 def numeric_arguments(build):
     for name, parameter in inspect.signature(build).parameters.items():
         if parameter.annotation in (
-            stabjax._types.Number,
-            stabjax._types.Number | None,
+            _types.Number,
+            _types.Number | None,
         ):
             yield name
 

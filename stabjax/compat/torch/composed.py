@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from stabjax._arguments import is_concrete, select
 from stabjax._schedules.compose import join_schedules
-from stabjax._schedules.core import constant_schedule
 from stabjax._schedules.counts import builder
+from stabjax._schedules.decays import constant_schedule
 from stabjax._schedules.wrappers import multiply_schedules
 from stabjax._types import Number, Schedule
 from stabjax.compat.torch.chains import (

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from stabjax._arguments import as_number, check, nan_unless, select
 from stabjax._schedules.compose import join_schedules
-from stabjax._schedules.core import (
+from stabjax._schedules.counts import builder, divmod_count, since
+from stabjax._schedules.cycles import power as power_of
+from stabjax._schedules.decays import (
     constant_schedule,
     linear_schedule,
     polynomial_schedule,
 )
-from stabjax._schedules.counts import builder, divmod_count, since
-from stabjax._schedules.cycles import power as power_of
 from stabjax._types import Number, Schedule
 
 
