@@ -6,7 +6,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,8 +29,9 @@ from stabjax._sweep.lanes import Inexpressible, Parts, evaluated_in_parts
 from stabjax._sweep.sections import sectioned
 from stabjax._train.trial import Training
 
+LARGEST = 64  # parameters, each of which becomes a vector
 _CPU_BLOCK = 256  # trials; their numbers fit into the first-level cache
-_GPU_BLOCK = 128  # trials; one for each thread of four warps
+_GPU_BLOCK, _GPU_WARPS = 128, 4  # trials; one for each thread
 _TABLE_BYTES = 2**26  # of what the trials share, over all steps
 
 _Variables = dict[str, jax.Array]
@@ -48,9 +49,10 @@ class _Stage(NamedTuple):
     last: int  # not included
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """A run in parts, as programs of flat lists of arrays."""
 
+    names: dict[str, jax.ShapeDtypeStruct]  # of the inputs
     begin: Flat  # inputs -> state, constants of the loop, constants of the end
     loop: Flat  # constants, state -> state
     end: Flat  # constants, state -> variables
@@ -58,44 +60,45 @@ class _Run(NamedTuple):
     variables: Any  # the tree of the outputs of `end`
 
 
-def chunk_of(
-    training: Callable[[Mapping[str, Any]], Training],
-    variables: Callable[[Any], _Variables],
-    steps: int,
-    arguments: tuple[_Variables, _Variables],
-    platform: str,
-) -> _Chunk:
+def chunk_of(run: Run, own: Collection[str], steps: int, platform: str) -> _Chunk:
     """Returns a function of the values that trials share and those of each trial.
 
     Raises `Inexpressible` if a step is more than a few operations on numbers.
+
+    Args:
+      run: the run of one trial.
+      own: the names of the values that differ between the trials.
+      steps: number of steps.
+      platform: `"cpu"`, or that of a device with Triton.
     """
-    shared, own = arguments
-    one = {n: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for n, v in own.items()}
-    run = _traced(training, variables, steps, (shared, one))
-    plan = _planned(run, len(shared), len(own), steps)
+    plan = _planned(run, [name in own for name in run.names], steps)
     loop = _on_cpu if platform == "cpu" else _on_gpu
     if plan.table_bytes(steps) > _TABLE_BYTES:
         raise Inexpressible("a long table of shared values")
 
-    def chunk(shared: Any, own: Any) -> _Variables:
-        given = [shared[name] for name in sorted(shared)]
-        lanes = [own[name] for name in sorted(own)]
-        return plan.trained(given, lanes, steps, loop)
+    def chunk(shared: _Variables, lanes: _Variables) -> _Variables:
+        given = {**shared, **lanes}
+        return plan.trained([given[name] for name in run.names], steps, loop)
 
-    jax.eval_shape(chunk, *arguments)
+    shapes = ({}, {})
+    for name, aval in run.names.items():
+        size = (1,) if name in own else ()
+        shapes[name in own][name] = jax.ShapeDtypeStruct(size + aval.shape, aval.dtype)
+    jax.eval_shape(chunk, *shapes)
     return chunk
 
 
-def _traced(
+def traced(
     training: Callable[[Mapping[str, Any]], Training],
     variables: Callable[[Any], _Variables],
     steps: int,
-    arguments: tuple[_Variables, _Variables],
-) -> _Run:
+    values: Mapping[str, jax.ShapeDtypeStruct],
+) -> Run:
+    """Traces the run of one trial, given its values by name."""
     found: list[Any] = []
 
-    def begin(shared: _Variables, own: _Variables) -> Any:
-        start, step, result = training({**shared, **own})
+    def begin(values: _Variables) -> Any:
+        start, step, result = training(values)
         leaves, tree = jax.tree.flatten(start)
         leaves = [*map(jnp.asarray, leaves)]
 
@@ -111,9 +114,10 @@ def _traced(
         found.extend([*map(_constant, closed.consts)] for closed in (loop, end))
         return leaves, *([*filter(_is_traced, c.consts)] for c in (loop, end))
 
-    whole, shapes = jax.make_jaxpr(begin, return_shape=True)(*arguments)
+    whole, shapes = jax.make_jaxpr(begin, return_shape=True)(dict(values))
     loop, end, tree, *constants = found
-    return _Run(
+    return Run(
+        {name: values[name] for name in sorted(values)},
         flat(whole.jaxpr, whole.consts),
         flat(loop, constants[0]),
         flat(end, constants[1]),
@@ -133,7 +137,7 @@ def _constant(value: Any) -> Any:
 class _Plan(NamedTuple):
     """Which values of a run the trials share."""
 
-    run: _Run
+    run: Run
     given: list[int | None]  # axis of each input of `begin`
     begun: list[int | None]  # axis of each output of `begin`
     lanes: frozenset[int]  # inputs of the loop that differ between trials
@@ -149,11 +153,11 @@ class _Plan(NamedTuple):
         return steps * sum(a.size * a.dtype.itemsize for a in avals)
 
     def trained(
-        self, shared: _Vectors, own: _Vectors, steps: int, loop: Callable[..., Any]
+        self, given: _Vectors, steps: int, loop: Callable[..., Any]
     ) -> _Variables:
         """Trains a chunk."""
         begin = jax.vmap(_function(self.run.begin), self.given, self.begun)
-        found = begin(*shared, *own)
+        found = begin(*given)
         size, constants, _ = self.run.sizes
         state, rest = found[:size], found[size:]
         inputs = [*rest[:constants], *state]
@@ -242,7 +246,7 @@ def _longest(conditions: Sequence[Any], steps: int) -> tuple[int, int]:
 
 
 def _known(
-    run: _Run, common: list[Equation], residuals: list[int], lanes: set[int], steps: int
+    run: Run, common: list[Equation], residuals: list[int], lanes: set[int], steps: int
 ) -> dict[int, Any]:
     """The conditions that follow from constants, at all steps."""
     (size, constants, _), program = run.sizes, run.loop
@@ -277,9 +281,9 @@ def _like(value: Any, vector: jax.Array) -> jax.Array:
     return jnp.full(vector.shape, value, vector.dtype)
 
 
-def _planned(run: _Run, shared: int, own: int, steps: int) -> _Plan:
-    given = [None] * shared + [0] * own
-    differ = dependent(run.begin, range(shared, shared + own))
+def _planned(run: Run, own: Sequence[bool], steps: int) -> _Plan:
+    given = [0 if mine else None for mine in own]
+    differ = dependent(run.begin, [i for i, mine in enumerate(own) if mine])
     begun = [0 if a in differ else None for a in run.begin.outputs]
     (size, constants, _), program = run.sizes, run.loop
     lanes = {i for i in range(constants) if begun[size + i] == 0}
@@ -421,7 +425,7 @@ def _on_gpu(
         grid=(len(own[0]) // _GPU_BLOCK,),
         in_specs=[*[block] * len(own), *[pl.BlockSpec()] * len(shared)],
         out_specs=[block] * len(state),
-        compiler_params=triton.CompilerParams(num_warps=_GPU_BLOCK // 32),
+        compiler_params=triton.CompilerParams(num_warps=_GPU_WARPS),
     )
     found = call(*own, *shared)
     return [_loaded(x[:size], v.dtype) for x, v in zip(found, state, strict=True)]
