@@ -142,11 +142,16 @@ def lanes(runs, block, warps):
         from stabjax._sweep.program import variables_of
         from stabjax._train.trial import Rules, training
 
-        def made(v):
+        def trial(v):
             optimizer = make_optimizer(v["max_norm"], v["peak_value"])
-            return training(TOY, optimizer, jax.random.key(v["seed"]), Rules())
+            parts = training(TOY, optimizer, jax.random.key(v["seed"]), Rules())
+            found, begun, held = kernel.trained(parts, variables_of, STEPS)
+            programs.append(held)
+            return found, begun
 
-        run = kernel.traced(made, variables_of, STEPS, values)
+        programs = []
+        traced = jax.jit(trial).trace(values)
+        run = kernel.run_of(values, traced, programs[0])
         chunk = kernel.chunk_of(run, values, STEPS, "gpu")
         given = {
             "max_norm": jnp.linspace(0.1, 9, runs),

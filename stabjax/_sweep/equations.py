@@ -9,9 +9,9 @@ import numpy as np
 from jax.extend import core
 
 # Calls whose body can stand in their place. The names differ between versions of JAX.
-_CALLS = (
+_CALLS = frozenset(
     "checkpoint closed_call core_call custom_jvp_call custom_vjp_call "
-    "custom_vjp_call_jaxpr jit pjit remat remat2"
+    "custom_vjp_call_jaxpr jit pjit remat remat2".split(" ")
 )
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _FOLDED = 4096  # largest number of elements of a constant that is computed in tracing
@@ -29,6 +29,7 @@ class Constant:
 
 
 Atom = int | Constant  # the number of a variable, or its value
+_UNUSED = Constant(None)
 
 
 class Equation(NamedTuple):
@@ -46,12 +47,15 @@ class Flat(NamedTuple):
 
     equations: list[Equation]
     outputs: list[Atom]
-    size: int  # number of variables
     avals: dict[int, Any]
 
 
 def flat(
-    jaxpr: core.Jaxpr, constants: Sequence[Any], *, largest: int = _FOLDED
+    jaxpr: core.Jaxpr,
+    constants: Sequence[Any],
+    *,
+    first: int = 0,
+    largest: int = _FOLDED,
 ) -> Flat:
     """Returns a program without calls; what follows from constants is computed.
 
@@ -59,6 +63,7 @@ def flat(
       jaxpr: the program. Its inputs are the `constvars` that are not known, in order,
         and then the `invars`.
       constants: the value of each of the `constvars`, or None if it is not known.
+      first: the first of the outputs that are wanted.
       largest: the number of elements up to which a value is computed.
     """
     writer = _Writer(largest)
@@ -67,8 +72,9 @@ def flat(
         for v, c in zip(jaxpr.constvars, constants, strict=True)
     ]
     given = [writer.new(v.aval) for v in jaxpr.invars]
-    outputs = writer.write(jaxpr, [*known, *given])
-    return Flat(writer.equations, outputs, len(writer.avals), writer.avals)
+    wanted = [number >= first for number in range(len(jaxpr.outvars))]
+    outputs = writer.write(jaxpr, [*known, *given], wanted)[first:]
+    return Flat(writer.equations, outputs, writer.avals)
 
 
 class _Writer:
@@ -81,19 +87,24 @@ class _Writer:
         self.avals[len(self.avals)] = aval
         return len(self.avals) - 1
 
-    def write(self, jaxpr: core.Jaxpr, values: Sequence[Atom]) -> list[Atom]:
-        """Appends the equations of a program, and returns its outputs."""
+    def write(
+        self, jaxpr: core.Jaxpr, values: Sequence[Atom], wanted: Sequence[bool]
+    ) -> list[Atom]:
+        """Appends the equations that the wanted outputs need; returns the outputs."""
         variables = [*jaxpr.constvars, *jaxpr.invars]
         known: dict[Any, Atom] = dict(zip(variables, values, strict=True))
+        live = _live(jaxpr, wanted)
 
         def read(atom: Any) -> Atom:
             if isinstance(atom, core.Literal):
                 return Constant(np.asarray(atom.val, atom.aval.dtype))
-            return known[atom]
+            return known.get(atom, _UNUSED)
 
         for equation in jaxpr.eqns:
+            if live.isdisjoint(equation.outvars):
+                continue
             inputs = [read(atom) for atom in equation.invars]
-            found = self._called(equation, inputs)
+            found = self._called(equation, inputs, live)
             if found is None:
                 found = _folded(equation, inputs, self._largest)
             if found is None:
@@ -109,18 +120,29 @@ class _Writer:
         return [read(atom) for atom in jaxpr.outvars]
 
     def _called(
-        self, equation: core.JaxprEqn, inputs: Sequence[Atom]
+        self, equation: core.JaxprEqn, inputs: Sequence[Atom], live: set[Any]
     ) -> list[Atom] | None:
-        if equation.primitive.name not in _CALLS.split():
+        if equation.primitive.name not in _CALLS:
             return None
+        wanted = [variable in live for variable in equation.outvars]
         for name in _BODIES:
             body = equation.params.get(name)
             if isinstance(body, core.ClosedJaxpr):
                 consts = map(Constant, body.consts)
-                return self.write(body.jaxpr, [*consts, *inputs])
+                return self.write(body.jaxpr, [*consts, *inputs], wanted)
             if isinstance(body, core.Jaxpr) and not body.constvars:
-                return self.write(body, inputs)
+                return self.write(body, inputs, wanted)
         raise Inexpressible(equation.primitive.name)
+
+
+def _live(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> set[Any]:
+    """The variables on which the wanted outputs depend."""
+    chosen = [v for v, want in zip(jaxpr.outvars, wanted, strict=True) if want]
+    live = {v for v in chosen if isinstance(v, core.Var)}
+    for equation in reversed(jaxpr.eqns):
+        if not live.isdisjoint(equation.outvars):
+            live.update(v for v in equation.invars if isinstance(v, core.Var))
+    return live
 
 
 def _folded(

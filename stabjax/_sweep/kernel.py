@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
+from jax.extend import core
 
 from stabjax._sweep.equations import (
     Constant,
@@ -37,6 +38,8 @@ _TABLE_BYTES = 2**26  # of what the trials share, over all steps
 _Variables = dict[str, jax.Array]
 _Chunk = Callable[[Any, Any], _Variables]
 _Vectors = list[jax.Array]
+# State, and the constants of the loop and of the end, that a trial begins with.
+_Begun = tuple[_Vectors, _Vectors, _Vectors]
 # A step: constants, state and what trials share at the step -> new state.
 _Advance = Callable[[_Vectors, _Vectors, list[Parts]], _Vectors]
 
@@ -47,6 +50,16 @@ class _Stage(NamedTuple):
     advance: _Advance
     first: int
     last: int  # not included
+
+
+class _Parts(NamedTuple):
+    """The programs of a trial; a constant is None where it is an output of `_Begun`."""
+
+    loop: core.Jaxpr
+    loop_constants: list[Any]
+    end: core.Jaxpr
+    end_constants: list[Any]
+    variables: Any  # the tree of the outputs of `end`
 
 
 class Run(NamedTuple):
@@ -88,41 +101,56 @@ def chunk_of(run: Run, own: Collection[str], steps: int, platform: str) -> _Chun
     return chunk
 
 
-def traced(
-    training: Callable[[Mapping[str, Any]], Training],
-    variables: Callable[[Any], _Variables],
-    steps: int,
-    values: Mapping[str, jax.ShapeDtypeStruct],
+def trained(
+    training: Training, variables: Callable[[Any], _Variables], steps: int
+) -> tuple[_Variables, _Begun, _Parts]:
+    """Trains one trial; also returns what `run_of` needs.
+
+    User code is traced once for both.
+    """
+    start, step, result = training
+    leaves, tree = jax.tree.flatten(start)
+    leaves = [*map(jnp.asarray, leaves)]
+
+    def advanced(*state: jax.Array) -> list[jax.Array]:
+        return jax.tree.leaves(step(jax.tree.unflatten(tree, state))[0])
+
+    def ended(*state: jax.Array) -> _Variables:
+        return variables(result(jax.tree.unflatten(tree, state), steps))
+
+    loop = jax.make_jaxpr(advanced)(*leaves)
+    end, shapes = jax.make_jaxpr(ended, return_shape=True)(*leaves)
+    advance, finish = map(core.jaxpr_as_fun, (loop, end))
+    state, _ = lax.scan(lambda s, _: (advance(*s), None), leaves, length=steps)
+    names = jax.tree.structure(shapes)
+    begun = leaves, *([*filter(_is_traced, c.consts)] for c in (loop, end))
+    known = [[*map(_constant, c.consts)] for c in (loop, end)]
+    parts = _Parts(loop.jaxpr, known[0], end.jaxpr, known[1], names)
+    return jax.tree.unflatten(names, finish(*state)), begun, parts
+
+
+def run_of(
+    values: Mapping[str, jax.ShapeDtypeStruct], traced: jax.stages.Traced, parts: _Parts
 ) -> Run:
-    """Traces the run of one trial, given its values by name."""
-    found: list[Any] = []
+    """Returns the run of a trial that was traced.
 
-    def begin(values: _Variables) -> Any:
-        start, step, result = training(values)
-        leaves, tree = jax.tree.flatten(start)
-        leaves = [*map(jnp.asarray, leaves)]
-
-        def advanced(*state: jax.Array) -> list[jax.Array]:
-            return jax.tree.leaves(step(jax.tree.unflatten(tree, state))[0])
-
-        def ended(*state: jax.Array) -> _Variables:
-            return variables(result(jax.tree.unflatten(tree, state), steps))
-
-        loop = jax.make_jaxpr(advanced)(*leaves)
-        end, shapes = jax.make_jaxpr(ended, return_shape=True)(*leaves)
-        found.extend((loop.jaxpr, end.jaxpr, jax.tree.structure(shapes)))
-        found.extend([*map(_constant, closed.consts)] for closed in (loop, end))
-        return leaves, *([*filter(_is_traced, c.consts)] for c in (loop, end))
-
-    whole, shapes = jax.make_jaxpr(begin, return_shape=True)(dict(values))
-    loop, end, tree, *constants = found
+    Args:
+      values: the inputs of the trial.
+      traced: a function of `values` that returns anything and then the second result of
+        `trained`.
+      parts: the third result of `trained`.
+    """
+    begun = traced.out_info[-1]
+    sizes = len(begun[0]), len(begun[1]), len(begun[2])
+    whole = traced.jaxpr
+    first = len(whole.jaxpr.outvars) - sum(sizes)
     return Run(
         {name: values[name] for name in sorted(values)},
-        flat(whole.jaxpr, whole.consts),
-        flat(loop, constants[0]),
-        flat(end, constants[1]),
-        (len(shapes[0]), len(shapes[1]), len(shapes[2])),
-        tree,
+        flat(whole.jaxpr, whole.consts, first=first),
+        flat(parts.loop, parts.loop_constants),
+        flat(parts.end, parts.end_constants),
+        sizes,
+        parts.variables,
     )
 
 

@@ -1,5 +1,6 @@
 """Tracing, hashing and compilation of the program for a chunk of trials."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.compiler import compiled_for, cpu_options, memory_of
 from stabjax._sweep.equations import Inexpressible
 from stabjax._sweep.factories import Factories
-from stabjax._sweep.kernel import LARGEST, chunk_of, traced
+from stabjax._sweep.kernel import LARGEST, Run, chunk_of, run_of, trained
 from stabjax._sweep.memory import Memory
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.unsharded import unsharded
@@ -60,6 +61,7 @@ class Program:
             settings,
         )
         # Jitted so that `shapes` and `compiled` share one trace.
+        self._parts: Any = None
         self._jitted = jax.jit(self._rung if settings.rungs else self._trial)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -85,13 +87,19 @@ class Program:
           shapes of its result variables.
         """
 
-        def make() -> tuple[int, int, dict[str, jax.ShapeDtypeStruct]]:
-            traced = self._jitted.trace(self._values())
-            params, variables = traced.out_info
-            count = sum(leaf.size for leaf in jax.tree.leaves(params))
-            return count, memory_of(traced.jaxpr.jaxpr), variables
+        return self._memory.recall((self._key, "shapes"), self._shapes)[:3]
 
-        return self._memory.recall((self._key, "shapes"), make)
+    def _shapes(self) -> tuple[int, int, dict[str, jax.ShapeDtypeStruct], Run | None]:
+        """Returns `shapes`, and the trial in parts if it is small."""
+        values = self._values()
+        traced = self._jitted.trace(values)
+        params, variables, *_ = traced.out_info
+        count = sum(leaf.size for leaf in jax.tree.leaves(params))
+        run = None
+        if self._parts and count <= LARGEST:
+            with contextlib.suppress(Inexpressible):
+                run = run_of(values, traced, self._parts)
+        return count, memory_of(traced.jaxpr.jaxpr), variables, run
 
     def engine(self, shared_seed: bool, platform: str) -> str:
         """Returns how chunks run: `"lanes"` (see `kernel`) if possible, or `"vmap"`."""
@@ -152,9 +160,13 @@ class Program:
             del arguments[name]
         return train(*self._made(values), **arguments)
 
-    def _trial(self, values: _Variables) -> tuple[Any, _Variables]:
-        result = self._result(values)
-        return result.params, variables_of(result)
+    def _trial(self, values: _Variables) -> tuple[Any, ...]:
+        if self.settings.record_every:
+            result = self._result(values)
+            return result.params, variables_of(result)
+        parts = self._training(values)
+        found, begun, self._parts = trained(parts, variables_of, self.settings.steps)
+        return parts.start.params, found, begun
 
     def _rung(self, values: _Variables) -> tuple[Any, _Variables]:
         """Trains a trial from one halving rung to the next."""
@@ -198,13 +210,9 @@ class Program:
     ) -> Callable[[_Variables, _Variables], Any] | None:
         """Returns a function that trains a chunk in lanes, or None if it cannot."""
         given = self.settings
-        parameters, _, _ = self.shapes()
-        if given.rungs or given.record_every or parameters > LARGEST:
+        run = self._memory.recall((self._key, "shapes"), self._shapes)[3]
+        if run is None:
             return None
-        run = self._memory.recall(
-            (self._key, "run"),
-            lambda: traced(self._training, variables_of, given.steps, self._values()),
-        )
         own = self._arguments(1, shared_seed)[1]
 
         def make() -> list[Callable[[_Variables, _Variables], Any] | None]:
