@@ -1,4 +1,4 @@
-"""Transformations that bound an update."""
+"""Gradient and update clipping."""
 
 from stabjax._clipping.effect import ClippingEffect, clipping_effect
 from stabjax._clipping.fixed import (

@@ -1,4 +1,4 @@
-"""A threshold suggested by the gradient norms of past runs."""
+"""Suggested thresholds based on gradient norms of past runs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
@@ -9,27 +9,28 @@ import numpy as np
 from stabjax._arguments import check
 from stabjax._clipping.settling import norms_of, settled_at, upper_end
 
-_TAIL = 99  # percent of the steps
-_DRIFT = 3.0  # a drift by more than this factor is reported
+_TAIL = 99  # percentile
+_DRIFT = 3.0  # report drifts by more than this factor
 
 _Norms: TypeAlias = Sequence[float] | np.ndarray | jax.Array
 
 
 class MaxNormSuggestion(NamedTuple):
-    """The result of `suggest_max_norm`; `print` it.
+    """Result of `suggest_max_norm`. Use `print` to display it.
 
     Attributes:
       max_norm: the suggested threshold.
-      clip_fraction: the share of steps above it; non-finite norms do not count.
-      settled_at: the step from which the norms count: their level is that of the last
-        tenth of the steps.
-      settled_fraction: the share of these later steps above the threshold.
-      median: the median of the norms.
-      tail: the 99th percentile of the norms.
-      largest: the largest finite norm.
-      drift: the median over the last fifth of the steps divided by that over the first.
+      clip_fraction: fraction of steps above the threshold, excluding non-finite norms.
+      settled_at: step from which the threshold is estimated: the level of the norms is
+        that of the last tenth.
+      settled_fraction: fraction of these later steps above the threshold.
+      median: median norm.
+      tail: 99th percentile of the norms.
+      largest: largest finite norm.
+      drift: ratio of the median norm in the last fifth of the steps to the initial
+        fifth.
       steps: number of norms.
-      nonfinite: number of norms that were inf or NaN and are left out.
+      nonfinite: number of inf and NaN norms, which are excluded.
     """
 
     max_norm: float
@@ -49,8 +50,8 @@ class MaxNormSuggestion(NamedTuple):
         ]
         if self.settled_at:
             lines.append(
-                f"{self.settled_fraction:.2%} of those from step {self.settled_at} on, "
-                "when the norms have settled"
+                f"and {self.settled_fraction:.2%} of the steps from {self.settled_at} "
+                "on, where the norms have settled"
             )
         marks = {"median": self.median, f"{_TAIL} %": self.tail}
         for name, norm in (marks | {"largest": self.largest}).items():
@@ -60,40 +61,36 @@ class MaxNormSuggestion(NamedTuple):
             lines.append(f"{self.nonfinite} of {self.steps} norms were not finite")
         if not 1 / _DRIFT < self.drift < _DRIFT:
             lines.append(
-                f"the last norms are {self.drift:.3g} times the first: max_norm fits "
-                "the last; for both, use a threshold learned from history"
+                f"norms changed by a factor of {self.drift:.3g} during training: the "
+                "threshold fits the last steps. For all steps, use an adaptive one"
             )
         return "\n".join(lines)
 
 
 def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSuggestion:
-    """Suggests the threshold that clips the outliers in a history of gradient norms.
+    """Suggests a threshold that clips the outliers in a history of gradient norms.
 
         max_norm = exp(m + 1.4826 z_threshold d),  m = median(log n),
                                                    d = median(|log n - m|)
 
-    The norms n of most steps are taken to be log-normal, and the threshold is the upper
-    end of that bulk. A few spikes move neither median. Only the steps count at which
-    the norms have settled: from the first tenth of the steps on whose median, and that
-    of all later tenths, is within a factor of 1.5 of the last one's. Large norms at the
-    beginning, which most runs have, are clipped.
+    Assumes that most norms n are log-normally distributed, and returns the upper end of
+    that distribution. A few spikes do not affect the medians. Norms often fall at the
+    beginning of training, so the threshold is estimated from the settled steps: those
+    after which the median norm of every tenth of the steps is within a factor of 1.5 of
+    the last one.
 
     Args:
-      norms: gradient norms before clipping, with steps along the last axis, of one run
-        or of many. Zeros and what is not finite are not part of the bulk. **Static.**
-      z_threshold: how many standard deviations the bulk reaches up, >= 0; of a
-        log-normal bulk, three clip 0.13 %. **Static.**
+      norms: gradient norms before clipping, from one or more runs, with steps along the
+        last axis. Zeros and non-finite norms are ignored. **Static.**
+      z_threshold: number of standard deviations above the median, >= 0. The default
+        clips 0.13% of log-normal norms. **Static.**
 
     Returns:
-      A `MaxNormSuggestion`: `max_norm`; the fraction of the steps that it clips, of all
-      and of the settled ones; the `median`, the `tail` (99th percentile) and the
-      `largest` of the finite norms;
-      their `drift`, the median of the last fifth of the steps over that of the first;
-      the number of `steps`, and of those whose norm is `nonfinite`.
+      A `MaxNormSuggestion` with the suggested `max_norm` and statistics of the norms.
 
     Raises:
-      ValueError: no norm is positive and finite, one is negative, or `z_threshold` is
-        negative.
+      ValueError: If there is no positive finite norm, a norm is negative, or
+        `z_threshold` is negative.
 
     Example:
       >>> import numpy as np
@@ -119,9 +116,9 @@ def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSugge
     threshold = upper_end(settled, z_threshold)
     return MaxNormSuggestion(
         max_norm=threshold,
-        clip_fraction=float(np.sum(finite > threshold) / history.size),
+        clip_fraction=_fraction_above(threshold, history),
         settled_at=start,
-        settled_fraction=_share_above(threshold, settled),
+        settled_fraction=_fraction_above(threshold, settled),
         median=float(np.median(finite)),
         tail=float(np.percentile(finite, _TAIL)),
         largest=float(finite.max()),
@@ -131,12 +128,12 @@ def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSugge
     )
 
 
-def _share_above(threshold: float, norms: np.ndarray) -> float:
+def _fraction_above(threshold: float, norms: np.ndarray) -> float:
     return float(np.mean(np.isfinite(norms) & (norms > threshold)))
 
 
 def _drift(history: np.ndarray) -> float:
-    """Median of the last fifth of the steps over the median of the first."""
+    """Divides the median norm of the last fifth of steps by that of the initial one."""
     fifth = -(-history.shape[-1] // 5)
     first, last = (
         part[np.isfinite(part) & (part > 0)]
