@@ -32,7 +32,7 @@ ARROWS = {
     "_train": {"_metrics"},
     "problems": {"_train"},
     "_sweep": {"_train"},
-    "runs": {"_intervals", "_sweep", "_train"},
+    "runs": {"_clipping", "_intervals", "_sweep", "_train"},
     "plot": {"_intervals", "_schedules"},
     "search": {"_sweep", "runs"},
     "_catalogue": {"_clipping", "_schedules", "problems"},

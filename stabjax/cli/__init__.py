@@ -1,4 +1,4 @@
-"""The command line: `stabjax study | sweep | plot | schedule`."""
+"""The command line: `stabjax study | sweep | plot | ask | schedule`."""
 
 import argparse
 import shlex
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import stabjax
-from stabjax.cli import plot, schedule, study, sweep
+from stabjax.cli import ask, plot, schedule, study, sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +39,6 @@ def _parser() -> argparse.ArgumentParser:
     version = f"stabjax {stabjax.__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (study, sweep, plot, schedule):
+    for command in (study, sweep, plot, ask, schedule):
         command.add(commands)
     return parser

@@ -5,6 +5,7 @@ them: `ax.figure.savefig("name.png")`. Dimensions that you do not name, such as 
 seeds, are pooled, and the title says so.
 """
 
+from stabjax.plot.answers import answer, marginal
 from stabjax.plot.axes import panels
 from stabjax.plot.maps import heatmap
 from stabjax.plot.norms import gradient_norms
@@ -14,9 +15,11 @@ from stabjax.plot.schedules import schedule_text, schedules
 from stabjax.plot.trainability import trainability_map
 
 __all__ = [
+    "answer",
     "gradient_norms",
     "heatmap",
     "learning_curves",
+    "marginal",
     "panels",
     "rate_ranges",
     "schedule_text",

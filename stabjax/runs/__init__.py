@@ -9,13 +9,13 @@ threshold does (`clipping`), and where to sweep next (`refine`).
 
 from stabjax._intervals import Interval
 from stabjax.runs.comparison import Comparison, Difference, Treatment, compare
-from stabjax.runs.laws import Exponent, Scaling, scaling
+from stabjax.runs.laws import Scaling, scaling
 from stabjax.runs.loading import load
 from stabjax.runs.minimum import Optimum, optimum
-from stabjax.runs.optimum import best
 from stabjax.runs.ranges import Sensitivity, sensitivity
 from stabjax.runs.refinement import refine
 from stabjax.runs.repetition import rerun
+from stabjax.runs.selection import best
 from stabjax.runs.stability import stable_fraction
 from stabjax.runs.thresholds import clipping
 from stabjax.runs.variance import Effect, Importance, Marginal, importance
@@ -24,7 +24,6 @@ __all__ = [
     "Comparison",
     "Difference",
     "Effect",
-    "Exponent",
     "Importance",
     "Interval",
     "Marginal",

@@ -1,24 +1,21 @@
-"""What every answer can do: print, plot, and turn into plain data."""
+"""What every answer can do: print, and turn into plain data."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from stabjax._extras import load
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from stabjax._intervals import Interval, half_width
 
 
 class Answer:
-    """Base of the answers, which are frozen dataclasses."""
+    """Base of the answers: frozen dataclasses that `stabjax.plot.answer` draws."""
 
     caveats: tuple[str, ...]
 
     def __repr__(self) -> str:
+        """Returns the text that `print` shows."""
         return str(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -31,11 +28,11 @@ class Answer:
             for field in fields(self)  # type: ignore[arg-type]  # of a dataclass
         }
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draws the answer into the axes, or into a new figure, and returns the axes."""
-        pictures = load("stabjax.plot.answers", needed_by="plot")
-        drawn: Axes = getattr(pictures, type(self).__name__.lower())(self.to_dict(), ax)
-        return drawn
+
+def student(values: np.ndarray, confidence: float, sign: float = 1.0) -> Interval:
+    """Returns the mean over the seeds, times a sign, with Student's interval."""
+    mean, half = sign * float(values.mean()), float(half_width(values, confidence))
+    return Interval(mean, mean - half, mean + half)
 
 
 def with_caveats(lines: list[str], caveats: tuple[str, ...]) -> str:
@@ -59,8 +56,18 @@ def counted(number: int, noun: str) -> str:
 
 
 def percent(confidence: float) -> str:
-    """Returns a confidence as `95 %`."""
-    return f"{100 * confidence:.3g} %"
+    """Returns a confidence as `95%`."""
+    return f"{100 * confidence:.3g}%"
+
+
+def basis(seeds: int, confidence: float, at: Mapping[str, object]) -> str:
+    """Returns what an estimate rests on, in brackets."""
+    parts = [counted(seeds, "seed")]
+    if seeds > 1:
+        parts.insert(0, f"{percent(confidence)} interval")
+    if at:
+        parts.append(f"at {named(at)}")
+    return f"({', '.join(parts)})"
 
 
 def _plain(value: Any) -> Any:
@@ -74,8 +81,3 @@ def _plain(value: Any) -> Any:
         return value.item()
     known = value is None or isinstance(value, bool | int | float | str)
     return value if known else str(value)
-
-
-def is_finite(*numbers: float) -> bool:
-    """Returns whether all numbers are finite."""
-    return all(map(math.isfinite, numbers))

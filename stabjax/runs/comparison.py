@@ -43,8 +43,8 @@ class Difference(NamedTuple):
     Attributes:
       treatment: the name of one.
       baseline: the name of the other.
-      difference: mean of the variable with the treatment, minus that with the baseline.
-      interval: its confidence interval, on its own.
+      difference: mean of the variable with the treatment, minus that with the baseline,
+        with its own confidence interval.
       p_value: probability of a difference as large if there were none, by Holm's method
         over all differences of the answer; NaN if it cannot be computed.
       seeds_needed: number of seeds that would show a difference of this size in 80 % of
@@ -53,8 +53,7 @@ class Difference(NamedTuple):
 
     treatment: Any
     baseline: Any
-    difference: float
-    interval: Interval
+    difference: Interval
     p_value: float
     seeds_needed: int | None
 
@@ -70,6 +69,7 @@ class Comparison(Answer):
       differences: a `Difference` for each pair, or for each treatment and the baseline.
       best: the treatment that is better than each other beyond noise, or None.
       seeds: number of seeds.
+      confidence: confidence of the intervals.
       caveats: what limits the answer, in words.
     """
 
@@ -79,29 +79,35 @@ class Comparison(Answer):
     differences: tuple[Difference, ...]
     best: Any
     seeds: int
+    confidence: float
     caveats: tuple[str, ...]
 
     def __str__(self) -> str:
-        seeds = counted(self.seeds, "seed")
-        lines = [f"mean {self.variable} at each one's own best settings ({seeds}):"]
+        """Returns the answer in a few lines of text."""
+        lines = [
+            f"mean {self.variable} of each {self.axis} at its own best settings "
+            f"({counted(self.seeds, 'seed')}):"
+        ]
         width = max(len(shown(treatment.name)) for treatment in self.treatments)
         for name, settings, mean, stable in self.treatments:
             text = f"{mean:.4g}" if stable else "diverges"
             where = f" at {named(settings)}" if settings else ""
             lines.append(f"  {shown(name):{width}}  {text}{where}")
-        return with_caveats([*lines, *map(_told, self.differences)], self.caveats)
+        lines += [_line(found, self.confidence) for found in self.differences]
+        return with_caveats(lines, self.caveats)
 
 
-def _told(found: Difference) -> str:
-    text = f"{shown(found.treatment)} - {shown(found.baseline)}: {found.difference:.3g}"
+def _line(found: Difference, confidence: float) -> str:
+    pair = f"{shown(found.treatment)} - {shown(found.baseline)}"
+    text = f"{pair}: {found.difference}"
     if not np.isfinite(found.p_value):
         return text
-    low, high, confidence = found.interval
-    verdict = "differ" if found.p_value < 1 - confidence else "no difference shown"
-    text += f", {percent(confidence)} interval {low:.3g} to {high:.3g}, "
-    text += f"p = {found.p_value:.2g}: {verdict}"
-    if found.p_value >= 1 - confidence and found.seeds_needed:
-        text += f"; a true one of this size needs {found.seeds_needed} seeds"
+    text += f" ({percent(confidence)} interval), p = {found.p_value:.2g}: "
+    if found.p_value < 1 - confidence:
+        return text + "they differ"
+    text += "no difference shown"
+    if found.seeds_needed:
+        text += f"; {found.seeds_needed} seeds would show one of this size"
     return text
 
 
@@ -195,7 +201,7 @@ def compare(
         pairs = list(itertools.combinations(names, 2))
     found = [_difference(arms, *pair, sign, confidence) for pair in pairs]
     differences = _adjusted(found)
-    best = None if baseline is not None else _best(names, differences, sign)
+    best = _best(names, differences, sign, confidence) if baseline is None else None
     return Comparison(
         axis=axis,
         variable=variable,
@@ -203,6 +209,7 @@ def compare(
         differences=differences,
         best=best,
         seeds=len(table),
+        confidence=confidence,
         caveats=tuple(_caveats(axis, arms, len(table), dropped)),
     )
 
@@ -259,23 +266,23 @@ def _difference(
     """Returns a paired difference, with a p-value that is not adjusted."""
     one, two = arms[name], arms[other]
     seeds = len(one.chosen)
-    none = Interval(np.nan, np.nan, confidence)
     if not (one.stable and two.stable):
         worse = float(two.stable) - float(one.stable) or np.nan
-        return Difference(name, other, sign * worse * np.inf, none, np.nan, None)
+        infinite = Interval(sign * worse * np.inf, np.nan, np.nan)
+        return Difference(name, other, infinite, np.nan, None)
     difference = one.mean - two.mean
     if seeds < 2:
-        return Difference(name, other, sign * difference, none, np.nan, None)
+        alone = Interval(sign * difference, np.nan, np.nan)
+        return Difference(name, other, alone, np.nan, None)
     spread = float((one.chosen - two.chosen).std(ddof=1))
     error = spread / np.sqrt(seeds)
     half = stdtrit(seeds - 1, 0.5 + confidence / 2) * error
     t = abs(difference) / error if error else np.inf * abs(difference)
-    low, high = sorted((sign * (difference - half), sign * (difference + half)))
+    signed = sign * difference
     return Difference(
         name,
         other,
-        sign * difference,
-        Interval(low, high, confidence),
+        Interval(signed, signed - half, signed + half),
         float(2 * stdtr(seeds - 1, -t)) if difference else 1.0,
         _seeds_needed(abs(difference), spread, confidence),
     )
@@ -304,13 +311,15 @@ def _adjusted(found: Sequence[Difference]) -> tuple[Difference, ...]:
     return tuple(adjusted)
 
 
-def _best(names: Sequence[Any], found: Sequence[Difference], sign: float) -> Any:
+def _best(
+    names: Sequence[Any], found: Sequence[Difference], sign: float, confidence: float
+) -> Any:
     """Returns the treatment that is better than each other, or None."""
     wins = []
     for one in found:
-        beyond_noise = one.p_value < 1 - one.interval.confidence
-        if beyond_noise or np.isinf(one.difference):
-            better = sign * one.difference < 0
+        difference = one.difference.value
+        if one.p_value < 1 - confidence or np.isinf(difference):
+            better = sign * difference < 0
             wins.append(one.treatment if better else one.baseline)
     best = [name for name in names if wins.count(name) == len(names) - 1]
     return best[0] if best else None

@@ -36,10 +36,10 @@ class Fit(NamedTuple):
     high: float
     loss: _Array  # of each seed, at the minimum
     influence: _Array  # of each seed on `at`, relative to the mean over the seeds
-    curvature: float  # at the minimum
     window: slice  # of the values that are fitted
     places: _Array  # the curve, for a plot
     curve: _Array
+    coarse: bool = False  # whether the values are too far apart for a cubic
 
 
 def fitted(x: _Array, y: _Array, confidence: float) -> Fit | None:
@@ -52,8 +52,8 @@ def fitted(x: _Array, y: _Array, confidence: float) -> Fit | None:
     noise that the values share, where a bootstrap of few seeds is too short; and
     unbounded if the seeds do not show where the curve turns.
 
-    The window is the smallest around the best value, with at least two values on each
-    side, whose curvature is beyond doubt. In an even window of noise that is equal at
+    The window is the smallest around the best value, with at least five values, whose
+    curvature is beyond doubt. In an even window of noise that is equal at
     all values, the curvature is independent of slope and place, so this choice hardly
     biases them; one by the quality of the fit does (coverage 0.86 to 0.93).
     """
@@ -62,20 +62,44 @@ def fitted(x: _Array, y: _Array, confidence: float) -> Fit | None:
         return None
     best = int(y.mean(axis=0).argmin())
     for reach in range(_REACH, number):
-        window = slice(max(best - reach, 0), min(best + reach + 1, number))
-        if seeds > 1 and not _turns(x[window], y[:, window]):
+        width = min(2 * reach + 1, number)
+        start = int(np.clip(best - reach, 0, number - width))
+        window, last = slice(start, start + width), width == number
+        if seeds > 1 and not last and not _turns(x[window], y[:, window]):
             continue
         fit = _cubic(x[window], y[:, window], confidence)
         inside = x[window][0] < fit.at < x[window][-1]
         bounded = np.isfinite(fit.high - fit.low) or seeds == 1
-        if (inside and bounded) or _ends_of_grid(fit.at, x):
-            return fit._replace(window=window)
-    whole = slice(0, number)
-    return _cubic(x, y, confidence)._replace(window=whole)
+        if (inside and bounded) or fit.at in (x[0], x[-1]):
+            break
+    return _widened(fit._replace(window=window), x, y, confidence)
 
 
-def _ends_of_grid(place: float, x: _Array) -> bool:
-    return place in (x[0], x[-1])
+def _widened(fit: Fit, x: _Array, y: _Array, confidence: float) -> Fit:
+    """Returns a parabola's minimum and a wider interval for values too far apart.
+
+    The cubic then misses the means by more than their noise. A parabola through the
+    three values around the best one is safer, and its distance from the cubic shows how
+    far the minimum may be off.
+    """
+    if len(y) < 2 or not _misses(x[fit.window], y[:, fit.window]):
+        return fit
+    best = int(np.clip(y.mean(axis=0).argmin(), 1, len(x) - 2))
+    near = slice(best - 1, best + 2)
+    other = _cubic(x[near], y[:, near], confidence)
+    apart = abs(fit.at - other.at)
+    low, high = min(fit.low, other.low) - apart, max(fit.high, other.high) + apart
+    return other._replace(low=low, high=high, window=near, coarse=True)
+
+
+def _misses(x: _Array, y: _Array) -> bool:
+    """Whether the fourth power of the values is beyond doubt, which a cubic lacks."""
+    if len(x) < 5:
+        return False
+    powers, _ = np.linalg.qr(np.vander(_scaled(x), 5, increasing=True))
+    fourth = y @ powers[:, 4]
+    error = fourth.std(ddof=1) / np.sqrt(len(y))
+    return bool(abs(fourth.mean()) > stdtrit(len(y) - 1, 0.975) * error)
 
 
 def _turns(x: _Array, y: _Array) -> bool:
@@ -94,46 +118,61 @@ def _coefficients(x: _Array, y: _Array, degree: int) -> _Array:
 
 
 def _scaled(x: _Array) -> _Array:
-    return (x - (x[0] + x[-1]) / 2) / (np.ptp(x) / 2)
+    scaled: _Array = (x - (x[0] + x[-1]) / 2) / (np.ptp(x) / 2)
+    return scaled
 
 
 def _cubic(x: _Array, y: _Array, confidence: float) -> Fit:
-    seeds = len(y)
+    """Fits a polynomial of degree 3, or less with few values."""
     degree = min(3, y.shape[1] - 1)
     of_seeds = _coefficients(x, y, degree)
-    places = np.linspace(-1.0, 1.0, _PLACES)
     order = np.arange(degree + 1)
+    places = np.linspace(-1.0, 1.0, _PLACES)
     curve = np.vander(places, degree + 1, increasing=True) @ of_seeds.mean(axis=0)
-    slopes = of_seeds[:, 1:] @ (
-        order[1:, None] * places ** np.maximum(order[1:, None] - 1, 0)
-    )
     smallest = int(curve.argmin())
-    first, last = 0, _PLACES - 1
-    low = high = np.nan
-    if seeds > 1:
-        error = slopes.std(axis=0, ddof=1) / np.sqrt(seeds)
-        quantile = stdtrit(seeds - 1, 0.5 + confidence / 2)
-        beyond = np.abs(slopes.mean(axis=0)) > quantile * error
-        before, after = np.flatnonzero(beyond[:smallest]), np.flatnonzero(beyond)
-        after = after[after > smallest]
-        first = before[-1] + 1 if before.size else -1
-        last = after[0] - 1 if after.size else -1
+    slopes = of_seeds[:, 1:] @ (order[1:, None] * places ** (order[1:, None] - 1))
+    at = places[smallest]
+    if 0 < smallest < _PLACES - 1:
+        at = _root(places, slopes.mean(axis=0), smallest - 1, smallest + 1)
+    low, high = _ends(places, slopes, smallest, confidence)
     half, middle = np.ptp(x) / 2, (x[0] + x[-1]) / 2
-    if seeds > 1:
-        low = middle + half * places[first] if first >= 0 else -np.inf
-        high = middle + half * places[last] if last >= 0 else np.inf
-    at = x[0] if smallest == 0 else x[-1] if smallest == _PLACES - 1 else None
-    bent = order[2:] * (order[2:] - 1) * places[smallest] ** (order[2:] - 2)
+    bent = order[2:] * (order[2:] - 1) * at ** (order[2:] - 2)
+    slope = of_seeds[:, 1:] @ (order[1:] * at ** (order[1:] - 1)) / half
     curvature = float(of_seeds.mean(axis=0)[2:] @ bent) / half**2
-    slope = slopes[:, smallest] / half
+    inside = -1.0 < at < 1.0
     return Fit(
-        float(middle + half * places[smallest]) if at is None else float(at),
-        float(low),
-        float(high),
-        of_seeds @ places[smallest] ** order,
-        -(slope - slope.mean()) / curvature,
-        curvature,
-        slice(0, len(x)),
-        middle + half * places,
-        curve,
+        at=float(middle + half * at if inside else x[0] if at < 0 else x[-1]),
+        low=float(middle + half * low),
+        high=float(middle + half * high),
+        loss=of_seeds @ at**order,
+        influence=-(slope - slope.mean()) / curvature,
+        window=slice(0, len(x)),
+        places=middle + half * places,
+        curve=curve,
     )
+
+
+def _ends(
+    places: _Array, slopes: _Array, smallest: int, confidence: float
+) -> tuple[float, float]:
+    """Returns where the slope begins to differ from 0 on both sides of the minimum."""
+    seeds = len(slopes)
+    if seeds < 2:
+        return np.nan, np.nan
+    error = slopes.std(axis=0, ddof=1) / np.sqrt(seeds)
+    quantile = stdtrit(seeds - 1, 0.5 + confidence / 2)
+    excess = np.abs(slopes.mean(axis=0)) - quantile * error
+    before = np.flatnonzero(excess[:smallest] > 0)
+    after = smallest + 1 + np.flatnonzero(excess[smallest + 1 :] > 0)
+    low = _root(places, excess, before[-1], before[-1] + 1) if before.size else -np.inf
+    high = _root(places, excess, after[0] - 1, after[0]) if after.size else np.inf
+    return low, high
+
+
+def _root(places: _Array, values: _Array, first: int, last: int) -> float:
+    """Returns where values change their sign between two places, by a secant."""
+    one, two = values[first], values[last]
+    if one * two > 0:  # at the end of the places
+        return float(places[last])
+    part = one / (one - two) if one != two else 0.5
+    return float(places[first] + part * (places[last] - places[first]))

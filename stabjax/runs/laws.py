@@ -18,20 +18,6 @@ from stabjax.runs.tables import seeds_left_out, table_of
 _Array = np.ndarray[Any, Any]
 
 
-class Exponent(NamedTuple):
-    """The power of one size.
-
-    Attributes:
-      size: the name of the axis.
-      exponent: the power.
-      interval: its confidence interval.
-    """
-
-    size: str
-    exponent: float
-    interval: Interval
-
-
 @dataclass(frozen=True, repr=False)
 class Scaling(Answer):
     """The result of `scaling`; `print` it, `plot` it, or ask it to `predict`.
@@ -39,40 +25,38 @@ class Scaling(Answer):
     Attributes:
       axis: the hyperparameter.
       factor: the optimum where all sizes are 1.
-      exponents: an `Exponent` for each size.
+      exponents: the power of each size, by name, with its confidence interval.
       covariance: of the logarithm of the factor and of the exponents.
       held_out_error: each optimum is predicted from the others; root mean square of the
         logarithm of prediction over optimum, as a factor. NaN if there are too few.
       sizes: the sizes of each optimum that is part of the fit.
-      optima: these optima.
-      intervals: their confidence intervals.
+      optima: these optima, with their confidence intervals.
       seeds: number of seeds.
+      confidence: confidence of the intervals.
       caveats: what limits the answer, in words.
     """
 
     axis: str
     factor: float
-    exponents: tuple[Exponent, ...]
+    exponents: Mapping[str, Interval]
     covariance: tuple[tuple[float, ...], ...]
     held_out_error: float
     sizes: tuple[Mapping[str, float], ...]
-    optima: tuple[float, ...]
-    intervals: tuple[Interval, ...]
+    optima: tuple[Interval, ...]
     seeds: int
+    confidence: float
     caveats: tuple[str, ...]
 
     def __str__(self) -> str:
-        powers = " ".join(f"{e.size}^{e.exponent:.3g}" for e in self.exponents)
-        seeds = counted(self.seeds, "seed")
-        lines = [
-            f"best {self.axis} = {self.factor:.3g} {powers} "
-            f"({len(self.optima)} optima, {seeds})"
-        ]
+        """Returns the answer in a few lines of text."""
+        powers = " ".join(f"{n}^{e.value:.3g}" for n, e in self.exponents.items())
+        on = f"{len(self.optima)} optima, {counted(self.seeds, 'seed')}"
+        lines = [f"best {self.axis} = {self.factor:.3g} {powers} ({on})"]
         if self.seeds > 1:
+            share = percent(self.confidence)
             lines += [
-                f"{percent(interval.confidence)} interval of the exponent of {size}: "
-                f"{interval}"
-                for size, _, interval in self.exponents
+                f"exponent of {name}: {exponent} ({share} interval)"
+                for name, exponent in self.exponents.items()
             ]
         if np.isfinite(self.held_out_error):
             lines.append(
@@ -81,8 +65,8 @@ class Scaling(Answer):
             )
         return with_caveats(lines, self.caveats)
 
-    def predict(self, **sizes: float) -> tuple[float, Interval]:
-        """Returns the optimum that the law predicts, and its confidence interval.
+    def predict(self, **sizes: float) -> Interval:
+        """Returns the optimum that the law predicts, with its confidence interval.
 
         The interval reflects the noise of the seeds, not whether the law holds at these
         sizes: `held_out_error` measures that.
@@ -93,7 +77,7 @@ class Scaling(Answer):
         Raises:
           ValueError: a size is missing or unknown, or not positive.
         """
-        known = [exponent.size for exponent in self.exponents]
+        known = [*self.exponents]
         if sorted(sizes) != sorted(known):
             raise ValueError(
                 f"sizes must be {', '.join(known)}, got {', '.join(sizes) or None}."
@@ -101,13 +85,11 @@ class Scaling(Answer):
         for name, value in sizes.items():
             check(name, value, "> 0")
         row = np.array([1.0, *(np.log(sizes[name]) for name in known)])
-        powers = [np.log(self.factor), *(e.exponent for e in self.exponents)]
+        powers = [np.log(self.factor), *(e.value for e in self.exponents.values())]
         at = float(row @ powers)
-        confidence = self.exponents[0].interval.confidence
         error = np.sqrt(row @ np.array(self.covariance) @ row)
-        half = stdtrit(max(self.seeds - 1, 1), 0.5 + confidence / 2) * error
-        ends = np.exp([at - half, at + half]).tolist()
-        return float(np.exp(at)), Interval(ends[0], ends[1], confidence)
+        half = stdtrit(max(self.seeds - 1, 1), 0.5 + self.confidence / 2) * error
+        return Interval(*np.exp([at, at - half, at + half]).tolist())
 
 
 class _Optima(NamedTuple):
@@ -116,7 +98,7 @@ class _Optima(NamedTuple):
     logs: _Array  # of the sizes, (groups, sizes)
     at: _Array  # logarithms of the optima
     influence: _Array  # of each seed, (seeds, groups)
-    ends: _Array  # of the intervals, (groups, 2)
+    optima: _Array  # with their intervals, (groups, 3)
     caveats: tuple[str, ...]
 
 
@@ -169,7 +151,7 @@ def scaling(
       ... )
       >>> runs = stabjax.sweep(make_problem, make_optimizer, space, steps=20)
       >>> law = stabjax.runs.scaling(runs, "rate", over="curvature")
-      >>> round(law.exponents[0].exponent, 1)
+      >>> round(law.exponents["curvature"].value, 1)
       -1.0
     """
     check("confidence", confidence, "in (0, 1)")
@@ -184,31 +166,28 @@ def scaling(
             f"{' '.join(found.caveats)}"
         )
     solve = np.linalg.pinv(rows)
-    powers, of_seeds = solve @ found.at, found.influence @ solve.T
+    at, of_seeds = solve @ found.at, found.influence @ solve.T
     seeds = len(of_seeds)
-    covariance = np.full((len(powers), len(powers)), np.nan)
+    covariance = np.full((len(at), len(at)), np.nan)
     if seeds > 1:
         covariance = np.atleast_2d(np.cov(of_seeds.T)) / seeds
     half = stdtrit(max(seeds - 1, 1), 0.5 + confidence / 2) * np.sqrt(
         np.diag(covariance)
     )
-    low, high = (powers - half).tolist(), (powers + half).tolist()
+    factor, *powers = np.array([at, at - half, at + half]).T.tolist()
     return Scaling(
         axis=axis,
-        factor=float(np.exp(powers[0])),
-        exponents=tuple(
-            Exponent(name, float(powers[k]), Interval(low[k], high[k], confidence))
-            for k, name in enumerate(names, 1)
-        ),
+        factor=float(np.exp(factor[0])),
+        exponents={n: Interval(*row) for n, row in zip(names, powers, strict=True)},
         covariance=tuple(map(tuple, covariance.tolist())),
         held_out_error=_held_out_error(rows, found.at),
         sizes=tuple(
             dict(zip(names, row, strict=True)) for row in np.exp(found.logs).tolist()
         ),
-        optima=tuple(np.exp(found.at).tolist()),
-        intervals=tuple(Interval(*ends, confidence) for ends in found.ends.tolist()),
+        optima=tuple(Interval(*optimum) for optimum in found.optima.tolist()),
         seeds=seeds,
-        caveats=tuple(_caveats(found, rows, powers, names)),
+        confidence=confidence,
+        caveats=tuple(_caveats(found, rows, at, names)),
     )
 
 
@@ -262,7 +241,7 @@ def _optima(
         np.reshape(logs, (len(fits), -1)),
         np.array([fit.at for fit in fits]),
         np.array([fit.influence for fit in fits]).T,
-        np.exp([[fit.low, fit.high] for fit in fits]),
+        np.exp([[fit.at, fit.low, fit.high] for fit in fits]),
         caveats,
     )
 

@@ -9,15 +9,8 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from stabjax._arguments import check
-from stabjax._intervals import Interval, student
-from stabjax.runs.answers import (
-    Answer,
-    counted,
-    is_finite,
-    named,
-    percent,
-    with_caveats,
-)
+from stabjax._intervals import Interval
+from stabjax.runs.answers import Answer, basis, counted, student, with_caveats
 from stabjax.runs.curves import Fit, Scale, fitted, scale_of
 from stabjax.runs.tables import Table, seeds_left_out, table_of
 
@@ -31,11 +24,9 @@ class Optimum(Answer):
     Attributes:
       axis: the hyperparameter.
       variable: the variable that is best there.
-      value: the best value.
-      interval: its confidence interval; an end is infinite, or 0, if the runs do not
-        bound it.
-      mean: the mean of the variable at the best value.
-      mean_interval: its confidence interval.
+      value: the best value, with its confidence interval; an end is infinite, or 0, if
+        the runs do not bound it.
+      mean: the mean of the variable at the best value, with its interval.
       within_noise: the smallest and the largest value of the axis around the best that
         the seeds do not tell from it.
       edge: `"low"` or `"high"` if the best value is the smallest or the largest of the
@@ -43,6 +34,7 @@ class Optimum(Answer):
       flat: whether the interval is unbounded though the best value is inside the grid.
       at: the values of the other axes, those of the best point.
       seeds: number of seeds.
+      confidence: confidence of the intervals.
       values: the values of the axis that have no diverged run.
       means: the mean of the variable at these.
       errors: its standard errors; NaN for a single seed.
@@ -52,15 +44,14 @@ class Optimum(Answer):
 
     axis: str
     variable: str
-    value: float
-    interval: Interval
-    mean: float
-    mean_interval: Interval
+    value: Interval
+    mean: Interval
     within_noise: tuple[float, float]
     edge: Literal["low", "high"] | None
     flat: bool
     at: Mapping[str, object]
     seeds: int
+    confidence: float
     values: tuple[float, ...]
     means: tuple[float, ...]
     errors: tuple[float, ...]
@@ -68,19 +59,14 @@ class Optimum(Answer):
     caveats: tuple[str, ...]
 
     def __str__(self) -> str:
-        where = f", at {named(self.at)}" if self.at else ""
-        seeds = counted(self.seeds, "seed")
-        first = f"best {self.axis}: {self.value:.3g}"
-        if self.seeds > 1:
-            share = percent(self.interval.confidence)
-            first += f", {share} interval {self.interval}"
+        """Returns the answer in a few lines of text."""
         low, high = self.within_noise
         span = f"{low:.3g} to {high:.3g} is" if low < high else "no other value is"
         return with_caveats(
             [
-                f"{first} ({seeds}{where})",
-                f"mean {self.variable} there: {self.mean:.4g}; "
-                f"{span} within noise of it",
+                f"best {self.axis}: {self.value} "
+                f"{basis(self.seeds, self.confidence, self.at)}",
+                f"mean {self.variable} there: {self.mean}; {span} within noise of it",
             ],
             self.caveats,
         )
@@ -130,7 +116,7 @@ def optimum(
       ...     return optax.sgd(rate)
       >>> runs = stabjax.sweep(problem, make_optimizer, space, steps=20)
       >>> best = stabjax.runs.optimum(runs, "rate")
-      >>> print(best.edge, best.flat, 0.1 < best.value < 0.5)
+      >>> print(best.edge, best.flat, 0.1 < best.value.value < 0.5)
       None False True
     """
     check("confidence", confidence, "in (0, 1)")
@@ -139,47 +125,49 @@ def optimum(
     values, scores = table.values[usable], table.scores[:, usable]
     scale = scale_of(values)
     fit = fitted(scale.to(values), scores, confidence) or _smallest(values, scores)
-    edge, interval = _bounds(fit, scale, table, usable, confidence)
+    edge, value = _bounds(fit, scale, table, usable)
     places, curve = scale.back(fit.places), table.sign * fit.curve
     answer = Optimum(
         axis=axis,
         variable=variable,
-        value=float(scale.back(fit.at)),
-        interval=interval,
-        mean=float(table.sign * fit.loss.mean()),
-        mean_interval=_signed(student(fit.loss, confidence), table.sign),
+        value=value,
+        mean=student(fit.loss, confidence, table.sign),
         within_noise=_within_noise(fit, values, scores, confidence),
         edge=edge,
-        flat=len(scores) > 1 and not is_finite(*interval[:2]) and edge is None,
+        flat=edge is None and (value.low <= scale.least or value.high == np.inf),
         at=table.at,
         seeds=len(scores),
+        confidence=confidence,
         values=tuple(values.tolist()),
         means=tuple((table.sign * scores.mean(axis=0)).tolist()),
         errors=tuple(_errors(scores).tolist()),
         curve=(tuple(places.tolist()), tuple(curve.tolist())),
         caveats=(),
     )
-    return replace(answer, caveats=tuple(_caveats(answer, table, usable)))
+    return replace(answer, caveats=tuple(_caveats(answer, table, usable, fit.coarse)))
 
 
 def _bounds(
-    fit: Fit, scale: Scale, table: Table, usable: _Array, confidence: float
+    fit: Fit, scale: Scale, table: Table, usable: _Array
 ) -> tuple[Literal["low", "high"] | None, Interval]:
-    """Returns the edge of the grid that is best, and the interval."""
+    """Returns the edge of the grid that is best, and the best value."""
     finite = table.values[np.isfinite(table.values)]
     inside = table.values[usable]
     below, above = finite[finite < inside[0]], finite[finite > inside[-1]]
     at, low, high = (float(scale.back(x)) for x in (fit.at, fit.low, fit.high))
+    for end in inside[[0, -1]]:
+        if fit.at == scale.to(end):  # rounding aside
+            at = float(end)
     # A mean with a diverged run is infinite, which bounds the best value.
     if low <= scale.least and below.size:
         low = float(below[-1])
     if high == np.inf and above.size:
         high = float(above[0])
     if at >= inside[-1] and not above.size:
-        return "high", Interval(low, high, confidence)
+        return "high", Interval(at, low, high)
     if at <= inside[0] and not below.size:
-        return "low", Interval(low, high, confidence)
-    return None, Interval(low, high, confidence)
+        return "low", Interval(at, low, high)
+    return None, Interval(at, low, high)
 
 
 def _smallest(values: _Array, scores: _Array) -> Fit:
@@ -188,9 +176,8 @@ def _smallest(values: _Array, scores: _Array) -> Fit:
     best = int(scores.mean(axis=0).argmin())
     loss = scores[:, best]
     whole = slice(0, len(x))
-    nothing = np.full(len(scores), np.nan)
-    curve = scores.mean(axis=0)
-    return Fit(x[best], np.nan, np.nan, loss, nothing, np.nan, whole, x, curve)
+    unknown = np.full(len(scores), np.nan)
+    return Fit(x[best], np.nan, np.nan, loss, unknown, whole, x, scores.mean(axis=0))
 
 
 def _within_noise(
@@ -216,24 +203,21 @@ def _errors(scores: _Array) -> _Array:
     return errors
 
 
-def _signed(interval: Interval, sign: float) -> Interval:
-    low, high = sorted((sign * interval.low, sign * interval.high))
-    return Interval(low, high, interval.confidence)
-
-
-def _caveats(found: Optimum, table: Table, usable: _Array) -> Iterator[str]:
+def _caveats(
+    found: Optimum, table: Table, usable: _Array, coarse: bool
+) -> Iterator[str]:
     """Yields what limits an answer, the gravest first."""
-    axis, values = found.axis, found.values
+    axis, values, best = found.axis, found.values, found.value.value
     beyond = table.values[np.isfinite(table.values) & (table.values > values[-1])]
     if found.edge:
         where = "largest" if found.edge == "high" else "smallest"
         yield (
-            f"{found.value:.3g} is the {where} value of the grid: a better one may lie "
+            f"{best:.3g} is the {where} value of the grid: a better one may lie "
             f"beyond. Sweep on, for example with stabjax.runs.refine."
         )
-    elif found.value >= values[-1] and beyond.size:
+    elif best >= values[-1] and beyond.size:
         yield (
-            f"{axis}={found.value:.3g} is the largest value without a diverged run; "
+            f"{axis}={best:.3g} is the largest value without a diverged run; "
             f"at {beyond[0]:.3g} a seed diverges."
         )
     if len(values) < 3:
@@ -253,5 +237,10 @@ def _caveats(found: Optimum, table: Table, usable: _Array) -> Iterator[str]:
         yield (
             f"{lost} of {counted(len(table.values), 'value')} left out, as a seed "
             "diverges there."
+        )
+    if coarse:
+        yield (
+            f"the values of {axis} are too far apart for the curve between them; the "
+            "interval is widened. Sweep a denser grid, with stabjax.runs.refine."
         )
     yield from seeds_left_out(table.dropped)

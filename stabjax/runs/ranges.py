@@ -7,8 +7,8 @@ import numpy as np
 import xarray as xr
 
 from stabjax._arguments import as_scalar, check
-from stabjax._intervals import LEAST_SHARE, Interval, decades, student
-from stabjax.runs.answers import Answer, counted, named, percent, with_caveats
+from stabjax._intervals import LEAST_SHARE, Interval, decades
+from stabjax.runs.answers import Answer, basis, student, with_caveats
 from stabjax.runs.tables import seeds_left_out, table_of
 
 
@@ -20,13 +20,13 @@ class Sensitivity(Answer):
       axis: the learning rate.
       variable: the variable, a loss.
       sensitivity: mean over the rates of the loss, at most the initial one, above that
-        of the best rate.
-      interval: its confidence interval over the seeds; NaN for a single seed.
+        of the best rate; with its confidence interval over the seeds.
       decades: width of the rates that train, on a logarithmic axis.
       trains: the smallest and the largest rate that trains; NaN if none does.
       initial_loss: the loss before training.
       at: the values of the other axes, those of the best point.
       seeds: number of seeds.
+      confidence: confidence of the interval.
       rates: the rates.
       losses: the mean loss at each rate, at most the initial loss for each seed.
       caveats: what limits the answer, in words.
@@ -34,28 +34,26 @@ class Sensitivity(Answer):
 
     axis: str
     variable: str
-    sensitivity: float
-    interval: Interval
+    sensitivity: Interval
     decades: float
     trains: tuple[float, float]
     initial_loss: float
     at: Mapping[str, object]
     seeds: int
+    confidence: float
     rates: tuple[float, ...]
     losses: tuple[float, ...]
     caveats: tuple[str, ...]
 
     def __str__(self) -> str:
-        where = f", at {named(self.at)}" if self.at else ""
-        first = f"sensitivity to {self.axis}: {self.sensitivity:.3g}"
-        if self.seeds > 1:
-            first += f", {percent(self.interval.confidence)} interval {self.interval}"
+        """Returns the answer in a few lines of text."""
+        first = f"sensitivity to {self.axis}: {self.sensitivity} "
+        first += basis(self.seeds, self.confidence, self.at)
         low, high = self.trains
         second = "no rate trains"
         if self.decades:
             second = f"{self.decades:.2g} decades train, from {low:.3g} to {high:.3g}"
-        lines = [f"{first} ({counted(self.seeds, 'seed')}{where})", second]
-        return with_caveats(lines, self.caveats)
+        return with_caveats([first, second], self.caveats)
 
 
 def sensitivity(
@@ -129,13 +127,13 @@ def sensitivity(
     return Sensitivity(
         axis=axis,
         variable=variable,
-        sensitivity=float(excess.mean()),
-        interval=student(excess, confidence),
+        sensitivity=student(excess, confidence),
         decades=float(decades(rates)[trains].sum()),
         trains=(ends[0], ends[1]),
         initial_loss=initial_loss,
         at=table.at,
         seeds=len(losses),
+        confidence=confidence,
         rates=tuple(rates.tolist()),
         losses=tuple(means.tolist()),
         caveats=(*_caveats(axis, rates, best, trains), *seeds_left_out(table.dropped)),

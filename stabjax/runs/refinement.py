@@ -77,7 +77,7 @@ def refine(
     found: dict[str, Any] = {}
     for position, (name, axis) in enumerate(swept.items()):
         others = tuple(k for k in range(region.ndim) if k != position)
-        near = region.any(axis=others)
+        near = np.atleast_1d(region.any(axis=others))
         found[name] = _refined(axis, near, best[position])
     return grid(**{name: found.get(name, axis.values) for name, axis in axes.items()})
 

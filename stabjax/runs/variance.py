@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 from stabjax._arguments import check
 from stabjax._extras import load
 from stabjax._intervals import Interval
-from stabjax.runs.answers import Answer, counted, percent, with_caveats
+from stabjax.runs.answers import Answer, basis, with_caveats
 from stabjax.runs.points import values_of
 from stabjax.runs.tables import complete, scores_of, seeds_left_out
 
@@ -27,13 +27,12 @@ class Effect(NamedTuple):
 
     Attributes:
       axes: one name or two.
-      share: part of the variance over the space, in [0, 1].
-      interval: its confidence interval over the seeds.
+      share: part of the variance over the space, in [0, 1], with its confidence
+        interval over the seeds.
     """
 
     axes: tuple[str, ...]
-    share: float
-    interval: Interval
+    share: Interval
 
 
 class Marginal(NamedTuple):
@@ -61,6 +60,7 @@ class Importance(Answer):
       marginals: a `Marginal` for each axis, by name.
       cap: losses above this count as this.
       seeds: number of seeds.
+      confidence: confidence of the intervals.
       caveats: what limits the answer, in words.
     """
 
@@ -71,22 +71,21 @@ class Importance(Answer):
     marginals: Mapping[str, Marginal]
     cap: float
     seeds: int
+    confidence: float
     caveats: tuple[str, ...]
 
     def __str__(self) -> str:
+        """Returns the answer in a few lines of text."""
         names = [" x ".join(effect.axes) for effect in self.effects]
         width = max(map(len, [*names, "rest"]))
-        seeds = counted(self.seeds, "seed")
-        lines = [f"shares of the variance of {self.variable} over the space ({seeds}):"]
-        for name, (_, share, interval) in zip(names, self.effects, strict=True):
-            line = f"  {name:{width}}  {100 * share:5.1f} %"
-            if np.isfinite(interval.low):
-                low, high, confidence = interval
-                line += f"  ({percent(confidence)} interval {100 * low:.3g} to "
-                line += f"{100 * high:.3g})"
-            lines.append(line)
-        if np.isfinite(self.rest) and self.rest > 5e-4:
-            lines.append(f"  {'rest':{width}}  {100 * self.rest:5.1f} %")
+        on = basis(self.seeds, self.confidence, {})
+        lines = [f"shares of the variance of {self.variable} {on}:"]
+        for name, effect in zip(names, self.effects, strict=True):
+            share, low, high = effect.share
+            line = f"  {name:{width}}  {share:6.1%}"
+            lines.append(line if np.isnan(low) else f"{line}  [{low:.1%}, {high:.1%}]")
+        if self.rest > 5e-4:
+            lines.append(f"  {'rest':{width}}  {self.rest:6.1%}")
         return with_caveats(lines, self.caveats)
 
 
@@ -156,29 +155,19 @@ def importance(
     scores = scores.squeeze([d for d in scores.dims if d not in ("seed", *dims)])
     scores = scores.transpose("seed", *dims)
     losses, kept, dropped = complete(scores.values.reshape(len(scores), -1))
-    finite = losses[np.isfinite(losses)]
-    if not finite.size:
-        raise ValueError("runs must hold one that does not diverge.")
-    limit = float(finite.max()) if cap is None else sign * float(cap)
-    losses = np.minimum(losses, limit)
-    caveats = (*_caveats(losses, finite, cap), *seeds_left_out(dropped))
+    losses, limit, caveats = _capped(losses, None if cap is None else sign * cap)
     names = {dim: _axes_along(runs, dim) for dim in dims}
+    rest = noise = np.nan
+    marginals: dict[str, Marginal] = {}
     if any(len(axes) > 1 for axes in names.values()):
         points = scores.isel(seed=0).stack(point=dims).isel(point=kept)  # noqa: PD013
         columns = {
-            name: points[name].values.tolist() for some in names.values() for name in some
+            n: points[n].values.tolist() for some in names.values() for n in some
         }
-        effects = _by_forest(columns, losses.mean(axis=0), confidence)
+        effects = _by_forest(columns, losses.mean(axis=0))
         caveats = ("shares are those of a forest, of single axes alone.", *caveats)
-        rest = noise = np.nan
-        marginals: dict[str, Marginal] = {}
     else:
-        if losses.shape[1] < np.prod(scores.shape[1:]):
-            raise ValueError(
-                "runs must hold every point of the grid. Finish the sweep, or select a "
-                "part that has run; points that halving drops are missing."
-            )
-        table = losses.reshape(len(losses), *scores.shape[1:])
+        table = _on_grid(losses, scores.shape[1:])
         axes = [axes[0] for axes in names.values()]
         effects, rest, noise = _shares(table, axes, confidence)
         marginals = {
@@ -187,14 +176,34 @@ def importance(
         }
     return Importance(
         variable=variable,
-        effects=tuple(sorted(effects, key=lambda effect: -effect.share)),
+        effects=tuple(sorted(effects, key=lambda effect: -effect.share.value)),
         rest=rest,
         noise=noise,
         marginals=marginals,
         cap=sign * limit,
         seeds=len(losses),
-        caveats=caveats,
+        confidence=confidence,
+        caveats=(*caveats, *seeds_left_out(dropped)),
     )
+
+
+def _capped(losses: _Array, cap: float | None) -> tuple[_Array, float, tuple[str, ...]]:
+    """Returns losses up to a cap, which is the largest finite one by default."""
+    finite = losses[np.isfinite(losses)]
+    if not finite.size:
+        raise ValueError("runs must hold one that does not diverge.")
+    limit = float(finite.max()) if cap is None else float(cap)
+    capped = np.minimum(losses, limit)
+    return capped, limit, tuple(_caveats(capped, finite, cap))
+
+
+def _on_grid(losses: _Array, shape: tuple[int, ...]) -> _Array:
+    if losses.shape[1] < np.prod(shape):
+        raise ValueError(
+            "runs must hold every point of the grid. Finish the sweep, or select a "
+            "part that has run; points that halving drops are missing."
+        )
+    return losses.reshape(len(losses), *shape)
 
 
 def _axes_along(runs: xr.Dataset, dim: str) -> list[str]:
@@ -222,15 +231,10 @@ def _shares(
     for axes, variance in variances.items():
         share, *shares = variance / totals
         error = np.sqrt((seeds - 1) * np.var(shares)) if seeds > 1 else np.nan
-        low, high = np.clip([share - quantile * error, share + quantile * error], 0, 1)
-        effects.append(
-            Effect(
-                tuple(names[k] for k in axes),
-                float(max(share, 0.0)),
-                Interval(float(low), float(high), confidence),
-            )
-        )
-    rest = max(0.0, 1.0 - sum(effect.share for effect in effects))
+        half = quantile * error
+        ends = np.clip([share, share - half, share + half], 0.0, 1.0).tolist()
+        effects.append(Effect(tuple(names[k] for k in axes), Interval(*ends)))
+    rest = max(0.0, 1.0 - sum(effect.share.value for effect in effects))
     noise = np.nan
     if seeds > 1:
         level = table.reshape(seeds, -1).mean(axis=1)
@@ -261,9 +265,7 @@ def _means(table: _Array, axis: int, sign: float) -> tuple[float, ...]:
     return tuple((sign * table.mean(axis=others)).tolist())
 
 
-def _caveats(
-    losses: _Array, finite: _Array, cap: float | None
-) -> Iterator[str]:
+def _caveats(losses: _Array, finite: _Array, cap: float | None) -> Iterator[str]:
     diverged = 1 - finite.size / losses.size
     if diverged and cap is None:
         yield (
@@ -278,9 +280,7 @@ def _caveats(
         )
 
 
-def _by_forest(
-    columns: Mapping[str, Sequence[Any]], losses: _Array, confidence: float
-) -> list[Effect]:
+def _by_forest(columns: Mapping[str, Sequence[Any]], losses: _Array) -> list[Effect]:
     """Returns the shares of single axes by Optuna's fANOVA."""
     optuna = load("optuna", needed_by="importance of a sampled space", extra="optuna")
     distributions = {n: _distribution(optuna, v) for n, v in columns.items()}
@@ -300,8 +300,10 @@ def _by_forest(
         shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
     finally:
         optuna.logging.set_verbosity(verbosity)
-    none = Interval(np.nan, np.nan, confidence)
-    return [Effect((name,), float(share), none) for name, share in shares.items()]
+    return [
+        Effect((name,), Interval(float(share), np.nan, np.nan))
+        for name, share in shares.items()
+    ]
 
 
 def _distribution(optuna: Any, values: Sequence[Any]) -> Any:
