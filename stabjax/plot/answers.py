@@ -21,6 +21,7 @@ class HasData(Protocol):
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data."""
+        ...
 
 
 def answer(found: HasData, *, ax: Axes | None = None) -> Axes:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-from scipy.special import stdtr, stdtrit
+from scipy.special import nctdtr, stdtr, stdtrit
 
 from stabjax._arguments import check, check_choice
 from stabjax._intervals import Interval
@@ -19,6 +19,7 @@ _Array = np.ndarray[Any, Any]
 
 _SPLITS = 20  # of the seeds into halves
 _POWER = 0.8  # probability that a difference is shown with `seeds_needed` seeds
+_MOST = 10**6  # seeds
 
 
 class Treatment(NamedTuple):
@@ -292,12 +293,12 @@ def _seeds_needed(difference: float, spread: float, confidence: float) -> int | 
     """Returns the smallest number of seeds that would show a difference."""
     if not difference:
         return None
-    ratio = (difference / spread) ** 2 if spread else np.inf
-    needed = 2.0
-    for _ in range(50):  # n = (t(n - 1, confidence) + t(n - 1, power))^2 / ratio
-        quantiles = stdtrit(max(needed, 2.0) - 1, [0.5 + confidence / 2, _POWER])
-        needed = (needed + quantiles.sum() ** 2 / ratio) / 2  # damped: it oscillates
-    return max(2, int(np.ceil(needed - 1e-6)))
+    numbers = np.unique(np.geomspace(2, _MOST, 3000).round())
+    effect = difference / spread if spread else np.inf
+    quantile = stdtrit(numbers - 1, 0.5 + confidence / 2)
+    center = np.minimum(effect * np.sqrt(numbers), 37.0)  # beyond it, the power is 1
+    enough = 1 - nctdtr(numbers - 1, center, quantile) >= _POWER
+    return int(numbers[enough.argmax()]) if enough.any() else None
 
 
 def _adjusted(found: Sequence[Difference]) -> tuple[Difference, ...]:

@@ -232,6 +232,9 @@ def _optima(
             logs.append([np.log(value) for value in sizes.values()])
             fits.append(fit)
     caveats = seeds_left_out(dropped)
+    if 2 * sum(fit.coarse for fit in fits) > len(fits):
+        coarse = f"the values of {axis} are too far apart for the curve between them."
+        caveats = (coarse, *caveats)
     if left_out:
         caveats = (f"left out: {'; '.join(left_out)}.", *caveats)
     seeds = {len(fit.influence) for fit in fits}

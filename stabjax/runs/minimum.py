@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 from stabjax._arguments import check
 from stabjax._intervals import Interval
 from stabjax.runs.answers import Answer, basis, counted, student, with_caveats
-from stabjax.runs.curves import Fit, Scale, fitted, scale_of
+from stabjax.runs.curves import Fit, Scale, fitted, scale_of, widened
 from stabjax.runs.tables import Table, seeds_left_out, table_of
 
 _Array = np.ndarray[Any, Any]
@@ -124,7 +124,9 @@ def optimum(
     usable = np.isfinite(table.values) & np.isfinite(table.scores).all(axis=0)
     values, scores = table.values[usable], table.scores[:, usable]
     scale = scale_of(values)
-    fit = fitted(scale.to(values), scores, confidence) or _smallest(values, scores)
+    x = scale.to(values)
+    fit = fitted(x, scores, confidence) or _smallest(values, scores)
+    fit = widened(fit, x, scores, confidence)
     edge, value = _bounds(fit, scale, table, usable)
     places, curve = scale.back(fit.places), table.sign * fit.curve
     answer = Optimum(
@@ -163,6 +165,8 @@ def _bounds(
         low = float(below[-1])
     if high == np.inf and above.size:
         high = float(above[0])
+    if low <= scale.least and high == np.inf:  # not even a side is known
+        return None, Interval(at, low, high)
     if at >= inside[-1] and not above.size:
         return "high", Interval(at, low, high)
     if at <= inside[0] and not below.size:

@@ -105,7 +105,7 @@ def _region(scores: _Array, confidence: float) -> tuple[_Array, tuple[int, ...]]
 
 def _refined(axis: Axis, near: _Array, best: int) -> Any:
     """Returns the next values of an axis."""
-    if near.all() and len(near) > 1 and best not in (0, len(near) - 1):
+    if near.all():
         return static(axis.values) if axis.is_static else axis.values
     if axis.is_static:
         return static([v for v, keep in zip(axis.values, near, strict=True) if keep])

@@ -118,7 +118,7 @@ def _along(scores: xr.DataArray, axis: str) -> xr.DataArray:
 def _numbers(axis: str, values: _Array) -> _Array:
     if values.dtype.kind not in "iuf":
         raise ValueError(
-            f"axis must hold numbers, got {axis!r} with {values[0]!r}. Use "
+            f"axis must hold numbers, got {axis!r} with {values[0].item()!r}. Use "
             "stabjax.runs.compare."
         )
     return values.astype(float)

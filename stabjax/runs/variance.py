@@ -222,8 +222,9 @@ def _shares(
     total = float(mean.var())
     if not total:
         raise ValueError("runs must differ: the variable is the same at all points.")
-    without = (seeds * mean - table) / max(seeds - 1, 1)  # each seed, for the jackknife
-    means = np.concatenate([mean[None], without])
+    means = mean[None]
+    if seeds > 1:  # and without each seed, for the jackknife
+        means = np.concatenate([means, (seeds * mean - table) / (seeds - 1)])
     variances = dict(_variances(means, len(names)))
     totals = means.reshape(len(means), -1).var(axis=1)
     quantile = stdtrit(max(seeds - 1, 1), 0.5 + confidence / 2)
