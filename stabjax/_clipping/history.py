@@ -22,11 +22,18 @@ Rule = Callable[[jax.Array, Statistics], tuple[jax.Array, Statistics]]
 
 
 class HistoryClipState(NamedTuple):
-    """State of a transformation that learns its threshold from past norms."""
+    """State of a transformation that learns its threshold from past norms.
 
-    statistics: optax.OptState  # the method's own, with the norms along axis 0
-    history_step: jax.Array  # int32: number of updates
-    clip_count: jax.Array  # int32: updates that were clipped
+    Attributes:
+      statistics: the statistics of the method; the first axis runs over the norms.
+      history_step: int32: number of updates.
+      clip_count: int32: updates that were clipped.
+      metrics: scalars that `stabjax.metrics` collects.
+    """
+
+    statistics: optax.OptState
+    history_step: jax.Array
+    clip_count: jax.Array
     metrics: dict[str, jax.Array]
 
 

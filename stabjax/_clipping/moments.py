@@ -90,11 +90,17 @@ def cosine_warmup(
 
 
 class ResetMomentsState(NamedTuple):
-    """State of `reset_moments`."""
+    """State of `reset_moments`.
+
+    Attributes:
+      inner_state: the state of the wrapped transformation.
+      reset_step: int32: number of updates.
+      metrics: `age`; see `stabjax.metrics`.
+    """
 
     inner_state: optax.OptState
-    reset_step: jax.Array  # int32: number of updates
-    metrics: dict[str, jax.Array]  # age: updates since the last reset
+    reset_step: jax.Array
+    metrics: dict[str, jax.Array]
 
 
 def reset_moments(
@@ -190,13 +196,21 @@ def reset_moments(
 
 
 class StableAdamState(NamedTuple):
-    """State of `scale_by_stable_adam`."""
+    """State of `scale_by_stable_adam`.
 
-    stable_adam_step: jax.Array  # int32: number of finite updates
-    stable_adam_clips: jax.Array  # int32: updates in which a leaf was bounded
-    stable_adam_mean: optax.Params  # debiased first moment of each element
-    stable_adam_root: optax.Params  # root of its debiased second moment
-    metrics: dict[str, jax.Array]  # grad_norm, clipped, clip_fraction
+    Attributes:
+      stable_adam_step: int32: number of finite updates.
+      stable_adam_clips: int32: updates in which a leaf was bounded.
+      stable_adam_mean: debiased first moment of each element.
+      stable_adam_root: root of the debiased second moment of each element.
+      metrics: `grad_norm`, `clipped`, `clip_fraction`; see `stabjax.metrics`.
+    """
+
+    stable_adam_step: jax.Array
+    stable_adam_clips: jax.Array
+    stable_adam_mean: optax.Params
+    stable_adam_root: optax.Params
+    metrics: dict[str, jax.Array]
 
 
 def scale_by_stable_adam(

@@ -24,18 +24,38 @@ from stabjax._types import Number
 
 
 class DifferentiallyPrivateAggregateState(NamedTuple):
-    """State of `differentially_private_aggregate`."""
+    """State of `differentially_private_aggregate`.
 
-    rng_key: jax.Array  # uint32: the data of the key for the next update's noise
-    metrics: dict[str, jax.Array]  # clip_fraction: of the examples
+    Attributes:
+      rng_key: uint32: key data for the noise of the next update.
+      metrics: `clip_fraction`; see `stabjax.metrics`.
+
+    Attributes:
+      rng_key: uint32: key data for the noise of the next update.
+      metrics: scalars that `stabjax.metrics` collects.
+    """
+
+    rng_key: jax.Array
+    metrics: dict[str, jax.Array]
 
 
 class AdaptiveQuantileClipState(NamedTuple):
-    """State of `adaptive_quantile_clip`."""
+    """State of `adaptive_quantile_clip`.
 
-    quantile_norm: jax.Array  # the threshold of the next update
-    quantile_key: jax.Array | None  # uint32: the data of the key for its noise
-    metrics: dict[str, jax.Array]  # max_norm, clip_fraction
+    Attributes:
+      quantile_norm: the threshold of the next update.
+      quantile_key: uint32: key data for the noise of the threshold; None without noise.
+      metrics: `max_norm`, `clip_fraction`; see `stabjax.metrics`.
+
+    Attributes:
+      quantile_norm: the threshold of the next update.
+      quantile_key: uint32: key data for the noise of the threshold; None without noise.
+      metrics: scalars that `stabjax.metrics` collects.
+    """
+
+    quantile_norm: jax.Array
+    quantile_key: jax.Array | None
+    metrics: dict[str, jax.Array]
 
 
 def differentially_private_aggregate(

@@ -32,22 +32,37 @@ from stabjax._types import Number
 
 
 class SecondMomentClipState(NamedTuple):
-    """State of `clip_by_second_moment`."""
+    """State of `clip_by_second_moment`.
 
-    spike_step: jax.Array  # int32: number of finite updates
-    spike_clips: jax.Array  # int32: updates in which an element was bounded
-    spike_root: optax.Params  # root of the debiased second moment of each element
-    metrics: dict[str, jax.Array]  # grad_norm, clipped, clip_fraction
+    Attributes:
+      spike_step: int32: number of finite updates.
+      spike_clips: int32: updates in which an element was bounded.
+      spike_root: root of the debiased second moment of each element.
+      metrics: `grad_norm`, `clipped`, `clip_fraction`; see `stabjax.metrics`.
+    """
+
+    spike_step: jax.Array
+    spike_clips: jax.Array
+    spike_root: optax.Params
+    metrics: dict[str, jax.Array]
 
 
 class SpamState(NamedTuple):
-    """State of `scale_by_spam`."""
+    """State of `scale_by_spam`.
 
-    spam_step: jax.Array  # int32: number of finite updates
-    spam_clips: jax.Array  # int32: updates in which an element was bounded
-    spam_mean: optax.Params  # debiased first moment of each element
-    spam_root: optax.Params  # root of its debiased second moment
-    metrics: dict[str, jax.Array]  # grad_norm, clipped, clip_fraction
+    Attributes:
+      spam_step: int32: number of finite updates.
+      spam_clips: int32: updates in which an element was bounded.
+      spam_mean: debiased first moment of each element.
+      spam_root: root of the debiased second moment of each element.
+      metrics: `grad_norm`, `clipped`, `clip_fraction`; see `stabjax.metrics`.
+    """
+
+    spam_step: jax.Array
+    spam_clips: jax.Array
+    spam_mean: optax.Params
+    spam_root: optax.Params
+    metrics: dict[str, jax.Array]
 
 
 def clip_by_second_moment(

@@ -41,35 +41,61 @@ from stabjax._types import Number
 
 
 class TrackedMaxState(NamedTuple):
-    """State of `clip_by_tracked_max`."""
+    """State of `clip_by_tracked_max`.
 
-    tracked_max_step: jax.Array  # int32: number of finite updates
-    tracked_max_clips: jax.Array  # int32: updates in which an element was bounded
-    tracked_max: jax.Array  # of each leaf: debiased average of its largest magnitude
-    metrics: dict[str, jax.Array]  # grad_norm, clipped, clip_fraction
+    Attributes:
+      tracked_max_step: int32: number of finite updates.
+      tracked_max_clips: int32: updates in which an element was bounded.
+      tracked_max: of each leaf: debiased average of its largest magnitude.
+      metrics: `grad_norm`, `clipped`, `clip_fraction`; see `stabjax.metrics`.
+    """
+
+    tracked_max_step: jax.Array
+    tracked_max_clips: jax.Array
+    tracked_max: jax.Array
+    metrics: dict[str, jax.Array]
 
 
 class TrackedNormState(NamedTuple):
-    """State of `normalize_by_tracked_norm`."""
+    """State of `normalize_by_tracked_norm`.
 
-    tracked_norm_step: jax.Array  # int32: number of finite updates
-    tracked_norm_clips: jax.Array  # int32: updates in which a norm became smaller
-    tracked_norm_mean: jax.Array  # of each leaf: debiased average of its norm
-    tracked_norm_root: jax.Array  # root of that of the squared norm
-    metrics: dict[str, jax.Array]  # grad_norm, clipped, clip_fraction
+    Attributes:
+      tracked_norm_step: int32: number of finite updates.
+      tracked_norm_clips: int32: updates in which a norm became smaller.
+      tracked_norm_mean: of each leaf: debiased average of its norm.
+      tracked_norm_root: of each leaf: root of the average of its squared norm.
+      metrics: `grad_norm`, `clipped`, `clip_fraction`; see `stabjax.metrics`.
+    """
+
+    tracked_norm_step: jax.Array
+    tracked_norm_clips: jax.Array
+    tracked_norm_mean: jax.Array
+    tracked_norm_root: jax.Array
+    metrics: dict[str, jax.Array]
 
 
 class StableSpamState(NamedTuple):
-    """State of `scale_by_stable_spam`."""
+    """State of `scale_by_stable_spam`.
 
-    stable_spam_step: jax.Array  # int32: number of finite updates
-    stable_spam_clips: jax.Array  # int32: updates in which an element was bounded
-    stable_spam_max: jax.Array  # as in TrackedMaxState
-    stable_spam_norm_mean: jax.Array  # as in TrackedNormState
+    Attributes:
+      stable_spam_step: int32: number of finite updates.
+      stable_spam_clips: int32: updates in which an element was bounded.
+      stable_spam_max: of each leaf: debiased average of its largest magnitude.
+      stable_spam_norm_mean: of each leaf: debiased average of its norm.
+      stable_spam_norm_root: of each leaf: root of the average of its squared norm.
+      stable_spam_mean: debiased first moment of each element.
+      stable_spam_root: root of the debiased second moment of each element.
+      metrics: `grad_norm`, `clipped`, `clip_fraction`; see `stabjax.metrics`.
+    """
+
+    stable_spam_step: jax.Array
+    stable_spam_clips: jax.Array
+    stable_spam_max: jax.Array
+    stable_spam_norm_mean: jax.Array
     stable_spam_norm_root: jax.Array
-    stable_spam_mean: optax.Params  # debiased first moment of each element
-    stable_spam_root: optax.Params  # root of its debiased second moment
-    metrics: dict[str, jax.Array]  # grad_norm, clipped, clip_fraction
+    stable_spam_mean: optax.Params
+    stable_spam_root: optax.Params
+    metrics: dict[str, jax.Array]
 
 
 def clip_by_tracked_max(

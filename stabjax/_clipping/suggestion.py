@@ -16,16 +16,27 @@ _Norms: TypeAlias = Sequence[float] | np.ndarray | jax.Array
 
 
 class MaxNormSuggestion(NamedTuple):
-    """The result of `suggest_max_norm`; `print` it."""
+    """The result of `suggest_max_norm`; `print` it.
+
+    Attributes:
+      max_norm: the suggested threshold.
+      clip_fraction: the share of steps above it; non-finite norms do not count.
+      median: the median of the norms.
+      tail: the 99th percentile of the norms.
+      largest: the largest finite norm.
+      drift: the median over the last fifth of the steps divided by that over the first.
+      steps: number of norms.
+      nonfinite: number of norms that were inf or NaN and are left out.
+    """
 
     max_norm: float
-    clip_fraction: float  # of the steps; those that are not finite are not clipped
+    clip_fraction: float
     median: float
-    tail: float  # the 99th percentile
+    tail: float
     largest: float
-    drift: float  # median of the last fifth of the steps / median of the first
+    drift: float
     steps: int
-    nonfinite: int  # norms that were inf or NaN, and are left out
+    nonfinite: int
 
     def __str__(self) -> str:
         lines = [

@@ -19,11 +19,17 @@ Threshold: TypeAlias = "Number | Schedule | optax.Params"
 
 
 class ScheduledClipState(NamedTuple):
-    """State of a transformation whose threshold is a schedule."""
+    """State of a transformation whose threshold is a schedule.
 
-    clip_step: jax.Array  # int32: the count given to the schedule
-    clip_count: jax.Array  # int32: updates that were clipped
-    metrics: dict[str, jax.Array]  # threshold, clipped, clip_fraction
+    Attributes:
+      clip_step: int32: the count passed to the schedule.
+      clip_count: int32: updates that were clipped.
+      metrics: `threshold`, `clipped`, `clip_fraction`; see `stabjax.metrics`.
+    """
+
+    clip_step: jax.Array
+    clip_count: jax.Array
+    metrics: dict[str, jax.Array]
 
 
 class Group(NamedTuple):

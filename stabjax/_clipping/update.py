@@ -212,17 +212,18 @@ def _bounded(
     slope = jnp.where(everything, 0, relative)
     start = jnp.where(everything, jnp.inf, absolute)
 
-    def largest(scales: jax.Array) -> jax.Array:
-        quotients = []
-        for u, w, k in zip(updates, params, scales, strict=True):
+    def largest(scales: jax.Array | None) -> jax.Array:
+        peaks = []
+        for i, (u, w) in enumerate(zip(updates, params, strict=True)):
             allowed = slope * magnitudes(widened(w, dtype)) + start
-            allowed = jnp.maximum(allowed, limits.tiny)
-            quotients.append(magnitudes(widened(u, dtype)) * k / allowed)
-        peaks = [jnp.max(x, initial=0) for x in quotients]
+            size = magnitudes(widened(u, dtype))
+            size = size if scales is None else size * scales[i]
+            quotients = size / jnp.maximum(allowed, limits.tiny)
+            peaks.append(jnp.max(quotients, initial=0))
         return reduced(peaks, axes, apart=True, largest=True)
 
     # Recomputed, rescaled, where a quotient exceeds the largest number.
-    plain = largest(jnp.ones(len(updates), dtype))
+    plain = largest(None)
     huge = ~(plain < limits.max)
     down = jnp.where(huge, limits.tiny, 1).astype(dtype)
     value = lax.cond(jnp.any(huge), lambda: largest(down), lambda: plain)

@@ -22,12 +22,19 @@ from stabjax._types import Number
 
 
 class GuardState(NamedTuple):
-    """State of a guard."""
+    """State of a guard.
+
+    Attributes:
+      inner_state: the state of the wrapped transformation.
+      skip_step: int32: number of updates.
+      skip_history: the past losses and norms, or () where the rule needs none.
+      metrics: scalars that `stabjax.metrics` collects.
+    """
 
     inner_state: optax.OptState
-    skip_step: jax.Array  # int32: number of updates
-    skip_history: History | tuple[()]  # what the guard remembers of the past
-    metrics: dict[str, jax.Array]  # what was skipped, why and how often
+    skip_step: jax.Array
+    skip_history: History | tuple[()]
+    metrics: dict[str, jax.Array]
 
 
 class Step(NamedTuple):

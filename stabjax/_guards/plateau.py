@@ -18,15 +18,25 @@ from stabjax._types import Number
 
 
 class ReduceOnPlateauState(NamedTuple):
-    """State of `reduce_on_plateau`; names and order are Optax's."""
+    """State of `reduce_on_plateau`; names and order are Optax's.
+
+    Attributes:
+      scale: the factor of the update.
+      best_value: the best mean value so far.
+      plateau_count: int32: decisions in a row without improvement.
+      cooldown_count: int32: decisions still to be ignored.
+      value_count: int32: values in the current mean; Optax calls it count.
+      avg_value: the mean of these values.
+      metrics: `scale`, `best_value`; see `stabjax.metrics`.
+    """
 
     scale: jax.Array
     best_value: jax.Array
-    plateau_count: jax.Array  # int32: decisions in a row without improvement
-    cooldown_count: jax.Array  # int32: decisions that are still to be ignored
-    value_count: jax.Array  # int32: values in the mean; Optax calls it count
-    avg_value: jax.Array  # their mean
-    metrics: dict[str, jax.Array]  # scale, best_value
+    plateau_count: jax.Array
+    cooldown_count: jax.Array
+    value_count: jax.Array
+    avg_value: jax.Array
+    metrics: dict[str, jax.Array]
 
 
 class _Rule(NamedTuple):

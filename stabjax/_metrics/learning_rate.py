@@ -14,10 +14,16 @@ from stabjax._types import Number, Schedule
 
 
 class LearningRateState(NamedTuple):
-    """State of `with_learning_rate`; its names are those of `inject_hyperparams`."""
+    """State of `with_learning_rate`; its names are those of `inject_hyperparams`.
 
-    count: jax.Array  # type: ignore[assignment]  # int32; tuples have a method `count`
-    hyperparams: dict[str, jax.Array]  # the learning rate of the last update
+    Attributes:
+      count: int32: number of updates.
+      hyperparams: the learning rate of the last update.
+      inner_state: the state of the wrapped transformation.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # tuples have a method `count`
+    hyperparams: dict[str, jax.Array]
     inner_state: optax.OptState
 
 

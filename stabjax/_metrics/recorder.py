@@ -38,12 +38,19 @@ class ReportingTransformation(
 
 
 class MetricsState(NamedTuple):
-    """State of `with_metrics`."""
+    """State of `with_metrics`.
+
+    Attributes:
+      inner_state: the state of the wrapped transformation.
+      metrics_step: int32: number of updates.
+      clip_count: int32: updates in which an element became smaller.
+      metrics: scalars that `stabjax.metrics` collects.
+    """
 
     inner_state: optax.OptState
-    metrics_step: jax.Array  # int32: number of updates
-    clip_count: jax.Array  # int32: updates in which an element became smaller
-    metrics: dict[str, jax.Array]  # metric_key(name, metric) -> scalar
+    metrics_step: jax.Array
+    clip_count: jax.Array
+    metrics: dict[str, jax.Array]
 
 
 def with_metrics(
