@@ -134,6 +134,15 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         raise ValueError(f"{name} must be {listed}, got {value!r}.")
 
 
+def unrounded(value: Number) -> Number:
+    """Returns a schedule's value, or 0 where rounding has moved it below.
+
+    A compiled line of Optax that ends at 0 ends at -1e-8. What is further below zero is
+    a mistake, which must show as NaN.
+    """
+    return jnp.where((value < 0) & (value > -1e-6), 0, value)
+
+
 def is_schedule(value: object) -> "TypeIs[Schedule]":
     """Returns whether an argument that may be a number or a schedule is a schedule.
 

@@ -29,10 +29,6 @@ class DifferentiallyPrivateAggregateState(NamedTuple):
     Attributes:
       rng_key: uint32: key data for the noise of the next update.
       metrics: `clip_fraction`; see `stabjax.metrics`.
-
-    Attributes:
-      rng_key: uint32: key data for the noise of the next update.
-      metrics: scalars that `stabjax.metrics` collects.
     """
 
     rng_key: jax.Array
@@ -46,11 +42,6 @@ class AdaptiveQuantileClipState(NamedTuple):
       quantile_norm: the threshold of the next update.
       quantile_key: uint32: key data for the noise of the threshold; None without noise.
       metrics: `max_norm`, `clip_fraction`; see `stabjax.metrics`.
-
-    Attributes:
-      quantile_norm: the threshold of the next update.
-      quantile_key: uint32: key data for the noise of the threshold; None without noise.
-      metrics: scalars that `stabjax.metrics` collects.
     """
 
     quantile_norm: jax.Array
@@ -77,7 +68,9 @@ def differentially_private_aggregate(
       noise_multiplier: z, a number >= 0 or a scalar array. **Traceable.**
       key: what `jax.random.key` or `PRNGKey` returns, or an integer that seeds it; the
         state carries it from update to update.
-      axis_name: as in `stabjax.per_example_global_norm_clip`. **Static.**
+      axis_name: as in `stabjax.per_example_global_norm_clip`. With `()` each device
+        averages its own examples, B is their number, and all devices add the same
+        noise: a mean over devices does not make it smaller. **Static.**
 
     Returns:
       A transformation to stand first, whose gradients have the examples along axis 0,

@@ -10,7 +10,7 @@ from jax import lax
 
 from stabjax._arguments import check
 from stabjax._axes import Axes
-from stabjax._clipping.fixed import clip
+from stabjax._clipping.fixed import clip_elements
 from stabjax._clipping.threshold import (
     Group,
     Threshold,
@@ -80,7 +80,9 @@ def clip_by_relative_update(
     return clip_to_threshold("clip_by_relative_update", thresholds, bound)
 
 
-def adopt_clip(exponent: Number = 0.25) -> optax.GradientTransformation:
+def adopt_clip(
+    exponent: Number = 0.25, *, axis_name: object = None
+) -> optax.GradientTransformation:
     """Clips every element to a bound that grows with the updates, as ADOPT does.
 
         u_i = min(max(g_i, -t^exponent), t^exponent)  in update t = 1, 2, ...
@@ -90,6 +92,7 @@ def adopt_clip(exponent: Number = 0.25) -> optax.GradientTransformation:
 
     Args:
       exponent: a number >= 0 (0: the bound is always 1). **Traceable.**
+      axis_name: as in `stabjax.clip`. **Static.**
 
     Returns:
       A transformation that keeps its count, with the metrics of a scheduled `clip`. An
@@ -119,7 +122,7 @@ def adopt_clip(exponent: Number = 0.25) -> optax.GradientTransformation:
         t = jnp.asarray(count).astype(jnp.float32) + 1
         return t ** as_scalar("exponent", exponent, jnp.float32)
 
-    return clip(growing)
+    return clip_elements("adopt_clip", Thresholds("max_delta", growing, axis_name))
 
 
 def qk_clip(

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from stabjax._arguments import as_integer, is_schedule
+from stabjax._arguments import as_integer, is_schedule, unrounded
 from stabjax._guards.guard import Step, Verdict, checked, guard
 from stabjax._guards.history import History, limits_of, no_history, recorded
 from stabjax._guards.mesh import scalar_loss
@@ -91,7 +91,9 @@ def skip_above_norm(
     Args:
       inner: the whole optimizer; extra arguments reach it.
       drop_norm: the largest norm that is applied, >= 0, or a schedule of it, given the
-        number of steps so far including skipped ones. **Traceable.**
+        number of steps so far including skipped ones, whose values in (-1e-6, 0) count
+        as 0. Where it is negative, or a traced number is, the limit is NaN and every
+        step is skipped. **Traceable.**
       max_consecutive: as in `stabjax.skip_if_nonfinite`. **Traceable.**
       axis_name: as in `stabjax.skip_if_nonfinite`. **Static.**
 
@@ -122,7 +124,10 @@ def skip_above_norm(
         drop_norm = checked("drop_norm", drop_norm, ">= 0")
 
     def judge(step: Step, history: Any) -> Verdict:
-        limit = drop_norm(step.number) if is_schedule(drop_norm) else drop_norm
+        limit = drop_norm
+        if is_schedule(drop_norm):
+            limit = unrounded(drop_norm(step.number))
+            limit = jnp.where(limit < 0, jnp.nan, limit)
         # A copy, so that a donated state does not take the caller's array with it.
         limit = jnp.array(limit, step.grad_norm.dtype)
         large = ~step.nonfinite & ~(step.grad_norm <= limit)

@@ -80,7 +80,8 @@ def with_metrics(
         parameter's part of the squared norm; a sequence selects among these,
         `update_norm` and `param_norm`. **Static.**
       axis_name: the mapped axes over which the leaves are sharded, as in
-        `stabjax.global_norm`, for axes that types do not show. **Static.**
+        `stabjax.global_norm`, for axes that types do not show. Give it to the clip too:
+        clips with a fixed or scheduled threshold report with their own. **Static.**
 
     Returns:
       A transformation with a `MetricsState`. Metrics are 0 before the first update;
