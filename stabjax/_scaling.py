@@ -35,22 +35,18 @@ def clip_factor(norm: ScaledNorm, max_norm: jax.Array) -> ClipFactor:
     # XLA may round a max_norm that it computes twice in two ways: never below 0.
     max_norm = jnp.abs(max_norm)
     k = 1 / norm.unit
-    exceeded = valid & (norm.value > max_norm * k)
-    value = jnp.where(exceeded, norm.value, 1)
-    # max_norm / norm, with the power of two k where every step stays in range. One
-    # division only: XLA turns a / b / c into a / (b c), and b c may overflow.
-    ratio = max_norm * jnp.maximum(k, 1) / value * jnp.minimum(k, 1)
-    # Where that is too small for the dtype: 1 / norm and then max_norm, each of them
+    limit = max_norm * k
+    exceeded = valid & (norm.value > limit)
+    # Where max_norm / norm is too small for the dtype: 1 / norm and then max_norm, each
     # moved away from the ends of its range (a norm may exceed the largest number).
-    apart = 2.0**24
-    whole = (ratio >= np.finfo(norm.value.dtype).tiny) | (max_norm == 0)
-    inverse = apart * k / value
-    first = jnp.where(exceeded, jnp.where(whole, ratio, inverse), 1)
-    return ClipFactor(
-        first=jnp.where(valid, first, jnp.nan),
-        second=jnp.where(exceeded & ~whole, max_norm / apart, 1),
-        exceeded=exceeded,
-    )
+    tiny, apart = np.finfo(norm.value.dtype).tiny, 2.0**24
+    whole = (limit * (1 / tiny) >= norm.value) | (max_norm == 0)
+    numerator = jnp.where(exceeded, jnp.where(whole, limit, -apart * k), 1)
+    # One division, last of all: under `vmap` XLA stores its result, and what follows
+    # does not compute the norm again. A negative one shows that max_norm is to come.
+    first = jnp.where(valid, numerator, jnp.nan) / jnp.where(exceeded, norm.value, 1)
+    second = jnp.where(first < 0, -max_norm / apart, 1)
+    return ClipFactor(first, second, exceeded)
 
 
 @partial(jax.jit, inline=True)
