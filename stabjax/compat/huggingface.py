@@ -110,9 +110,9 @@ def get_scheduler(
 
     - `"reduce_lr_on_plateau"`: see `stabjax.compat.torch.reduce_lr_on_plateau`.
     - `"greedy"`: divides the learning rate by `factor` = 0.95 (up to `max_lr` = 1)
-      after more than `patience` = 10 consecutive improvements, and multiplies it by `factor`
-      (down to `min_lr` = 1e-3) after more than `patience` consecutive metrics without
-      improvement. The next `warmup` = 0 or `cooldown` = 0 metrics are then ignored.
+      after more than `patience` = 10 consecutive improvements, and multiplies it by
+      `factor` (down to `min_lr` = 1e-3) after more than `patience` consecutive metrics
+      without improvement. The next `warmup` = 0 or `cooldown` = 0 metrics are ignored.
       Improvements must exceed `threshold` = 1e-6 (`threshold_mode` `"abs"` or `"rel"`,
       `mode` `"min"` or `"max"`). With `smooth`, metrics are averaged over the last
       `window_size` = 50 values. Changes up to `eps` = 1e-8 are skipped. After
