@@ -279,7 +279,21 @@ def _squares(x: jax.Array, k: jax.Array | None) -> jax.Array:
 
 def magnitudes(x: jax.Array) -> jax.Array:
     """Computes |x| elementwise, with derivative 0 at 0. `jnp.abs` has 1 there."""
-    return jnp.abs(x) if jnp.iscomplexobj(x) else x * jnp.sign(x)
+    return jnp.abs(x) if jnp.iscomplexobj(x) else _magnitudes(x)
+
+
+@jax.custom_jvp
+def _magnitudes(x: jax.Array) -> jax.Array:
+    # Not x * sign(x): XLA:CPU (jaxlib 0.10) writes signs to memory before it reduces.
+    return jnp.abs(x)
+
+
+@_magnitudes.defjvp
+def _magnitudes_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x,), (tangent,) = primals, tangents
+    return _magnitudes(x), jnp.sign(x) * tangent
 
 
 def reduced(

@@ -18,7 +18,13 @@ from jax.typing import DTypeLike
 
 from stabjax._axes import Axes, leaf_axes
 from stabjax._metrics import count_clip
-from stabjax._norms import is_float0, norm_dtype, safe_root, scaled_norm
+from stabjax._norms import (
+    is_float0,
+    magnitudes,
+    norm_dtype,
+    safe_root,
+    scaled_norm,
+)
 from stabjax._types import Number
 
 
@@ -52,7 +58,7 @@ def update_mean(mean: jax.Array, x: jax.Array, weight: Weight) -> jax.Array:
 
 def update_root(root: jax.Array, x: jax.Array, weight: Weight) -> jax.Array:
     """Computes sqrt((1 - a) root^2 + a x^2) without overflow or underflow."""
-    a, size = weight.new.astype(root.dtype), x * jnp.sign(x)
+    a, size = weight.new.astype(root.dtype), magnitudes(x)
     before = jnp.where(weight.first, size, root)
     largest = lax.stop_gradient(jnp.maximum(before, size))
     unit = jnp.where(largest > 0, largest, 1)

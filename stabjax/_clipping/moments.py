@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from stabjax._axes import Axes, global_size, over_devices
@@ -319,8 +320,10 @@ def _bounded_adam_leaf(
     if decayed:
         w, rate = decayed
         direction = direction + rate.astype(dtype) * widened(w, dtype)
-    # Each quotient is at most 1 / sqrt(1 - b2), so squares do not overflow.
-    squares = divide_or_zero(x, jnp.maximum(root, adam.eps.astype(dtype))) ** 2
+    # Each quotient is at most 1 / sqrt(1 - b2), so squares do not overflow. Where the
+    # root is 0, so is x; a selection would make XLA:CPU write the quotients to memory.
+    least = jnp.maximum(adam.eps.astype(dtype), np.finfo(dtype).tiny)
+    squares = (x / jnp.maximum(root, least)) ** 2
     mean_square = over_devices(jnp.sum(squares), axes) / max(global_size(x, axes), 1)
     rms = safe_root(mean_square)
     factor = clip_factor(ScaledNorm(rms, jnp.ones_like(rms)), threshold.astype(dtype))

@@ -23,7 +23,14 @@ from stabjax._clipping.averages import (
 )
 from stabjax._clipping.moments import AdamStep, adam_step, since_reset, update_moments
 from stabjax._clipping.numbers import checked
-from stabjax._norms import ScaledNorm, as_scaled, norm_of_leaves, safe_root, widened
+from stabjax._norms import (
+    ScaledNorm,
+    as_scaled,
+    norm_dtype,
+    norm_of_leaves,
+    safe_root,
+    widened,
+)
 from stabjax._scaling import ClipFactor, apply_factor, cast_back, clip_factor
 from stabjax._types import Number
 
@@ -208,8 +215,10 @@ def normalize_by_tracked_norm(
         b1, b2, eps = scalars(step.dtype)
         adam = adam_step((b1, b2), eps, step.number, step.number, step.finite)
         return [
-            _normalize_leaf(g, averages, adam, axes)
-            for g, averages, axes in step.leaves()
+            _normalize_leaf(g, norm, averages, adam)
+            for (g, averages, _), norm in zip(
+                step.leaves(), _leaf_norms(step), strict=True
+            )
         ]
 
     return with_averages(
@@ -331,6 +340,20 @@ class _Numbers(NamedTuple):
     moments: AdamStep
 
 
+def _leaf_norms(step: Step) -> list[ScaledNorm]:
+    """The norm of each leaf, in the dtype of its statistics: one decision for each."""
+    dtypes = [norm_dtype([g]) for g in step.updates]
+    found: dict[int, ScaledNorm] = {}
+    for dtype in dict.fromkeys(dtypes):
+        members = [i for i, own in enumerate(dtypes) if own == dtype]
+        updates = [step.updates[i] for i in members]
+        axes = tuple(step.axes[i] for i in members)
+        values, units = norm_of_leaves(updates, axes, 2, True)
+        for i, value, unit in zip(members, values, units, strict=True):
+            found[i] = ScaledNorm(value, unit)
+    return [found[i] for i in range(len(dtypes))]
+
+
 def _clip(
     x: jax.Array, average: jax.Array, weight: Weight, bias: Number, axes: Axes
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -368,12 +391,11 @@ def _clip_leaf(g: jax.Array, average: jax.Array, weight: Weight, axes: Axes) -> 
     return Moved(cast_back(x, jnp.result_type(g)), (average,), clipped)
 
 
-@partial(jax.jit, static_argnames="axes", inline=True)
+@partial(jax.jit, inline=True)
 def _normalize_leaf(
-    g: jax.Array, averages: list[jax.Array], adam: AdamStep, axes: Axes
+    g: jax.Array, norm: ScaledNorm, averages: list[jax.Array], adam: AdamStep
 ) -> Moved:
     mean, root = averages
-    norm = norm_of_leaves([g], (axes,), 2, False)
     x, mean, root, smaller = _normalize(widened(g, mean.dtype), norm, mean, root, adam)
     return Moved(cast_back(x, jnp.result_type(g)), (mean, root), smaller)
 

@@ -1,5 +1,6 @@
 """JAX and XLA options for vectorized small runs, and the choice of the chunk width."""
 
+import math
 from typing import Any
 
 import jax
@@ -13,6 +14,9 @@ import numpy as np
 _ARRAYS_PER_PARAMETER = 5
 _CPU_BYTES, _DEVICE_BYTES = 2**18, 2**26
 _CPU_WIDTHS, _DEVICE_WIDTHS = (32, 4096), (1024, 65536)
+# The widths of lanes: their blocks fit into a cache or into registers, whatever the
+# width, so that it only has to hide the time between two chunks.
+_CPU_LANES, _DEVICE_LANES, _FEW_LANES = 2**14, 2**20, 2**10
 
 # JAX settings that change the compiled program.
 _CONFIG = (
@@ -53,6 +57,13 @@ def auto_width(parameters: int, device: jax.Device, memory: int = 0) -> int:
     known = (device.memory_stats() or {}).get("bytes_limit", 2**30)
     fits = max(1, min(fits, known // max(1, memory)))
     return int(2 ** (fits.bit_length() - 1))
+
+
+def lanes_width(trials: int, device: jax.Device, devices: int) -> int:
+    """Returns how many trials run together as vectors: even parts for all devices."""
+    limit = _CPU_LANES if device.platform == "cpu" else _DEVICE_LANES
+    parts = max(math.ceil(trials / limit), min(devices, math.ceil(trials / _FEW_LANES)))
+    return math.ceil(trials / parts)
 
 
 def memory_of(jaxpr: jax.extend.core.Jaxpr) -> int:

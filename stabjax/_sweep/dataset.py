@@ -85,6 +85,7 @@ def _attributes(plan: Plan) -> dict[str, Any]:
         **{n: v for n, v in plan.about.items() if isinstance(v, str)},
         **shown,
         "chunk_size": widths[0] if len(widths) == 1 else ", ".join(map(str, widths)),
+        "engine": ", ".join(sorted({group.engine for group in plan.groups})),
         "trials": len(plan.space),
         "programs": len(plan.groups),
         "platform": plan.numerics["platform"],

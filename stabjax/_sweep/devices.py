@@ -65,7 +65,7 @@ def on_devices(
             used = devices[: len(together)]
             with watch.compiling():
                 program = programs[number].compiled(
-                    group.width, group.shared_seed, used
+                    group.width, group.shared_seed, group.engine, used
                 )
             size = len(used)
             begin = partial(_begun, program, size, inputs)

@@ -30,7 +30,8 @@ def estimated(
             continue
         devices = place.devices[: len(due)]
         begin = time.perf_counter()
-        program = programs[number].compiled(group.width, group.shared_seed, devices)
+        how = group.width, group.shared_seed, group.engine
+        program = programs[number].compiled(*how, devices)
         compiled = time.perf_counter()
         batch = due[: len(devices)]
         inputs = [*map(plan.inputs, batch)]

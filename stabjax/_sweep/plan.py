@@ -24,6 +24,7 @@ class Group(NamedTuple):
     shared_seed: bool  # whether all trials of a chunk have the same seed
     variables: dict[str, jax.ShapeDtypeStruct]  # results of a trial
     program: str = ""  # fingerprint of the compiled chunk, if there is a store
+    engine: str = "vmap"  # or "lanes"
 
 
 class Chunk(NamedTuple):

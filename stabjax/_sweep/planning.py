@@ -16,7 +16,7 @@ import optax
 
 import stabjax
 from stabjax._sweep.axes import OF_WHAT_WAS_TRAINED
-from stabjax._sweep.compiler import auto_width, jax_config, no_mesh
+from stabjax._sweep.compiler import auto_width, jax_config, lanes_width, no_mesh
 from stabjax._sweep.factories import is_problem, name_of, route
 from stabjax._sweep.memory import Memory
 from stabjax._sweep.place import Place, place_of
@@ -86,7 +86,7 @@ def fingerprint(
     with no_mesh():
         plan, programs = planned(problem, make_optimizer, space, settings, None, here)
         groups = tuple(
-            group._replace(program=program.fingerprint(group.width, group.shared_seed))
+            group._replace(program=program.fingerprint(group.width, group.shared_seed, group.engine))
             for program, group in zip(programs, plan.groups, strict=True)
         )
     text = to_text(replace(plan, groups=groups, about={}))
@@ -120,13 +120,13 @@ def _group(
         reason = f"chunk_size is {known.width} in the store and {chunk_size} here"
         raise place.store.refused([reason])
     if known:
-        width, shared_seed = known.width, known.shared_seed
+        width, shared_seed, engine = known.width, known.shared_seed, known.engine
     else:
-        device = place.devices[0]
-        width, shared_seed = _width(program, space, trials, chunk_size, device)
-    group = Group(labels, width, shared_seed, variables)
+        width, shared_seed, engine = _width(program, space, trials, chunk_size, place)
+    group = Group(labels, width, shared_seed, variables, engine=engine)
     if place.store or place.executor:
-        group = group._replace(program=program.fingerprint(width, shared_seed))
+        text = program.fingerprint(width, shared_seed, engine)
+        group = group._replace(program=text)
     return group
 
 
@@ -135,16 +135,25 @@ def _width(
     space: Space,
     trials: np.ndarray[Any, Any],
     chunk_size: int | None,
-    device: jax.Device,
-) -> tuple[int, bool]:
-    """Returns the chunk width and whether all trials of a chunk share a seed."""
+    place: Place,
+) -> tuple[int, bool, str]:
+    """Returns the chunk width, whether the trials of a chunk share a seed, the engine.
+
+    Lanes are wide, so one chunk for several seeds is best where that is possible.
+    """
+    device, devices = place.devices[0], len(place.devices)
     parameters, memory, _ = program.shapes()
     auto = auto_width(parameters, device, memory)
+    if program.engine(False, device.platform) == "lanes":
+        width = chunk_size or lanes_width(len(trials), device, devices)
+        return width, False, "lanes"
     if (settings := program.settings).rungs:
         # Small enough that the points that survive all rungs still fill a chunk.
         reduction = (settings.eta or 1.0) ** (len(settings.rungs) - 1)
-        return chunk_size or min(auto, math.ceil(len(trials) / reduction)), False
-    return widths(space, trials, chunk_size, auto)
+        width = chunk_size or min(auto, math.ceil(len(trials) / reduction))
+        return width, False, "vmap"
+    width, shared = widths(space, trials, chunk_size, auto)
+    return width, shared, program.engine(shared, device.platform)
 
 
 def _check_names(space: Space, groups: Sequence[Group], settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """Tracing, hashing and compilation of the program for a chunk of trials."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,10 +14,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.compiler import compiled_for, cpu_options, memory_of
+from stabjax._sweep.equations import Inexpressible
 from stabjax._sweep.factories import Factories
+from stabjax._sweep.kernel import LARGEST, Run, chunk_of, run_of, trained
 from stabjax._sweep.memory import Memory
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.unsharded import unsharded
+from stabjax._train.summaries import summaries_of
 from stabjax._train.trial import (
     Rules,
     State,
@@ -57,6 +61,7 @@ class Program:
             settings,
         )
         # Jitted so that `shapes` and `compiled` share one trace.
+        self._parts: Any = None
         self._jitted = jax.jit(self._rung if settings.rungs else self._trial)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -82,22 +87,38 @@ class Program:
           shapes of its result variables.
         """
 
-        def make() -> tuple[int, int, dict[str, jax.ShapeDtypeStruct]]:
-            traced = self._jitted.trace(self._values())
-            params, variables = traced.out_info
-            count = sum(leaf.size for leaf in jax.tree.leaves(params))
-            return count, memory_of(traced.jaxpr.jaxpr), variables
+        return self._memory.recall((self._key, "shapes"), self._shapes)[:3]
 
-        return self._memory.recall((self._key, "shapes"), make)
+    def _shapes(self) -> tuple[int, int, dict[str, jax.ShapeDtypeStruct], Run | None]:
+        """Returns `shapes`, and the trial in parts if it is small."""
+        values = self._values()
+        traced = self._jitted.trace(values)
+        params, variables, *_ = traced.out_info
+        count = sum(leaf.size for leaf in jax.tree.leaves(params))
+        run = None
+        if self._parts and count <= LARGEST:
+            with contextlib.suppress(Inexpressible):
+                run = run_of(values, traced, self._parts)
+        return count, memory_of(traced.jaxpr.jaxpr), variables, run
 
-    def fingerprint(self, width: int, shared_seed: bool) -> str:
+    def engine(self, shared_seed: bool, platform: str) -> str:
+        """Returns how chunks run: `"lanes"` (see `kernel`) if possible, or `"vmap"`."""
+        return "lanes" if self._lanes(shared_seed, platform) else "vmap"
+
+    def fingerprint(self, width: int, shared_seed: bool, engine: str) -> str:
         """Returns the SHA-256 hash of a chunk's program, including constants."""
-        traced = self._traced(width, shared_seed)
+        (device,) = jnp.zeros(()).devices()
+        chunk = self._chunk(shared_seed, engine, device)
+        traced = jax.jit(chunk).trace(*self._arguments(width, shared_seed))
         text = f"{traced.lower().as_text()}{cpu_options(str(traced.jaxpr))}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def compiled(
-        self, width: int, shared_seed: bool, devices: Sequence[jax.Device]
+        self,
+        width: int,
+        shared_seed: bool,
+        engine: str,
+        devices: Sequence[jax.Device],
     ) -> jax.stages.Compiled:
         """Compiles a function from `Inputs` to result variables.
 
@@ -107,13 +128,14 @@ class Program:
         """
 
         def make() -> jax.stages.Compiled:
+            chunk = jax.jit(self._chunk(shared_seed, engine, devices[0]))
             if len(devices) == 1:
                 alone = jax.sharding.SingleDeviceSharding(devices[0])
-                traced = self._traced(width, shared_seed, alone)
-                return compiled_for(traced, devices[0])
+                arguments = self._arguments(width, shared_seed, alone)
+                return compiled_for(chunk.trace(*arguments), devices[0])
             mesh, spec = Mesh(np.array(devices), ("chunk",)), PartitionSpec("chunk")
             chunks = jax.shard_map(
-                _as_function(self._traced(width, shared_seed)),
+                _as_function(chunk.trace(*self._arguments(width, shared_seed))),
                 mesh=mesh,
                 in_specs=spec,
                 out_specs=spec,
@@ -123,7 +145,7 @@ class Program:
             arguments = self._arguments(width, shared_seed, sharding, count)
             return compiled_for(jax.jit(chunks).trace(*arguments), devices[0])
 
-        key = (self._key, "program", width, shared_seed, *devices)
+        key = (self._key, "program", width, shared_seed, engine, *devices)
         return self._memory.recall(key, make)
 
     def _made(self, values: Mapping[str, Any]) -> tuple[Any, Any, jax.Array]:
@@ -138,9 +160,13 @@ class Program:
             del arguments[name]
         return train(*self._made(values), **arguments)
 
-    def _trial(self, values: _Variables) -> tuple[Any, _Variables]:
-        result = self._result(values)
-        return result.params, variables_of(result)
+    def _trial(self, values: _Variables) -> tuple[Any, ...]:
+        if self.settings.record_every:
+            result = self._result(values)
+            return result.params, variables_of(result)
+        parts = self._training(values)
+        found, begun, self._parts = trained(parts, variables_of, self.settings.steps)
+        return parts.start.params, found, begun
 
     def _rung(self, values: _Variables) -> tuple[Any, _Variables]:
         """Trains a trial from one halving rung to the next."""
@@ -156,19 +182,47 @@ class Program:
         return state.params, {**variables, **_leaves(state)}
 
     def _training(self, values: Mapping[str, Any]) -> Training:
-        rules = Rules(self.settings.divergence_factor)
+        given = self.settings
+        watched = summaries_of(given.summaries, given.target_loss, given.steps)
+        rules = Rules(given.divergence_factor, watched, given.evaluations)
         return training(*self._made(values), rules)
 
-    def _traced(
-        self, width: int, shared_seed: bool, sharding: Sharding | None = None
-    ) -> jax.stages.Traced:
+    def _chunk(
+        self, shared_seed: bool, engine: str, device: jax.Device
+    ) -> Callable[[_Variables, _Variables], Any]:
+        """Returns a function that trains a chunk."""
+
         def chunk(shared: _Variables, lanes: _Variables) -> Any:
             def lane(shared: _Variables, own: _Variables) -> Any:
                 return self._jitted({**shared, **own})[1]
 
             return jax.vmap(lane, (None, 0))(shared, lanes)
 
-        return jax.jit(chunk).trace(*self._arguments(width, shared_seed, sharding))
+        if engine == "vmap":
+            return chunk
+        found = self._lanes(shared_seed, device.platform)
+        if found is None:
+            raise RuntimeError(f"Cannot run these trials with engine {engine!r}.")
+        return found
+
+    def _lanes(
+        self, shared_seed: bool, platform: str
+    ) -> Callable[[_Variables, _Variables], Any] | None:
+        """Returns a function that trains a chunk in lanes, or None if it cannot."""
+        given = self.settings
+        run = self._memory.recall((self._key, "shapes"), self._shapes)[3]
+        if run is None:
+            return None
+        own = self._arguments(1, shared_seed)[1]
+
+        def make() -> list[Callable[[_Variables, _Variables], Any] | None]:
+            try:
+                return [chunk_of(run, own, given.steps, platform)]
+            except Inexpressible:
+                return [None]
+
+        key = (self._key, "lanes", shared_seed, platform)
+        return self._memory.recall(key, make)[0]
 
     def _arguments(
         self,
