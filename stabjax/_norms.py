@@ -191,7 +191,7 @@ def norms_of_units(
 def norms_of_examples(
     leaves: Sequence[ArrayLike], axes: tuple[Axes, ...]
 ) -> ScaledNorm:
-    """Computes the 2-norm of each example's gradient; examples are along axis 0.
+    """Computes the 2-norm of each example's gradient, with examples along axis 0.
 
     One `cond` serves all examples. Under `vmap` both branches would run, and on
     explicit meshes JAX 0.10 does not support a batched `cond` predicate.
@@ -256,7 +256,7 @@ def widened(x: ArrayLike, dtype: DTypeLike) -> jax.Array:
 
 
 def check_order(ord: float) -> float:
-    """Returns the order of a norm; raises a ValueError if it is not in [1, inf]."""
+    """Returns the order of a norm, or raises a ValueError if not in [1, inf]."""
     numbers = (int, float, np.integer, np.floating)
     if not isinstance(ord, numbers) or not ord >= 1:
         raise ValueError(

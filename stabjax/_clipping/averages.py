@@ -52,7 +52,7 @@ def update_mean(mean: jax.Array, x: jax.Array, weight: Weight) -> jax.Array:
     a = weight.new.astype(mean.dtype)
     old = jnp.where(weight.first, x, mean)
     # a (x - old) would overflow for opposite signs. The difference of products also
-    # keeps a constant x exact when a x is subnormal.
+    # keeps a constant x exact if a * x is subnormal.
     return jnp.where(weight.valid, old + (a * x - a * old), mean)
 
 

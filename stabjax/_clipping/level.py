@@ -147,7 +147,7 @@ def clip_by_norm_ratio(
     """Clips norms to a multiple of their moving average.
 
     Let `n` be the norm of a leaf (or the global norm) and `a` the moving average of
-    norms after clipping, initialized to the norm of the initial update:
+    norms after clipping, initialized to the norm of the first gradient:
 
         u = g min(1, max_norm_ratio a / n)
         a = decay a + (1 - decay) ||u||
@@ -232,7 +232,7 @@ def limit_norm_growth(
 ) -> optax.GradientTransformation:
     """Limits the growth of each norm from one update to the next.
 
-    Let `g_t` be the gradient of a leaf (or of all leaves). The initial update is not
+    Let `g_t` be the gradient of a leaf (or of all leaves). The first update is not
     clipped. Afterwards,
 
         u_t = g_t min(1, max_growth max(||u_{t-1}||, min_norm) / ||g_t||)

@@ -320,8 +320,8 @@ def _bounded_adam_leaf(
     if decayed:
         w, rate = decayed
         direction = direction + rate.astype(dtype) * widened(w, dtype)
-    # Each quotient is at most 1 / sqrt(1 - b2), so squares do not overflow. Where the
-    # root is 0, so is x; a selection would make XLA:CPU write the quotients to memory.
+    # Each quotient is at most 1 / sqrt(1 - b2), so squares do not overflow. If the
+    # root is 0, x is 0 too. With `where`, XLA:CPU would write the quotients to memory.
     least = jnp.maximum(adam.eps.astype(dtype), np.finfo(dtype).tiny)
     squares = (x / jnp.maximum(root, least)) ** 2
     mean_square = over_devices(jnp.sum(squares), axes) / max(global_size(x, axes), 1)

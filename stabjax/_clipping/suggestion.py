@@ -24,8 +24,8 @@ class MaxNormSuggestion(NamedTuple):
       median: median norm.
       tail: 99th percentile of the norms.
       largest: largest finite norm.
-      drift: ratio of the median norm in the last fifth of the steps to the initial
-        fifth.
+      drift: ratio of the median norm in the last fifth of the steps to the median in
+        the first fifth.
       steps: number of norms.
       nonfinite: number of inf and NaN norms, which are excluded.
     """
@@ -119,7 +119,7 @@ def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSugge
 
 
 def _drift(history: np.ndarray) -> float:
-    """Divides the median norm of the last fifth of steps by that of the initial one."""
+    """Divides the median norm of the last fifth of the steps by the first fifth's."""
     fifth = -(-history.shape[-1] // 5)
     first, last = (
         part[np.isfinite(part) & (part > 0)]

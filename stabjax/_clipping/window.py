@@ -42,7 +42,7 @@ def clip_by_percentile(
     Set `reference=True` to reproduce an existing implementation. In both variants, zero
     norms enter the window. AutoClip computes the factor `min(1, c / (n + 1e-6))` and
     keeps all norms, which requires a `window` of at least the number of updates. In
-    bitsandbytes, the initial norm fills the whole window, and `c` is element
+    bitsandbytes, the first norm fills the whole window, and `c` is element
     `floor(percentile)` of the sorted window. Its defaults are `window=100` and
     `per_leaf=True`.
 

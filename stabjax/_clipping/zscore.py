@@ -163,7 +163,7 @@ def _spike_bound(
     mode: str,
     eps: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns whether each norm is a spike (NaN is), and the bound for spikes."""
+    """Returns whether each norm is a spike or NaN, and the bound for spikes."""
     mean, std = past.zclip_mean, past.zclip_std
     deviation = norms - mean
     if mode == "threshold":

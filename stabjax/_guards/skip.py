@@ -177,7 +177,7 @@ def skip_on_spike(
 
     Returns:
       A transformation with a `GuardState`. Pass the loss to `update` as the extra
-      argument `value`; without it, only norms are checked. Its metrics are those of
+      argument `value`. Without a loss, only norms are checked. Its metrics are those of
       `stabjax.skip_if_nonfinite`, the limits `value_limit` and `grad_norm_limit`, and
       the number of times each was exceeded, `value_count` and `grad_norm_count`.
       `value_count` includes non-finite losses.

@@ -85,7 +85,7 @@ def warmup_constant_schedule(
 
     Args:
       init_value: I, the value at step 0. **Traceable.**
-      peak_value: P, the value from step W. **Traceable.**
+      peak_value: P, the value from step W onwards. **Traceable.**
       warmup_steps: W in steps. If <= 0, the value is always `init_value`, as in Optax.
         **Traceable.**
 
@@ -125,7 +125,7 @@ def warmup_cosine_decay_schedule(
         `end_value` is not 0. **Traceable.**
       warmup_steps: W in steps. Use 0 to start at the peak. **Traceable.**
       decay_steps: T in steps, the total length including the warmup. **Traceable.**
-      end_value: E, the exact value from step T. **Traceable.**
+      end_value: E, the exact value from step T onwards. **Traceable.**
       exponent: p. **Traceable.**
 
     Returns:
@@ -161,7 +161,7 @@ def warmup_cosine_decay_schedule(
 
 
 def _longer_than_warmup(decay_steps: Number, warmup_steps: Number) -> Condition:
-    """Returns whether there are decay steps; raises if there are none (concrete)."""
+    """Returns whether there are decay steps, or raises if concrete steps leave none."""
     longer = decay_steps > warmup_steps
     if is_concrete(longer) and not np.all(longer):
         raise ValueError(

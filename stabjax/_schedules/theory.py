@@ -256,7 +256,7 @@ def refine_schedule(
 
     Returns:
       A function of the count (a scalar or an array) that returns the value. It is 0
-      from the last step, and NaN if a traced argument is out of range.
+      from the last step onwards, and NaN if a traced argument is out of range.
 
     Raises:
       ValueError: If `gradient_norms` is not an array with at least two elements, a

@@ -61,7 +61,7 @@ def multiplicative_lr(
 
         f(t) = L lambda(1) lambda(2) ... lambda(t)
 
-    Each value at step t requires t calls of the function. If the product has a closed
+    Each value at step t requires t calls to the function. If the product has a closed
     form, `lambda_lr` is faster.
 
     Args:
