@@ -70,7 +70,7 @@ def by_group(
         for path, group in zip(paths, groups, strict=True):
             if group not in transformations:
                 raise ValueError(
-                    f"group_of must give one of {sorted(transformations)}, got "
+                    f"group_of must return one of {sorted(transformations)}, got "
                     f"{group!r} for {path!r}."
                 )
         return jax.tree.unflatten(jax.tree.structure(tree), groups)

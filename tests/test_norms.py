@@ -316,7 +316,7 @@ def test_axes_for_leaves_that_are_missing_raise():
 def test_leaves_that_are_not_arrays_raise():
     tree = {"layers": [{"w": jnp.ones(2), "act": jax.nn.relu}]}
     for norm in (stabjax.global_norm, stabjax.leaf_norms):
-        with pytest.raises(TypeError, match=r"tree must hold arrays.*'layers/0/act'"):
+        with pytest.raises(TypeError, match=r"tree must contain arrays.*'layers/0/act'"):
             norm(tree)
 
 

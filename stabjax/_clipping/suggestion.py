@@ -101,7 +101,7 @@ def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSugge
     if np.any(finite < 0):
         raise ValueError(f"norms must be >= 0, got {finite.min()}.")
     if not np.any(finite > 0):
-        raise ValueError(f"norms must hold a positive finite number, got {norms!r}.")
+        raise ValueError(f"norms must contain a positive finite number, got {norms!r}.")
     logs = np.log(finite[finite > 0])
     middle = np.median(logs)
     spread = _NORMAL * np.median(np.abs(logs - middle))

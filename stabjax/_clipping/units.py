@@ -236,7 +236,7 @@ def _axes_of_unit(x: jax.Array, unit: Axis, given: Axes | None) -> Axes:
         return tuple(sorted({*shown, *(given or ())}, key=str))
     if given is None and shown:
         raise ValueError(
-            "axis_name must name the mesh axes that split units, or be () if none do, "
+            "axis_name must contain the mesh axes that split units, or be (), "
             f"got None for an array of shape {x.shape} that varies over "
             f"{sorted(map(str, shown))}."
         )

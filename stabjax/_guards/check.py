@@ -61,7 +61,7 @@ def check_guards(
     found = metrics(opt_state)
     if any(isinstance(value, jax.core.Tracer) for value in found.values()):
         raise TypeError(
-            "opt_state must hold concrete values, got tracers. Call check_guards "
+            "opt_state must contain concrete values, got tracers. Call check_guards "
             "outside of jit."
         )
     guards = [name.removesuffix(_STREAK) for name in found if name.endswith(_STREAK)]

@@ -51,8 +51,10 @@ def join_schedules(
     """
     pieces = tuple(schedules)
     if not pieces:
-        raise ValueError("schedules must hold at least one schedule, got none.")
-    starts = [as_number("each of boundaries", b) for b in boundaries][: len(pieces) - 1]
+        raise ValueError("schedules must contain at least one schedule, got none.")
+    starts = [as_number("each element of boundaries", b) for b in boundaries][
+        : len(pieces) - 1
+    ]
     if is_concrete(*starts) and any(a > b for a, b in itertools.pairwise(starts)):
         raise ValueError(f"boundaries must be in ascending order, got {boundaries!r}.")
 
@@ -260,7 +262,7 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Number]]) -> Schedule:
     """
     cycles = [dict(kwargs) for kwargs in cosine_kwargs]
     if not cycles:
-        raise ValueError("cosine_kwargs must describe at least one cycle, got none.")
+        raise ValueError("cosine_kwargs must contain at least one cycle, got none.")
     schedules = [warmup_cosine_decay_schedule(**cycle) for cycle in cycles]
     lengths = [as_number("decay_steps", cycle["decay_steps"]) for cycle in cycles]
     return join_schedules(schedules, [*itertools.accumulate(lengths)][:-1])

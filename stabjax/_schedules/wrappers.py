@@ -169,7 +169,7 @@ def multiply_schedules(schedules: Sequence[Schedule]) -> Schedule:
     """
     factors = tuple(schedules)
     if not factors:
-        raise ValueError("schedules must hold at least one schedule, got none.")
+        raise ValueError("schedules must contain at least one schedule, got none.")
 
     def product(count: Number) -> Number:
         value, *others = (factor(count) for factor in factors)

@@ -201,7 +201,7 @@ def chained_scheduler(base_lr: Number, schedulers: Sequence[Schedule]) -> Schedu
 def _members(schedulers: Sequence[Schedule]) -> tuple[Schedule, ...]:
     members = tuple(schedulers)
     if not members:
-        raise ValueError("schedulers must hold at least one scheduler, got none.")
+        raise ValueError("schedulers must contain at least one scheduler, got none.")
     for member in members:
         _check_function("schedulers", member)
     return members
