@@ -157,8 +157,8 @@ def axes_of_parameters(grads: optax.Updates, axis_name: object) -> tuple[Axes, .
     axes = leaf_axes("grads", grads, axis_name, some=True)
     if axis_name is None and any(axes):
         raise ValueError(
-            "axis_name must contain the mesh axes over which parameters are sharded, or "
-            "be () if each device has its own examples, got None."
+            "axis_name must contain the mesh axes over which parameters are sharded, "
+            "or be () if each device has its own examples, got None."
         )
     return axes
 

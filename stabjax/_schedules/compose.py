@@ -52,9 +52,7 @@ def join_schedules(
     pieces = tuple(schedules)
     if not pieces:
         raise ValueError("schedules must contain at least one schedule, got none.")
-    starts = [as_number("each element of boundaries", b) for b in boundaries][
-        : len(pieces) - 1
-    ]
+    starts = [as_number("each boundary", b) for b in boundaries][: len(pieces) - 1]
     if is_concrete(*starts) and any(a > b for a, b in itertools.pairwise(starts)):
         raise ValueError(f"boundaries must be in ascending order, got {boundaries!r}.")
 

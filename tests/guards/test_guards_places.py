@@ -107,7 +107,7 @@ def test_a_function_as_a_leaf_is_named(make):
     params = {"w": jnp.ones(2), "layer": {"activation": jax.nn.relu}}
     if make in (TRANSFORMATIONS["with_learning_rate"], TRANSFORMATIONS["by_group"]):
         pytest.skip("what is inside speaks for itself")
-    with pytest.raises(TypeError, match=r"params must contain arrays, .*layer/activation"):
+    with pytest.raises(TypeError, match=r"params must contain .*layer/activation"):
         make().init(params)
 
 
