@@ -134,8 +134,8 @@ def with_averages(
         norm = jnp.zeros((), norm_dtype(params))
         clipped, fraction = jnp.zeros((), bool), jnp.zeros((), jnp.float32)
         metrics = _metrics(name, norm, clipped, fraction)
-        # A tree with the parameters' structure would be assumed to have their shapes
-        # and sharding, so per-leaf scalars are vectors. Orbax cannot save empty arrays.
+        # Vectors, because a tree of scalars would be sharded like the parameters. The
+        # size is at least 1 because Orbax cannot save empty arrays.
         size = max(len(jax.tree.leaves(params)), 1)
         vectors = [jnp.zeros(size, norm.dtype) for _ in range(scalars)]
         trees = [zero_moments(params) for _ in range(moments)]

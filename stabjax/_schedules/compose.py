@@ -29,7 +29,7 @@ def join_schedules(
       schedules: functions of the count. Inactive schedules are evaluated at count 1,
         which keeps their values and derivatives elsewhere from affecting the result.
       boundaries: the steps b_i at which the schedules after the first begin, in
-        ascending order. Their number is **static**, their values are **traceable**.
+        ascending order. Their number is **static** and their values are **traceable**.
         Integer counts above 2**24 are exact for boundaries without a fraction.
 
     Returns:
@@ -237,7 +237,7 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Number]]) -> Schedule:
     Args:
       cosine_kwargs: for each cycle, a dict of arguments for
         `warmup_cosine_decay_schedule`. Its `decay_steps` is the cycle length T_i in
-        steps. The number of cycles is **static**, the values are **traceable**.
+        steps. The number of cycles is **static** and the values are **traceable**.
 
     Returns:
       A function of the count (a scalar or an array) that returns the value. It returns

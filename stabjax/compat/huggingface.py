@@ -125,7 +125,7 @@ def get_scheduler(
       num_warmup_steps: W in steps. **Traceable.**
       num_training_steps: T in steps. **Traceable.**
       scheduler_specific_kwargs: the additional arguments listed above. Types and the
-        set of given arguments are **static**, all numbers are **traceable**.
+        set of given arguments are **static**, and all numbers are **traceable**.
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate, or

@@ -104,7 +104,7 @@ def sequential_lr(
         with a milestone of 0. All other schedulers have their own. **Traceable.**
       schedulers: schedules from this module or elsewhere.
       milestones: b_i in steps, in ascending order, one fewer than schedulers. Their
-        number is **static**, their values are **traceable**.
+        number is **static** and their values are **traceable**.
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate.

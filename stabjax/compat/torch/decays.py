@@ -63,7 +63,7 @@ def multi_step_lr(
     Args:
       base_lr: L, the learning rate of the optimizer. **Traceable.**
       milestones: steps m in any order. Repeated milestones count multiple times. Their
-        number is **static**, their values are **traceable**.
+        number is **static** and their values are **traceable**.
       gamma: decay factor. **Traceable.**
 
     Returns:
