@@ -1,7 +1,7 @@
 """Bias-corrected moving averages that ignore NaN and do not overflow.
 
 Averages are stored bias-corrected. After `count` updates, the newest value has weight
-(1 - decay) / (1 - decay^count), which is 1 for the initial value. To get the biased
+(1 - decay) / (1 - decay^count), which is 1 for the first value. To get the biased
 average used in the papers, multiply by `bias_correction(decay, count)`.
 """
 
@@ -32,7 +32,7 @@ class Weight(NamedTuple):
     """The weight of the newest value in a bias-corrected average."""
 
     new: jax.Array
-    first: jax.Array  # whether this is the initial value
+    first: jax.Array  # whether this is the first value
     valid: jax.Array  # whether to include the value
 
 

@@ -250,8 +250,8 @@ def scale_by_stable_adam(
       the update is clipped: spikes still affect the moments. A non-finite gradient
       turns every element into NaN and leaves the state unchanged. If gradients become
       permanently larger by a factor of 100, the updates return to within a factor of 2
-      of their previous size after `1 / (1 - b1)` updates. If they become smaller by the
-      same factor, this takes `ln 10^4 / (1 - b2)` updates.
+      of their previous size after `1 / (1 - b1)` updates. If gradients become smaller
+      by the same factor, this takes `ln 10^4 / (1 - b2)` updates.
 
     Raises:
       ValueError: If an argument is concrete and out of range or not a scalar, or if

@@ -94,7 +94,7 @@ def clip_by_second_moment(
       While an element is clipped, its bound grows by a factor of
       `sqrt(1 + (1 - decay) (threshold - 1))` per update, which is 2.4 with the default
       arguments. If elements become permanently larger by a factor of 100, clipping
-      therefore stops at the fourth update. If they become smaller, they are not
+      therefore stops at the fourth update. If elements become smaller, they are not
       clipped.
 
     Raises:

@@ -116,9 +116,9 @@ def clip_by_tracked_max(
       A transformation with a `TrackedMaxState`. A non-finite gradient turns every
       element into NaN and leaves the state unchanged. If gradients become permanently
       larger by any factor, the largest element is scaled down by at most a factor of 2
-      after `ln 2 / (1 - decay)` updates (693 with the default). If they become smaller
-      by a factor of 100, nothing is clipped, and `M` falls below twice the largest
-      magnitude after `ln 100 / (1 - decay)` updates.
+      after `ln 2 / (1 - decay)` updates (693 with the default). If gradients become
+      smaller by a factor of 100, nothing is clipped, and `M` falls below twice the
+      largest magnitude after `ln 100 / (1 - decay)` updates.
 
     Raises:
       ValueError: If `decay` is concrete and out of range or not a scalar.

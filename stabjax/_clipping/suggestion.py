@@ -20,7 +20,7 @@ class MaxNormSuggestion(NamedTuple):
 
     Attributes:
       max_norm: the suggested threshold.
-      clip_fraction: fraction of steps above the threshold, excluding non-finite norms.
+      clip_fraction: fraction of steps with a finite norm above the threshold.
       median: median norm.
       tail: 99th percentile of the norms.
       largest: largest finite norm.

@@ -153,8 +153,8 @@ def unitwise_clip(
 
         u_i = g_i where n_i < c_i, else g_i c_i / max(n_i, div_eps)
 
-    The product is computed in float32 or wider and cast back. Equivalent to Optax's
-    function of the same name.
+    The product is computed in float32 or wider and cast back. Optax has a function of
+    the same name.
 
     Args:
       g_norm: n, the unit norm of each element, with the shape of `grad`. **Traceable.**

@@ -1,4 +1,4 @@
-"""Conditional updates of model state that depend on whether a step was skipped."""
+"""Model state updates that depend on whether a step was skipped."""
 
 import itertools
 from typing import TypeVar

@@ -81,7 +81,7 @@ def get_scheduler(
     Let L be the learning rate, W the number of warmup steps, T the number of training
     steps including warmup, and p = (t - W) / max(1, T - W). For `"constant"`, the value
     is L. All other schedules start with a linear warmup L t / max(1, W) for t < W. From
-    step W, the value is L times one of the following factors:
+    step W onwards, the value is L times one of the following factors:
 
     - `"constant_with_warmup"`: 1.
     - `"linear"`: max(0, 1 - p).
