@@ -17,14 +17,8 @@ from stabjax._sweep.factories import Factories
 from stabjax._sweep.memory import Memory
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.unsharded import unsharded
-from stabjax._train.trial import (
-    Rules,
-    State,
-    Training,
-    TrainResult,
-    train,
-    training,
-)
+from stabjax._train.state import Rules, State, Training, TrainResult
+from stabjax._train.trial import train, training
 
 STATE = "state/"  # prefix of the variables that halving carries to the next rung
 
@@ -55,6 +49,7 @@ class Program:
             tuple((name, type(v), v, repr(v)) for name, v in statics.items()),
             tuple((name, dtype.name) for name, dtype in numbers.items()),
             settings,
+            getattr(factories.problem, "metadata", {}).get("final_loss"),
         )
         # Jitted so that it is traced once for its shapes and its program.
         self._jitted = jax.jit(self._rung if settings.rungs else self._trial)
