@@ -329,7 +329,7 @@ def test_orders_that_are_none_raise(p):
 
 
 def test_a_traced_order_raises():
-    with pytest.raises(ValueError, match="known before tracing"):
+    with pytest.raises(ValueError, match="known at trace time"):
         jax.jit(lambda p: stabjax.global_norm(jnp.ones(2), p))(2.0)
 
 

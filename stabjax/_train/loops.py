@@ -1,4 +1,4 @@
-"""Loops over the steps of a run that record on the way."""
+"""Loops over the steps of a run that also record metrics."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,11 @@ from stabjax._train.state import Record, State, Step
 
 
 def recorded(step: Step, start: State, steps: int, every: int) -> tuple[State, Record]:
-    """Runs blocks of `every` steps and a shorter last one; records the first of each.
+    """Runs the steps in blocks of `every` and records the first step of each block.
 
-    The recorded step stands before the loop over the others, whose body then computes
-    no metrics: selecting the record within one loop made a small problem twice as slow.
+    The recorded step runs outside the inner loop, whose body then computes no metrics.
+    Selecting the recorded steps inside a single loop made a small problem twice as
+    slow.
     """
 
     def block(state: State, length: int) -> tuple[State, Record]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from stabjax._train.problem import Problem
 
-_DATA = 2**31 - 2  # of the key of `batch`; users fold and split by small numbers
+_DATA = 2**31 - 2  # folded into the key of `batch`, a number that users do not fold in
 _BY_NAME = {
     "loss": ("key", "state", "step", "batch"),
     "evaluate": ("key", "state", "step"),
@@ -86,8 +86,9 @@ def normal_form(problem: Problem) -> NormalForm:
     return NormalForm(
         lambda key: _initial(problem, key, stateful),
         lambda key, step: with_batch(jax.random.fold_in(key, step), key, step),
-        # Traced once, wherever it stands in the program. A function of its own, since
-        # JAX traces one that it knows only once, whatever has changed in its closure.
+        # Jitted so that it is traced once, although the program calls it several times.
+        # The function is new in each call because JAX caches traces by function
+        # identity and would miss a change in the closure of problem.loss.
         jax.jit(outputs),
         lambda params, state, inputs: _evaluation(
             measure, params, {**inputs._asdict(), "state": state}
@@ -206,7 +207,7 @@ def _dtype(leaf: Any) -> Any:
     """The type of an array, or the name of something else."""
     try:
         return jnp.asarray(leaf).dtype
-    except TypeError:  # a function, as an Equinox module holds its activation
+    except TypeError:  # a function, such as the activation in an Equinox module
         return getattr(leaf, "__name__", type(leaf).__name__)
 
 
@@ -278,7 +279,7 @@ def _evaluation(
 
 
 def wide(dtype: Any) -> np.dtype[Any]:
-    """The type itself if it is float32 or wider, else float32."""
+    """Returns the dtype itself if it is float32 or wider, and float32 otherwise."""
     is_wide = jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).itemsize >= 4
     found: np.dtype[Any] = np.dtype(dtype if is_wide else np.float32)
     return found

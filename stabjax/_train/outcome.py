@@ -1,4 +1,4 @@
-"""The result of a run, from its last state."""
+"""The result of a run, computed from its last state."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from stabjax._train.divergence import is_stable
 from stabjax._train.normal_form import NormalForm
 from stabjax._train.state import Rules, State, TrainResult
 
-_EVALUATION = 2**31 - 1  # users fold and split by small numbers
+_EVALUATION = 2**31 - 1  # a large number, because users fold in small ones
 
 
 def outcome(form: NormalForm, rules: Rules, state: State, steps: Any) -> TrainResult:
@@ -23,7 +23,7 @@ def outcome(form: NormalForm, rules: Rules, state: State, steps: Any) -> TrainRe
     diverged = diverged_at < steps
 
     def evaluated(value: jax.Array) -> jax.Array:
-        # An accuracy keeps its value, near chance: +inf would be the best of all.
+        # A finite accuracy is kept, because +inf would rank a diverged run first.
         return jnp.where(diverged & ~jnp.isfinite(value), jnp.inf, value)
 
     def as_loss(value: jax.Array) -> jax.Array:
@@ -53,7 +53,7 @@ def outcome(form: NormalForm, rules: Rules, state: State, steps: Any) -> TrainRe
 def _final(
     form: NormalForm, state: State, evaluations: int, steps: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Loss and evaluation, averaged over the evaluation keys."""
+    """Computes the loss and the evaluation, averaged over the evaluation keys."""
 
     def at(key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         inputs = form.final_inputs(key, steps)

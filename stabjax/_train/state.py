@@ -1,4 +1,4 @@
-"""What a run carries from step to step, and what it returns."""
+"""The state, the options and the result of a run."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -16,17 +16,18 @@ class TrainResult(NamedTuple):
     """The result of one run of `train`.
 
     Attributes:
-      final_loss: the loss at the final parameters, on the evaluation key.
-      best_loss: the smallest loss of any step, or the final one if that is smaller.
-      status: 0 for a stable run, 1 for one that diverged (int8).
-      diverged_at: the first step that diverged, or the number of steps (int32).
+      final_loss: the loss at the final parameters, computed with the evaluation key.
+      best_loss: the minimum of the losses at all steps and the final loss.
+      status: 0 for a stable run, 1 for a diverged run (int8).
+      diverged_at: the first diverged step, or the number of steps if the run is stable
+        (int32).
       params: the final parameters.
-      evaluation: the values that `problem.evaluate` returns, or an empty dict.
-      summaries: the requested summaries of all losses, by name.
-      loss: the loss of every recorded step, or None if nothing was recorded.
-      metrics: the metrics of the optimizer after every recorded step, and those that
-        `problem.loss` returns.
-      state: the final state of the problem, such as batch statistics; `()` without one.
+      evaluation: the values returned by `problem.evaluate`, or an empty dict.
+      summaries: the requested loss summaries, keyed by name.
+      loss: the loss at every recorded step, or None if nothing was recorded.
+      metrics: the optimizer metrics after every recorded step, and the metrics returned
+        by `problem.loss` at these steps.
+      state: the final state of the problem, such as batch statistics, or `()`.
     """
 
     final_loss: jax.Array
@@ -42,35 +43,35 @@ class TrainResult(NamedTuple):
 
 
 class State(NamedTuple):
-    """The state of a run between two steps."""
+    """The loop state of a run."""
 
-    step: jax.Array  # shared by all trials under vmap, so that it costs nothing
+    step: jax.Array  # not batched under vmap, so all trials share one counter
     params: Any
-    model_state: Any  # that of the problem, such as batch statistics
+    model_state: Any  # of the problem, such as batch statistics
     opt_state: Any
     best_loss: jax.Array
-    good_steps: jax.Array  # the number of steps before the first that diverged
-    bound: jax.Array  # a loss above it has diverged
+    good_steps: jax.Array  # number of steps before the first diverged step
+    bound: jax.Array  # losses above this value count as diverged
     summaries: dict[str, Any]
 
 
 class Record(NamedTuple):
-    """What a step measures, before its update."""
+    """The measurements of a step before its update."""
 
     loss: jax.Array
-    metrics: dict[str, jax.Array]  # that the problem's loss returns
+    metrics: dict[str, jax.Array]  # returned by the loss
 
 
 class Training(NamedTuple):
-    """A run in parts, for loops other than that of `train`."""
+    """The building blocks of a run, for callers that write their own loop."""
 
     start: State
     step: Callable[[State], tuple[State, Record]]
-    result: Callable[[State, Any], TrainResult]  # of a state after N steps
+    result: Callable[[State, Any], TrainResult]  # takes a state and its step count
 
 
 class Rules(NamedTuple):
-    """How a run is judged and summarized."""
+    """Options for detecting divergence and summarizing a run."""
 
     divergence_factor: Number = DIVERGENCE_FACTOR
     summaries: Mapping[str, Summary] = MappingProxyType({})

@@ -1,4 +1,4 @@
-"""One run as a pure function: a problem, an optimizer and a key in, arrays out."""
+"""A single training run as a pure function."""
 
 from collections.abc import Collection
 from typing import Any
@@ -35,53 +35,55 @@ def train(
 ) -> TrainResult:
     """Trains once, as a pure function that can be jitted, vmapped and differentiated.
 
-    Step t replaces the parameters w by `apply_updates(w, u)`, where u is the
-    optimizer's update for the gradient of `loss(w, k_t)` and `k_t = fold_in(k, t)`.
-    `key` is split into the key of `problem.init` and k. Runs that share a key start
-    from the same parameters and see the same minibatches, whatever their
-    hyperparameters. Optimizers with extra arguments receive `value` (the loss) and
-    `grad`.
+    `key` is split into an initialization key, which is passed to `problem.init`, and a
+    step key k. At step t the optimizer receives the gradient of
+    `loss(params, fold_in(k, t))`, and its update is applied to the parameters. Runs
+    with the same key therefore have the same initial parameters and the same
+    minibatches, regardless of their hyperparameters. Optimizers that accept extra
+    arguments also receive `value` (the loss) and `grad`.
 
-    A run diverges at the first step whose loss, before the update, is not finite or
-    exceeds `divergence_factor` times the loss of step 0. If the loss of step 0 is not
-    positive, only non-finite losses count. If only the final loss breaks the rule, the
-    last step diverged. From that step on the losses are +inf, and so are non-finite
-    values of `problem.evaluate`; an accuracy keeps its value. The loop does not stop:
-    parameters and metrics are those after all steps.
+    A run diverges at the first step whose loss before the update is not finite or
+    exceeds `divergence_factor` times the loss at step 0. If the loss at step 0 is not
+    positive, only non-finite losses count as divergence. If only the final loss
+    violates the rule, the run diverges at the last step. Losses are +inf from the
+    diverged step onwards, and non-finite values returned by `problem.evaluate` become
+    +inf. Finite values, such as accuracies, are kept. The loop always runs to the end,
+    and the returned parameters and metrics are those after all steps.
 
     Args:
       problem: a `stabjax.problems.Problem`, or an object with `init(key) -> params` (a
         pytree of floating-point arrays), `loss(params, key) -> scalar` and optionally
-        `evaluate(params, key) -> dict of scalars`. Problems with state, with metrics or
-        with a batch function are described there. The final loss and `evaluate` use the
-        same evaluation key in every run: `fold_in(key(0), 2**31 - 1)`.
-      optimizer: any Optax transformation.
-      key: the key of the run, such as `jax.random.key(0)`.
-      steps: number of updates, >= 1. Static.
-      record_every: records the loss of steps 0, record_every, 2 * record_every, ... and
-        the metrics of the optimizer after them, in [1, steps]. It compiles fastest if
-        it divides `steps`. None records nothing, and memory does not grow with `steps`.
-        Static.
-      divergence_factor: largest allowed loss in units of the initial loss, > 0; inf
-        switches the bound off. Traceable.
-      summaries: names of summaries of all losses: `"mean_loss"`, the area under the
-        curve divided by the steps, +inf if the run diverged; and
-        `"convergence_score"`. With the losses l_t in units of the first one, capped at
-        1e6, the score is `-sum_t l_t` if the mean of the last 20 is below 1
-        (converged), and `sum_t 1 / l_t` otherwise. Static.
-      target_loss: adds the summary `"target_at"`: the number of updates after which a
-        loss first reached this value; +inf if none did or the run diverged. Traceable.
-      evaluations: number of evaluation keys, from `fold_in(key(0), 2**31 - 1)`
-        downwards, over which the final loss and `evaluate` are averaged, >= 1. Static.
+        `evaluate(params, key) -> dict of scalars`. `stabjax.problems.Problem` describes
+        problems with state, batches and metrics. The final loss and `evaluate` use the
+        same evaluation key in every run, `fold_in(key(0), 2**31 - 1)`.
+      optimizer: an Optax gradient transformation.
+      key: the random key of the run, such as `jax.random.key(0)`.
+      steps: number of updates, >= 1. **Static.**
+      record_every: records the loss at steps 0, record_every, 2 * record_every, ... and
+        the optimizer metrics after each of these steps, in [1, steps]. Compilation is
+        fastest if it divides `steps`. None records nothing, and memory use does not
+        grow with `steps`. **Static.**
+      divergence_factor: a loss above this multiple of the initial loss counts as
+        diverged, > 0. Pass inf to disable the bound. **Traceable.**
+      summaries: names of loss summaries. `"mean_loss"` is the mean loss over all steps,
+        or +inf if the run diverged. `"convergence_score"` divides the losses by the
+        initial loss and caps them at 1e6, which gives l_t. It is `-sum_t l_t` if the
+        mean of the last 20 values is below 1 (converged) and `sum_t 1 / l_t` otherwise.
+        **Static.**
+      target_loss: adds the summary `"target_at"`, the number of updates after which the
+        loss first reached this value. It is +inf if the loss never did or the run
+        diverged. **Traceable.**
+      evaluations: number of evaluation keys over which the final loss and `evaluate`
+        are averaged, >= 1. The keys are `fold_in(key(0), 2**31 - 1 - i)` for i = 0, 1,
+        and so on. **Static.**
 
     Returns:
-      A `TrainResult` of arrays: scalars, and one element for each recorded step.
+      A `TrainResult`. Recorded values have one element for each recorded step.
 
     Raises:
-      ValueError: an argument is out of range, or a summary is unknown.
-      TypeError: a static argument is not an integer; or `problem` does not return
-        floating-point parameters, a floating-point scalar as loss and a dict of scalars
-        as evaluation.
+      ValueError: If an argument is out of range or a summary is unknown.
+      TypeError: If a static argument is not an integer, or if `problem` does not return
+        floating-point parameters, a floating-point scalar loss and a dict of scalars.
 
     Example:
       >>> import jax, optax, stabjax
@@ -118,7 +120,7 @@ def training(
     key: jax.Array,
     rules: Rules,
 ) -> Training:
-    """Returns the parts of a run: initial state, step function, result function."""
+    """Returns the initial state, the step function and the result function of a run."""
     init_key, step_key = jax.random.split(_typed(key))
     form = normal_form(problem)
     params, model_state = form.init(init_key)
@@ -155,7 +157,7 @@ def _typed(key: jax.Array | np.ndarray[Any, Any]) -> jax.Array:
 
 
 def _loss_dtype(loss: Any) -> np.dtype[Any]:
-    """Checks what a loss returns; returns the type in which losses are compared."""
+    """Checks the output of a loss and returns the dtype for comparing losses."""
     if not isinstance(loss, jax.ShapeDtypeStruct):
         raise TypeError(
             f"problem.loss must return a scalar, got a {type(loss).__name__}."

@@ -14,18 +14,18 @@ _KINDS = (nnx.Param, nnx.RngState, nnx.Intermediate)
 
 
 def linen_model(module: linen.Module, inputs: Any) -> Model:
-    """Returns the model of a Linen module; its state is all but params."""
+    """Returns the model of a Linen module, whose state is all but the params."""
     modes: dict[bool, dict[str, Any]] = {
         train: mode_of(module, train) for train in (True, False)
     }
 
-    # Without their types, which leave no room for the arguments of a module.
+    # As Any, because the types leave no room for the arguments of a module.
     start: Any = module.init
     applied: Any = module.apply
 
     def variables(key: jax.Array) -> Mapping[str, Any]:
         example = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), inputs)
-        # All streams of random numbers fall back to that of the parameters.
+        # Linen uses this key for all random streams that have no key of their own.
         made: Mapping[str, Any] = start(key, example, **modes[True])
         return made
 
@@ -67,18 +67,18 @@ def linen_model(module: linen.Module, inputs: Any) -> Model:
 def nnx_model(make: Callable[[nnx.Rngs], Any], inputs: Any = None) -> Model:
     """Returns the model of an NNX module.
 
-    Its state is every variable that is not a parameter, a stream of random numbers or
-    an intermediate value. Each step gives the streams new keys from its own.
+    The state consists of all variables except parameters, random streams and
+    intermediates. At every step, the streams get new keys derived from the step key.
     """
     del inputs
-    # Abstract, so that nothing is computed, and nothing is traced by an outer trace.
+    # eval_shape avoids computing anything and keeps outer tracers out of the module.
     shape = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     if not isinstance(shape, nnx.Module):
         raise TypeError(
-            f"module must make an NNX module, got {type(shape).__name__} from it. A "
-            f"function that makes an Equinox module must have a parameter 'key'."
+            f"module must return an NNX module, got {type(shape).__name__}. A function "
+            f"that returns an Equinox module must have a parameter 'key'."
         )
-    # Flax 0.12.1 makes it a ShapeDtypeStruct, as it does no variable.
+    # In Flax 0.12.1, eval_shape turns plain arrays into ShapeDtypeStructs.
     arrays = jax.Array | jax.ShapeDtypeStruct
     if any(isinstance(part, arrays) for _, part in nnx.iter_graph(shape)):
         # An array that is not a variable is a constant, so its value is needed.
@@ -99,7 +99,7 @@ def nnx_model(make: Callable[[nnx.Rngs], Any], inputs: Any = None) -> Model:
         params: Any, state: Any, x: Any, key: jax.Array | None, train: bool
     ) -> tuple[Any, Any]:
         seeded = _seeded(streams, jax.random.key(0) if key is None else key)
-        # New variables: one can change only in the trace that has made it.
+        # New variables, which can only be updated in the trace that makes them.
         others = [jax.tree.map(jnp.asarray, state)] if names else []
         model = nnx.merge(definitions[train], params, seeded, constants, *others)
         outputs = model(x, **modes[train])
@@ -109,7 +109,7 @@ def nnx_model(make: Callable[[nnx.Rngs], Any], inputs: Any = None) -> Model:
 
 
 def _split(model: Any) -> tuple[Any, ...]:
-    """The definition; parameters, streams, intermediates, constants and the rest."""
+    """Splits a model into its definition and five kinds of variables."""
 
     def is_constant(path: object, value: object) -> bool:
         del path
@@ -120,7 +120,7 @@ def _split(model: Any) -> tuple[Any, ...]:
 
 
 def _seeded(streams: Any, key: jax.Array) -> Any:
-    """The streams of random numbers with keys from this one, and counts of zero."""
+    """Returns random streams with keys derived from a key and counts of zero."""
     leaves, structure = jax.tree.flatten(streams)
     new = []
     for number, leaf in enumerate(leaves):

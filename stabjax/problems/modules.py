@@ -13,8 +13,8 @@ from stabjax.problems.flax_modules import linen_model, nnx_model
 from stabjax.problems.model import Model
 
 _WANTED = (
-    "module must be a Linen module, a function of nnx.Rngs that makes an NNX module "
-    "such as lambda rngs: MLP(rngs=rngs), a function of a key that makes an Equinox "
+    "module must be a Linen module, a function of nnx.Rngs that returns an NNX module "
+    "such as lambda rngs: MLP(rngs=rngs), a function of a key that returns an Equinox "
     "module such as lambda key: MLP(key=key), or a pair of functions (init, apply)"
 )
 
@@ -40,7 +40,7 @@ def model_of(module: Any, inputs: Any) -> Model:
     names, first = _signature(module)
     of_equinox = str(getattr(module, "__module__", "")).startswith("equinox")
     if isinstance(module, type) and "rngs" in names:
-        # A class often has `rngs` as a keyword-only argument.
+        # `rngs` is usually a keyword-only argument of NNX modules.
         return nnx_model(lambda rngs: module(rngs=rngs), inputs)
     of_key = "key" in names and (first == "key" or isinstance(module, type))
     if of_key or of_equinox:  # such as the function eqx.nn.make_with_state(...)

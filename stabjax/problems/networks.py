@@ -1,4 +1,4 @@
-"""Problems made of a module and data."""
+"""Supervised problems for modules of any library."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -43,67 +43,72 @@ def supervised(
     replace: bool = False,
     metadata: Mapping[str, object] | None = None,
 ) -> Problem:
-    """Any module, of Flax NNX, Linen, Equinox or plain JAX, fitted to arrays.
+    """Supervised learning with a module of Flax NNX, Linen, Equinox or plain JAX.
 
         L(theta) = 1/B sum_b loss(f_theta(x_b), y_b)
 
-    over the minibatch of the step. Minibatches go through the examples in epochs: each
-    epoch is a new permutation of them, without the last incomplete minibatch, and is
-    the same for all runs of a seed. `metadata["steps_per_epoch"]` is their number.
+    The loss is averaged over a minibatch of `B` examples, or over all examples if
+    `batch_size` is None. The minibatches of an epoch are slices of a permutation of the
+    examples, and the last incomplete minibatch is dropped. Each epoch has a new
+    permutation, and all runs with the same seed have the same ones.
+    `metadata["steps_per_epoch"]` is the number of minibatches in an epoch.
 
-    Batch statistics and other state of the module are the state of the problem. Dropout
-    and other random numbers come from the key of the step. A module that has both is
-    in its training mode in the loss, and in its evaluation mode in `evaluate`: by its
-    methods `train()` and `eval()` for NNX, by `eqx.nn.inference_mode` for Equinox, and
-    for all by a parameter `train`, `training`, `deterministic` or
-    `use_running_average` of its call.
+    Batch statistics and other variables of the module become the state of the problem.
+    Dropout and other random layers use the key of the step. The loss runs the module in
+    training mode and `evaluate` in evaluation mode. To switch modes, `supervised` calls
+    `train()` and `eval()` in NNX and `eqx.nn.inference_mode` in Equinox. In any
+    library, the call of the module can instead have a parameter `train`, `training`,
+    `is_training`, `deterministic` or `use_running_average`.
 
-    `evaluate` averages over all examples, a part of them at a time, so that its memory
-    is bounded. It returns `train_loss`, `test_loss` if there are test data, and the
-    same for each metric. The final loss of a run is `test_loss`, or else `train_loss`.
+    `evaluate` computes means over all examples, in batches that bound its memory. It
+    returns `train_loss` and, if there are test data, `test_loss`, and the corresponding
+    values of each metric. The final loss of a run is `test_loss`, or `train_loss` if
+    there are no test data.
 
     Args:
-      module: one of
+      module: one of the following. All but Equinox modules are called with a batch of
+        inputs.
 
-        - a function (or class) that makes an NNX module from an `nnx.Rngs`, such as
-          `lambda rngs: nnx.Linear(64, 10, rngs=rngs)`, since each seed needs a
-          different start
+        - a function or class that takes an `nnx.Rngs` and returns an NNX module, such
+          as `lambda rngs: nnx.Linear(64, 10, rngs=rngs)`
         - a Linen module, such as `linen.Dense(10)`
-        - a function of `key` that makes an Equinox module, such as
-          `lambda key: eqx.nn.MLP(64, 10, 32, 1, key=key)`, or with
-          `eqx.nn.make_with_state` a module and its state; it is called with one
-          example, under the axis name `"batch"`
-        - a pair of functions `(init, apply)`: `init(key) -> params` and
-          `apply(params, inputs) -> outputs`, where `apply` may also name `key`, `train`
-          and `state`; with state, they return `(params, state)` and `(outputs, state)`
+        - a function of `key` that returns an Equinox module, such as
+          `lambda key: eqx.nn.MLP(64, 10, 32, 1, key=key)`, or the function returned by
+          `eqx.nn.make_with_state`. The module is called with a single example, inside a
+          `jax.vmap` with the axis name `"batch"`
+        - a pair of functions `(init, apply)`. `init(key)` returns the parameters and
+          `apply(params, inputs)` returns the outputs. `apply` can also have parameters
+          `key`, `train` and `state`. With `state`, they return `(params, state)` and
+          `(outputs, state)`
 
-        All but Equinox modules are called with one batch of inputs.
-      inputs: array whose first axis counts the examples, or a dict or tuple of such
-        arrays. **Traceable.**
-      targets: the same, of equal length. **Traceable.**
-      loss: function of outputs and targets whose result, of any shape, is averaged,
-        such as `optax.softmax_cross_entropy_with_integer_labels`.
-      batch_size: examples in each step, in [1, number of examples], or None for all.
-        **Static.**
-      test: pair of held-out inputs and targets for `evaluate`.
-      metrics: functions like `loss`, by name, for `evaluate` alone.
-      preprocess: function of a batch `(inputs, targets)`, and optionally a key, that
-        returns the batch that the module and the loss receive, in training and in
-        evaluation.
-      augment: the same, for training alone and before `preprocess`.
-      replace: whether minibatches are drawn with replacement, without epochs.
-      metadata: entries for the metadata of the problem, such as `"name"`.
+      inputs: array of examples along the leading axis, or a dict or tuple of arrays.
+        **Traceable.**
+      targets: array, dict or tuple with the same leading axis. **Traceable.**
+      loss: a function of outputs and targets, such as
+        `optax.softmax_cross_entropy_with_integer_labels`. Its result can have any shape
+        and is averaged.
+      batch_size: number of examples per step, in [1, number of examples]. None uses all
+        examples. **Static.**
+      test: a pair of held-out inputs and targets for `evaluate`.
+      metrics: a dict of functions with the same signature as `loss`. Used only by
+        `evaluate`.
+      preprocess: a function of a batch `(inputs, targets)` and optionally a key that
+        returns the batch for the module and the loss. Used in training and evaluation.
+      augment: a function like `preprocess` that is called before it, only in training.
+      replace: samples minibatches with replacement instead of in epochs.
+      metadata: entries to add to the metadata of the problem, such as `"name"`.
 
     Returns:
-      A `Problem`. Its params are those of the library: for Linen the dict under
-      `"params"`, for NNX the state that `nnx.update(model, params)` accepts, for
-      Equinox the module with None in place of what is not trained.
+      A `Problem` with the parameters of the module. For Linen, they are the `"params"`
+      collection. For NNX, they are a state that can be passed to
+      `nnx.update(model, params)`. For Equinox, they are the module with None in place
+      of everything that is not a floating-point array.
 
     Raises:
-      TypeError: `module` is not one of the above, data are not arrays, a function is
-        not callable, `test` is not a pair, or `metrics` is not a dict.
-      ValueError: lengths differ, `batch_size` is out of range, a metric is called
-        `"loss"`, or the module cannot be switched to evaluation.
+      TypeError: If `module` is none of the above, the data are not arrays, a function
+        is not callable, `test` is not a pair, or `metrics` is not a dict.
+      ValueError: If the lengths differ, `batch_size` is out of range, a metric has the
+        name `"loss"`, or the module has no evaluation mode.
 
     Example:
       >>> import jax, optax
@@ -197,13 +202,13 @@ def _problem(
 def _sampling(
     examples: Dataset, batch_size: int | None, replace: bool
 ) -> tuple[Change, Change | None]:
-    """The minibatch of a key, and that of a step in epochs where there are any."""
+    """Returns functions that draw a minibatch at random, and in epochs if used."""
 
     def drawn(key: jax.Array) -> Any:
         if batch_size is None:
             return jax.tree.map(jnp.asarray, (*examples,))
-        # `bits` compiles three times as fast as `randint`; its bias is below
-        # size / 2^32.
+        # `jax.random.bits` compiles three times as fast as `jax.random.randint`. The
+        # bias of the modulo is smaller than size / 2^32.
         bits = jax.random.bits(key, (batch_size,), jnp.uint32)
         return examples.at(bits % np.uint32(examples.size))
 
@@ -238,12 +243,12 @@ def _evaluator(
 
 
 def _first(examples: Dataset) -> Any:
-    """The first example, as a batch."""
+    """Returns the first example as a batch."""
     return jax.tree.map(lambda a: jnp.asarray(a[:1]), (*examples,))
 
 
 def _change(name: str, function: Change | None) -> Change:
-    """A function of batch and key that returns a batch, from one that a user gives."""
+    """Wraps a function of a batch as a function of a batch and a key."""
     if function is None:
         return lambda batch, key: batch
     if not callable(function):
@@ -273,10 +278,10 @@ def network_problem(
     held_out: Callable[[jax.Array], Mapping[str, Pair]],
     metadata: Mapping[str, object],
 ) -> Problem:
-    """Returns the problem that minimizes the mean of `measures["loss"]`.
+    """Returns a problem that minimizes the mean of `measures["loss"]`.
 
-    `draw(key)` returns the minibatch of a step. `held_out(key)` returns the data sets
-    that `evaluate` applies every measure to, by name.
+    `draw(key)` returns a minibatch. `held_out(key)` returns a dict of data sets, on
+    which `evaluate` computes all measures.
     """
 
     def loss(params: optax.Params, key: jax.Array) -> jax.Array:
@@ -295,11 +300,11 @@ def network_problem(
 
 
 def _measures(loss: Measure, metrics: Mapping[str, Measure]) -> dict[str, Measure]:
-    """Returns the loss and the metrics by name, after checking them."""
+    """Checks the loss and the metrics and merges them into a dict."""
     if not isinstance(metrics, Mapping):
         raise TypeError(f"metrics must be a dict of functions, got {metrics!r}.")
     if "loss" in metrics:
-        raise ValueError("metrics must not have the name of the loss, got 'loss'.")
+        raise ValueError("metrics must not contain the name 'loss', which is reserved.")
     measures = {"loss": loss, **metrics}
     for name, measure in measures.items():
         if not callable(measure):
@@ -308,15 +313,17 @@ def _measures(loss: Measure, metrics: Mapping[str, Measure]) -> dict[str, Measur
 
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns whether the largest logit is that of the label."""
+    """Returns whether the label has the largest logit."""
     return jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
 
 
 def scaled_normal(init: Init, scale_of: Callable[[str], Number]) -> Init:
-    """Returns an init with matrices from `scale N(0, 1 / inputs)`, and zeros elsewhere.
+    """Returns an init function with scaled normal matrices and zeros elsewhere.
 
-    `scale_of` returns the scale of the matrix at a path. All matrices are cut from one
-    draw: compiling a draw for each of them takes longer than compiling the training.
+    A matrix with `n` inputs is drawn from `s N(0, 1 / n)`, where `s` is the value of
+    `scale_of` for its path. All matrices are slices of a single array of random
+    numbers. Compiling one draw per matrix would take longer than compiling the training
+    loop.
     """
 
     def scaled_init(key: jax.Array) -> optax.Params:

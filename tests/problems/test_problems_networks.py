@@ -182,7 +182,7 @@ def test_constants_of_a_module_and_a_keyword_for_rngs_are_fine():
         (linen.Dense, TypeError, r"an instance of a Linen module, such as Dense\("),
         (nnx.Linear(3, 3, rngs=nnx.Rngs(0)), TypeError, "a function of nnx.Rngs"),
         (3, TypeError, "must be a Linen module, a function of nnx.Rngs .* got int"),
-        (lambda rngs: 3, TypeError, "must make an NNX module, got ShapeDtypeStruct"),
+        (lambda rngs: 3, TypeError, "must return an NNX module, got ShapeDtypeStruct"),
     ],
 )
 def test_unsupported_modules_are_refused(module, error, message):
@@ -201,7 +201,7 @@ def test_unfit_data_and_functions_are_refused():
         problems.supervised(Mlp, X, Y, CROSS_ENTROPY, test=X)
     with pytest.raises(TypeError, match="metrics must be a dict of functions, got 'a'"):
         problems.supervised(Mlp, X, Y, CROSS_ENTROPY, metrics="a")
-    with pytest.raises(ValueError, match="not have the name of the loss, got 'loss'"):
+    with pytest.raises(ValueError, match="not contain the name 'loss'"):
         problems.supervised(Mlp, X, Y, CROSS_ENTROPY, metrics={"loss": max})
     with pytest.raises(TypeError, match="loss must be a function, got 'mse'"):
         problems.supervised(Mlp, X, Y, "mse")
