@@ -39,7 +39,7 @@ class _Range(NamedTuple):
 
 
 def check(name: str, value: Number, allowed: str) -> bool | jax.Array:
-    """Returns whether a number is in range; raises if a concrete number is not.
+    """Returns whether a number is in range, or raises if a concrete number is not.
 
     Args:
       name: argument name used in the error message.

@@ -15,7 +15,7 @@ from stabjax._types import Number, Schedule
 
 WARMUP_FRACTION = 0.1  # fraction of steps, for schedules with a warmup
 _COOLDOWN_FRACTION = 0.2  # fraction of steps, for schedules with a cooldown
-_WINDOW = 32  # norms in a history; the default windows are longer than short runs
+_WINDOW = 32  # norms; many default windows are longer than short runs
 
 Range = tuple[float, float]
 MakeClipping = Callable[[Number], optax.GradientTransformation]

@@ -44,7 +44,7 @@ def student(values: Any, confidence: float = 0.95) -> Interval:
 
 
 def wilson(count: Any, size: Any, confidence: float = 0.95) -> tuple[Any, Any]:
-    """Returns the bounds of the Wilson interval of `count` out of `size`.
+    """Returns the bounds of the Wilson interval for `count` out of `size`.
 
     Accepts numbers and arrays. Returns NaN if `size` is 0. See
     `stabjax.runs.stable_fraction` for the formula.

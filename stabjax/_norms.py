@@ -191,7 +191,7 @@ def norms_of_units(
 def norms_of_examples(
     leaves: Sequence[ArrayLike], axes: tuple[Axes, ...]
 ) -> ScaledNorm:
-    """Computes the 2-norm of each example's gradient; examples are along axis 0.
+    """Computes the 2-norm of each example's gradient, with examples along axis 0.
 
     One `cond` serves all examples. Under `vmap` both branches would run, and on
     explicit meshes JAX 0.10 does not support a batched `cond` predicate.
@@ -256,7 +256,7 @@ def widened(x: ArrayLike, dtype: DTypeLike) -> jax.Array:
 
 
 def check_order(ord: float) -> float:
-    """Returns the order of a norm; raises a ValueError if it is not in [1, inf]."""
+    """Returns the order of a norm, or raises a ValueError if not in [1, inf]."""
     numbers = (int, float, np.integer, np.floating)
     if not isinstance(ord, numbers) or not ord >= 1:
         raise ValueError(
@@ -278,7 +278,7 @@ def _squares(x: jax.Array, k: jax.Array | None) -> jax.Array:
 
 
 def magnitudes(x: jax.Array) -> jax.Array:
-    """Computes |x| elementwise, with derivative 0 at 0. `jnp.abs` has 1 there."""
+    """Computes |x| elementwise, with derivative 0 at 0 (`jnp.abs` has 1)."""
     return jnp.abs(x) if jnp.iscomplexobj(x) else _magnitudes(x)
 
 
@@ -379,7 +379,7 @@ def _power_norm(
         shares = [a * m for a, m in zip(attains, largest, strict=True)]
         return ScaledNorm(total(shares) / total(attains), jnp.ones_like(bound))
     unit = jnp.where((bound > 0) & jnp.isfinite(bound), bound, 1)
-    # 1 / M may be subnormal and flushed to zero, so M is moved to mid-range before.
+    # 1 / M may be subnormal and flushed to zero, so k first moves M to mid-range.
     half = 2.0 ** (np.finfo(bound.dtype).maxexp // 2)
     k = jnp.where(unit > 1, 1 / half, half)
     scaled = zip(arrays, each(k), each(unit * k), strict=True)

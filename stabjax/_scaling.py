@@ -84,7 +84,7 @@ def multiply(x: ArrayLike, scalar: ArrayLike) -> jax.Array:
 
 
 def cast_back(wide: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """Casts to a floating-point dtype; leaves results for integer dtypes unchanged."""
+    """Casts to the given dtype if it is inexact. Other results stay wide."""
     return wide.astype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else wide
 
 

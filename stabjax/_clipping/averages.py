@@ -1,7 +1,7 @@
 """Bias-corrected moving averages that ignore NaN and do not overflow.
 
 Averages are stored bias-corrected. After `count` updates, the newest value has weight
-(1 - decay) / (1 - decay^count), which is 1 for the initial value. To get the biased
+(1 - decay) / (1 - decay^count), which is 1 for the first value. To get the biased
 average used in the papers, multiply by `bias_correction(decay, count)`.
 """
 
@@ -32,7 +32,7 @@ class Weight(NamedTuple):
     """The weight of the newest value in a bias-corrected average."""
 
     new: jax.Array
-    first: jax.Array  # whether this is the initial value
+    first: jax.Array  # whether this is the first value
     valid: jax.Array  # whether to include the value
 
 
@@ -52,7 +52,7 @@ def update_mean(mean: jax.Array, x: jax.Array, weight: Weight) -> jax.Array:
     a = weight.new.astype(mean.dtype)
     old = jnp.where(weight.first, x, mean)
     # a (x - old) would overflow for opposite signs. The difference of products also
-    # keeps a constant x exact when a x is subnormal.
+    # keeps a constant x exact if a * x is subnormal.
     return jnp.where(weight.valid, old + (a * x - a * old), mean)
 
 
@@ -134,8 +134,8 @@ def with_averages(
         norm = jnp.zeros((), norm_dtype(params))
         clipped, fraction = jnp.zeros((), bool), jnp.zeros((), jnp.float32)
         metrics = _metrics(name, norm, clipped, fraction)
-        # A tree with the parameters' structure would be assumed to have their shapes
-        # and sharding, so per-leaf scalars are vectors. Orbax cannot save empty arrays.
+        # Vectors, because a tree of scalars would be sharded like the parameters. The
+        # size is at least 1 because Orbax cannot save empty arrays.
         size = max(len(jax.tree.leaves(params)), 1)
         vectors = [jnp.zeros(size, norm.dtype) for _ in range(scalars)]
         trees = [zero_moments(params) for _ in range(moments)]

@@ -84,9 +84,9 @@ def clip_by_global_norm(
 
     Args:
       max_norm: a number >= 0 (inf disables clipping), a scalar array, a schedule
-        (update count -> number) or a tree of these. A schedule's values in (-1e-6, 0)
-        count as 0. In a tree such as `{"body": 1.0, "head": 0.1}`, the keys match the
-        initial keys of the parameter paths, independent of container types, and each
+        (update count -> number) or a tree of these. Schedule values in (-1e-6, 0) count
+        as 0. In a tree such as `{"body": 1.0, "head": 0.1}`, each key applies to the
+        parameters whose path begins with it, independent of container types, and each
         group of parameters is clipped by its own norm. A callable is a schedule unless
         it is a pytree with leaves, such as an Equinox module of thresholds. These rules
         apply to all thresholds in stabjax. **Traceable.**
@@ -235,7 +235,7 @@ def _clip_elements(g: jax.Array, limit: jax.Array) -> tuple[jax.Array, jax.Array
 def _clip_blocks(
     name: str, thresholds: Thresholds, norm_of_ones: Callable[[int], float]
 ) -> optax.GradientTransformation:
-    """Clips each leaf's norm to the threshold times a factor of the leaf's size."""
+    """Clips each leaf's norm to the threshold, scaled by a function of its size."""
 
     def bound(group: Group, threshold: Number) -> tuple[list[jax.Array], jax.Array]:
         norms = norm_of_leaves(group.updates, group.axes, 2, True)

@@ -149,7 +149,8 @@ def adaptive_quantile_clip(
         b = (#{|g_b| <= C} + N(0, s^2)) / B,  C <- C exp(-learning_rate (b - q))
 
     The noise added to the gradient sum has standard deviation z' C with z' = (z^-2 - (2
-    s)^-2)^(-1/2). The total privacy cost is therefore that of noise multiplier z.
+    s)^-2)^(-1/2). The total privacy cost therefore equals the cost of noise multiplier
+    z.
 
     Args:
       init_norm: initial C, >= 0. **Traceable.**

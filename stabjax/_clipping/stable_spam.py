@@ -102,7 +102,7 @@ def clip_by_tracked_max(
     the gradient, and `M` its bias-corrected moving average:
 
         M = decay M + (1 - decay) top
-        u = g M / top  for elements with |g| > M, and  u = g  for others.
+        u = g M / top  if |g| > M,  and  u = g  otherwise
 
     The largest element is scaled to `M`, and other elements above `M` are scaled by the
     same factor. A clipped element can therefore end up smaller than one that was not
@@ -116,9 +116,9 @@ def clip_by_tracked_max(
       A transformation with a `TrackedMaxState`. A non-finite gradient turns every
       element into NaN and leaves the state unchanged. If gradients become permanently
       larger by any factor, the largest element is scaled down by at most a factor of 2
-      after `ln 2 / (1 - decay)` updates (693 with the default). If they become smaller
-      by a factor of 100, nothing is clipped, and `M` falls below twice the largest
-      magnitude after `ln 100 / (1 - decay)` updates.
+      after `ln 2 / (1 - decay)` updates (693 with the default). If gradients become
+      smaller by a factor of 100, nothing is clipped, and `M` falls below twice the
+      largest magnitude after `ln 100 / (1 - decay)` updates.
 
     Raises:
       ValueError: If `decay` is concrete and out of range or not a scalar.
@@ -341,7 +341,7 @@ class _Numbers(NamedTuple):
 
 
 def _leaf_norms(step: Step) -> list[ScaledNorm]:
-    """The norm of each leaf, in the dtype of its statistics: one decision for each."""
+    """Computes the norm of each leaf, using a single `cond` for each dtype."""
     dtypes = [norm_dtype([g]) for g in step.updates]
     found: dict[int, ScaledNorm] = {}
     for dtype in dict.fromkeys(dtypes):
@@ -357,7 +357,7 @@ def _leaf_norms(step: Step) -> list[ScaledNorm]:
 def _clip(
     x: jax.Array, average: jax.Array, weight: Weight, bias: Number, axes: Axes
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Clips elements and updates the average; also returns a flag and the maximum."""
+    """Clips elements, updates the average, and flags whether anything was clipped."""
     top = norm_of_leaves([x], (axes,), math.inf, False).product
     # The average includes the current maximum before it is used as the bound.
     average = update_mean(average, top, weight)
@@ -371,7 +371,7 @@ def _clip(
 def _normalize(
     x: jax.Array, norm: ScaledNorm, mean: jax.Array, root: jax.Array, adam: AdamStep
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Normalizes elements and updates both averages; also flags decreased norms."""
+    """Normalizes elements, updates both averages, and flags decreased norms."""
     # Caps norms at half the dtype's maximum: an average never recovers from inf, and an
     # average of the maximum may round to inf.
     value = jnp.minimum(norm.product, np.finfo(mean.dtype).max / 2).astype(mean.dtype)

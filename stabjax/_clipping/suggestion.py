@@ -20,12 +20,12 @@ class MaxNormSuggestion(NamedTuple):
 
     Attributes:
       max_norm: the suggested threshold.
-      clip_fraction: fraction of steps above the threshold, excluding non-finite norms.
+      clip_fraction: fraction of steps with a finite norm above the threshold.
       median: median norm.
       tail: 99th percentile of the norms.
       largest: largest finite norm.
-      drift: ratio of the median norm in the last fifth of the steps to the initial
-        fifth.
+      drift: ratio of the median norm in the last fifth of the steps to the median in
+        the first fifth.
       steps: number of norms.
       nonfinite: number of inf and NaN norms, which are excluded.
     """
@@ -101,7 +101,7 @@ def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSugge
     if np.any(finite < 0):
         raise ValueError(f"norms must be >= 0, got {finite.min()}.")
     if not np.any(finite > 0):
-        raise ValueError(f"norms must hold a positive finite number, got {norms!r}.")
+        raise ValueError(f"norms must contain a positive finite number, got {norms!r}.")
     logs = np.log(finite[finite > 0])
     middle = np.median(logs)
     spread = _NORMAL * np.median(np.abs(logs - middle))
@@ -119,7 +119,7 @@ def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSugge
 
 
 def _drift(history: np.ndarray) -> float:
-    """Divides the median norm of the last fifth of steps by that of the initial one."""
+    """Divides the median norm of the last fifth of the steps by the first fifth's."""
     fifth = -(-history.shape[-1] // 5)
     first, last = (
         part[np.isfinite(part) & (part > 0)]

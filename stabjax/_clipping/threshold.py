@@ -102,7 +102,7 @@ def clip_to_threshold(
 
 
 def _unrounded(value: Number) -> Number:
-    """Replaces slightly negative schedule values by 0.
+    """Replaces slightly negative schedule values with 0.
 
     A compiled linear schedule of Optax that should end at 0 ends at -1e-8. Values
     further below zero are errors and turn the updates into NaN.

@@ -1,4 +1,4 @@
-"""Limits on the final update, relative to parameters or the step count; QK-Clip."""
+"""Clipping relative to parameters, step count or attention logits."""
 
 from functools import partial
 

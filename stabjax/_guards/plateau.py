@@ -40,7 +40,7 @@ class ReduceOnPlateauState(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """Numeric arguments of `reduce_on_plateau`; `limit` is the plateau length."""
+    """Numeric arguments of `reduce_on_plateau`. `limit` is the plateau length."""
 
     factor: Any
     limit: Any
@@ -85,7 +85,7 @@ def reduce_on_plateau(
     Args:
       factor: factor by which the scale is reduced, in (0, 1). **Traceable.**
       patience: number of means without improvement, >= 0. With Optax semantics, the
-        last of them reduces the scale; with PyTorch semantics, the next one does.
+        last of them reduces the scale. With PyTorch semantics, the next one does.
         Fractions are rounded up for Optax and down for PyTorch. With 0, Optax reduces
         the scale only at improvements, and PyTorch at every mean without improvement.
         **Traceable.**
@@ -209,7 +209,7 @@ def _next(
 def _decided(
     state: ReduceOnPlateauState, rule: _Rule, sign: int
 ) -> ReduceOnPlateauState:
-    """Makes a decision about the mean; `sign` is -1 for `mode="max"`."""
+    """Makes a decision about the mean. `sign` is -1 for `mode="max"`."""
     best, value = sign * state.best_value, sign * state.avg_value
     bar = jnp.where(
         jnp.isfinite(best), best * (1 - rule.rtol * jnp.sign(best)) - rule.atol, best

@@ -160,9 +160,9 @@ def skip_on_spike(
     affect the next step.
 
     OLMo-core's optimizer multiplies skipped updates by 0, which preserves NaN. It adds
-    NaN to its history and then skips the next `window` steps. It also skips the second
-    step for windows of five or fewer steps, because the standard deviation is NaN, and
-    any increase after constant values.
+    NaN to its history and then skips the next `window` steps. With windows of five or
+    fewer steps, it skips the second step because the standard deviation is NaN. It also
+    skips any increase after constant values.
 
     Args:
       inner: the complete optimizer. Extra arguments are passed to it.
@@ -177,7 +177,7 @@ def skip_on_spike(
 
     Returns:
       A transformation with a `GuardState`. Pass the loss to `update` as the extra
-      argument `value`; without it, only norms are checked. Its metrics are those of
+      argument `value`. Without a loss, only norms are checked. Its metrics are those of
       `stabjax.skip_if_nonfinite`, the limits `value_limit` and `grad_norm_limit`, and
       the number of times each was exceeded, `value_count` and `grad_norm_count`.
       `value_count` includes non-finite losses.

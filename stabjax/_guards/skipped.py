@@ -1,4 +1,4 @@
-"""Conditional updates of model state that depend on whether a step was skipped."""
+"""Model state updates that depend on whether a step was skipped."""
 
 import itertools
 from typing import TypeVar
@@ -49,8 +49,8 @@ def unless_skipped(opt_state: optax.OptState, new: _T, old: _T) -> _T:
     flags = [value for name, value in found.items() if name.endswith("/skipped")]
     if not flags:
         raise ValueError(
-            "opt_state must hold the state of a guard such as "
-            "stabjax.skip_if_nonfinite, got a state without one."
+            "opt_state must contain the state of a guard such as "
+            "stabjax.skip_if_nonfinite, got a state without guards."
         )
     skipped = jnp.stack([jnp.asarray(flag) for flag in flags]).any(axis=0)
     if skipped.ndim:
@@ -62,7 +62,7 @@ def unless_skipped(opt_state: optax.OptState, new: _T, old: _T) -> _T:
     def select(x: jax.Array, y: jax.Array) -> jax.Array:
         if jnp.shape(x) != jnp.shape(y) or jnp.result_type(x) != jnp.result_type(y):
             raise ValueError(
-                "new and old must hold arrays of the same shapes and dtypes, got "
+                "new and old must have the same shapes and dtypes, got "
                 f"{jnp.result_type(x)}{jnp.shape(x)} and "
                 f"{jnp.result_type(y)}{jnp.shape(y)}."
             )

@@ -161,7 +161,7 @@ def with_metrics(
 def count_clip(
     steps: jax.Array, clips: jax.Array, clipped: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Increments the step count and clip count; also returns the clip fraction."""
+    """Increments the step and clip counts and computes the clip fraction."""
     steps = optax.safe_increment(steps)
     clips = jnp.where(clipped, optax.safe_increment(clips), clips)
     return steps, clips, clips.astype(jnp.float32) / steps.astype(jnp.float32)

@@ -126,7 +126,7 @@ def test_what_was_not_run_is_told_as_failed_and_others_are_refused():
     other = runs.assign_coords(rate=("trial", [0.5, 0.5, 0.5]))
     unknown = runs.assign_coords(trial=[0, 1, 7])
     for wrong in (other, unknown, runs.isel(trial=[0, 1, 2, 2])):
-        with pytest.raises(ValueError, match="trials that the study was asked for"):
+        with pytest.raises(ValueError, match="open trials that were returned by ask"):
             stabjax.search.tell(study, wrong)
     assert {t.state.name for t in study.trials} == {"RUNNING"}
     stabjax.search.tell(study, runs)
