@@ -37,7 +37,7 @@ class Slope(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """Learning curves for a small rate, and for a large one with and without clipping."""
+    """Learning curves for a small and a large rate, the latter also with clipping."""
 
     small: float
     large: float

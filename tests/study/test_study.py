@@ -151,7 +151,7 @@ class TestReport:
         assert done.report == folder / "report.html"
         text = (folder / "report.md").read_text(encoding="utf-8")
         headings = re.findall(r"^##? (.*)$", text, re.MULTILINE)
-        assert headings[1] == "The answer"
+        assert headings[1] == "Main result"
         assert headings[-1] == "Experimental setup"
         assert all(part in text for part in done.summary.split("\n\n"))
         assert "inf" not in re.findall(r"[\w.]+", text)

@@ -307,7 +307,7 @@ class TestFindings:
         assert "| baseline | 50% | 50% | 1.0 | on 0 of 1 |" in text
         first = headline(measured)
         equal = "neither, clipping alone, a schedule alone and clipping and a schedule"
-        assert f"With **{equal}**" in first
+        assert f"learning rate with **{equal}**" in first
         assert first.endswith("is 10 times the smallest.")
 
     def test_too_few_seeds_are_shown_text(self):
