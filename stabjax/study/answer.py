@@ -29,7 +29,7 @@ _ORDER = "baseline < clipping < schedule < both"
 _EQUAL = 0.01  # fractions that differ by less have the same rank
 
 _HEADLINE = """\
-Training is least sensitive to the learning rate with **{best}**. The largest learning
+Training is least sensitive to the learning rate with **{best}**: the largest learning
 rate that works is {factor} times the smallest{against}."""
 _NO_RANGE = "No treatment trains over a range of learning rates on {problems}."
 
@@ -130,7 +130,7 @@ def numbers(measured: Sequence[xr.Dataset]) -> str:
         no=count["no"],
         same=count["same"],
         worst="".join(
-            f' Most often contradicted is *"{text}"* ({count_of(times, "time")}).'
+            f' Most contradictions: *"{text}"* ({count_of(times, "time")}).'
             for text, times in failed.most_common(1)
         ),
         few=_FEW if min(m.sizes["seed"] for m in measured) < MIN_SEEDS else "",

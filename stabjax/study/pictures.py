@@ -17,7 +17,8 @@ _OVERVIEW = "overview.png"
 _OVERVIEW_CAPTION = (
     "Usable learning rates of each problem: the width of the range in which at least"
     " half of the seeds reach the target loss. One decade is a factor of ten. The"
-    " baseline uses no clipping and a constant learning rate."
+    ' baseline uses no clipping and a constant learning rate. "Both" means clipping and'
+    " a schedule."
 )
 _MARKS = "os^D"
 _MAX_SHOWN = 100.0  # losses above this multiple of the initial loss have the same color
