@@ -1,4 +1,4 @@
-"""Problems, clippings, schedules and optimizers by name, for command line and study."""
+"""Problems, clipping methods, schedules and optimizers, looked up by name."""
 
 import functools
 import inspect
@@ -13,16 +13,16 @@ from stabjax import _schedules as s
 from stabjax import problems
 from stabjax._types import Number, Schedule
 
-WARMUP_FRACTION = 0.1  # of the steps, in schedules that warm up
-_COOLDOWN_FRACTION = 0.2  # of the steps, in schedules that end with a cool-down
-_WINDOW = 32  # norms in a history; the defaults exceed the length of a short run
+WARMUP_FRACTION = 0.1  # fraction of steps, for schedules with a warmup
+_COOLDOWN_FRACTION = 0.2  # fraction of steps, for schedules with a cooldown
+_WINDOW = 32  # norms; many default windows are longer than short runs
 
 Range = tuple[float, float]
 MakeClipping = Callable[[Number], optax.GradientTransformation]
 MakeSchedule = Callable[[Number, int], Schedule]
 MakeOptimizer = Callable[..., optax.GradientTransformation]
 
-# Members of `stabjax.problems` that are not problems.
+# Public names in `stabjax.problems` that are not problems.
 _NOT_PROBLEMS = ("Problem", "supervised", "bracket_text", "copy_text", "markov_text")
 PROBLEMS: Mapping[str, Callable[..., problems.Problem]] = MappingProxyType(
     {
@@ -34,14 +34,14 @@ PROBLEMS: Mapping[str, Callable[..., problems.Problem]] = MappingProxyType(
 
 
 class Clipping(NamedTuple):
-    """A transformation that clips, as a function of one number.
+    """A clipping transformation with one hyperparameter.
 
     Attributes:
-      make: from that number to the transformation.
-      number: the name of its argument.
-      range: sensible values, from strict to lax; None where the number is a gradient
-        norm, whose range depends on the problem.
-      after: whether it clips the optimizer's update instead of the gradient.
+      make: function that maps the hyperparameter to a transformation.
+      number: name of the hyperparameter.
+      range: recommended range, from strict to permissive; None if the hyperparameter is
+        a gradient norm, whose range depends on the problem.
+      after: whether to clip the optimizer's update instead of the gradient.
     """
 
     make: MakeClipping
@@ -50,7 +50,7 @@ class Clipping(NamedTuple):
     after: bool = False
 
 
-# Name -> (the argument, sensible values); None for a gradient norm.
+# Name -> (hyperparameter, recommended range); the range of gradient norms is None.
 _NUMBERS: dict[str, tuple[str, Range | None]] = {
     "adagc": ("relative_clip", (1.0, 10.0)),
     "adaptive_grad_clip": ("clipping", (1e-3, 10.0)),
@@ -105,7 +105,7 @@ def _cooldown(steps: int) -> int:
     return round(_COOLDOWN_FRACTION * steps)
 
 
-# Functions of the peak p and the number of steps n.
+# Functions of the peak value p and the number of steps n.
 SCHEDULES: Mapping[str, MakeSchedule] = MappingProxyType(
     {
         "cosine_decay_schedule": s.cosine_decay_schedule,
@@ -148,7 +148,7 @@ SCHEDULES: Mapping[str, MakeSchedule] = MappingProxyType(
 
 @functools.cache
 def optimizers() -> Mapping[str, MakeOptimizer]:
-    """Returns the functions of Optax that take a learning rate, by name."""
+    """Returns Optax's optimizers that take a learning rate, by name."""
     return {
         name: make
         for name, make in vars(optax).items()

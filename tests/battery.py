@@ -362,8 +362,6 @@ TRANSFORMATIONS = [
 
 # Public names that are not transformations.
 FUNCTIONS = {
-    "RangeTest",
-    "TrainResult",
     "best_cooldown_fraction",
     "check_guards",
     "global_norm",

@@ -29,7 +29,7 @@ ARROWS = {
     "_groups": {"_metrics"},
     "_guards": {"_axes", "_norms", "_scaling", "_metrics", "_schedules"},
     "_schedules": set(),
-    "_train": {"_metrics"},
+    "_train": {"_guards", "_metrics"},
     "problems": {"_train"},
     "_sweep": {"_train"},
     "runs": {"_intervals", "_sweep", "_train"},
@@ -140,15 +140,22 @@ def test_the_core_imports_nothing_heavy():
 
 def test_public_names_are_sorted_and_exist():
     assert sorted(stabjax.__all__) == stabjax.__all__
-    assert set(stabjax.__all__) <= set(dir(stabjax))
-    own = {
-        name
-        for name, value in vars(stabjax).items()
-        if getattr(value, "__module__", "").startswith("stabjax.") and name[0] != "_"
-    }
-    assert own <= set(stabjax.__all__)
+    assert {*stabjax.__all__, "__version__"} == set(dir(stabjax))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         stabjax.nothing  # noqa: B018
+
+
+def test_type_checkers_read_the_names_that_are_loaded():
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
+    homes = {
+        alias.name: node.module.removeprefix("stabjax.")
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom) and node.module != "stabjax"
+        for alias in node.names
+    }
+    assert homes == stabjax._HOME_OF
+    public = next(node.value for node in stub.body if isinstance(node, ast.Assign))
+    assert ast.literal_eval(public) == stabjax.__all__
 
 
 @pytest.mark.parametrize("name", sorted({*stabjax._RENAMED} - {*stabjax.__all__}))
@@ -164,8 +171,9 @@ def test_a_training_needs_jax_optax_and_numpy_alone():
         "import sys\n"
         f"for name in {HEAVY}: sys.modules[name] = None\n"
         "import jax, optax, stabjax\n"
+        "from stabjax._train import Problem\n"
         "loss = lambda w, key: (w * w).sum()\n"
-        "problem = stabjax._train.Problem(lambda key: jax.numpy.ones(2), loss)\n"
+        "problem = Problem(lambda key: jax.numpy.ones(2), loss)\n"
         "run = stabjax.train(problem, optax.sgd(0.1), jax.random.key(0), steps=3)\n"
         "keys = jax.random.split(jax.random.key(0), 2)\n"
         "test = stabjax.range_test(problem, optax.sgd, keys)\n"

@@ -8,6 +8,7 @@ import re
 import pytest
 
 import stabjax
+from stabjax import _types
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = pathlib.Path(stabjax.__file__).parent
@@ -112,7 +113,7 @@ def test_numbers_say_whether_they_are_traceable(name):
     numeric = [
         parameter
         for parameter, p in signature(DOCUMENTED[name]).items()
-        if p.annotation in (stabjax._types.Number, stabjax._types.Number | None)
+        if p.annotation in (_types.Number, stabjax._types.Number | None)
     ]
     arguments = doc.partition("Args:\n")[2]
     for parameter in numeric:

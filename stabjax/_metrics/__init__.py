@@ -1,8 +1,8 @@
-"""Metrics: numbers about the last update, kept in the optimizer's state."""
+"""Metrics of the last update, stored in the optimizer state."""
 
 from stabjax._metrics.collection import metric_key, metrics
-from stabjax._metrics.learning_rate import with_learning_rate
-from stabjax._metrics.recorder import (
+from stabjax._metrics.with_learning_rate import LearningRateState, with_learning_rate
+from stabjax._metrics.with_metrics import (
     MetricsState,
     Report,
     ReportingTransformation,
@@ -12,6 +12,7 @@ from stabjax._metrics.recorder import (
 )
 
 __all__ = [
+    "LearningRateState",
     "MetricsState",
     "Report",
     "ReportingTransformation",

@@ -1,4 +1,4 @@
-"""Schedules: functions from a count of updates to a value."""
+"""Schedules, which map update counts to values."""
 
 from stabjax._schedules.compose import (
     join_schedules,
@@ -7,24 +7,16 @@ from stabjax._schedules.compose import (
     warmup_cosine_decay_schedule,
     warmup_exponential_decay_schedule,
 )
-from stabjax._schedules.core import (
-    constant_schedule,
-    cosine_decay_schedule,
-    exponential_decay,
-    linear_schedule,
-    polynomial_schedule,
-)
 from stabjax._schedules.cycles import (
     cosine_restarts_schedule,
     cyclic_schedule,
 )
 from stabjax._schedules.decays import (
-    infinite_schedule,
-    inverse_sqrt_schedule,
-    noam_schedule,
-    power_schedule,
-    rex_schedule,
-    wsd_schedule,
+    constant_schedule,
+    cosine_decay_schedule,
+    exponential_decay,
+    linear_schedule,
+    polynomial_schedule,
 )
 from stabjax._schedules.piecewise import (
     cosine_onecycle_schedule,
@@ -43,6 +35,14 @@ from stabjax._schedules.theory import (
     refine_schedule,
     schedule_bound,
     transfer_to_horizon,
+)
+from stabjax._schedules.transformers import (
+    infinite_schedule,
+    inverse_sqrt_schedule,
+    noam_schedule,
+    power_schedule,
+    rex_schedule,
+    wsd_schedule,
 )
 from stabjax._schedules.warmups import (
     exponential_warmup_schedule,

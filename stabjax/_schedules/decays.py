@@ -1,349 +1,271 @@
-"""Schedules of papers on transformers: inverse roots, and what needs no known end."""
+"""Elementary decay schedules."""
+
+import math
 
 import jax.numpy as jnp
 
 from stabjax._arguments import check, nan_unless, select
-from stabjax._schedules.core import constant_schedule
-from stabjax._schedules.counts import builder, later, since
-from stabjax._schedules.shapes import (
-    Shape,
-    between,
-    fraction_gone,
-    fraction_left,
-    with_ends,
-)
-from stabjax._schedules.wrappers import with_cooldown, with_warmup
-from stabjax._types import Number, Schedule
+from stabjax._schedules.counts import builder, divmod_count, since
+from stabjax._schedules.shapes import with_ends
+from stabjax._types import Condition, Number, Schedule
 
 
-@builder
-def inverse_sqrt_schedule(
-    init_value: Number, timescale: Number, transition_begin: Number = 0
-) -> Schedule:
-    """Returns a decay with the square root of the steps, which needs no known end.
-
-        f(t) = I sqrt(tau / (tau + max(t - B, 0)))
-
-    T5's 1 / sqrt(max(t, k)) is `inverse_sqrt_schedule(k**-0.5, k, k)`. With a warmup of
-    W steps it is `with_warmup(inverse_sqrt_schedule(peak, W), W)`.
+def constant_schedule(value: Number) -> Schedule:
+    """Returns a constant schedule: `f(t) = v`.
 
     Args:
-      init_value: I, the value up to step B. **Traceable.**
-      timescale: tau in steps, > 0; the value halves in 3 tau steps. **Traceable.**
-      transition_begin: B in steps; a negative one counts as 0. **Traceable.**
+      value: v, of any type and shape. **Traceable.**
 
     Returns:
-      A function of the count (a scalar or an array) that returns the value, or NaN if a
-      traced `timescale` is not > 0.
-
-    Raises:
-      ValueError: a concrete `timescale` is not > 0.
-      TypeError: an argument is not a number.
+      A function of the count that returns the object `value`.
 
     Example:
       >>> import stabjax
-      >>> schedule = stabjax.inverse_sqrt_schedule(0.8, timescale=4)
-      >>> [round(float(schedule(count)), 4) for count in (0, 1, 12, 60)]
-      [0.8, 0.7155, 0.4, 0.2]
-
-    References:
-      Raffel et al., Exploring the Limits of Transfer Learning with a Unified
-      Text-to-Text Transformer, 2019. https://arxiv.org/abs/1910.10683
+      >>> stabjax.constant_schedule(0.3)(100)
+      0.3
     """
-    good = check("timescale", timescale, "> 0")
-    timescale = select(good, timescale, 1)
+    return lambda count: value
+
+
+@builder
+def polynomial_schedule(
+    init_value: Number,
+    end_value: Number,
+    power: Number,
+    transition_steps: Number,
+    transition_begin: Number = 0,
+) -> Schedule:
+    """Returns a polynomial decay.
+
+        f(t) = E + (I - E) (1 - q)^p,    q = clip(t - B, 0, T) / T
+
+    Args:
+      init_value: I, the value until step B. **Traceable.**
+      end_value: E, the exact value from step B + T onwards. **Traceable.**
+      power: p. Use 1 for a linear schedule. If 0, the value is always `init_value`.
+        **Traceable.**
+      transition_steps: T in steps. If <= 0, the value is always `init_value`.
+        **Traceable.**
+      transition_begin: B in steps. Negative values count as 0. **Traceable.**
+
+    Returns:
+      A function of the count (a scalar or an array) that returns the value. At q = 1,
+      the derivative of the power is defined as 0. (For p < 1, it would be infinite.)
+
+    Raises:
+      TypeError: If an argument is not a number.
+
+    Example:
+      >>> import stabjax
+      >>> schedule = stabjax.polynomial_schedule(1.0, 0.0, 2, transition_steps=10)
+      >>> [round(float(schedule(count)), 4) for count in (0, 5, 10, 50)]
+      [1.0, 0.25, 0.0, 0.0]
+    """
+    off = transition_steps <= 0
+    if off is True:
+        return constant_schedule(init_value)
+    steps = select(off, 1, transition_steps)
+    begin = select(transition_begin < 0, 0, transition_begin)
+    held = (power == 0) | off
+    end = select(held, init_value, end_value)
+
+    def schedule(count: Number) -> Number:
+        elapsed = since(count, begin)
+        ended = elapsed >= steps
+        left = 1 - jnp.clip(elapsed, 0, steps) / steps
+        # `left` may be slightly negative due to rounding, and its root NaN.
+        height = _power(left, power, ended | (left <= 0))
+        value = _mix(init_value, end_value, height)
+        return with_ends(value, init_value, elapsed <= 0, end, ended)
+
+    return schedule
+
+
+@builder
+def linear_schedule(
+    init_value: Number,
+    end_value: Number,
+    transition_steps: Number,
+    transition_begin: Number = 0,
+) -> Schedule:
+    """Returns a linear schedule between two values.
+
+        f(t) = E + (I - E) (1 - q),    q = clip(t - B, 0, T) / T
+
+    Args:
+      init_value: I, the value until step B. **Traceable.**
+      end_value: E, the exact value from step B + T onwards. **Traceable.**
+      transition_steps: T in steps. If <= 0, the value is always `init_value`.
+        **Traceable.**
+      transition_begin: B in steps. Negative values count as 0. **Traceable.**
+
+    Returns:
+      A function of the count (a scalar or an array) that returns the value.
+
+    Raises:
+      TypeError: If an argument is not a number.
+
+    Example:
+      >>> import stabjax
+      >>> schedule = stabjax.linear_schedule(0.0, 1.0, 4, transition_begin=2)
+      >>> [float(schedule(count)) for count in (0, 2, 3, 4, 6, 50)]
+      [0.0, 0.0, 0.25, 0.5, 1.0, 1.0]
+    """
+    return polynomial_schedule(
+        init_value, end_value, 1, transition_steps, transition_begin
+    )
+
+
+@builder
+def exponential_decay(
+    init_value: Number,
+    transition_steps: Number,
+    decay_rate: Number,
+    transition_begin: Number = 0,
+    staircase: bool = False,
+    end_value: Number | None = None,
+) -> Schedule:
+    """Returns an exponential decay.
+
+        f(t) = I r^q,    q = max(t - B, 0) / T
+
+    With `staircase`, q is rounded down. If `end_value` is E, the value is `max(f, E)`
+    if r < 1, and `min(f, E)` otherwise.
+
+    Args:
+      init_value: I, the value until step B. **Traceable.**
+      transition_steps: T in steps. If <= 0, the value is always `init_value`.
+        **Traceable.**
+      decay_rate: r. If 0, the value is always `init_value`. If negative, the value is
+        NaN unless q is an integer. **Traceable.**
+      transition_begin: B in steps. Negative values count as 0. **Traceable.**
+      staircase: whether to round q down. **Static.**
+      end_value: the bound E, or None for no bound. **Traceable.**
+
+    Returns:
+      A function of the count (a scalar or an array) that returns the value.
+
+    Raises:
+      TypeError: If an argument is not a number.
+
+    Example:
+      >>> import stabjax
+      >>> schedule = stabjax.exponential_decay(0.8, 10, 0.5, end_value=0.1)
+      >>> [round(float(schedule(count)), 4) for count in (0, 5, 10, 20, 50)]
+      [0.8, 0.5657, 0.4, 0.2, 0.1]
+    """
+    off = (transition_steps <= 0) | (decay_rate == 0)
+    steps = select(off, 1, transition_steps)
+    rate = select(off, 1, decay_rate)
     begin = select(transition_begin < 0, 0, transition_begin)
 
     def schedule(count: Number) -> Number:
-        elapsed = jnp.maximum(since(count, begin), 0)
-        value = init_value / jnp.sqrt(1 + elapsed / timescale)
-        return nan_unless(good, value)
+        elapsed = since(count, begin)
+        elapsed = select(elapsed < 0, 0, elapsed)
+        # Integer arithmetic: as floats, 2e9 - 1 equals 2e9, and XLA may compute 14 / 7
+        # as 14 * (1 / 7) < 2.
+        periods = elapsed / steps
+        if staircase:
+            periods = 1.0 * divmod_count(elapsed, steps)[0]
+        value: Number = init_value * jnp.power(rate, periods)
+        if end_value is not None:
+            value = bounded(value, periods, end_value)
+        return select(off, init_value, value)
+
+    def bounded(value: Number, periods: Number, bound: Number) -> Number:
+        # Beyond its bound, a value may overflow, and its derivative be 0 * inf.
+        beyond = jnp.where(rate < 1, value < bound, value > bound)
+        value = init_value * jnp.power(rate, jnp.where(beyond, 0, periods))
+        value = jnp.where(beyond, bound, value)
+        return select(rate < 1, jnp.maximum(value, bound), jnp.minimum(value, bound))
 
     return schedule
 
 
 @builder
-def noam_schedule(
-    model_size: Number, warmup_steps: Number, factor: Number = 1.0
-) -> Schedule:
-    """Returns the Transformer's schedule: linear warmup, then an inverse square root.
-
-        f(t) = c d^(-1/2) min(s^(-1/2), s W^(-3/2)),    s = t + 1
-
-    with its peak c / sqrt(d W) at t = W - 1.
-
-    Args:
-      model_size: d, the width of the model, > 0. **Traceable.**
-      warmup_steps: W in steps, > 0. **Traceable.**
-      factor: c. **Traceable.**
-
-    Returns:
-      A function of the count (a scalar or an array) that returns the value, or NaN if a
-      traced `model_size` or `warmup_steps` is not > 0.
-
-    Raises:
-      ValueError: a concrete `model_size` or `warmup_steps` is not > 0.
-      TypeError: an argument is not a number.
-
-    Example:
-      >>> import stabjax
-      >>> schedule = stabjax.noam_schedule(64, warmup_steps=4)
-      >>> [round(float(schedule(count)), 4) for count in (0, 1, 3, 15, 63)]
-      [0.0156, 0.0312, 0.0625, 0.0312, 0.0156]
-
-    References:
-      Vaswani et al., Attention Is All You Need, 2017. https://arxiv.org/abs/1706.03762
-    """
-    good = check("model_size", model_size, "> 0")
-    good &= check("warmup_steps", warmup_steps, "> 0")
-    size, warmup = select(good, model_size, 1), select(good, warmup_steps, 1)
-    peak = factor / jnp.sqrt(size) / jnp.sqrt(warmup)
-
-    def schedule(count: Number) -> Number:
-        number = jnp.maximum(later(count, 1), 1)
-        root = jnp.sqrt(warmup / number)
-        # Relative to the peak: s^(-1/2) W^(1/2), or s / W.
-        rising = since(number, warmup) < 0
-        height = jnp.where(rising, number / warmup, jnp.minimum(root, 1))
-        return nan_unless(good, peak * height)
-
-    return schedule
-
-
-@builder
-def rex_schedule(
+def cosine_decay_schedule(
     init_value: Number,
-    transition_steps: Number,
-    end_value: Number = 0.0,
-    beta: Number = 0.5,
+    decay_steps: Number,
+    alpha: Number = 0.0,
+    exponent: Number = 1.0,
 ) -> Schedule:
-    """Returns the reflected exponential: a decay that is steepest at its end.
+    """Returns a cosine decay from a value to a fraction of that value.
 
-        f(t) = E + (I - E) (1 - q) / (1 - beta q),    q = min(t / T, 1)
+        f(t) = I ((1 - alpha) ((1 + cos(pi q)) / 2)^p + alpha),    q = min(t / T, 1)
 
     Args:
       init_value: I, the value at step 0. **Traceable.**
-      transition_steps: T in steps, > 0. **Traceable.**
-      end_value: E, the value from step T on, exactly. **Traceable.**
-      beta: in [0, 1); 0 is linear, 1/2 the paper's choice, 0.9 that of some
-        implementations. **Traceable.**
+      decay_steps: T in steps, > 0. **Traceable.**
+      alpha: the final value as a fraction of I. **Traceable.**
+      exponent: p. If 0, the value is always `init_value`. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
-      traced argument is out of its range.
+      traced `decay_steps` is not > 0. At the last step, the derivative of the power is
+      defined as 0. (For p < 1/2, it would be infinite.) If `decay_steps` is an array,
+      the cosine is computed as the square of a sine, which is more accurate near the
+      last step. If it is a Python number, the result equals Optax's bit for bit.
 
     Raises:
-      ValueError: a concrete `transition_steps` is not > 0, or `beta` not in [0, 1).
-      TypeError: an argument is not a number.
+      ValueError: If a concrete `decay_steps` is not > 0.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
-      >>> schedule = stabjax.rex_schedule(1.0, 10)
-      >>> [round(float(schedule(count)), 4) for count in (0, 5, 8, 10, 50)]
-      [1.0, 0.6667, 0.3333, 0.0, 0.0]
+      >>> schedule = stabjax.cosine_decay_schedule(0.8, decay_steps=10, alpha=0.1)
+      >>> [round(float(schedule(count)), 4) for count in (0, 5, 10, 50)]
+      [0.8, 0.44, 0.08, 0.08]
 
     References:
-      Chen, Wolfe and Kyrillidis, REX: Revisiting Budgeted Training with an Improved
-      Schedule, 2021. https://arxiv.org/abs/2107.04197
+      Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017.
+      https://arxiv.org/abs/1608.03983
     """
-    good = check("transition_steps", transition_steps, "> 0")
-    good &= check("beta", beta, "in [0, 1)")
-    steps, bend = select(good, transition_steps, 1), select(good, beta, 0)
-
-    def schedule(count: Number) -> Number:
-        left = fraction_left(count, 0, steps)
-        # 1 - beta q, without the rounding of 1 - left.
-        height = left / (1 - bend + bend * left)
-        value = end_value + (init_value - end_value) * height
-        value = with_ends(value, init_value, left == 1, end_value, left == 0)
-        return nan_unless(good, value)
-
-    return schedule
+    return cosine_decay(init_value, decay_steps, alpha, exponent, init_value * alpha)
 
 
 @builder
-def power_schedule(
-    max_value: Number,
-    scale: Number,
-    power: Number = -0.51,
-    warmup_steps: Number = 0,
-) -> Schedule:
-    """Returns a power of the steps below a maximum, which needs no known end.
-
-        p(t) = min(M, a t^b)
-        f(t) = p(W) t / W    for t < W,    p(t) for t >= W
-
-    In the paper the power is one of the tokens: for batches of n sequences of l tokens,
-    a = n a_0 (n l)^b with a_0 about 4. It ends with a decay to zero:
-    `with_cooldown(schedule, start, decay_steps)`.
-
-    Args:
-      max_value: M. **Traceable.**
-      scale: a, >= 0. **Traceable.**
-      power: b, < 0. **Traceable.**
-      warmup_steps: W in steps; <= 0 is no warmup. **Traceable.**
-
-    Returns:
-      A function of the count (a scalar or an array) that returns the value, or NaN if a
-      traced argument is out of its range.
-
-    Raises:
-      ValueError: a concrete `scale` is not >= 0, or a `power` is not < 0.
-      TypeError: an argument is not a number.
-
-    Example:
-      >>> import stabjax
-      >>> schedule = stabjax.power_schedule(0.3, 1.0, -0.5, warmup_steps=4)
-      >>> [round(float(schedule(count)), 4) for count in (0, 2, 4, 16, 100)]
-      [0.0, 0.15, 0.3, 0.25, 0.1]
-
-    References:
-      Shen et al., Power Scheduler: A Batch Size and Token Number Agnostic Learning Rate
-      Scheduler, 2024. https://arxiv.org/abs/2408.13359
-    """
-    good = check("scale", scale, ">= 0") & check("power", power, "< 0")
-    warmup = select(warmup_steps < 0, 0, warmup_steps)
-
-    def schedule(count: Number) -> Number:
-        at = jnp.maximum(count, warmup)
-        begun = ~(at <= 0)  # also at a NaN, which shows
-        value = jnp.minimum(max_value, scale * jnp.where(begun, at, 1.0) ** power)
-        value = jnp.where(begun, value, max_value)
-        warming = since(count, warmup) < 0
-        rising = jnp.where(warming, fraction_gone(count, 0, warmup), 1)
-        return nan_unless(good, value * rising)
-
-    return schedule
-
-
-@builder
-def wsd_schedule(
-    peak_value: Number,
-    warmup_steps: Number,
-    stable_steps: Number,
+def cosine_decay(
+    init_value: Number,
     decay_steps: Number,
-    *,
-    end_value: Number = 0.0,
-    shape: Shape = "linear",
+    alpha: Number,
+    exponent: Number,
+    end_value: Number,
 ) -> Schedule:
-    """Returns the warmup-stable-decay schedule, the trapezoid.
+    """Implements `cosine_decay_schedule` for an unrounded `end_value`."""
+    good = check("decay_steps", decay_steps, "> 0")
+    init_value = nan_unless(good, init_value)
+    end = nan_unless(good, select(exponent == 0, init_value, end_value))
 
-        f(t) = P t / W               for t < W
-        f(t) = P                     for W <= t <= W + S
-        f(t) = E + (P - E) g(q)      after it,    q = min((t - W - S) / D, 1)
-
-    with g the shape of the decay, as in `with_cooldown`. Combine `with_warmup` and
-    `with_cooldown` for other warmups and plateaus, or for a decay that starts at any
-    checkpoint of the plateau.
-
-    Args:
-      peak_value: P. **Traceable.**
-      warmup_steps: W in steps, >= 0; 0 starts at the peak. **Traceable.**
-      stable_steps: S in steps, >= 0. **Traceable.**
-      decay_steps: D in steps, >= 0; 0 goes to `end_value` at once. **Traceable.**
-      end_value: E, the value from step W + S + D on, exactly. **Traceable.**
-      shape: of the decay: "linear", "1-sqrt", "cosine", "square", "mirror-cosine" or
-        "exponential". **Static.**
-
-    Returns:
-      A function of the count (a scalar or an array) that returns the value, or NaN if
-      traced steps are not >= 0.
-
-    Raises:
-      ValueError: an unknown shape, concrete steps are not >= 0, or a concrete
-        `end_value` of an exponential decay is not > 0.
-      TypeError: an argument is not a number.
-
-    Example:
-      >>> import stabjax
-      >>> schedule = stabjax.wsd_schedule(1.0, 4, 12, 8, shape="1-sqrt")
-      >>> [round(float(schedule(count)), 4) for count in (0, 2, 4, 16, 18, 24)]
-      [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
-
-    References:
-      Hu et al., MiniCPM: Unveiling the Potential of Small Language Models with Scalable
-      Training Strategies, 2024. https://arxiv.org/abs/2404.06395
-      The shapes: Haegele et al., 2024. https://arxiv.org/abs/2405.18392
-    """
-    good = check("stable_steps", stable_steps, ">= 0")
-    good &= check("decay_steps", decay_steps, ">= 0")
-    plateau = constant_schedule(nan_unless(good, peak_value))
-    rising = with_warmup(plateau, warmup_steps)
-    start = warmup_steps + stable_steps
-    return with_cooldown(rising, start, decay_steps, end_value=end_value, shape=shape)
-
-
-@builder
-def infinite_schedule(
-    peak_value: Number,
-    constant_value: Number,
-    warmup_steps: Number,
-    cooldown_steps: Number,
-    *,
-    timescale: Number | None = None,
-) -> Schedule:
-    """Returns a schedule for training without a known end: warmup, cooldown, constant.
-
-        f(t) = P t / W                           for t < W
-        f(t) = C + (P - C) cos(pi x / 2)^2       for t >= W,    x = min((t - W) / D, 1)
-
-    With a time scale alpha, an inverse square root replaces the cosine:
-    P + (C - P) h(x) / h(1) with h(x) = 1 / sqrt(1 + alpha x) - 1.
-
-    `with_cooldown(schedule, start, decay_steps, end_value=..., shape="exponential")`
-    anneals a model from any checkpoint of the constant phase, while training itself
-    continues from the same checkpoint.
-
-    Args:
-      peak_value: P. **Traceable.**
-      constant_value: C. **Traceable.**
-      warmup_steps: W in steps, >= 0; 0 starts at the peak. **Traceable.**
-      cooldown_steps: D in steps, >= 0; 0 has no peak. **Traceable.**
-      timescale: alpha, > 0, or None for the cosine. **Traceable.**
-
-    Returns:
-      A function of the count (a scalar or an array) that returns the value, or NaN if a
-      traced argument is out of its range.
-
-    Raises:
-      ValueError: concrete steps are not >= 0, or a `timescale` is not > 0.
-      TypeError: an argument is not a number.
-
-    Example:
-      >>> import stabjax
-      >>> forever = stabjax.infinite_schedule(1.0, 0.25, 4, 8)
-      >>> annealed = stabjax.with_cooldown(
-      ...     forever, 20, 2, end_value=0.01, shape="exponential"
-      ... )
-      >>> [round(float(forever(count)), 4) for count in (0, 2, 4, 8, 12, 1000)]
-      [0.0, 0.5, 1.0, 0.625, 0.25, 0.25]
-      >>> [round(float(annealed(count)), 4) for count in (20, 21, 22, 1000)]
-      [0.25, 0.05, 0.01, 0.01]
-
-    References:
-      Ibrahim et al., Simple and Scalable Strategies to Continually Pre-train Large
-      Language Models, 2024. https://arxiv.org/abs/2403.08763
-    """
-    good = check("cooldown_steps", cooldown_steps, ">= 0")
-    if timescale is not None:
-        good &= check("timescale", timescale, "> 0")
-    bend = select(good, 0 if timescale is None else timescale, 1)
-
-    def cooling(count: Number) -> Number:
-        x = fraction_gone(count, 0, cooldown_steps)
-        left = fraction_left(count, 0, cooldown_steps)
-        if timescale is None:
-            value = between("cosine", peak_value, constant_value, x, left)
+    def schedule(count: Number) -> Number:
+        elapsed = jnp.minimum(count, decay_steps)
+        wave: Number
+        if isinstance(decay_steps, int | float):
+            wave = 0.5 * (1 + jnp.cos(jnp.pi * elapsed / decay_steps))
         else:
-            gone = _inverse_root(bend * x) / _inverse_root(bend)
-            value = peak_value + (constant_value - peak_value) * gone
-            value = with_ends(value, peak_value, x <= 0, constant_value, left <= 0)
-        return nan_unless(good, value)
+            wave = (decay_steps - elapsed) / decay_steps
+            wave = jnp.square(jnp.sin(jnp.pi / 2 * wave))
+        height = _power(wave, exponent, wave <= 0)
+        value = init_value * ((1 - alpha) * height + alpha)
+        # float16 counts and counts beyond int32 are compared without conversion.
+        ended = since(count, decay_steps) >= 0
+        return with_ends(value, init_value, count == 0, end, ended)
 
-    return with_warmup(cooling, warmup_steps)
+    return schedule
 
 
-def _inverse_root(x: Number) -> Number:
-    """Returns `1 / sqrt(1 + x) - 1`, accurate for a small x."""
-    root = jnp.sqrt(1 + x)
-    return -x / (root * (1 + root))
+def _mix(start: Number, end: Number, height: Number) -> Number:
+    """Computes `end + (start - end) * height`, even if one value is infinite."""
+    infinite = any(isinstance(x, float) and math.isinf(x) for x in (start, end))
+    if infinite and start != end:
+        # inf * 0 only occurs at the ends, whose values the caller replaces.
+        return start * height + end * (1 - height)
+    return (start - end) * height + end
+
+
+def _power(base: Number, exponent: Number, at_zero: Condition) -> Number:
+    """Computes `base ** exponent`, or 0 without a derivative if `at_zero`."""
+    if isinstance(exponent, int) and exponent > 0:
+        return base**exponent  # compiles to a product, with derivatives everywhere
+    return jnp.where(
+        at_zero, jnp.power(0.0, exponent), jnp.where(at_zero, 1, base) ** exponent
+    )

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stabjax
+from stabjax import _types
 
 slow_rows = [pytest.param(row, marks=pytest.mark.slow) for row in COMPAT]
 rows = pytest.mark.parametrize("row", [*CORE, *slow_rows], ids=str)
@@ -314,8 +315,8 @@ BUILDERS = [
 def numeric_arguments(build):
     for name, parameter in inspect.signature(build).parameters.items():
         if parameter.annotation in (
-            stabjax._types.Number,
-            stabjax._types.Number | None,
+            _types.Number,
+            _types.Number | None,
         ):
             yield name
 
@@ -343,9 +344,7 @@ def test_boundaries_from_json_are_refused_by_name():
     with pytest.raises(TypeError, match=message):
         stabjax.piecewise_constant_schedule(1.0, {"10": 0.5})
     one = stabjax.constant_schedule(1.0)
-    with pytest.raises(
-        TypeError, match="each of boundaries must be a number, got '10'"
-    ):
+    with pytest.raises(TypeError, match="each boundary must be a number, got '10'"):
         stabjax.join_schedules([one, one], ["10"])
 
 
