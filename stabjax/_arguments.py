@@ -138,10 +138,10 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
 
 
 def unrounded(value: Number) -> Number:
-    """Returns a schedule's value, or 0 where rounding has moved it below.
+    """Replaces slightly negative schedule values with 0.
 
-    A compiled line of Optax that ends at 0 ends at -1e-8. What is further below zero is
-    a mistake, which must show as NaN.
+    A compiled linear schedule of Optax that should end at 0 ends at -1e-8. Values
+    further below zero are errors and must become NaN.
     """
     return jnp.where((value < 0) & (value > -1e-6), 0, value)
 

@@ -44,13 +44,16 @@ def clip(
       max_delta: a number >= 0, an array that broadcasts with every leaf, a schedule
         (update count -> number), or a tree of these. See `stabjax.clip_by_global_norm`.
         **Traceable.**
+      axis_name: see `stabjax.global_norm`. It affects the metrics of a schedule and of
+        `stabjax.with_metrics`, but not the updates. **Static.**
 
     Returns:
       A transformation. It is stateless unless `max_delta` is a schedule. A traced
       threshold that is negative or NaN turns the updates into NaN.
 
     Raises:
-      ValueError: If `max_delta` is concrete and negative or NaN.
+      ValueError: If `max_delta` is concrete and negative or NaN, or `axis_name`
+        contradicts the type of a leaf.
       TypeError: If `max_delta` is not a number, or a leaf is complex.
 
     Example:
@@ -212,7 +215,7 @@ def clip_by_block_rms(
 
 
 def clip_elements(name: str, thresholds: Thresholds) -> optax.GradientTransformation:
-    """Returns the transformation `name`, which bounds elements by thresholds."""
+    """Builds the transformation `name`, which clips each element to a threshold."""
 
     def bound(group: Group, threshold: Number) -> tuple[list[jax.Array], jax.Array]:
         limit = jnp.asarray(as_number(thresholds.argument, threshold))

@@ -101,15 +101,6 @@ def clip_to_threshold(
     return transformation
 
 
-def _unrounded(value: Number) -> Number:
-    """Replaces slightly negative schedule values with 0.
-
-    A compiled linear schedule of Optax that should end at 0 ends at -1e-8. Values
-    further below zero are errors and turn the updates into NaN.
-    """
-    return jnp.where((value < 0) & (value > -1e-6), 0, value)
-
-
 class Thresholds:
     """Threshold limits and the parameter groups they apply to.
 

@@ -81,7 +81,9 @@ def clip_by_relative_update(
     return clip_to_threshold("clip_by_relative_update", thresholds, bound)
 
 
-def adopt_clip(exponent: Number = 0.25) -> optax.GradientTransformation:
+def adopt_clip(
+    exponent: Number = 0.25, *, axis_name: object = None
+) -> optax.GradientTransformation:
     """Clips each element to a bound that grows with the update count (ADOPT).
 
         u_i = min(max(g_i, -t^exponent), t^exponent)  in update t = 1, 2, ...
@@ -91,6 +93,7 @@ def adopt_clip(exponent: Number = 0.25) -> optax.GradientTransformation:
 
     Args:
       exponent: a number >= 0. With 0, the bound is always 1. **Traceable.**
+      axis_name: see `stabjax.clip`. **Static.**
 
     Returns:
       A transformation whose state contains the update count and the metrics of a
@@ -224,7 +227,7 @@ def _bounded(
         return reduced(peaks, axes, apart=True, largest=True)
 
     # If a quotient overflows, recomputes with rescaled values.
-    plain = largest(jnp.ones(len(updates), dtype))
+    plain = largest(None)
     huge = ~(plain < limits.max)
     down = jnp.where(huge, limits.tiny, 1).astype(dtype)
     value = lax.cond(jnp.any(huge), lambda: largest(down), lambda: plain)

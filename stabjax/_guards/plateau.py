@@ -196,7 +196,7 @@ def _next(
     dtype = value.dtype
     count = optax.safe_increment(state.value_count)
     before = state.avg_value.astype(dtype)
-    # The sum of 2^31 values near the largest number would overflow, where k is 1.
+    # Without k, the sum of values near the largest number would overflow.
     huge = jnp.maximum(abs(before), abs(value)) > 2.0 ** (np.finfo(dtype).maxexp - 32)
     k, inverse = jnp.where(huge, 2.0**-32, 1.0), jnp.where(huge, 2.0**32, 1.0)
     k, inverse = k.astype(dtype), inverse.astype(dtype)
