@@ -278,8 +278,8 @@ def _squares(x: jax.Array, k: jax.Array | None) -> jax.Array:
 
 def _sum(x: jax.Array) -> jax.Array:
     """Sums all elements, up to four one by one unless they are sharded."""
-    # With `jnp.sum`, clipping 65,536 trials of two elements takes 14 times as long under
-    # `vmap` (XLA:CPU, jaxlib 0.10).
+    # With `jnp.sum`, clipping 65,536 trials of two elements under `vmap` takes 14 times
+    # as long (XLA:CPU, jaxlib 0.10).
     if x.ndim == 0 or x.size > 4 or any(getattr(jax.typeof(x).sharding, "spec", ())):
         return jnp.sum(x)
     parts: list[jax.Array] = list(x.reshape(-1))
