@@ -171,7 +171,7 @@ def settings_from_json(values: Mapping[str, Any]) -> Settings:
     def value_of(value: Any) -> Any:
         if value in ("Infinity", "-Infinity"):
             return float(value)
-        return tuple(value) if isinstance(value, list) else value
+        return tuple(map(value_of, value)) if isinstance(value, list) else value
 
     return Settings(**{name: value_of(value) for name, value in values.items()})
 
