@@ -171,7 +171,7 @@ def choose(runs: xr.Dataset) -> xr.Dataset:
     pair of threshold and rate, has the smallest median final loss. Losses far below the
     target count as equal. Ties are resolved by the smallest median number of steps to
     the target, and then by the smallest threshold. The untuned rate is the rate closest
-    to ten times the best one for the baseline, or the larger one of two.
+    to ten times the best one for the baseline. If two rates tie, it is the larger one.
     """
     middle = float(runs.attrs["threshold"])
     finite = runs.threshold.to_numpy()[np.isfinite(runs.threshold)]
