@@ -12,11 +12,11 @@ from flax import nnx
 from stabjax._arguments import as_integer, as_scalar
 from stabjax._train.problem import Problem
 from stabjax._types import Number
+from stabjax.problems.flax_modules import from_nnx
 from stabjax.problems.networks import (
     Measure,
     Pair,
     correct,
-    from_nnx,
     network_problem,
     scaled_normal,
 )

@@ -17,7 +17,7 @@ from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.space import Space, grid
 from stabjax._sweep.spec import settings_from_json
 from stabjax._train.problem import Problem
-from stabjax._train.trial import TrainResult
+from stabjax._train.state import TrainResult
 from stabjax.runs.points import hyperparameters
 
 
