@@ -93,7 +93,7 @@ def differences(held: Plan, wanted: Plan) -> Iterator[str]:
 
 
 def _other_types(held: Plan, wanted: Plan) -> str:
-    """Describes an axis whose values are integers in one plan and floats in the other."""
+    """Describes an axis with integers in one plan and floats in the other."""
     types = {
         axis.name: axis.values.dtype
         for axis in held.space.axes

@@ -62,12 +62,10 @@ def add(commands: Subparsers) -> None:
         "--target-loss",
         type=float,
         metavar="LOSS",
-        help="record the number of steps to reach this loss",
+        help="record the steps to this loss",
     )
     parser.add_argument(
-        "--store",
-        metavar="DIR",
-        help="save finished chunks to this folder and resume from them",
+        "--store", metavar="DIR", help="save finished chunks here and resume from them"
     )
     parser.add_argument("--out", metavar="FILE", help="save the dataset as netCDF")
     parser.add_argument(

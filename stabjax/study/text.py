@@ -11,7 +11,7 @@ from stabjax.study.measure import Interval
 def values_of(
     measures: xr.Dataset, name: str, treatment: str, **others: str
 ) -> xr.DataArray:
-    """Returns a measure of a treatment, with one value per seed if it depends on the seed."""
+    """Returns a measure of a treatment, which can have one value per seed."""
     return measures[name].sel({"treatment": treatment, **others})
 
 
