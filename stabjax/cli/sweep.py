@@ -50,19 +50,13 @@ def add(commands: Subparsers) -> None:
     )
     parser.add_argument("--steps", type=int, default=200, help="default: 200")
     parser.add_argument(
-        "--optimizer",
-        default="sgd",
-        metavar="NAME",
-        help="Optax optimizer (default: sgd)",
+        "--optimizer", default="sgd", metavar="NAME", help="from Optax (default: sgd)"
     )
     parser.add_argument(
         "--record-every", type=int, metavar="N", help="record metrics every N steps"
     )
     parser.add_argument(
-        "--target-loss",
-        type=float,
-        metavar="LOSS",
-        help="record the steps to this loss",
+        "--target-loss", type=float, metavar="LOSS", help="record steps to this loss"
     )
     parser.add_argument(
         "--store", metavar="DIR", help="save finished chunks here and resume from them"
