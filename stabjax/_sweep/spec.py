@@ -1,4 +1,4 @@
-"""Serialization of plans to `spec.json`, and comparison of plans."""
+"""Serializing and comparing plans."""
 
 import hashlib
 import json

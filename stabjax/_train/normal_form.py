@@ -1,4 +1,4 @@
-"""Conversion of the functions of a problem to a common signature."""
+"""Converting the functions of a problem to a common signature."""
 
 import contextlib
 import inspect

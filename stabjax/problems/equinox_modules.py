@@ -1,4 +1,4 @@
-"""Conversion of Equinox modules to pure functions."""
+"""Converting Equinox modules to pure functions."""
 
 import inspect
 from collections.abc import Callable

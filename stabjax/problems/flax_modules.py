@@ -1,4 +1,4 @@
-"""Conversion of Flax modules (NNX and Linen) to pure functions."""
+"""Converting Flax modules (NNX and Linen) to pure functions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

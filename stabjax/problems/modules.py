@@ -1,4 +1,4 @@
-"""Conversion of modules of any library to pure functions."""
+"""Converting modules of any library to pure functions."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""Extraction and formatting of measures for the report."""
+"""Extracting and formatting measures for the report."""
 
 from collections.abc import Iterable, Sequence
 
