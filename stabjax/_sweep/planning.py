@@ -1,4 +1,4 @@
-"""Planning of a sweep, which traces the programs without compiling them."""
+"""Planning a sweep, which traces the programs without compiling them."""
 
 import hashlib
 import inspect

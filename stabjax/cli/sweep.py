@@ -50,24 +50,16 @@ def add(commands: Subparsers) -> None:
     )
     parser.add_argument("--steps", type=int, default=200, help="default: 200")
     parser.add_argument(
-        "--optimizer",
-        default="sgd",
-        metavar="NAME",
-        help="Optax optimizer (default: sgd)",
+        "--optimizer", default="sgd", metavar="NAME", help="from Optax (default: sgd)"
     )
     parser.add_argument(
         "--record-every", type=int, metavar="N", help="record metrics every N steps"
     )
     parser.add_argument(
-        "--target-loss",
-        type=float,
-        metavar="LOSS",
-        help="record the number of steps to reach this loss",
+        "--target-loss", type=float, metavar="LOSS", help="record steps to this loss"
     )
     parser.add_argument(
-        "--store",
-        metavar="DIR",
-        help="save finished chunks to this folder and resume from them",
+        "--store", metavar="DIR", help="save finished chunks here and resume from them"
     )
     parser.add_argument("--out", metavar="FILE", help="save the dataset as netCDF")
     parser.add_argument(

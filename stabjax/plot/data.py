@@ -1,4 +1,4 @@
-"""Extraction of arrays and labels from a dataset of runs."""
+"""Extracting arrays and labels from a dataset of runs."""
 
 from collections.abc import Iterator
 
@@ -101,7 +101,7 @@ def percentile(values: np.ndarray, percent: float) -> np.ndarray:
 
 
 def best_of(values: np.ndarray, maximize: bool = False) -> tuple[int, ...] | None:
-    """Returns the index of the best finite value, or of the middle one of ties."""
+    """Returns the index of the best finite value, or the middle one if values tie."""
     worst = -np.inf if maximize else np.inf
     finite = np.where(np.isfinite(values), values, worst)
     if not np.isfinite(finite).any():

@@ -179,10 +179,12 @@ def _styled(
         for (label, runs), style in zip(curves, styles(), strict=False):
             yield label, runs, style
         return
+    # Five labels suffice, because the shades are ordered.
     shown = set(np.linspace(0, number - 1, 5).round().astype(int))
     for position, ((label, runs), style) in enumerate(
         zip(curves, shades(number), strict=True)
     ):
+        # Matplotlib omits labels with a leading underscore from the legend.
         yield label if position in shown else f"_{label}", runs, style
 
 
