@@ -163,7 +163,13 @@ def _width(
 
 
 def _check_names(space: Space, groups: Sequence[Group], settings: Settings) -> None:
-    axes = {"step", "evaluated_at", "trial", "seed", *(axis.name for axis in space.axes)}
+    axes = {
+        "step",
+        "evaluated_at",
+        "trial",
+        "seed",
+        *(axis.name for axis in space.axes),
+    }
     given = {n for g in groups for n in g.variables if not n.startswith(STATE)}
     for name in given & axes:
         raise ValueError(
