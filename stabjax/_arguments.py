@@ -9,7 +9,7 @@ import functools
 import math
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
@@ -154,11 +154,17 @@ def lookup(name: str, value: str, table: Mapping[str, T]) -> T:
     """
     if value in table:
         return table[value]
-    close = [known for known in table if value and value in known]
-    close = close or difflib.get_close_matches(value, table)
-    hint = f" Did you mean {' or '.join(close)}?" if 0 < len(close) < 4 else ""
     known = ", ".join(table)
+    hint = suggestion(value, table)
     raise ValueError(f"{name} must be one of {known}, got {value!r}.{hint}")
+
+
+def suggestion(value: str, known: Iterable[str]) -> str:
+    """Returns ` Did you mean ...?` where one to three known names are close."""
+    names = [*known]
+    close = [name for name in names if value and value in name]
+    close = close or difflib.get_close_matches(value, names)
+    return f" Did you mean {' or '.join(close)}?" if 0 < len(close) < 4 else ""
 
 
 def is_concrete(*values: object) -> bool:

@@ -223,7 +223,7 @@ def test_sweep_and_plot(own_jax, tmp_path, capsys, standard_promotion):
     assert "Space(peak_value: 3, max_norm: 2, schedule: 1, seed: 2" in printed.err
     runs = xr.load_dataset(out, engine="scipy")
     assert runs.sizes == {"peak_value": 3, "max_norm": 2, "schedule": 1, "seed": 2}
-    assert stabjax.runs.best(runs)["peak_value"] == 0.5
+    assert stabjax.runs.best(runs).point["peak_value"] == 0.5
     xr.testing.assert_equal(stabjax.runs.load(store), runs)
     for where, more in ((store, []), (out, ["--variable", "status"])):
         picture = tmp_path / "picture.png"

@@ -6,27 +6,36 @@ import xarray as xr
 
 from stabjax._arguments import check
 from stabjax._intervals import wilson
-from stabjax.runs.points import dimensions
+from stabjax._outcomes import is_maximized, success_of
+from stabjax.runs.points import check_variable, dimensions
 
 
 def stable_fraction(
     runs: xr.Dataset,
     over: str | Sequence[str] = "seed",
     *,
+    target: float | None = None,
+    variable: str = "final_loss",
+    maximize: bool | None = None,
     confidence: float = 0.95,
 ) -> xr.Dataset:
-    """Returns the fraction of stable runs, with Wilson's interval.
+    """Returns the fraction of stable runs, or of those that reach a target.
 
-    For k stable runs of n, with z the normal quantile of the confidence, the interval
-    is
+    For k such runs of n, the interval is Wilson's:
 
         (k + z^2 / 2 +- z sqrt(k (n - k) / n + z^2 / 4)) / (n + z^2)
 
-    It assumes independent runs, such as those of different seeds at one point.
+    where z is the normal quantile of the confidence. It assumes independent runs, such
+    as those of different seeds at one point.
 
     Args:
       runs: the dataset of `sweep`, or a part of it.
       over: the dimension or dimensions over which runs are counted.
+      target: counts the runs whose variable is at least as good as this value, instead
+        of those that did not diverge.
+      variable: what the target is a value of.
+      maximize: whether larger values are better, as for an accuracy. None asks the
+        problem's metadata, and otherwise smaller ones are.
       confidence: confidence of the interval, in (0, 1).
 
     Returns:
@@ -34,7 +43,8 @@ def stable_fraction(
       nothing was run.
 
     Raises:
-      ValueError: there is no such dimension, or `confidence` is out of range.
+      ValueError: there is no such dimension or variable, or `confidence` is out of
+        range.
 
     Example:
       >>> import optax, stabjax
@@ -51,12 +61,16 @@ def stable_fraction(
       inference", 1927, https://doi.org/10.1080/01621459.1927.10502953.
     """
     check("confidence", confidence, "in (0, 1)")
-    status = runs["status"]
-    dims = dimensions(status, over)
-    stable = (status == 0).sum(dims)
-    size = ((status == 0) | (status == 1)).sum(dims)
-    low, high = wilson(stable, size, confidence)
+    larger = False
+    if target is not None:
+        check_variable(runs, variable)
+        larger = is_maximized(runs, variable, maximize)
+    success = success_of(runs, variable, target, larger)
+    dims = dimensions(success, over)
+    count = success.sum(dims)
+    size = success.notnull().sum(dims)
+    low, high = wilson(count, size, confidence)
     return xr.Dataset(
-        {"fraction": stable / size.where(size > 0), "low": low, "high": high},
+        {"fraction": count / size.where(size > 0), "low": low, "high": high},
         attrs={"confidence": confidence},
     )
