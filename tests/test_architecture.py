@@ -46,14 +46,16 @@ HEAVY += ("torch", "transformers", "timm")
 # all; `successive_halving` is a sweep with a rule; `supervised` names a module, its
 # data, its loss and its batch; SPAM, Stable-SPAM, `zclip`, `adagc` and
 # `adaptive_quantile_clip` have as many
-# in their authors' code; `heatmap` names two axes, a variable, its direction and its
-# limits.
+# in their authors' code; plots name axes, a variable, its direction and its target.
 MANY_PARAMETERS = {
     "adagc",
     "adaptive_quantile_clip",
     "heatmap",
+    "rate_ranges",
     "scale_by_spam",
     "scale_by_stable_spam",
+    "sensitivity",
+    "stable_fraction",
     "successive_halving",
     "supervised",
     "sweep",

@@ -1,5 +1,7 @@
 """Maps of the trainability boundary: how fast runs converge or diverge."""
 
+from functools import partial
+
 import numpy as np
 import xarray as xr
 from matplotlib import colormaps
@@ -10,12 +12,14 @@ from matplotlib.colors import ListedColormap, Normalize
 from stabjax.plot.axes import panels, scale
 from stabjax.plot.cells import cells_of, infinity_last, with_gaps
 from stabjax.plot.data import (
+    categories_of,
     label_of,
     name_pooled,
     percentile,
     pooled,
     variable_of,
 )
+from stabjax.plot.facets import in_panels
 
 _SHADES = 256  # for runs that converged, and as many for those that diverged
 _PALEST = 0.625  # where `Spectral` turns from yellow to green
@@ -34,7 +38,8 @@ def trainability_map(
     The color of a run is its rank among the runs that converged, or among those that
     diverged. So all shades are used equally, and the darkest belong to the runs that
     took longest. Equal scores have one color. The map shows the median run over other
-    dimensions, such as the seeds. Trials that were not run are white.
+    numeric dimensions, such as the seeds; each combination of words and flags has a
+    panel. Trials that were not run are white.
 
     Args:
       dataset: what `sweep` returns with `summaries=["convergence_score"]`.
@@ -43,13 +48,14 @@ def trainability_map(
       y: the dimension of the vertical axis, likewise.
       variable: a score that is negative where a run converged, lower if slower, and
         positive or 0 where it diverged, higher if later.
-      ax: where to draw; None makes a new figure.
+      ax: where to draw, in one panel, which pools words, too; None makes a new figure.
 
     Returns:
-      The axes.
+      The axes, those of the first panel if there are several.
 
     Raises:
-      ValueError: the dataset lacks the variable or a dimension.
+      ValueError: the dataset lacks the variable or a dimension, or there are more than
+        24 panels.
 
     Example:
       >>> import optax, stabjax
@@ -68,7 +74,12 @@ def trainability_map(
       whose score, ranks and colors these are, https://arxiv.org/abs/2402.06184
     """
     dataset = infinity_last(dataset, x, y)
-    data = variable_of(dataset, variable, x, y)
+    data = variable_of(dataset, variable, x=x, y=y)
+    facets = categories_of(data, x, y)
+    if ax is None and facets:
+        return in_panels(
+            dataset, facets, partial(trainability_map, x=x, y=y, variable=variable)
+        )
     ax = ax or panels(1, width=5.4)[0]
     across, up = cells_of(dataset[x]), cells_of(dataset[y])
     scores = percentile(pooled(data, y, x).astype(float), 50)
