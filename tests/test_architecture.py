@@ -36,7 +36,7 @@ ARROWS = {
     "runs": {"_intervals", "_outcomes", "_sweep", "_train"},
     "plot": {"_intervals", "_outcomes", "_schedules"},
     "search": {"_sweep", "runs"},
-    "_catalogue": {"_clipping", "_schedules", "problems"},
+    "_catalogue": {"_clipping", "_guards", "_schedules", "problems"},
     "compat": {"_guards", "_norms", "_scaling", "_schedules"},
 }
 HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm", "optuna")

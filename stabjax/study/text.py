@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import xarray as xr
 
-from stabjax.study.measure import Interval
+from stabjax._intervals import Interval
 
 
 def values_of(
