@@ -31,12 +31,11 @@ MakeOptimizer = Callable[..., optax.GradientTransformation]
 _NOT_PROBLEMS = ("Problem", "supervised", "bracket_text", "copy_text", "markov_text")
 PROBLEMS: Mapping[str, Callable[..., problems.Problem]] = MappingProxyType(
     {
-        "noisy_quadratic": functools.partial(problems.quadratic, noise=1.0),
-        **{
-            name: getattr(problems, name)
-            for name in problems.__all__
-            if name not in _NOT_PROBLEMS
-        },
+        name: functools.partial(problems.quadratic, noise=1.0)
+        if name == "noisy_quadratic"
+        else getattr(problems, name)
+        for name in sorted([*problems.__all__, "noisy_quadratic"])
+        if name not in _NOT_PROBLEMS
     }
 )
 
@@ -345,12 +344,16 @@ def optimizers() -> Mapping[str, MakeOptimizer]:
     }
 
 
+_NOT_VALUES = ("axis_name", "inner", "key", "learning_rate", "text")
+
+
 def arguments_of(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
     """Returns the parameters of a function that are numbers, flags or words."""
     return {
         name: parameter
         for name, parameter in inspect.signature(function).parameters.items()
-        if name not in ("axis_name", "inner", "learning_rate", "mask", "text")
+        if name not in _NOT_VALUES
+        and not name.endswith("mask")
         and (
             isinstance(parameter.default, int | float | str)
             or parameter.default is parameter.empty

@@ -3,8 +3,9 @@
 import argparse
 import contextlib
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,12 +16,21 @@ from stabjax._arguments import as_integer
 # argparse's object to add commands to; the class is generic in its stubs alone.
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-_ERRORS = (ValueError, TypeError, OSError, ModuleNotFoundError)
+PICTURES = (".png", ".svg", ".pdf")
+_ERRORS = (ValueError, TypeError, OSError, ModuleNotFoundError, MemoryError)
+# What a message for Python says, and the words for it on the command line.
+_SPELLINGS = (
+    (r"static\(\[(.*?)\]\)", r"static:\1"),
+    (r"range\((\d+)\)", r"0:\1"),
+    (r"\bmake_optimizer\b", "the optimizer"),
+)
 
 
 def prepare_jax(devices: int | None = None) -> None:
     """Makes one CPU device for each core, and caches compilations in `~/.cache`."""
-    number = as_integer("devices", devices or os.cpu_count() or 1)
+    number = as_integer(
+        "--devices", (os.cpu_count() or 1) if devices is None else devices
+    )
     with contextlib.suppress(RuntimeError):  # JAX is in use already
         jax.config.update("jax_num_cpu_devices", number)
     if jax.config.values["jax_compilation_cache_dir"] is None:
@@ -29,13 +39,18 @@ def prepare_jax(devices: int | None = None) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def check_output(path: str | None) -> None:
+def check_output(path: str | None, kinds: Sequence[str] = ()) -> None:
     """Raises unless a file of this path can be written, before any work is done."""
     if path is None:
         return
     folder = Path(path).parent
     if not folder.is_dir() or Path(path).is_dir():
         raise ValueError(f"--out must be a file in an existing folder, got {path!r}.")
+    if kinds and Path(path).suffix.lower() not in kinds:
+        *first, last = kinds
+        raise ValueError(
+            f"--out must end in {', '.join(first)} or {last}, got {path!r}."
+        )
     if not os.access(folder, os.W_OK):
         raise ValueError(f"--out must be in a writable folder, got {path!r}.")
 
@@ -48,7 +63,30 @@ def errors_in_one_sentence(
     try:
         yield
     except errors as error:
-        parser.error(" ".join(str(error).split()))
+        parser.error(in_words(str(error) or type(error).__name__))
+
+
+def in_words(message: str) -> str:
+    """Returns a message in one line, in the words of the command line."""
+    for pattern, words in _SPELLINGS:
+        message = re.sub(pattern, words, message)
+    return " ".join(message.split())
+
+
+def integer(text: str) -> int:
+    """Returns an integer, for argparse."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}.") from None
+
+
+def number(text: str) -> float:
+    """Returns a number, for argparse."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}.") from None
 
 
 def log(line: str) -> None:
