@@ -131,7 +131,9 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     if not any(value is choice or value == choice for choice in choices):
         *first, last = map(repr, choices)
         listed = f"{', '.join(first)} or {last}" if first else last
-        raise ValueError(f"{name} must be {listed}, got {value!r}.")
+        words = [choice for choice in choices if isinstance(choice, str)]
+        hint = suggestion(value, words) if isinstance(value, str) else ""
+        raise ValueError(f"{name} must be {listed}, got {value!r}.{hint}")
 
 
 def is_schedule(value: object) -> "TypeIs[Schedule]":

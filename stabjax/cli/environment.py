@@ -11,8 +11,6 @@ from typing import TypeAlias
 
 import jax
 
-from stabjax._arguments import as_integer
-
 # argparse's object to add commands to; the class is generic in its stubs alone.
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -23,14 +21,14 @@ _SPELLINGS = (
     (r"static\(\[(.*?)\]\)", r"static:\1"),
     (r"range\((\d+)\)", r"0:\1"),
     (r"\bmake_optimizer\b", "the optimizer"),
+    (r", known before tracing,", ","),
+    (r"\b(rate|threshold)_range\b", r"--\1-range"),
 )
 
 
 def prepare_jax(devices: int | None = None) -> None:
     """Makes one CPU device for each core, and caches compilations in `~/.cache`."""
-    number = as_integer(
-        "--devices", (os.cpu_count() or 1) if devices is None else devices
-    )
+    number = devices or os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # JAX is in use already
         jax.config.update("jax_num_cpu_devices", number)
     if jax.config.values["jax_compilation_cache_dir"] is None:

@@ -133,8 +133,9 @@ def _check_options(options: argparse.Namespace) -> None:
     as_integer("--steps", options.steps)
     if options.record_every is not None:
         as_integer("--record-every", options.record_every, f"in [1, {options.steps}]")
-    if options.fresh_seeds is not None:
-        as_integer("--fresh-seeds", options.fresh_seeds)
+    for name in ("devices", "fresh_seeds"):
+        if (number := getattr(options, name)) is not None:
+            as_integer(f"--{name.replace('_', '-')}", number)
     if options.store is not None and Path(options.store).is_file():
         raise ValueError(f"--store must be a folder, got the file {options.store!r}.")
 

@@ -31,5 +31,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "stable_share":
-        raise AttributeError("stabjax.plot.stable_share is now plot.stable_fraction.")
+        raise AttributeError(
+            "stabjax.plot.stable_share is now stabjax.plot.stable_fraction."
+        )
     raise AttributeError(f"module 'stabjax.plot' has no attribute {name!r}")
