@@ -1,6 +1,6 @@
 """The cost of clipping before AdamW, in units of one norm pass.
 
-python benchmarks/clip_overhead.py [--rounds 15] [--all]
+python benchmarks/clip_overhead.py [--rounds 15] [--all] [--only NAME ...]
 
 About 31 M float32 parameters in 148 arrays, shaped like a small transformer. Update and
 apply in one jit, parameters and state donated, three warm-up steps. The variants
@@ -20,6 +20,8 @@ import optax
 
 import stabjax
 
+ADAMW = optax.adamw(1e-3)
+
 
 def transformer_shapes(width=432, layers=13):
     """Shapes of 148 arrays: 11 in each of 13 layers, and 5 around them."""
@@ -37,44 +39,61 @@ def make_step(optimizer):
     return step
 
 
-def spike_variants():
-    """Methods with moments, before AdamW or in place of it."""
-    before = {
-        "clip_by_second_moment": stabjax.clip_by_second_moment(),
-        "clip_by_tracked_max": stabjax.clip_by_tracked_max(),
-        "normalize_by_tracked_norm": stabjax.normalize_by_tracked_norm(),
-        "adopt_clip": stabjax.adopt_clip(),
-    }
-    instead = {
-        "scale_by_spam": stabjax.scale_by_spam(),
-        "scale_by_stable_spam": stabjax.scale_by_stable_spam(),
-        "scale_by_stable_adam": stabjax.scale_by_stable_adam(),
-        "reset_moments, Adam": stabjax.reset_moments(optax.scale_by_adam()),
-    }
-    decay_and_rate = optax.add_decayed_weights(1e-4), optax.scale(-1e-3)
-    adamw, clippy = optax.adamw(1e-3), stabjax.clip_by_relative_update()
+def global_clips():
+    """Methods with one norm of the whole tree."""
+    clip = stabjax.clip_by_global_norm(1.0)
     return {
-        **{name: optax.chain(tx, adamw) for name, tx in before.items()},
-        **{name: optax.chain(tx, *decay_and_rate) for name, tx in instead.items()},
-        "clip_by_relative_update": optax.chain(adamw, clippy),
-    }
-
-
-def history_variants():
-    """Methods with a threshold from history, before AdamW."""
-    methods = {
+        "optax.clip_by_global_norm": optax.clip_by_global_norm(1.0),
+        "clip_by_global_norm": clip,
+        "with_metrics": stabjax.with_metrics(clip, name="clip"),
+        "clip_by_global_norm, ord=1": stabjax.clip_by_global_norm(1.0, ord=1),
+        "smooth_clip_by_global_norm": stabjax.smooth_clip_by_global_norm(1.0),
+        "normalize_by_update_norm": stabjax.normalize_by_update_norm(),
         "clip_by_percentile": stabjax.clip_by_percentile(),
-        "clip_by_percentile, leaves": stabjax.clip_by_percentile(per_leaf=True),
         "clip_update_norm": stabjax.clip_update_norm(),
         "zclip": stabjax.zclip(),
+    }
+
+
+def leaf_clips():
+    """Methods with a norm, or another statistic, of each leaf, unit or element."""
+    return {
+        "clip": stabjax.clip(1.0),
+        "adopt_clip": stabjax.adopt_clip(),
+        "clip_by_block_norm": stabjax.clip_by_block_norm(1.0),
+        "clip_by_block_rms": stabjax.clip_by_block_rms(1.0),
+        "adaptive_grad_clip": stabjax.adaptive_grad_clip(0.01),
         "adagc": stabjax.adagc(),
         "clip_by_norm_ratio": stabjax.clip_by_norm_ratio(1.5),
         "limit_norm_growth": stabjax.limit_norm_growth(),
-        "smooth_clip_by_global_norm": stabjax.smooth_clip_by_global_norm(1.0),
-        "clip_by_global_norm, ord=1": stabjax.clip_by_global_norm(1.0, ord=1),
-        "clip_by_block_norm": stabjax.clip_by_block_norm(1.0),
+        "clip_by_percentile, leaves": stabjax.clip_by_percentile(per_leaf=True),
+        "normalize_by_tracked_norm": stabjax.normalize_by_tracked_norm(),
+        "clip_by_tracked_max": stabjax.clip_by_tracked_max(),
+        "clip_by_second_moment": stabjax.clip_by_second_moment(),
     }
-    return {name: optax.chain(tx, optax.adamw(1e-3)) for name, tx in methods.items()}
+
+
+def optimizers(names=None):
+    """AdamW with each method before it, behind it, or in the place of its Adam."""
+    before = global_clips() | leaf_clips()
+    instead = {
+        "scale_by_spam": stabjax.scale_by_spam(),
+        "scale_by_stable_adam": stabjax.scale_by_stable_adam(),
+        "scale_by_stable_spam": stabjax.scale_by_stable_spam(),
+        "reset_moments, Adam": stabjax.reset_moments(optax.scale_by_adam()),
+    }
+    decay_and_rate = optax.add_decayed_weights(1e-4), optax.scale(-1e-3)
+    found = {
+        "no clipping": ADAMW,
+        **{name: optax.chain(clip, ADAMW) for name, clip in before.items()},
+        "clip_by_relative_update": optax.chain(
+            ADAMW, stabjax.clip_by_relative_update()
+        ),
+        **{name: optax.chain(tx, *decay_and_rate) for name, tx in instead.items()},
+        "skip_if_nonfinite": stabjax.skip_if_nonfinite(ADAMW),
+    }
+    wanted = found if names is None else {"no clipping", *names}
+    return {name: tx for name, tx in found.items() if name in wanted}
 
 
 def seconds(call):
@@ -86,7 +105,8 @@ def seconds(call):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--all", action="store_true", help="every method, not just one")
+    parser.add_argument("--all", action="store_true", help="every method")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these methods")
     options = parser.parse_args()
     rounds = options.rounds
 
@@ -95,43 +115,39 @@ def main():
     grads = [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
     elements = sum(g.size for g in grads)
 
-    variants = {
-        "no clipping": optax.adamw(1e-3),
-        "optax": optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)),
-        "stabjax": optax.chain(stabjax.clip_by_global_norm(1.0), optax.adamw(1e-3)),
-        "stabjax, with_metrics": optax.chain(
-            stabjax.with_metrics(stabjax.clip_by_global_norm(1.0), name="clip"),
-            optax.adamw(1e-3),
-        ),
-    }
-    if options.all:
-        variants |= spike_variants()
-        variants |= history_variants()
+    few = ["optax.clip_by_global_norm", "clip_by_global_norm", "with_metrics"]
+    variants = optimizers(None if options.all else options.only or few)
     steps = {name: make_step(tx) for name, tx in variants.items()}
     held = {}
     for name, tx in variants.items():
         params = jax.tree.map(jnp.ones_like, grads)
         held[name] = params, jax.tree.map(jnp.copy, tx.init(params))  # own buffers
-    norm_pass = jax.jit(lambda tree: jnp.sqrt(sum(jnp.sum(g * g) for g in tree)))
+    passes = {
+        "norm pass": jax.jit(lambda tree: jnp.sqrt(sum(jnp.sum(g * g) for g in tree))),
+        "maximum": jax.jit(lambda tree: [jnp.max(jnp.abs(g)) for g in tree]),
+        "copy": jax.jit(lambda tree: [2 * g for g in tree]),
+    }
 
-    times = {name: [] for name in [*variants, "norm pass"]}
+    times = {name: [] for name in [*variants, *passes]}
     shuffled = random.Random(0)  # the previous variant can slow a step down
     for round_ in range(rounds + 3):
         for name, step in shuffled.sample([*steps.items()], len(steps)):
             took, held[name] = seconds(lambda: step(*held[name], grads))  # noqa: B023
             if round_ >= 3:
                 times[name].append(took)
-        took, _ = seconds(lambda: norm_pass(grads))
-        if round_ >= 3:
-            times["norm pass"].append(took)
+        for name, read in passes.items():
+            took, _ = seconds(lambda: read(grads))  # noqa: B023
+            if round_ >= 3:
+                times[name].append(took)
 
     medians = {name: statistics.median(values) for name, values in times.items()}
-    unit = medians.pop("norm pass")
-    base = medians["no clipping"]
+    unit, base = medians["norm pass"], medians["no clipping"]
     print(f"{elements / 1e6:.1f} M parameters in {len(grads)} arrays, {rounds} rounds")
     print(f"one norm pass {unit * 1e3:.2f} ms; AdamW alone {base / unit:.1f} passes")
-    for name, median in medians.items():
-        print(f"{name:26s} adds {(median - base) / unit:6.2f} norm passes")
+    for name in ("maximum", "copy"):
+        print(f"{name:28s} {medians[name] / unit:11.2f} norm passes")
+    for name in variants:
+        print(f"{name:28s} adds {(medians[name] - base) / unit:6.2f} norm passes")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The public names for type checkers; `__init__.py` loads each when first used."""
+"""Public names for type checkers. `__init__.py` imports them when first used."""
 
 from stabjax import compat, plot, problems, runs, search, study
 from stabjax._clipping import (

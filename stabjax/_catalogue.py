@@ -1,4 +1,4 @@
-"""Everything with a name that command line and study use: one catalogue."""
+"""Problems, clipping methods, schedules and optimizers, looked up by name."""
 
 import functools
 import inspect
@@ -18,16 +18,16 @@ from stabjax import problems
 from stabjax._arguments import lookup
 from stabjax._types import Number, Schedule
 
-WARMUP_FRACTION = 0.1  # of the steps, in schedules that warm up
-_COOLDOWN_FRACTION = 0.2  # of the steps, in schedules that end with a cool-down
-_WINDOW = 32  # norms in a history; the defaults exceed the length of a short run
+WARMUP_FRACTION = 0.1  # fraction of steps, for schedules with a warmup
+_COOLDOWN_FRACTION = 0.2  # fraction of steps, for schedules with a cooldown
+_WINDOW = 32  # norms; many default windows are longer than short runs
 
 Range = tuple[float, float]
 MakeClipping = Callable[[Number], optax.GradientTransformation]
 MakeSchedule = Callable[..., Schedule]  # of the peak and the number of steps
 MakeOptimizer = Callable[..., optax.GradientTransformation]
 
-# Members of `stabjax.problems` that are not problems.
+# Public names in `stabjax.problems` that are not problems.
 _NOT_PROBLEMS = ("Problem", "supervised", "bracket_text", "copy_text", "markov_text")
 PROBLEMS: Mapping[str, Callable[..., problems.Problem]] = MappingProxyType(
     {
@@ -41,14 +41,14 @@ PROBLEMS: Mapping[str, Callable[..., problems.Problem]] = MappingProxyType(
 
 
 class Clipping(NamedTuple):
-    """A transformation that clips, as a function of one number.
+    """A clipping transformation with one hyperparameter.
 
     Attributes:
-      make: from that number to the transformation.
-      number: the name of its argument.
-      range: sensible values, from strict to lax; None where the number is a gradient
-        norm, whose range depends on the problem.
-      after: whether it clips the optimizer's update instead of the gradient.
+      make: function that maps the hyperparameter to a transformation.
+      number: name of the hyperparameter.
+      range: recommended range, from strict to permissive; None if the hyperparameter is
+        a gradient norm, whose range depends on the problem.
+      after: whether to clip the optimizer's update instead of the gradient.
     """
 
     make: MakeClipping
@@ -57,7 +57,7 @@ class Clipping(NamedTuple):
     after: bool = False
 
 
-# Name -> (the argument, sensible values); None for a gradient norm.
+# Name -> (hyperparameter, recommended range); the range of gradient norms is None.
 _NUMBERS: dict[str, tuple[str, Range | None]] = {
     "adagc": ("relative_clip", (1.0, 10.0)),
     "adaptive_grad_clip": ("clipping", (1e-3, 10.0)),

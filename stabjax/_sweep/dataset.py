@@ -1,4 +1,4 @@
-"""The labelled result of a sweep, along the dimensions of its space."""
+"""Conversion of sweep results to a labeled dataset."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from stabjax._sweep.plan import Plan
 from stabjax._sweep.program import STATE
 from stabjax._sweep.store import numpy_dtype
 
-NOT_RUN = -1  # the status of a trial that has no result yet
+NOT_RUN = -1  # status of a trial without a result
 
 _DESCRIPTIONS = {
     "final_loss": {"long_name": "final loss"},
@@ -29,7 +29,7 @@ _Array = np.ndarray[Any, Any]
 
 
 def unfilled(plan: Plan, full: Callable[..., _Array] = np.full) -> dict[str, _Array]:
-    """Returns arrays for the variables of all programs: NaN, or -1 for integers."""
+    """Allocates the variables of all programs, filled with NaN or -1 (integers)."""
     groups = [group.variables for group in plan.groups]
     given = {name for g in groups for name in g if not name.startswith(STATE)}
     results = {}
@@ -46,7 +46,7 @@ def unfilled(plan: Plan, full: Callable[..., _Array] = np.full) -> dict[str, _Ar
 def labelled(
     plan: Plan, results: Mapping[str, _Array], more: Mapping[str, Any]
 ) -> xr.Dataset:
-    """Returns the results of all trials as a dataset, in the user's order."""
+    """Returns the results as a dataset, with axis values in the user's order."""
     space, settings = plan.space, plan.settings
     dims = [dimension.name for dimension in space.dimensions]
     coords: dict[str, Any] = {**space.coordinates()}
@@ -72,7 +72,7 @@ def labelled(
 
 
 def _attributes(plan: Plan) -> dict[str, Any]:
-    """The settings and versions of a sweep: scalars and text."""
+    """Returns the settings and versions of a sweep as scalars and strings."""
     widths = sorted({group.width for group in plan.groups})
     settings = plan.settings._asdict()
     groups = [[group.labels, group.width, group.shared_seed] for group in plan.groups]
@@ -85,6 +85,7 @@ def _attributes(plan: Plan) -> dict[str, Any]:
         **{n: v for n, v in plan.about.items() if isinstance(v, str)},
         **shown,
         "chunk_size": widths[0] if len(widths) == 1 else ", ".join(map(str, widths)),
+        "engine": ", ".join(sorted({group.engine for group in plan.groups})),
         "trials": len(plan.space),
         "programs": len(plan.groups),
         "platform": plan.numerics["platform"],
@@ -94,7 +95,7 @@ def _attributes(plan: Plan) -> dict[str, Any]:
 
 
 def _shown(values: _Array, holes: _Array) -> _Array:
-    """The values; booleans become floats if some are missing."""
+    """Converts booleans to floats if some values are missing."""
     if values.dtype == bool and holes.any():
         values = values.astype(np.float32)
         values[holes] = np.nan

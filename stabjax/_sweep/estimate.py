@@ -1,4 +1,4 @@
-"""The cost of a sweep, from one chunk of each program."""
+"""Cost estimates for a sweep, measured on one chunk of each program."""
 
 import math
 import time
@@ -19,7 +19,7 @@ from stabjax._sweep.program import Program
 def estimated(
     plan: Plan, programs: Sequence[Program], place: Place, traced: float
 ) -> xr.Dataset:
-    """Returns the dataset without results, with the expected cost as attributes."""
+    """Returns an empty dataset with the estimated cost in its attributes."""
     results = unfilled(plan, _without_memory)
     chunks = [chunk for chunk in plan.chunks() if _is_due(chunk, place)]
     running = compiling = 0.0
@@ -30,7 +30,8 @@ def estimated(
             continue
         devices = place.devices[: len(due)]
         begin = time.perf_counter()
-        program = programs[number].compiled(group.width, group.shared_seed, devices)
+        how = group.width, group.shared_seed, group.engine
+        program = programs[number].compiled(*how, devices)
         compiled = time.perf_counter()
         batch = due[: len(devices)]
         inputs = [*map(plan.inputs, batch)]
@@ -49,14 +50,14 @@ def estimated(
 
 
 def _is_due(chunk: Chunk, place: Place) -> bool:
-    """Whether this process would have to run the chunk."""
+    """Returns whether this process would run the chunk."""
     part, parts = place.part
     mine = chunk.number % parts == part
     return mine and not (place.store and place.store.holds(chunk))
 
 
 def _bytes(program: jax.stages.Compiled) -> int:
-    """The memory of running and waiting chunks on a device; 0 if XLA does not say."""
+    """Returns the memory of all chunks in flight, or 0 if XLA has no estimate."""
     found: Any = program.memory_analysis()
     if found is None:
         return 0
@@ -67,5 +68,5 @@ def _bytes(program: jax.stages.Compiled) -> int:
 def _without_memory(
     shape: tuple[int, ...], value: float, dtype: np.dtype[Any]
 ) -> np.ndarray[Any, Any]:
-    """An array of one repeated value, without memory for its shape."""
+    """Returns a constant array that does not allocate memory for its shape."""
     return np.broadcast_to(np.asarray(value, dtype), shape)

@@ -1,4 +1,4 @@
-"""A lock file for processes on one file system."""
+"""A lock file for processes that share a file system."""
 
 import contextlib
 import json
@@ -8,17 +8,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_PATIENCE = 30.0  # seconds; a lock is held for some milliseconds
+_PATIENCE = 30.0  # seconds; a lock is usually held for a few milliseconds
 _PAUSE = 0.01
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the lock file at a path, exclusively.
+    """Holds an exclusive lock file at the given path.
 
-    The lock of a process that has died is taken over: at once on the same host, after
-    half a minute on another. `flock` needs no such rule, but some network file systems
-    do not support it.
+    If the process that holds the lock has died, the lock is taken over, immediately on
+    the same host and after 30 seconds on another host. `flock` would release the lock
+    automatically, but some network file systems do not support it.
     """
     while not _taken(path):
         if _is_abandoned(path):
@@ -50,13 +50,13 @@ def _is_abandoned(path: Path) -> bool:
         process = int(owner["process"])
     except FileNotFoundError:
         return False
-    except (ValueError, KeyError, TypeError):  # it died while it wrote its name
+    except (ValueError, KeyError, TypeError):  # the owner died while writing
         here, process = False, 0
     if here and process != os.getpid():
         try:
             os.kill(process, 0)
         except ProcessLookupError:
             return True
-        except OSError:  # of another user
+        except OSError:  # the process belongs to another user
             pass
     return age > _PATIENCE

@@ -1,4 +1,4 @@
-"""The progress of a running sweep, and requests to stop it."""
+"""Progress bar and Ctrl-C handling for a running sweep."""
 
 import contextlib
 import os
@@ -14,21 +14,22 @@ from tqdm.auto import tqdm
 
 
 def _progress_bar(total: int, shown: bool) -> Any:
-    """A bar of the trials in a terminal or a notebook; hidden elsewhere."""
+    """Returns a progress bar that is visible only in a terminal or notebook."""
     in_notebook = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
-    hidden = None if shown and not in_notebook else not shown  # None asks the terminal
+    hidden = None if shown and not in_notebook else not shown  # None: terminal only
     return tqdm(total=total, unit="trial", disable=hidden)
 
 
-_STOPPING = b"\nstopping after the running chunks; Ctrl-C again stops at once\n"
+_STOPPING = b"\nFinishing the running chunks. Press Ctrl-C again to stop now.\n"
 
 
 @contextlib.contextmanager
 def _stop_requests(wanted: bool) -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a request, so that the running chunks can be stored.
+    """Turns the first Ctrl-C into a stop request, which lets running chunks finish.
 
-    Yields a function that returns whether there was one. A second Ctrl-C interrupts at
-    once. If the program handles Ctrl-C itself, nothing is changed.
+    Yields a function that returns whether a stop was requested. A second Ctrl-C
+    interrupts immediately. If the application has its own Ctrl-C handler, the handler
+    is left in place.
     """
     requested = threading.Event()
 
@@ -36,7 +37,7 @@ def _stop_requests(wanted: bool) -> Iterator[Callable[[], bool]]:
         del number, frame
         requested.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.write(2, _STOPPING)  # print is not reentrant
+        os.write(2, _STOPPING)  # print is not reentrant in a signal handler
 
     in_main = threading.current_thread() is threading.main_thread()
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -52,20 +53,20 @@ def _stop_requests(wanted: bool) -> Iterator[Callable[[], bool]]:
 
 @dataclass
 class Watch:
-    """The bar of a running sweep, its time, and whether it should stop."""
+    """Tracks the progress, timing and stop requests of a running sweep."""
 
     bar: Any
     total: int  # trials
     stopped: Callable[[], bool]
     start: float
     compile_seconds: float = 0.0
-    done: int = 0  # trials, whether trained or read from a store
+    done: int = 0  # trials, either trained or loaded from a store
     trained: int = 0
     diverged: int = 0
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
-        """Counts the time inside the context as compilation."""
+        """Adds the time spent inside the context to the compilation time."""
         before = time.perf_counter()
         yield
         self.compile_seconds += time.perf_counter() - before
@@ -74,12 +75,12 @@ class Watch:
         """Counts trials that need no training."""
         self.done += trials
         if not self.bar.disable:
-            self.bar.initial += trials  # not part of the rate that the bar shows
+            self.bar.initial += trials  # excluded from the displayed rate
             self.bar.n += trials
             self.bar.refresh()
 
     def count(self, status: np.ndarray[Any, Any]) -> None:
-        """Counts trials that were trained, by their status."""
+        """Counts trained trials, given their status."""
         self.done += len(status)
         self.trained += len(status)
         self.diverged += int((status == 1).sum())
@@ -88,7 +89,7 @@ class Watch:
         self.bar.update(len(status))
 
     def cost(self, trace_seconds: float) -> dict[str, float]:
-        """Returns the times for the dataset; tracing counts as compilation."""
+        """Returns the timing attributes, counting tracing as compilation."""
         running = time.perf_counter() - self.start - self.compile_seconds
         return {
             "compile_seconds": round(trace_seconds + self.compile_seconds, 3),
@@ -99,7 +100,7 @@ class Watch:
 
 @contextlib.contextmanager
 def watched(total: int, shown: bool, stoppable: bool) -> Iterator[Watch]:
-    """Shows a bar of all trials; catches Ctrl-C if finished chunks are stored."""
+    """Shows a progress bar and handles Ctrl-C if finished chunks are stored."""
     start = time.perf_counter()
     with _stop_requests(stoppable) as stopped, _progress_bar(total, shown) as bar:
         yield Watch(bar, total, stopped, start)

@@ -1,4 +1,4 @@
-"""A plan as the text of `spec.json`, and the differences between two plans."""
+"""Serialization of plans to `spec.json`, and comparison of plans."""
 
 import hashlib
 import json
@@ -13,20 +13,22 @@ from stabjax._sweep.plan import Chunk, Group, Plan
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Dimension, Space
 
-FORMAT = 2  # of spec.json and of the files of chunks
+FORMAT = 2  # version of the format of spec.json and of chunk files
 
 _Array = np.ndarray[Any, Any]
 _Order = tuple[Space, tuple[tuple[int, ...], ...], dict[str, _Array]]
 
 
 def ordered(space: Space, held: Plan | None) -> _Order:
-    """Returns a space in the order of a store: values that the store lacks come last.
-
-    Raises a LookupError, with part of a sentence, if the space lacks stored values.
+    """Reorders a space to match a store, with values that are new to the store last.
 
     Returns:
-      The space, its sizes after each extension, and for each dimension the positions
-      of its values in the user's order.
+      The space, its shape after each extension, and the positions of its values in the
+      user's order, keyed by dimension.
+
+    Raises:
+      LookupError: If the space lacks values of the store. The message is a phrase for
+        use in a longer error message.
     """
     given = {dimension.name: dimension for dimension in space.dimensions}
     if held is None:
@@ -35,8 +37,8 @@ def ordered(space: Space, held: Plan | None) -> _Order:
     names = [dimension.name for dimension in held.space.dimensions]
     if given.keys() != set(names):
         raise LookupError(
-            f"the store has the dimensions {', '.join(names)}, this sweep has "
-            f"{', '.join(given)}"
+            f"the dimensions are {', '.join(names)} in the store and "
+            f"{', '.join(given)} here"
         )
     places = [_places(given[d.name], d) for d in held.space.dimensions]
     kept = Space(
@@ -45,7 +47,7 @@ def ordered(space: Space, held: Plan | None) -> _Order:
     longer = kept.shape != held.sizes[-1]
     if longer and held.settings.rungs:
         raise LookupError(
-            "the points of successive halving compete, so none can be added later"
+            "successive halving compares all points, so none can be added later"
         )
     sizes = (*held.sizes, kept.shape) if longer else held.sizes
     orders = map(np.argsort, places)  # the inverse of a permutation
@@ -53,7 +55,7 @@ def ordered(space: Space, held: Plan | None) -> _Order:
 
 
 def identity(plan: Plan, chunk: Chunk) -> str:
-    """Returns the SHA-256 of the program, the steps and the trials of a chunk."""
+    """Returns a SHA-256 hash that identifies the program and the trials of a chunk."""
     found = hashlib.sha256()
     group = plan.groups[chunk.group]
     about = [group.program, group.labels, chunk.steps]
@@ -67,7 +69,7 @@ def identity(plan: Plan, chunk: Chunk) -> str:
 
 
 def differences(held: Plan, wanted: Plan) -> Iterator[str]:
-    """Yields the differences that make the second another sweep than the first."""
+    """Yields the differences between two plans that make their results incompatible."""
     same = True
     for old, new in (
         (held.settings._asdict(), wanted.settings._asdict()),
@@ -76,7 +78,7 @@ def differences(held: Plan, wanted: Plan) -> Iterator[str]:
         for name in sorted({*old, *new}):
             if old.get(name) != new.get(name):
                 same = False
-                yield f"{name} is {old.get(name)} there and {new.get(name)} here"
+                yield f"{name} is {old.get(name)} in the store and {new.get(name)} here"
     for group in wanted.groups if same else ():
         known = group_like(held, group.labels)
         if known and known.program != group.program:
@@ -85,13 +87,13 @@ def differences(held: Plan, wanted: Plan) -> Iterator[str]:
                 yield types
                 return
             yield (
-                f"the program{' of ' + where if where else ''} is another: problem or "
-                f"make_optimizer, or something that they close over, has changed"
+                f"the program{' for ' + where if where else ''} differs because "
+                f"problem, make_optimizer or a value that they read has changed"
             )
 
 
 def _other_types(held: Plan, wanted: Plan) -> str:
-    """Says which axis has integers in one plan and floats in the other, if one has."""
+    """Describes an axis with integers in one plan and floats in the other, if any."""
     types = {
         axis.name: axis.values.dtype
         for axis in held.space.axes
@@ -101,14 +103,14 @@ def _other_types(held: Plan, wanted: Plan) -> str:
         old, new = types.get(axis.name), getattr(axis.values, "dtype", None)
         if old is not None and new is not None and old.kind != new.kind:
             return (
-                f"the values of axis {axis.name!r} are {old} there and {new} here: "
-                f"write both as integers or both with a decimal point"
+                f"the values of axis {axis.name!r} are {old} in the store and {new} "
+                f"here (write both as integers or both as floats)"
             )
     return ""
 
 
 def group_like(held: Plan, labels: Mapping[str, Any]) -> Group | None:
-    """Returns the group with these static values, if there is one."""
+    """Returns the group with the given static labels, or None."""
     for group in held.groups:
         if group.labels == labels:
             return group
@@ -116,13 +118,13 @@ def group_like(held: Plan, labels: Mapping[str, Any]) -> Group | None:
 
 
 def newer(text: str) -> str | None:
-    """The version of stabjax that wrote this, if it is one that writes more."""
+    """Returns the stabjax version that wrote the text if its format is too new."""
     document = json.loads(text)
     return document["about"]["stabjax"] if document["format"] > FORMAT else None
 
 
 def to_text(plan: Plan) -> str:
-    """Returns canonical JSON: the same sweep gives the same text."""
+    """Returns canonical JSON, which is identical for identical sweeps."""
     document = {
         "format": FORMAT,
         "settings": plan.settings._asdict(),
@@ -132,7 +134,7 @@ def to_text(plan: Plan) -> str:
                 "name": dimension.name,
                 "axes": [_axis_to_json(axis) for axis in dimension.axes],
                 "numbers": dimension.numbers,
-                "order": plan.order[dimension.name].tolist(),  # of the user
+                "order": plan.order[dimension.name].tolist(),  # user's order
             }
             for dimension in plan.space.dimensions
         ],
@@ -149,7 +151,7 @@ def to_text(plan: Plan) -> str:
 
 
 def from_text(text: str) -> Plan:
-    """Returns the plan in a text; any exception means that the text is damaged."""
+    """Parses a plan and raises an exception of any type if the text is damaged."""
     document = json.loads(text)
     dimensions = document["dimensions"]
     return Plan(
@@ -164,7 +166,7 @@ def from_text(text: str) -> Plan:
 
 
 def settings_from_json(values: Mapping[str, Any]) -> Settings:
-    """Returns the settings as they were before they became JSON."""
+    """Converts settings from JSON, restoring tuples and infinities."""
 
     def value_of(value: Any) -> Any:
         if value in ("Infinity", "-Infinity"):
@@ -180,12 +182,12 @@ def _dimension_from_json(given: dict[str, Any]) -> Dimension:
 
 
 def _places(dimension: Dimension, held: Dimension) -> _Array:
-    """The positions of the stored values in a dimension, then those of the others."""
+    """Returns the positions of stored values in a dimension, followed by the others."""
     names, had = ([axis.name for axis in d.axes] for d in (dimension, held))
     if names != had:
         raise LookupError(
-            f"dimension {dimension.name!r} has the axes {', '.join(had)} there and "
-            f"{', '.join(names)} here"
+            f"dimension {dimension.name!r} has the axes {', '.join(had)} in the store "
+            f"and {', '.join(names)} here"
         )
     values, wanted = _values(dimension), _values(held)
     if values == wanted:
@@ -199,8 +201,8 @@ def _places(dimension: Dimension, held: Dimension) -> _Array:
         lost = [v for v, place in zip(wanted, found, strict=True) if place is None]
         shown = ", ".join(" ".join(map(str, value)) for value in lost[:5])
         raise LookupError(
-            f"{dimension.name} lacks {shown}{', ...' if len(lost) > 5 else ''} here, "
-            f"which the store holds"
+            f"{dimension.name} has no {shown}{', ...' if len(lost) > 5 else ''} here, "
+            f"but the store does"
         )
     return np.array([*places, *sorted({*range(len(values))}.difference(places))])
 

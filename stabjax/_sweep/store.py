@@ -1,4 +1,4 @@
-"""The results of a sweep in a folder: `spec.json`, and a file for each chunk."""
+"""Sweep results in a folder with `spec.json` and one file per chunk."""
 
 import contextlib
 import hashlib
@@ -23,15 +23,15 @@ _Array = np.ndarray[Any, Any]
 
 
 class Store:
-    """The folder of one sweep; any number of processes can share it."""
+    """The folder of a sweep, which any number of processes can share."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self._spec = self.folder / "spec.json"
-        self._read: str | None = None  # spec.json as this process last saw it
+        self._read: str | None = None  # the last spec.json that this process read
 
     def plan(self) -> Plan | None:
-        """Reads the plan of the sweep in the store; None if there is none yet."""
+        """Returns the stored plan, or None if the store is new."""
         self._read = text = self._text()
         if text is None:
             return None
@@ -40,14 +40,13 @@ class Store:
             plan = None if version else from_text(text)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"spec.json of the store {str(self.folder)!r} is damaged ({error}): "
-                f"put it back, or name another store."
+                f"spec.json in the store {str(self.folder)!r} is damaged ({error}). "
+                f"Restore the file or use another store."
             ) from error
         if version:
             raise ValueError(
-                f"the store {str(self.folder)!r} was written by stabjax {version}, "
-                f"which writes what this version cannot read: upgrade stabjax, or name "
-                f"another store."
+                f"the store {str(self.folder)!r} was written by stabjax {version} in a "
+                f"newer format. Upgrade stabjax or use another store."
             )
         return plan
 
@@ -55,14 +54,14 @@ class Store:
         """Creates or extends the store.
 
         Returns:
-          False if another process has changed the stored plan since it was read here.
-          Then nothing is written, and a new plan must start from the stored one.
+          True if the plan was stored. False if another process has changed the stored
+          plan since it was read. The caller must then plan again.
         """
         text = to_text(plan)
         try:
             (self.folder / "chunks").mkdir(parents=True, exist_ok=True)
             if self._read is not None and (text == self._read or self._is_full(plan)):
-                return True  # a finished store may be read-only
+                return True  # a finished store can be read-only
             with locked(self.folder / ".spec.lock"):
                 if self._text() not in (self._read, text):
                     return False
@@ -73,11 +72,11 @@ class Store:
         return True
 
     def write_chunk(self, plan: Plan, chunk: Chunk, variables: Any) -> None:
-        """Stores the results of a chunk: all or nothing, even if the process dies."""
+        """Writes the results of a chunk atomically."""
         variables = {n: v.astype(numpy_dtype(v.dtype)) for n, v in variables.items()}
         about = {"identity": identity(plan, chunk), "checksum": _checksum(variables)}
         content = io.BytesIO()
-        with zipfile.ZipFile(content, "w") as archive:  # what np.load opens as an .npz
+        with zipfile.ZipFile(content, "w") as archive:  # readable with np.load
             for name, values in variables.items():
                 with archive.open(f"{name}.npy", "w") as member:
                     np.lib.format.write_array(member, values, allow_pickle=False)
@@ -88,13 +87,13 @@ class Store:
             raise self._cannot("write to", error) from error
 
     def holds(self, chunk: Chunk) -> bool:
-        """Returns whether there is a file of a chunk, damaged or not."""
+        """Returns whether the file of a chunk exists, without reading it."""
         return self._file(chunk).exists()
 
     def chunks(
         self, plan: Plan, chunks: Iterable[Chunk]
     ) -> Iterator[tuple[Chunk, dict[str, _Array]]]:
-        """Yields the stored chunks with their results; warns about damaged ones."""
+        """Yields stored chunks with their results, and warns about damaged files."""
         for chunk in chunks:
             try:
                 content = self._file(chunk).read_bytes()
@@ -104,9 +103,9 @@ class Store:
                 raise self._cannot("read", error) from error
             try:
                 variables = _parsed(content, identity(plan, chunk))
-            except Exception as error:  # a flipped bit may raise anything
+            except Exception as error:  # a corrupt file can raise any type
                 warnings.warn(
-                    f"{self._file(chunk)} is damaged ({error}): its "
+                    f"{self._file(chunk)} is damaged ({error}). Its "
                     f"{len(chunk.trials)} trials count as not run.",
                     RuntimeWarning,
                     stacklevel=3,
@@ -115,11 +114,11 @@ class Store:
                 yield chunk, variables
 
     def refused(self, reasons: list[str]) -> ValueError:
-        """Returns the error for a sweep that is not the one in the store."""
+        """Returns the error for a sweep that does not match the store."""
         return ValueError(
-            f"the store {str(self.folder)!r} holds another sweep: "
-            f"{'; '.join(reasons)}. Name another store, or call the sweep as it was "
-            f"called (values may be added)."
+            f"the store {str(self.folder)!r} contains another sweep: "
+            f"{'; '.join(reasons)}. Use another store, or repeat the original call. "
+            f"Axis values can be added."
         )
 
     def _is_full(self, plan: Plan) -> bool:
@@ -139,13 +138,13 @@ class Store:
     def _cannot(self, verb: str, error: OSError) -> OSError:
         return OSError(
             error.errno,
-            f"cannot {verb} the store {str(self.folder)!r} ({error.strerror}): what it "
-            f"holds is untouched, and the same call resumes from there",
+            f"cannot {verb} the store {str(self.folder)!r} ({error.strerror}). Its "
+            f"contents are unchanged, and the same call resumes from there",
         )
 
 
 def numpy_dtype(dtype: Any) -> np.dtype[Any]:
-    """Returns the type itself, or float32 for short floats that NumPy lacks."""
+    """Returns the dtype itself, or float32 for float types that NumPy lacks."""
     if jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).kind != "f":
         return np.dtype(np.float32)
     known: np.dtype[Any] = np.dtype(dtype)
@@ -161,9 +160,9 @@ def _parsed(content: bytes, wanted: str) -> dict[str, _Array]:
                 values = np.lib.format.read_array(file, allow_pickle=False)
             variables[member.removesuffix(".npy")] = values
     if about["checksum"] != _checksum(variables):
-        raise RuntimeError("its checksum is wrong")
+        raise RuntimeError("wrong checksum")
     if about["identity"] != wanted:
-        raise RuntimeError("it is of another sweep")
+        raise RuntimeError("it belongs to another sweep")
     return variables
 
 
@@ -176,7 +175,7 @@ def _checksum(variables: Mapping[str, _Array]) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes a file atomically, also for other processes."""
+    """Writes a file atomically, so that other processes never see a partial file."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with open(partial, "xb") as file:

@@ -1,4 +1,4 @@
-"""The arguments that `train` and the sweeps have in common."""
+"""Checks of the arguments that `train` and `sweep` share."""
 
 from collections.abc import Collection
 
@@ -10,7 +10,7 @@ from stabjax._types import Number
 def check_lengths(
     steps: int, record_every: int | None, evaluations: int
 ) -> tuple[int, int | None, int]:
-    """Returns the static integers of a run as Python ints."""
+    """Checks the step and evaluation counts and converts them to Python ints."""
     steps = as_integer("steps", steps)
     if record_every is not None:
         record_every = as_integer("record_every", record_every, f"in [1, {steps}]")
@@ -20,7 +20,7 @@ def check_lengths(
 def check_rules(
     divergence_factor: Number, summaries: Collection[str], target_loss: Number | None
 ) -> None:
-    """Raises unless these say how a run is judged and summarized."""
+    """Raises an error if a rule for divergence or a summary is invalid."""
     check("divergence_factor", divergence_factor, "> 0")
     if isinstance(summaries, str) or not isinstance(summaries, Collection):
         raise TypeError(f"summaries must be a list of names, got {summaries!r}.")

@@ -1,4 +1,4 @@
-"""One run as a pure function: a problem, an optimizer and a key in, arrays out."""
+"""A single training run as a pure function."""
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
@@ -17,22 +17,23 @@ from stabjax._train.summaries import Summary, summaries_of, updated
 from stabjax._types import Number
 
 DIVERGENCE_FACTOR = 1e3
-_EVALUATION = 2**31 - 1  # users fold and split by small numbers
+_EVALUATION = 2**31 - 1  # a large number, because users fold in small ones
 
 
 class TrainResult(NamedTuple):
     """The result of one run of `train`.
 
     Attributes:
-      final_loss: the loss at the final parameters, on the evaluation key.
-      best_loss: the smallest loss of any step, or the final one if that is smaller.
-      status: 0 for a stable run, 1 for one that diverged (int8).
-      diverged_at: the first step that diverged, or the number of steps (int32).
+      final_loss: the loss at the final parameters, computed with the evaluation key.
+      best_loss: the minimum of the losses at all steps and the final loss.
+      status: 0 for a stable run, 1 for a diverged run (int8).
+      diverged_at: the first diverged step, or the number of steps if the run is stable
+        (int32).
       params: the final parameters.
-      evaluation: the values that `problem.evaluate` returns, or an empty dict.
-      summaries: the requested summaries of all losses, by name.
-      loss: the loss of every recorded step, or None if nothing was recorded.
-      metrics: the metrics of the optimizer after every recorded step.
+      evaluation: the values returned by `problem.evaluate`, or an empty dict.
+      summaries: the requested loss summaries, keyed by name.
+      loss: the loss at every recorded step, or None if nothing was recorded.
+      metrics: the optimizer metrics after every recorded step.
     """
 
     final_loss: jax.Array
@@ -47,27 +48,27 @@ class TrainResult(NamedTuple):
 
 
 class State(NamedTuple):
-    """The state of a run between two steps."""
+    """The loop state of a run."""
 
-    step: jax.Array  # shared by all trials under vmap, so that it costs nothing
+    step: jax.Array  # not batched under vmap, so all trials share one counter
     params: Any
     opt_state: Any
     best_loss: jax.Array
-    good_steps: jax.Array  # the number of steps before the first that diverged
-    bound: jax.Array  # a loss above it has diverged
+    good_steps: jax.Array  # number of steps before the first diverged step
+    bound: jax.Array  # losses above this value count as diverged
     summaries: dict[str, Any]
 
 
 class Training(NamedTuple):
-    """A run in parts, for loops other than that of `train`."""
+    """The building blocks of a run, for callers that write their own loop."""
 
     start: State
-    step: Callable[[State], tuple[State, jax.Array]]  # also returns the loss before it
-    result: Callable[[State, Any], TrainResult]  # of a state after N steps
+    step: Callable[[State], tuple[State, jax.Array]]  # returns the loss before updating
+    result: Callable[[State, Any], TrainResult]  # takes a state and its step count
 
 
 class Rules(NamedTuple):
-    """How a run is judged and summarized."""
+    """Options for detecting divergence and summarizing a run."""
 
     divergence_factor: Number = DIVERGENCE_FACTOR
     summaries: Mapping[str, Summary] = MappingProxyType({})
@@ -93,52 +94,54 @@ def train(
 ) -> TrainResult:
     """Trains once, as a pure function that can be jitted, vmapped and differentiated.
 
-    Step t replaces the parameters w by `apply_updates(w, u)`, where u is the
-    optimizer's update for the gradient of `loss(w, k_t)` and `k_t = fold_in(k, t)`.
-    `key` is split into the key of `problem.init` and k. Runs that share a key start
-    from the same parameters and see the same minibatches, whatever their
-    hyperparameters. Optimizers with extra arguments receive `value` (the loss) and
-    `grad`.
+    `key` is split into an initialization key, which is passed to `problem.init`, and a
+    step key k. At step t the optimizer receives the gradient of
+    `loss(params, fold_in(k, t))`, and its update is applied to the parameters. Runs
+    with the same key therefore have the same initial parameters and the same
+    minibatches, regardless of their hyperparameters. Optimizers that accept extra
+    arguments also receive `value` (the loss) and `grad`.
 
-    A run diverges at the first step whose loss, before the update, is not finite or
-    exceeds `divergence_factor` times the loss of step 0. If the loss of step 0 is not
-    positive, only non-finite losses count. If only the final loss breaks the rule, the
-    last step diverged. From that step on the losses are +inf, and so are non-finite
-    values of `problem.evaluate`; an accuracy keeps its value. The loop does not stop:
-    parameters and metrics are those after all steps.
+    A run diverges at the first step whose loss before the update is not finite or
+    exceeds `divergence_factor` times the loss at step 0. If the loss at step 0 is not
+    positive, only non-finite losses count as divergence. If only the final loss
+    violates the rule, the run diverges at the last step. Losses are +inf from the
+    diverged step onwards, and non-finite values returned by `problem.evaluate` become
+    +inf. Finite values, such as accuracies, are kept. The loop always runs to the end,
+    and the returned parameters and metrics are those after all steps.
 
     Args:
       problem: a `stabjax.problems.Problem`, or an object with `init(key) -> params` (a
         pytree of floating-point arrays), `loss(params, key) -> scalar` and optionally
         `evaluate(params, key) -> dict of scalars`. The final loss and `evaluate` use
-        the same evaluation key in every run: `fold_in(key(0), 2**31 - 1)`.
-      optimizer: any Optax transformation.
-      key: the key of the run, such as `jax.random.key(0)`.
-      steps: number of updates, >= 1. Static.
-      record_every: records the loss of steps 0, record_every, 2 * record_every, ... and
-        the metrics of the optimizer after them, in [1, steps]. It compiles fastest if
-        it divides `steps`. None records nothing, and memory does not grow with `steps`.
-        Static.
-      divergence_factor: largest allowed loss in units of the initial loss, > 0; inf
-        switches the bound off. Traceable.
-      summaries: names of summaries of all losses: `"mean_loss"`, the area under the
-        curve divided by the steps, +inf if the run diverged; and
-        `"convergence_score"`. With the losses l_t in units of the first one, capped at
-        1e6, the score is `-sum_t l_t` if the mean of the last 20 is below 1
-        (converged), and `sum_t 1 / l_t` otherwise. Static.
-      target_loss: adds the summary `"target_at"`: the number of updates after which a
-        loss first reached this value; +inf if none did or the run diverged. Traceable.
-      evaluations: number of evaluation keys, from `fold_in(key(0), 2**31 - 1)`
-        downwards, over which the final loss and `evaluate` are averaged, >= 1. Static.
+        the same evaluation key in every run, `fold_in(key(0), 2**31 - 1)`.
+      optimizer: an Optax gradient transformation.
+      key: the random key of the run, such as `jax.random.key(0)`.
+      steps: number of updates, >= 1. **Static.**
+      record_every: records the loss at steps 0, record_every, 2 * record_every, ... and
+        the optimizer metrics after each of these steps, in [1, steps]. Compilation is
+        fastest if it divides `steps`. None records nothing, and memory use does not
+        grow with `steps`. **Static.**
+      divergence_factor: a loss above this multiple of the initial loss counts as
+        diverged, > 0. Pass inf to disable the bound. **Traceable.**
+      summaries: names of loss summaries. `"mean_loss"` is the mean loss over all steps,
+        or +inf if the run diverged. `"convergence_score"` divides the losses by the
+        initial loss and caps them at 1e6, which gives l_t. It is `-sum_t l_t` if the
+        mean of the last 20 values is below 1 (converged) and `sum_t 1 / l_t` otherwise.
+        **Static.**
+      target_loss: adds the summary `"target_at"`, the number of updates after which the
+        loss first reached this value. It is +inf if the loss never did or the run
+        diverged. **Traceable.**
+      evaluations: number of evaluation keys over which the final loss and `evaluate`
+        are averaged, >= 1. The keys are `fold_in(key(0), 2**31 - 1 - i)` for i = 0, 1,
+        and so on. **Static.**
 
     Returns:
-      A `TrainResult` of arrays: scalars, and one element for each recorded step.
+      A `TrainResult`. Recorded values have one element for each recorded step.
 
     Raises:
-      ValueError: an argument is out of range, or a summary is unknown.
-      TypeError: a static argument is not an integer; or `problem` does not return
-        floating-point parameters, a floating-point scalar as loss and a dict of scalars
-        as evaluation.
+      ValueError: If an argument is out of range or a summary is unknown.
+      TypeError: If a static argument is not an integer, or if `problem` does not return
+        floating-point parameters, a floating-point scalar loss and a dict of scalars.
 
     Example:
       >>> import jax, optax, stabjax
@@ -175,11 +178,12 @@ def training(
     key: jax.Array,
     rules: Rules,
 ) -> Training:
-    """Returns the parts of a run: initial state, step function, result function."""
+    """Returns the initial state, the step function and the result function of a run."""
     init_key, step_key = jax.random.split(_typed(key))
     params = _checked_params(problem.init(init_key))
-    # Traced once, wherever it stands in the program. A function of its own, since JAX
-    # traces one that it knows only once, whatever has changed in its closure.
+    # Jitted so that it is traced once, although the program calls it several times. The
+    # lambda is new in each call because JAX caches traces by function identity and
+    # would miss a change in the closure of problem.loss.
     loss = jax.jit(lambda params, key: problem.loss(params, key))
     dtype = _loss_dtype(jax.eval_shape(loss, params, step_key))
     unbounded, zero = jnp.asarray(jnp.inf, dtype), jnp.asarray(0, jnp.int32)
@@ -214,7 +218,7 @@ def _checked_params(params: Any) -> Any:
     for path, leaf in jax.tree.leaves_with_path(params):
         try:
             dtype: Any = jnp.asarray(leaf).dtype
-        except TypeError:  # a function, as an Equinox module holds its activation
+        except TypeError:  # a function, such as the activation in an Equinox module
             dtype = getattr(leaf, "__name__", type(leaf).__name__)
         if isinstance(dtype, str) or not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
@@ -225,7 +229,7 @@ def _checked_params(params: Any) -> Any:
 
 
 def _loss_dtype(loss: Any) -> np.dtype[Any]:
-    """Checks what a loss returns; returns the type in which losses are compared."""
+    """Checks the output of a loss and returns the dtype for comparing losses."""
     if not isinstance(loss, jax.ShapeDtypeStruct):
         raise TypeError(
             f"problem.loss must return a scalar, got a {type(loss).__name__}."
@@ -239,7 +243,7 @@ def _loss_dtype(loss: Any) -> np.dtype[Any]:
 
 
 def _wide(dtype: Any) -> np.dtype[Any]:
-    """The type itself if it is float32 or wider, else float32."""
+    """Returns the dtype itself if it is float32 or wider, and float32 otherwise."""
     wide = jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).itemsize >= 4
     found: np.dtype[Any] = np.dtype(dtype if wide else np.float32)
     return found
@@ -290,10 +294,11 @@ def _is_stable(loss: jax.Array, bound: jax.Array) -> jax.Array:
 def _recorded(
     step: _Step, start: State, steps: int, every: int
 ) -> tuple[State, _Record]:
-    """Runs blocks of `every` steps and a shorter last one; records the first of each.
+    """Runs the steps in blocks of `every` and records the first step of each block.
 
-    The recorded step stands before the loop over the others, whose body then computes
-    no metrics: selecting the record within one loop made a small problem twice as slow.
+    The recorded step runs outside the inner loop, whose body then computes no metrics.
+    Selecting the recorded steps inside a single loop made a small problem twice as
+    slow.
     """
 
     def block(state: State, length: int) -> tuple[State, _Record]:
@@ -321,7 +326,7 @@ def _result(
     diverged = diverged_at < steps
 
     def evaluated(value: jax.Array) -> jax.Array:
-        # An accuracy keeps its value, near chance: +inf would be the best of all.
+        # A finite accuracy is kept, because +inf would rank a diverged run first.
         return jnp.where(diverged & ~jnp.isfinite(value), jnp.inf, value)
 
     def as_loss(value: jax.Array) -> jax.Array:
@@ -350,7 +355,7 @@ def _result(
 def _final(
     problem: Problem, loss: _Loss, params: Any, evaluations: int
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Loss and evaluation, averaged over the evaluation keys."""
+    """Computes the loss and the evaluation, averaged over the evaluation keys."""
 
     def at(key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         return loss(params, key), _evaluation(problem, params, key)

@@ -227,4 +227,4 @@ def _fresh(
     except ValueError:  # the summary says that all runs diverged
         return "There is no point to train with fresh seeds."
     found = stabjax.runs.best(stabjax.runs.retest(problem, make, winner, seeds=seeds))
-    return f"with fresh seeds: {found.variable} {found.value} (mean of {seeds} seeds)"
+    return f"with fresh seeds: {str(found).splitlines()[0]}"

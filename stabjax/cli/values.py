@@ -150,8 +150,9 @@ def _parse_axis(name: str, text: str) -> Values:
     if ":" in "".join(words) or "" in words:
         raise ValueError(f"axis {name!r} must be {_FORMS}, got {text!r}.")
     values = [parse_value(word) for word in words]
-    for value in values:
-        if values.count(value) > 1 and len(values) < 1000:
+    kinds = [(type(value), value) for value in values]  # True is 1 otherwise
+    for kind, value in zip(kinds, values, strict=True):
+        if kinds.count(kind) > 1 and len(values) < 1000:
             raise ValueError(f"axis {name!r} must hold {value!r} once, got {text!r}.")
     return tuple(values) if text.startswith("static:") else values
 

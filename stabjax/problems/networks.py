@@ -1,4 +1,4 @@
-"""Problems made of a Flax module and data."""
+"""Supervised problems for Flax modules."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -31,42 +31,45 @@ def supervised(
     test: Pair | None = None,
     metrics: Mapping[str, Measure] | None = None,
 ) -> Problem:
-    """Flax module, NNX or Linen, fitted to arrays.
+    """Supervised learning with a Flax module (NNX or Linen).
 
         L(theta) = 1/B sum_b loss(f_theta(x_b), y_b)
 
-    over a minibatch of `B` examples that the key of the step draws with replacement, or
-    over all examples if `batch_size` is None. `evaluate` always uses all examples. It
-    returns `train_loss`, `test_loss` if there are test data, and the same for each
-    metric.
+    The loss is averaged over a minibatch of `B` examples, sampled with replacement at
+    every step, or over all examples if `batch_size` is None. `evaluate` always uses all
+    examples. It returns `train_loss` and, if there are test data, `test_loss`, and the
+    corresponding values of each metric.
 
-    A module may have no state but its params: batch statistics, dropout and other state
-    are not supported. An array of an NNX module that is not an `nnx.Variable` is a
-    constant, the same for all seeds.
+    The module must not have any state besides its parameters. Batch statistics and
+    dropout are not supported. In an NNX module, arrays that are not an `nnx.Variable`
+    are constants and do not depend on the seed.
 
     Args:
-      module: a Linen module, such as `linen.Dense(10)`, or a function (or class) that
-        makes an NNX module from an `nnx.Rngs`, such as
-        `lambda rngs: nnx.Linear(64, 10, rngs=rngs)`. It is a function because each seed
-        needs a different start. The module is called with one batch of inputs.
-      inputs: array whose first axis counts the examples. **Traceable.**
-      targets: array of the same length. **Traceable.**
-      loss: function of outputs and targets whose result, of any shape, is averaged,
-        such as `optax.softmax_cross_entropy_with_integer_labels`.
-      batch_size: examples in each step, in [1, number of examples], or None for all.
-        **Static.**
-      test: pair of held-out inputs and targets for `evaluate`.
-      metrics: functions like `loss`, by name, for `evaluate` alone.
+      module: a Linen module, such as `linen.Dense(10)`, or a function or class that
+        takes an `nnx.Rngs` and returns an NNX module, such as
+        `lambda rngs: nnx.Linear(64, 10, rngs=rngs)`. The function is called with new
+        random keys for each seed. The module is called with a batch of inputs.
+      inputs: array of examples along the leading axis. **Traceable.**
+      targets: array with the same leading axis. **Traceable.**
+      loss: a function of outputs and targets, such as
+        `optax.softmax_cross_entropy_with_integer_labels`. Its result can have any shape
+        and is averaged.
+      batch_size: number of examples per step, in [1, number of examples]. None uses all
+        examples. **Static.**
+      test: a pair of held-out inputs and targets for `evaluate`.
+      metrics: a dict of functions with the same signature as `loss`. Used only by
+        `evaluate`.
 
     Returns:
-      A `Problem`. Its params are those of Flax: for Linen the dict under `"params"`,
-      for NNX the state that `nnx.update(model, params)` accepts.
+      A `Problem` with the parameters of the Flax module. For Linen, they are the
+      `"params"` collection. For NNX, they are a state that can be passed to
+      `nnx.update(model, params)`.
 
     Raises:
-      TypeError: `module` is neither kind of module, a function is not callable, `test`
-        is not a pair, or `metrics` is not a dict.
-      ValueError: lengths differ, `batch_size` is out of range, a metric is called
-        `"loss"`, or the module has state other than params.
+      TypeError: If `module` is not a Flax module, a function is not callable, `test` is
+        not a pair, or `metrics` is not a dict.
+      ValueError: If the lengths differ, `batch_size` is out of range, a metric has the
+        name `"loss"`, or the module has state besides its parameters.
 
     Example:
       >>> import jax, optax
@@ -98,8 +101,8 @@ def supervised(
         batch = jnp.asarray(x), jnp.asarray(y)
         if batch_size is None:
             return batch
-        # `bits` compiles three times as fast as `randint`; its bias is below
-        # len(x) / 2^32.
+        # `jax.random.bits` compiles three times as fast as `jax.random.randint`. The
+        # bias of the modulo is smaller than len(x) / 2^32.
         index = jax.random.bits(key, (batch_size,), jnp.uint32) % np.uint32(len(x))
         return batch[0][index], batch[1][index]
 
@@ -114,10 +117,10 @@ def network_problem(
     held_out: Callable[[jax.Array], Mapping[str, Pair]],
     metadata: Mapping[str, object],
 ) -> Problem:
-    """Returns the problem that minimizes the mean of `measures["loss"]`.
+    """Returns a problem that minimizes the mean of `measures["loss"]`.
 
-    `draw(key)` returns the minibatch of a step. `held_out(key)` returns the data sets
-    that `evaluate` applies every measure to, by name.
+    `draw(key)` returns a minibatch. `held_out(key)` returns a dict of data sets, on
+    which `evaluate` computes all measures.
     """
 
     def loss(params: optax.Params, key: jax.Array) -> jax.Array:
@@ -136,11 +139,11 @@ def network_problem(
 
 
 def _measures(loss: Measure, metrics: Mapping[str, Measure]) -> dict[str, Measure]:
-    """Returns the loss and the metrics by name, after checking them."""
+    """Checks the loss and the metrics and merges them into a dict."""
     if not isinstance(metrics, Mapping):
         raise TypeError(f"metrics must be a dict of functions, got {metrics!r}.")
     if "loss" in metrics:
-        raise ValueError("metrics must not have the name of the loss, got 'loss'.")
+        raise ValueError("metrics must not contain the name 'loss', which is reserved.")
     measures = {"loss": loss, **metrics}
     for name, measure in measures.items():
         if not callable(measure):
@@ -149,15 +152,17 @@ def _measures(loss: Measure, metrics: Mapping[str, Measure]) -> dict[str, Measur
 
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns whether the largest logit is that of the label."""
+    """Returns whether the label has the largest logit."""
     return jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
 
 
 def scaled_normal(init: Init, scale_of: Callable[[str], Number]) -> Init:
-    """Returns an init with matrices from `scale N(0, 1 / inputs)`, and zeros elsewhere.
+    """Returns an init function with scaled normal matrices and zeros elsewhere.
 
-    `scale_of` returns the scale of the matrix at a path. All matrices are cut from one
-    draw: compiling a draw for each of them takes longer than compiling the training.
+    A matrix with `n` inputs is drawn from `s N(0, 1 / n)`, where `s` is the value of
+    `scale_of` for its path. All matrices are slices of a single array of random
+    numbers. Compiling one draw per matrix would take longer than compiling the training
+    loop.
     """
 
     def scaled_init(key: jax.Array) -> optax.Params:
@@ -179,8 +184,9 @@ def scaled_normal(init: Init, scale_of: Callable[[str], Number]) -> Init:
 
 
 def _examples(which: str, inputs: Array, targets: Array) -> Pair:
-    """Returns both as arrays, after checking that they have equal length."""
-    # NumPy arrays stay so: a factory may be called in a trace and again outside.
+    """Converts inputs and targets to arrays and checks that their lengths match."""
+    # NumPy arrays are not converted to JAX arrays. A factory can be called inside a
+    # trace, where the conversion would give tracers that leak into a later call.
     x, y = (a if isinstance(a, jax.Array) else np.asarray(a) for a in (inputs, targets))
     if not x.ndim or not y.ndim or len(x) != len(y) or not len(x):
         raise ValueError(
@@ -191,7 +197,7 @@ def _examples(which: str, inputs: Array, targets: Array) -> Pair:
 
 
 def _init_and_apply(module: object, inputs: Array) -> tuple[Init, Apply]:
-    """Returns key -> params and (params, inputs) -> outputs of a Flax module."""
+    """Returns the init function and the apply function of a Flax module."""
     if isinstance(module, linen.Module):
         return _from_linen(module, inputs)
     if isinstance(module, type) and issubclass(module, linen.Module):
@@ -201,12 +207,12 @@ def _init_and_apply(module: object, inputs: Array) -> tuple[Init, Apply]:
         )
     if isinstance(module, nnx.Module) or not callable(module):
         raise TypeError(
-            "module must be a Linen module or a function of nnx.Rngs that makes an NNX"
-            " module, such as lambda rngs: MLP(rngs=rngs), got"
+            "module must be a Linen module or a function of nnx.Rngs that returns an"
+            " NNX module, such as lambda rngs: MLP(rngs=rngs), got"
             f" {type(module).__name__}."
         )
     if isinstance(module, type) and _takes_rngs(module):
-        # A class often has `rngs` as a keyword-only argument.
+        # `rngs` is usually a keyword-only argument of NNX modules.
         return from_nnx(lambda rngs: module(rngs=rngs))
     return from_nnx(module)
 
@@ -231,17 +237,17 @@ def _from_linen(module: linen.Module, inputs: Array) -> tuple[Init, Apply]:
 
 
 def from_nnx(make: Callable[[nnx.Rngs], Any]) -> tuple[Init, Apply]:
-    """Returns key -> params and (params, inputs) -> outputs of an NNX module."""
-    # Abstract, so that nothing is computed, and nothing is traced by an outer trace.
+    """Returns the init function and the apply function of an NNX module."""
+    # eval_shape avoids computing anything and keeps outer tracers out of the module.
     shape = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     if not isinstance(shape, nnx.Module):
         raise TypeError(
-            f"module must make an NNX module, got {type(shape).__name__} from it."
+            f"module must return an NNX module, got {type(shape).__name__}."
         )
     definition, _, *others = nnx.split(shape, nnx.Param, ...)
     variables = jax.tree.leaves(others, is_leaf=lambda v: isinstance(v, nnx.Variable))
     _refuse_state({type(variable).__name__ for variable in variables})
-    # Flax 0.12.1 makes it a ShapeDtypeStruct, as it does no variable.
+    # In Flax 0.12.1, eval_shape turns plain arrays into ShapeDtypeStructs.
     arrays = jax.Array | jax.ShapeDtypeStruct
     if any(isinstance(part, arrays) for _, part in nnx.iter_graph(shape)):
         # An array that is not a variable is a constant, so its value is needed.
@@ -264,6 +270,6 @@ def _takes_rngs(module: Any) -> bool:
 def _refuse_state(found: set[str]) -> None:
     if found:
         raise ValueError(
-            "module must have no state but its params (no dropout, no batch"
-            f" statistics), got {', '.join(sorted(found))}."
+            "module must not have state besides its parameters, such as dropout or"
+            f" batch statistics, got {', '.join(sorted(found))}."
         )

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from stabjax._arguments import check
-from stabjax._intervals import Interval, half_width
+from stabjax._intervals import Interval, student, student_half_width
 from stabjax._outcomes import best_of, is_maximized
 from stabjax.runs.points import (
     NO_HYPERPARAMETERS,
@@ -28,9 +28,10 @@ class Best(NamedTuple):
         `make_optimizer(**best.arguments)`.
       positions: the position along each dimension: `runs.isel(best.positions)`.
       variable: what the point is the best in.
-      value: mean of the variable over the seeds, with Student's interval. The interval
-        ignores that the point was selected: the best of many is better by luck, too.
-        `retest` trains it on fresh seeds.
+      value: mean of the variable over the seeds.
+      interval: Student's interval of that mean; NaN for a single seed. It ignores that
+        the point was selected: the best of many is better by luck, too. `retest` trains
+        it on fresh seeds.
       seeds: number of runs in the mean.
       points: number of points that ran to the end, diverged ones included.
       within_noise: number of points, the best included, whose difference from the best
@@ -45,7 +46,8 @@ class Best(NamedTuple):
     arguments: Mapping[str, Any]
     positions: Mapping[str, int]
     variable: str
-    value: Interval
+    value: float
+    interval: Interval
     seeds: int
     points: int
     within_noise: int | None
@@ -56,7 +58,8 @@ class Best(NamedTuple):
         """Returns the answer in a few lines of text."""
         of = f"mean of {self.seeds} seeds" if self.seeds > 1 else "one seed"
         of = f"{of}, best of {self.points} points" if self.points > 1 else of
-        lines = [f"{self.variable} {self.value} ({of})"]
+        ends = "" if np.isnan(self.interval.low) else f" [{self.interval}]"
+        lines = [f"{self.variable} {self.value:.4g}{ends} ({of})"]
         for name, value in self.point.items():
             low, high = self.noise_range.get(name, (value, value))
             wide = f" ({low:.4g} to {high:.4g} within noise)" if low != high else ""
@@ -77,7 +80,7 @@ class Best(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data: dicts, lists, numbers and text."""
         found = self._asdict()
-        found["value"] = self.value._asdict()
+        found["interval"] = self.interval._asdict()
         found["noise_range"] = {n: list(ends) for n, ends in self.noise_range.items()}
         return {**found, "at_edge": list(self.at_edge)}
 
@@ -149,7 +152,8 @@ def best(
         {name: point[name] for name in tuned},
         index,
         variable,
-        _value(sign, means[chosen], float(half_width(values[chosen], confidence))),
+        float(sign * means[chosen]),
+        student(sign * values[chosen], confidence),
         values.shape[-1],
         int((~np.isnan(means)).sum()),
         None if mask is None else int(noise.sum()),
@@ -170,17 +174,13 @@ def _nothing_is_best(
     )
 
 
-def _value(sign: float, mean: float, half: float) -> Interval:
-    return Interval(*(float(sign * mean) + end for end in (0.0, -half, half)))
-
-
 def _within_noise(
     values: np.ndarray[Any, Any], chosen: tuple[int, ...], confidence: float
 ) -> np.ndarray[Any, Any]:
     """Returns which points do not differ significantly, paired by seed."""
     with np.errstate(invalid="ignore"):
         excess = values - values[chosen]
-        found: np.ndarray[Any, Any] = excess.mean(axis=-1) <= half_width(
+        found: np.ndarray[Any, Any] = excess.mean(axis=-1) <= student_half_width(
             excess, confidence
         )
     return found

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from stabjax._intervals import LEAST_SHARE, Interval, decades, wilson
+from stabjax._intervals import LEAST_SHARE, decades, wilson
 
 MIN_SEEDS = 6  # with fewer, a sign test at 5 % rejects nothing
 
@@ -15,6 +15,14 @@ _LATE = 0.1  # the last tenth of the steps
 _EQUAL = 0.05  # a relative difference that counts as equal
 _AT_THRESHOLD = 0.01  # a relative difference from the threshold
 _CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """A value and its 95% confidence interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 class Comparison(NamedTuple):

@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import xarray as xr
 
-from stabjax._intervals import Interval
 from stabjax.study.experiment import FOUR, TREATMENTS
-from stabjax.study.measure import fraction_of_seeds, mean_of_seeds, ratio
+from stabjax.study.measure import Interval, fraction_of_seeds, mean_of_seeds, ratio
 from stabjax.study.text import (
     as_interval,
     as_loss,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import xarray as xr
 
-from stabjax._intervals import Interval
+from stabjax.study.measure import Interval
 
 
 def values_of(

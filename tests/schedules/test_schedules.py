@@ -243,7 +243,7 @@ NAN = float("nan")
         ),
         (KNOTTED, ("linar", 1.0), "'linear' or 'cosine', got 'linar'"),
         (JUMPS, (1.0, ([5, 8], [0.5])), "as many boundaries as scales"),
-        (JUMPS, (1.0, ([[5]], [[0.5]])), "all of them scalars"),
+        (JUMPS, (1.0, ([[5]], [[0.5]])), "scales, as scalars"),
         (stabjax.sgdr_schedule, ([],), "at least one cycle"),
         (stabjax.join_schedules, ([], []), "at least one schedule"),
     ],

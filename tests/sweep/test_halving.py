@@ -105,7 +105,7 @@ def test_all_may_diverge():
         ({"rungs": 0}, ValueError, "rungs must be an integer >= 1, got 0"),
         ({"eta": 1}, ValueError, r"eta must be in \(1, inf\), got 1"),
         ({"steps": 0}, ValueError, "steps must be an integer >= 1"),
-        ({"space": {"rate": [1]}}, TypeError, "space must be a space"),
+        ({"space": {"rate": [1]}}, TypeError, "space must be a Space"),
         ({"variable": "nope"}, ValueError, "one of final_loss, size, got 'nope'"),
         ({"space": stabjax.grid(r=[1])}, ValueError, "'rate' without a default"),
     ],
@@ -207,7 +207,7 @@ def test_ctrl_c_keeps_what_is_running(alone, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "write_chunk", interrupted)
-        with pytest.raises(KeyboardInterrupt, match=r"of 42 trials .* same call"):
+        with pytest.raises(KeyboardInterrupt, match=r"of 42 trials .* Repeat the call"):
             halve(store=tmp_path)
     assert len(chunk_files(tmp_path)) == 6
     assert_same_bits(halve(store=tmp_path), alone)
@@ -238,16 +238,16 @@ def test_a_failing_chunk_ends_it_without_a_wrong_choice(alone, tmp_path, monkeyp
 def test_a_store_of_another_halving_or_sweep_is_refused(tmp_path):
     halve(store=tmp_path)
     for change, message in (
-        ({"rungs": 2}, r"rungs is \(4, 8, 16\) there and \(8, 16\) here"),
-        ({"eta": 3.0}, "eta is 2.0 there and 3.0 here"),
-        ({"steps": 17}, "steps is 16 there and 17 here"),
+        ({"rungs": 2}, r"rungs is \(4, 8, 16\) in the store and \(8, 16\) here"),
+        ({"eta": 3.0}, "eta is 2.0 in the store and 3.0 here"),
+        ({"steps": 17}, "steps is 16 in the store and 17 here"),
     ):
         with pytest.raises(ValueError, match=message):
             halve(store=tmp_path, **change)
-    with pytest.raises(ValueError, match="rungs is .* there and .. here"):
+    with pytest.raises(ValueError, match="rungs is .* in the store and .. here"):
         stabjax.sweep(PROBLEM, noisy, NOISY, steps=16, store=tmp_path)
     more = stabjax.grid(rate=np.logspace(-3, 0, 12), seed=range(3))
-    with pytest.raises(ValueError, match="points of successive halving compete"):
+    with pytest.raises(ValueError, match="successive halving compares all points"):
         stabjax.successive_halving(
             PROBLEM, noisy, more, steps=16, rungs=3, store=tmp_path
         )
