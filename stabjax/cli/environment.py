@@ -21,7 +21,7 @@ _SPELLINGS = (
     (r"static\(\[(.*?)\]\)", r"static:\1"),
     (r"range\((\d+)\)", r"0:\1"),
     (r"\bmake_optimizer\b", "the optimizer"),
-    (r", known before tracing,", ","),
+    (r", known at trace time,", ","),
     (r"\b(rate|threshold)_range\b", r"--\1-range"),
 )
 

@@ -114,7 +114,7 @@ def check_words(
                 continue
             allowed = "true or false" if is_flag else "numbers"
             shown = "none" if value is None else str(value)
-            raise ValueError(f"axis {name!r} must hold {allowed}, got {shown!r}.")
+            raise ValueError(f"axis {name!r} must contain {allowed}, got {shown!r}.")
 
 
 def parse_range(text: str) -> tuple[float, float]:
@@ -153,7 +153,9 @@ def _parse_axis(name: str, text: str) -> Values:
     kinds = [(type(value), value) for value in values]  # True is 1 otherwise
     for kind, value in zip(kinds, values, strict=True):
         if kinds.count(kind) > 1 and len(values) < 1000:
-            raise ValueError(f"axis {name!r} must hold {value!r} once, got {text!r}.")
+            raise ValueError(
+                f"axis {name!r} must contain {value!r} once, got {text!r}."
+            )
     return tuple(values) if text.startswith("static:") else values
 
 

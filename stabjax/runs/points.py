@@ -45,7 +45,7 @@ def axes_of(point: xr.Dataset, values: Mapping[str, Any]) -> dict[str, Any]:
         if name not in given:
             known = ", ".join(given)
             raise ValueError(
-                f"values must hold axes of the sweep ({known}), got {name!r}."
+                f"values must contain axes of the sweep ({known}), got {name!r}."
             )
     for name in given:
         opaque = point[name].attrs.get("static") == ""

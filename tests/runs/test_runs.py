@@ -198,7 +198,7 @@ def test_a_trial_again_with_an_axis_of_the_problem():
                 r.isel(rate=0, clip=0, kind=0, seed=0),
                 values={"lr": 1},
             ),
-            r"values must hold axes of the sweep \(rate, clip, kind\), got 'lr'",
+            r"values must contain axes of the sweep \(rate, clip, kind\), got 'lr'",
         ),
     ],
 )
