@@ -1,11 +1,11 @@
-"""The cost of clipping before AdamW, in units of one norm pass.
+"""Measures the cost of clipping before AdamW in units of one global norm.
 
 python benchmarks/clip_overhead.py [--rounds 15] [--all] [--only NAME ...]
 
-About 31 M float32 parameters in 148 arrays, shaped like a small transformer. Update and
-apply in one jit, parameters and state donated, three warm-up steps. The variants
-alternate in random order; medians of (time with clipping - time without) / (time of one
-global norm).
+The parameters are about 31 million float32 numbers in 148 arrays, shaped like a small
+transformer. Update and apply run in a single jitted function with donated parameters
+and state. The variants alternate in random order after three warm-up steps. The script
+prints the median of (time with clipping - time without) / (time of one global norm).
 """
 
 import argparse
@@ -24,7 +24,7 @@ ADAMW = optax.adamw(1e-3)
 
 
 def transformer_shapes(width=432, layers=13):
-    """Shapes of 148 arrays: 11 in each of 13 layers, and 5 around them."""
+    """Returns the shapes of 148 arrays, with 11 per layer and 5 additional ones."""
     layer = [(width, width)] * 4 + [(width, 4 * width), (4 * width, width)]
     layer += [(4 * width,), (width,), (width,), (width,), (width,)]
     return layer * layers + [(1536, width), (256, width), (width,), (width,), (width,)]
@@ -40,7 +40,7 @@ def make_step(optimizer):
 
 
 def global_clips():
-    """Methods with one norm of the whole tree."""
+    """Returns the methods that compute a single global norm."""
     clip = stabjax.clip_by_global_norm(1.0)
     return {
         "optax.clip_by_global_norm": optax.clip_by_global_norm(1.0),
@@ -56,7 +56,7 @@ def global_clips():
 
 
 def leaf_clips():
-    """Methods with a norm, or another statistic, of each leaf, unit or element."""
+    """Returns the methods that compute a statistic of each leaf, unit or element."""
     return {
         "clip": stabjax.clip(1.0),
         "adopt_clip": stabjax.adopt_clip(),
@@ -74,7 +74,7 @@ def leaf_clips():
 
 
 def optimizers(names=None):
-    """AdamW with each method before it, behind it, or in the place of its Adam."""
+    """Returns AdamW combined with each method, or with Adam replaced by the method."""
     before = global_clips() | leaf_clips()
     instead = {
         "scale_by_spam": stabjax.scale_by_spam(),
@@ -121,7 +121,7 @@ def main():
     held = {}
     for name, tx in variants.items():
         params = jax.tree.map(jnp.ones_like, grads)
-        held[name] = params, jax.tree.map(jnp.copy, tx.init(params))  # own buffers
+        held[name] = params, jax.tree.map(jnp.copy, tx.init(params))  # for donation
     passes = {
         "norm pass": jax.jit(lambda tree: jnp.sqrt(sum(jnp.sum(g * g) for g in tree))),
         "maximum": jax.jit(lambda tree: [jnp.max(jnp.abs(g)) for g in tree]),
@@ -129,7 +129,7 @@ def main():
     }
 
     times = {name: [] for name in [*variants, *passes]}
-    shuffled = random.Random(0)  # the previous variant can slow a step down
+    shuffled = random.Random(0)  # a variant affects the time of the next one
     for round_ in range(rounds + 3):
         for name, step in shuffled.sample([*steps.items()], len(steps)):
             took, held[name] = seconds(lambda: step(*held[name], grads))  # noqa: B023

@@ -30,7 +30,7 @@ ARROWS = {
     "_groups": {"_metrics"},
     "_guards": {"_axes", "_norms", "_scaling", "_metrics", "_schedules"},
     "_schedules": set(),
-    "_train": {"_metrics"},
+    "_train": {"_guards", "_metrics"},
     "problems": {"_train"},
     "_sweep": {"_train"},
     "runs": {"_intervals", "_outcomes", "_sweep", "_train"},

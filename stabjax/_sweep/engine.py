@@ -28,8 +28,8 @@ from stabjax._sweep.progress import Watch, watched
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
 from stabjax._train.arguments import check_lengths, check_rules
+from stabjax._train.divergence import DIVERGENCE_FACTOR
 from stabjax._train.problem import Problem
-from stabjax._train.trial import DIVERGENCE_FACTOR
 
 _Array = np.ndarray[Any, Any]
 _Factory = Problem | Callable[..., Problem]

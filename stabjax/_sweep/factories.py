@@ -53,8 +53,9 @@ class Factories(NamedTuple):
         problem: Any = self.problem
         found: list[object] = [problem]
         if isinstance(problem, Problem):
+            optional = [problem.evaluate, problem.batch]
             found = [problem.init, problem.loss]
-            found += [] if problem.evaluate is None else [problem.evaluate]
+            found += [function for function in optional if function is not None]
         return [*found, self.make_optimizer]
 
 

@@ -28,7 +28,7 @@ from stabjax._sweep.equations import (
 )
 from stabjax._sweep.lanes import Inexpressible, Parts, evaluated_in_parts
 from stabjax._sweep.sections import sectioned
-from stabjax._train.trial import Training
+from stabjax._train.state import Training
 
 LARGEST = 64  # parameters, each of which becomes a vector
 _CPU_BLOCK = 256  # trials; their numbers fit into the first-level cache

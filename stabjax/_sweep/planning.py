@@ -86,7 +86,11 @@ def fingerprint(
     with no_mesh():
         plan, programs = planned(problem, make_optimizer, space, settings, None, here)
         groups = tuple(
-            group._replace(program=program.fingerprint(group.width, group.shared_seed, group.engine))
+            group._replace(
+                program=program.fingerprint(
+                    group.width, group.shared_seed, group.engine
+                )
+            )
             for program, group in zip(programs, plan.groups, strict=True)
         )
     text = to_text(replace(plan, groups=groups, about={}))

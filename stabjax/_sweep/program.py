@@ -20,15 +20,9 @@ from stabjax._sweep.kernel import LARGEST, Run, chunk_of, run_of, trained
 from stabjax._sweep.memory import Memory
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.unsharded import unsharded
+from stabjax._train.state import Rules, State, Training, TrainResult
 from stabjax._train.summaries import summaries_of
-from stabjax._train.trial import (
-    Rules,
-    State,
-    Training,
-    TrainResult,
-    train,
-    training,
-)
+from stabjax._train.trial import train, training
 
 STATE = "state/"  # prefix of the state variables that halving passes to the next rung
 
@@ -59,6 +53,7 @@ class Program:
             tuple((name, type(v), v, repr(v)) for name, v in statics.items()),
             tuple((name, dtype.name) for name, dtype in numbers.items()),
             settings,
+            getattr(factories.problem, "metadata", {}).get("final_loss"),
         )
         # Jitted so that `shapes` and `compiled` share one trace.
         self._parts: Any = None

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from stabjax._train.trial import DIVERGENCE_FACTOR
+from stabjax._train.divergence import DIVERGENCE_FACTOR
 
 
 class Settings(NamedTuple):

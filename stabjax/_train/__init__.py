@@ -2,7 +2,8 @@
 
 from stabjax._train.problem import Problem
 from stabjax._train.rates import RangeTest, range_test, suggest_rate
-from stabjax._train.trial import TrainResult, train
+from stabjax._train.state import TrainResult
+from stabjax._train.trial import train
 
 __all__ = [
     "Problem",

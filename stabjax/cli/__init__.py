@@ -1,4 +1,4 @@
-"""The command line: `stabjax study | sweep | plot | schedule | list`."""
+"""The command-line interface, `stabjax study | sweep | plot | schedule | list`."""
 
 import argparse
 import shlex
@@ -11,14 +11,14 @@ from stabjax.cli import catalogue, environment, plot, schedule, study, sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `stabjax` and returns its exit code."""
+    """Runs the `stabjax` command and returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser, commands = _parsers()
     if arguments and not arguments[0].startswith("-"):
         with environment.errors_in_one_sentence(parser):
             lookup("COMMAND", arguments[0], commands)
-    # argparse takes positional arguments up to the first option; NAME=VALUE pairs
-    # behind it arrive among the unknown ones.
+    # argparse collects positional arguments only up to an option. NAME=VALUE pairs
+    # after an option are reported as unknown arguments and added here.
     options, rest = parser.parse_known_args(arguments)
     pairs = getattr(options, "pairs", None)
     for word in rest:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
     """Returns the parser, and those of the commands by name."""
     parser = argparse.ArgumentParser(
-        prog="stabjax", description="Training stability for JAX, measured."
+        prog="stabjax", description="Tools for training stability in JAX."
     )
     version = f"stabjax {stabjax.__version__}"
     parser.add_argument("--version", action="version", version=version)

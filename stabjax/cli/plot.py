@@ -1,4 +1,4 @@
-"""`stabjax plot`: a picture of a sweep."""
+"""The command `stabjax plot`, which plots the results of a sweep."""
 
 import argparse
 from pathlib import Path
@@ -16,21 +16,21 @@ _NO_AXES = ("seed", "trial", "step", "rung")
 
 
 def add(commands: Subparsers) -> None:
-    """Adds the command to a parser."""
+    """Adds the command to the argument parser."""
     parser = commands.add_parser(
         "plot",
-        help="draw the results of a sweep",
-        description="Draws a sweep's store or dataset: a map over the first two numeric"
-        " axes, lines over a single one, or curves of a recorded variable. Words have"
-        " lines or panels of their own.",
+        help="plot the results of a sweep",
+        description="Plots the results of a sweep, given its store or dataset. Draws a"
+        " heat map for two or more numeric axes, lines for a single one, and curves for"
+        " a recorded variable. Categories have their own lines or panels.",
     )
     parser.set_defaults(call=_run)
-    parser.add_argument("store", metavar="STORE", help="a folder, or a netCDF file")
+    parser.add_argument("store", metavar="STORE", help="a folder or a netCDF file")
     parser.add_argument("--variable", default="final_loss", help="default: final_loss")
     for name, text in {
-        "x": "horizontal axis (default: the first)",
-        "y": "vertical axis of a map (default: the second)",
-        "hue": "a line for each of its values, or a panel in a map",
+        "x": "horizontal axis (default: the first axis)",
+        "y": "vertical axis of a map (default: the second axis)",
+        "hue": "axis with one curve, or one panel of a map, for each value",
     }.items():
         parser.add_argument(f"--{name}", metavar="AXIS", help=text)
     parser.add_argument(
@@ -44,13 +44,13 @@ def add(commands: Subparsers) -> None:
         "--target-loss",
         type=number,
         metavar="VALUE",
-        help="a value to reach: a line, or which runs count as successful",
+        help="value that a successful run reaches, or a line to draw",
     )
     parser.add_argument(
         "--maximize",
         action="store_true",
         default=None,
-        help="larger values are better (default: what the problem's metadata say)",
+        help="larger values are better (default: from the problem's metadata)",
     )
     parser.add_argument(
         "--out",
@@ -83,10 +83,14 @@ def _load(store: str) -> "xr.Dataset":
 
     try:
         return xr.load_dataset(store)
-    except Exception as error:  # each of xarray's engines raises its own
+    except Exception as error:  # the type depends on the xarray backend
         with path.open("rb") as file:
             is_hdf = file.read(4) == b"\x89HDF"
-        hint = " NetCDF 4 needs the package h5netcdf or netCDF4." if is_hdf else ""
+        hint = (
+            " To read NetCDF 4, install the package h5netcdf or netCDF4."
+            if is_hdf
+            else ""
+        )
         raise ValueError(f"{wanted}, got {store!r}.{hint}") from error
 
 
@@ -116,11 +120,13 @@ def _draw(runs: "xr.Dataset", options: argparse.Namespace) -> Any:
     rest = [axis for axis in axes if axis not in chosen.values()]
     x = options.x or next(iter(rest), None)
     if x is None:
-        raise ValueError("--x must be given: no axis has more than one value.")
+        raise ValueError("--x must be given because no axis has more than one value.")
     if kind == "map":
         y = options.y or next((axis for axis in rest if axis != x), None)
         if y is None:
-            raise ValueError("--y must be given: no other axis has several values.")
+            raise ValueError(
+                "--y must be given because no other axis has more than one value."
+            )
         return stabjax.plot.heatmap(runs, x=x, y=y, facet=hue, **given)
     if kind == "ranges":
         return stabjax.plot.rate_ranges(runs, x=x, y=options.y or hue, **given)
@@ -131,7 +137,7 @@ def _draw(runs: "xr.Dataset", options: argparse.Namespace) -> Any:
 
 
 def _axes(runs: "xr.Dataset", values: "xr.DataArray") -> list[str]:
-    """Returns the axes with several values; numbers first, as words have no order."""
+    """Returns the axes with several values, numeric axes first."""
     found = [
         str(name)
         for name, coordinate in values.coords.items()
@@ -147,7 +153,7 @@ def _kind(
     axes: list[str],
     chosen: dict[str, str],
 ) -> str:
-    """Returns the kind of picture, by the axes unless it is given."""
+    """Returns the kind of plot, which depends on the axes unless it is given."""
     kinds = ("map", "lines", "stable", "ranges", "curves")
     along_step = "step" in values.dims
     if given is not None:
@@ -169,5 +175,5 @@ def _kind(
 
 
 def _measure(variable: str) -> str:
-    """Returns what a target is a value of: not of the status."""
+    """Returns the variable that is compared with a target."""
     return "final_loss" if variable == "status" else variable

@@ -1,4 +1,4 @@
-"""`stabjax schedule`: a schedule in the terminal and as a picture."""
+"""The command `stabjax schedule`, which plots a learning-rate schedule."""
 
 import argparse
 import inspect
@@ -15,7 +15,7 @@ from stabjax.cli.values import Value, parse_pair, parse_value
 if TYPE_CHECKING:
     from stabjax._catalogue import Scheduling
 
-# Parameters that are neither a number nor a word.
+# Parameters whose values are neither numbers nor words.
 _NOT_VALUES = {
     "boundaries_and_scales",
     "cosine_kwargs",
@@ -23,22 +23,22 @@ _NOT_VALUES = {
     "schedule",
 }
 _MOST_STEPS = 2**31 - 1
-_MOST_OF_A_BOUND = 10**6  # steps: its arrays have one number for each
+_MOST_OF_A_BOUND = 10**6  # steps, each with an element of its arrays
 
 
 class _Named(NamedTuple):
     function: Callable[..., Schedule]
-    scheduling: "Scheduling | None" = None  # with its peak and its defaults
+    scheduling: "Scheduling | None" = None
 
 
 def add(commands: Subparsers) -> None:
-    """Adds the command to a parser."""
+    """Adds the command to the argument parser."""
     parser = commands.add_parser(
         "schedule",
-        help="draw a schedule in the terminal, and write it as a picture",
-        description="Draws a schedule of stabjax, such as: stabjax schedule"
-        " wsd_schedule peak_value=1 warmup_steps=10 stable_steps=60 decay_steps=30."
-        " `stabjax list schedules` shows the arguments and their defaults.",
+        help="plot a schedule in the terminal and save the plot to a file",
+        description="Plots a stabjax schedule. Example: stabjax schedule wsd_schedule"
+        " peak_value=1 warmup_steps=10 stable_steps=60 decay_steps=30. The command"
+        " `stabjax list schedules` shows all arguments and their defaults.",
     )
     parser.set_defaults(call=_run)
     parser.add_argument("name", metavar="NAME", help="such as cosine_decay_schedule")
@@ -46,13 +46,13 @@ def add(commands: Subparsers) -> None:
         "pairs",
         nargs="*",
         metavar="ARGUMENT=VALUE",
-        help="numbers, words, true, false and none",
+        help="a number, a word, true, false or none",
     )
     parser.add_argument(
         "--steps",
         type=integer,
         metavar="N",
-        help="steps to draw (default: the sum of all arguments named *steps, or 100)",
+        help="steps to plot (default: the sum of all arguments named *steps, or 100)",
     )
     parser.add_argument(
         "--out",
@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     print(f"{options.name} {shown}\n{text}\n")
     if with_bound:
         bound = stabjax.schedule_bound(schedule, steps).best_value * steps**0.5
-        print(f"bound at the best rate, divided by DG / sqrt(T): {bound:.3g}")
+        print(f"bound at the best rate / (D G / sqrt(T)): {bound:.3g}")
     print(f"picture: {options.out}")
 
 
@@ -106,7 +106,7 @@ def _steps(option: int | None, given: Mapping[str, Value]) -> int:
 def _arguments(
     schedule: str, named: _Named, given: Mapping[str, Value], steps: int
 ) -> dict[str, Any]:
-    """Returns the given arguments and defaults, checked by name."""
+    """Returns the given arguments with defaults for the others."""
     parameters = inspect.signature(named.function).parameters
     found: dict[str, Any] = dict(given)
     known = named.scheduling
@@ -133,7 +133,7 @@ def _arguments(
 
 
 def _schedules() -> dict[str, _Named]:
-    """Returns the schedules whose arguments are numbers and words, by name."""
+    """Returns the schedules that take only numbers and words, keyed by name."""
     from stabjax._catalogue import ALL_SCHEDULES
 
     names = [n for n in stabjax.__all__ if n.endswith(("_schedule", "_decay"))]

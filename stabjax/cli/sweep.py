@@ -1,4 +1,4 @@
-"""`stabjax sweep`: one run for every point of a grid."""
+"""The command `stabjax sweep`, which trains a problem at every point of a grid."""
 
 import argparse
 import inspect
@@ -24,24 +24,24 @@ from stabjax.cli.values import check_words, parse_axes, space_of
 if TYPE_CHECKING:
     import xarray as xr
 
-# Other names of the learning rate and of a threshold, for suggestions.
+# Common names of the learning rate and the threshold, for suggestions.
 _RATES = ("learning_rate", "lr", "rate", "peak", "init_value", "value")
 _THRESHOLDS = ("clip_norm", "max_grad_norm", "threshold", "gradient_clip")
 
 
 def add(commands: Subparsers) -> None:
-    """Adds the command to a parser."""
+    """Adds the command to the argument parser."""
     parser = commands.add_parser(
         "sweep",
-        help="train a problem once for every point of a grid",
-        description="Trains a problem once for every point of a grid, such as: stabjax"
-        " sweep digits_mlp max_norm=log:1e-2:1e2:8 peak_value=log:1e-3:1e1:8"
-        " schedule=cosine,linear,constant seed=0:4. Each axis goes by its name to every"
-        " part that has such an argument: the problem, the clip, the schedule (whose"
-        " peak is peak_value), the optimizer and the guard; `stabjax list` shows them"
-        " all. The axes clip, schedule, optimizer and guard hold names. Values:"
-        " log:LOW:HIGH:N, lin:LOW:HIGH:N, FIRST:END (END excluded), or a list with"
-        " commas of numbers, words, true, false and none.",
+        help="train a problem at every point of a grid",
+        description="Trains a problem at every point of a grid. Example: stabjax sweep"
+        " digits_mlp max_norm=log:1e-2:1e2:8 peak_value=log:1e-3:1e1:8"
+        " schedule=cosine,linear,constant seed=0:4. Axes are passed by name to the"
+        " problem, the clipping, the schedule (peak_value is its peak), the optimizer"
+        " and the guard. The command `stabjax list` shows the names and arguments of"
+        " all of them. Write values as log:LOW:HIGH:N, lin:LOW:HIGH:N, FIRST:END (END"
+        " is excluded), or a comma-separated list of numbers, words, true, false and"
+        " none.",
     )
     parser.set_defaults(call=_run)
     parser.add_argument("problem", metavar="PROBLEM", help="such as digits_mlp")
@@ -67,26 +67,28 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         "--target-loss",
         type=number,
         metavar="LOSS",
-        help="count the steps to this loss",
+        help="record steps to this loss",
     )
     parser.add_argument(
         "--fresh-seeds",
         type=integer,
         metavar="N",
-        help="train the best point again, with N seeds that did not choose it",
+        help="train the best point again with N fresh seeds",
     )
     parser.add_argument(
-        "--store", metavar="DIR", help="keep finished chunks here, and resume from them"
+        "--store",
+        metavar="DIR",
+        help="save finished chunks to this folder and resume from them",
     )
-    parser.add_argument("--out", metavar="FILE", help="write the dataset as netCDF")
+    parser.add_argument("--out", metavar="FILE", help="save the dataset as netCDF")
     parser.add_argument(
         "--devices",
         type=integer,
         metavar="N",
-        help="number of CPU devices (default: one for each core)",
+        help="number of CPU devices (default: one per core)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="only estimate time and memory"
+        "--dry-run", action="store_true", help="estimate time and memory only"
     )
 
 
@@ -94,7 +96,7 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     with environment.errors_in_one_sentence(parser):
         _check_options(options)
         environment.prepare_jax(options.devices)
-        from stabjax._catalogue import PROBLEMS  # needs the extra packages
+        from stabjax._catalogue import PROBLEMS  # needs packages of an extra
 
         problem = lookup("problem", options.problem, PROBLEMS)
         given = parse_axes(options.pairs)
@@ -141,7 +143,7 @@ def _check_options(options: argparse.Namespace) -> None:
 
 
 def _known(*factories: Callable[..., object]) -> dict[str, inspect.Parameter]:
-    """Returns the axes that problem and optimizer have arguments for."""
+    """Returns the parameters of the problem and the optimizer."""
     found = {"seed": inspect.Parameter("seed", inspect.Parameter.KEYWORD_ONLY)}
     for factory in factories:
         found |= inspect.signature(factory).parameters
@@ -191,10 +193,10 @@ def _check_values(space: "stabjax.Space", steps: int) -> None:
 def _estimate(attrs: dict[str, Any]) -> str:
     return (
         f"{attrs['trials']} runs of {attrs['steps']} steps, {attrs['programs']} "
-        f"programs\nexpected: {attrs['expected_seconds']} s and "
-        f"{attrs['expected_compile_seconds']} s to compile; "
-        f"{attrs['expected_device_bytes'] / 1e6:.0f} MB on the devices, "
-        f"{attrs['expected_result_bytes'] / 1e6:.0f} MB of results"
+        f"programs\nestimated time: {attrs['expected_seconds']} s for training and "
+        f"{attrs['expected_compile_seconds']} s for compilation\nestimated memory: "
+        f"{attrs['expected_device_bytes'] / 1e6:.0f} MB on the devices and "
+        f"{attrs['expected_result_bytes'] / 1e6:.0f} MB for the results"
     )
 
 
@@ -202,10 +204,10 @@ def _summary(runs: "xr.Dataset") -> str:
     attrs = runs.attrs
     lines = [
         f"{attrs['trials']} runs of {attrs['steps']} steps in "
-        f"{attrs['seconds']} s, and {attrs['compile_seconds']} s to compile",
+        f"{attrs['seconds']} s (plus {attrs['compile_seconds']} s to compile)",
         f"diverged: {float((runs.status == 1).mean()):.1%}",
     ]
-    # Losses, and what the problem's metadata says is better when larger or smaller.
+    # The loss, and the variables with a direction in the problem's metadata.
     measured = [n for n, v in runs.data_vars.items() if "better" in v.attrs]
     for variable in dict.fromkeys(["final_loss", *map(str, measured)]):
         try:
@@ -224,7 +226,7 @@ def _fresh(
 ) -> str:
     try:
         winner = runs.isel(stabjax.runs.best(runs).positions)
-    except ValueError:  # the summary says that all runs diverged
-        return "There is no point to train with fresh seeds."
+    except ValueError:  # every run diverged, as the summary says
+        return "no point to train with fresh seeds"
     found = stabjax.runs.best(stabjax.runs.retest(problem, make, winner, seeds=seeds))
     return f"with fresh seeds: {str(found).splitlines()[0]}"

@@ -1,4 +1,4 @@
-"""Values on the command line: numbers, words, axes and ranges."""
+"""Parsing of numbers, words, axes and ranges on the command line."""
 
 import argparse
 import inspect
@@ -20,8 +20,8 @@ Values: TypeAlias = Sequence[Value] | np.ndarray[Any, Any]
 
 _WORDS: dict[str, Value] = {"none": None, "true": True, "false": False}
 _FORMS = (
-    "log:LOW:HIGH:N, lin:LOW:HIGH:N, FIRST:END, or values with commas, optionally "
-    "after static:"
+    "log:LOW:HIGH:N, lin:LOW:HIGH:N, FIRST:END, or comma-separated values, optionally "
+    "with the prefix static:"
 )
 _MOST = 10**8  # points of a grid: their losses alone are 0.4 GB
 _SPACED = re.compile(r"(log|lin):([^:,]+):([^:,]+):(\d+)")
@@ -29,7 +29,7 @@ _SPAN = re.compile(r"(\d+):(\d+)")
 
 
 def parse_value(text: str) -> Value:
-    """Returns an int, a float, None, a boolean, or the text itself."""
+    """Parses an int, float, boolean or None, or returns the text itself."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -39,7 +39,7 @@ def parse_value(text: str) -> Value:
 
 
 def parse_pair(text: str, form: str = "NAME=VALUE") -> tuple[str, str]:
-    """Splits `NAME=VALUE`."""
+    """Splits `NAME=VALUE` into its two parts."""
     name, separator, value = text.partition("=")
     if not separator or not name.isidentifier():
         raise ValueError(f"{form} must be a name, = and a value, got {text!r}.")
@@ -118,7 +118,7 @@ def check_words(
 
 
 def parse_range(text: str) -> tuple[float, float]:
-    """Returns the ends of `LOW:HIGH`."""
+    """Parses the two ends of `LOW:HIGH`."""
     try:
         low, high = map(float, text.split(":"))
     except ValueError as error:

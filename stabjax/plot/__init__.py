@@ -1,9 +1,9 @@
-"""Plots of datasets of runs, schedules and gradient norms, as Matplotlib Axes.
+"""Matplotlib plots of sweep results, schedules and gradient norms.
 
 Each function draws into the Axes that it is given, or into a new figure, and returns
 them: `ax.figure.savefig("name.png")`. Numeric dimensions that you do not name, such as
-the seeds, are pooled, and the title says so. Words and flags are never pooled in a new
-figure: they have lines, rows or panels of their own.
+the seeds, are pooled, and the title says so. Categories are not pooled in a new
+figure: each has its own line, row or panel.
 """
 
 from stabjax.plot.axes import panels

@@ -21,7 +21,7 @@ from stabjax.plot.lines import lines_of, split
 
 _BAND = (10, 50, 90)  # percentiles of the runs
 _LARGEST = float(np.finfo(np.float32).max)
-_HEADROOM = 1e3  # times its first value: a curve that diverges is not followed higher
+_HEADROOM = 1e3  # diverging curves are cut off at this multiple of the initial value
 
 
 def learning_curves(
@@ -32,29 +32,31 @@ def learning_curves(
     target: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Median of a variable along `step`, with a band from the 10th to 90th percentile.
+    """Plots the median of a recorded variable with its 10th and 90th percentiles.
 
-    The vertical axis is logarithmic and shows at most nine decades, and at most three
-    decades above the start of a curve that diverges. A cross marks where the median run
-    diverges. Trials that were not run are left out. More than seven numbers are drawn
-    in shades without bands, and the legend names some of them.
+    The vertical axis is logarithmic and covers at most nine decades. Diverging curves
+    are cut off three decades above their initial value, and a cross marks the step at
+    which the median run diverges. Missing runs are ignored. More than seven numeric
+    values of `hue` are drawn in shades of one color, without bands, and the legend
+    lists only some of them.
 
-    Words and flags are never pooled: without `hue`, the first such dimension has the
-    curves, and each combination of the others has a panel.
+    Categorical dimensions (strings and booleans) are not pooled. If `hue` is None, the
+    first of them is used instead. Each combination of the others has its own panel.
 
     Args:
-      dataset: what `sweep` returns with `record_every`.
+      dataset: a dataset returned by `sweep` with `record_every`.
       variable: `loss`, or a metric such as `clip_grad_norm`.
-      hue: a dimension with one curve for each of its values.
-      target: draws a line at this value.
-      ax: where to draw, in one panel, which pools words, too; None makes a new figure.
+      hue: dimension with a curve for each value.
+      target: value to mark with a horizontal line.
+      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
+        creates a new figure.
 
     Returns:
-      The axes, those of the first panel if there are several.
+      The Matplotlib Axes, or those of the first panel.
 
     Raises:
-      ValueError: the dataset lacks the variable or a dimension, or there are more than
-        24 panels.
+      ValueError: If the dataset does not have the variable or dimension, or if the
+        figure would need more than 24 panels.
 
     Example:
       >>> import optax, stabjax
@@ -81,9 +83,9 @@ def learning_curves(
     if limits:
         logarithmic(ax, "y", limits[1] / limits[0])
         ax.set_ylim(*limits)
-    floor = limits[0] / 10 if limits else -np.inf  # a zero leaves the plot downwards
+    floor = limits[0] / 10 if limits else -np.inf  # zeros are below the axis
     for label, band, style in curves:
-        # Matplotlib draws no line to infinity, but clips one to a large number.
+        # Matplotlib omits lines to infinity but clips lines to a large number.
         lower, median, upper = (np.clip(v, floor, _LARGEST) for v in band)
         finite = np.isfinite(band[1])
         marker = "." if finite.sum() == 1 else ""
@@ -108,9 +110,10 @@ def learning_curves(
 
 
 def _diverging(runs: np.ndarray) -> np.ndarray:
-    """Returns the runs with infinity where a metric is NaN up to the last step.
+    """Replaces trailing NaN by infinity.
 
-    A run that has values first and then none diverged; one without any was not run.
+    A metric that becomes NaN and stays NaN belongs to a diverged run. If all values are
+    NaN, the run is missing.
     """
     runs = runs.astype(float)
     known = ~np.isnan(runs)
@@ -119,7 +122,7 @@ def _diverging(runs: np.ndarray) -> np.ndarray:
 
 
 def _visible(curve: np.ndarray) -> np.ndarray:
-    """Returns the curve, or the beginning of a curve that diverges."""
+    """Returns a curve without the part where it diverges."""
     positive = curve[np.isfinite(curve) & (curve > 0)]
     if not np.isinf(curve).any() or not positive.size:
         return curve
@@ -129,7 +132,7 @@ def _visible(curve: np.ndarray) -> np.ndarray:
 def _mark_divergence(
     ax: Axes, steps: np.ndarray, median: np.ndarray, color: str
 ) -> None:
-    """Draws a cross at the end of a curve, or above the first step if it has none."""
+    """Draws a cross at the end of a curve, or at step 0 if the curve is empty."""
     style: dict[str, Any] = {"color": color, "ms": 8, "mew": 2}
     if len(steps):
         at = min(median[-1], ax.get_ylim()[1])

@@ -1,4 +1,4 @@
-"""Arrays and labels of a plot, from a dataset of runs."""
+"""Extraction of arrays and labels from a dataset of runs."""
 
 import numpy as np
 import xarray as xr
@@ -17,7 +17,8 @@ def variable_of(dataset: xr.Dataset, name: str, **dims: str | None) -> xr.DataAr
       **dims: dimensions by the argument that names them, for messages.
 
     Raises:
-      ValueError: the dataset lacks the variable, or the variable a dimension.
+      ValueError: If the dataset does not have the variable, or the variable does not
+        have a dimension.
     """
     known = [*map(str, dataset.data_vars)]
     if name not in known:
@@ -48,7 +49,7 @@ def categories_of(data: xr.DataArray, *shown: str | None) -> list[str]:
 
 
 def name_pooled(ax: Axes, words: str, data: xr.DataArray, *shown: str | None) -> None:
-    """Says in the title over which dimensions, of which size, a plot pools its runs."""
+    """Lists the pooled dimensions and their sizes in the title."""
     pooled_dims = [
         f"{dim} ({size})"
         for dim, size in data.sizes.items()
@@ -67,7 +68,7 @@ def label_at(coordinate: xr.DataArray, position: int) -> str:
 
 
 def pooled(data: xr.DataArray, *dims: str) -> np.ndarray:
-    """Returns the values over these dimensions, with all others as the last axis."""
+    """Returns the values with all other dimensions pooled into the last axis."""
     values = data.transpose(*dims, ...).to_numpy()
     return values.reshape(*values.shape[: len(dims)], -1)
 
@@ -80,23 +81,23 @@ def success_in_words(target: float | None, maximize: bool) -> str:
 
 
 def counts(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how many along the last axis are 1, and how many are not NaN."""
+    """Counts the ones and the non-NaN values along the last axis."""
     return np.nansum(runs, axis=-1), (~np.isnan(runs)).sum(axis=-1)
 
 
 def percentile(values: np.ndarray, percent: float) -> np.ndarray:
-    """Returns a percentile along the last axis, without NaN; NaN where all are.
+    """Returns a percentile along the last axis, ignoring NaN.
 
-    It is one of the values, never interpolated: a neighbor may be infinite.
+    The percentile is not interpolated because neighboring values can be infinite.
     """
     count = (~np.isnan(values)).sum(axis=-1, keepdims=True)
     position = np.round((np.maximum(count, 1) - 1) * percent / 100).astype(int)
-    ordered = np.sort(values, axis=-1)  # puts NaN last
+    ordered = np.sort(values, axis=-1)  # NaN is sorted to the end
     found: np.ndarray = np.take_along_axis(ordered, position, axis=-1)[..., 0]
     return found
 
 
 def label_of(data: xr.DataArray) -> str:
-    """Returns the long name, or the name, and the units."""
+    """Returns the long name or the name of a variable, followed by its units."""
     units = f" ({data.attrs['units']})" if "units" in data.attrs else ""
     return str(data.attrs.get("long_name", str(data.name).replace("_", " "))) + units

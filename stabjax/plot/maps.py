@@ -1,4 +1,4 @@
-"""Heat maps over two hyperparameters, of cells or of points."""
+"""Heat maps over two hyperparameters, for grids and random samples."""
 
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from stabjax.plot.facets import in_panels
 _DIVERGED = "0.78"
 _TARGET: dict[str, Any] = {"colors": "#D55E00", "linewidths": 1.8}
 _Limits = tuple[float, float] | None
-# Where the values stand: their horizontal and their vertical positions.
+# The horizontal and vertical positions of the values.
 _Places = tuple[np.ndarray, ...]
 
 
@@ -43,36 +43,38 @@ def heatmap(
     limits: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Map of a variable over two hyperparameters: the median over all other numbers.
+    """Plots a map of a variable over two hyperparameters.
 
-    Axes are logarithmic where the values are evenly spaced in the logarithm. An
-    infinite value (a threshold that is switched off) stands last, in a strip of its
-    own. Cells whose median run diverged are gray, with a line along their border. Cells
-    that were not run, or not completely, are white. A star marks the best value, in the
-    middle of ties. Axes along `trial`, as of a random sample, are drawn as points.
+    The colors show the median over all other numeric dimensions. An axis is logarithmic
+    if its values are logarithmically spaced. An infinite value, such as a disabled
+    threshold, is drawn in a separate strip at the end of the axis. Cells with a diverged median
+    run are gray and outlined. Cells with missing runs are white. A star marks the best
+    value, or the middle one of several equal values. Random samples, whose axes vary
+    along `trial`, are drawn as points.
 
-    Words and flags are never pooled: each of their combinations has a panel, with the
-    same colors.
+    Categorical dimensions (strings and booleans) are not pooled. Each combination of
+    their values has its own panel, with the same color scale.
 
     Args:
-      dataset: what `sweep` returns.
-      x: the dimension of the horizontal axis, or a coordinate along `trial`.
-      y: the dimension of the vertical axis, or a coordinate along `trial`.
-      variable: what the colors show, on a logarithmic scale if it is positive.
-      facet: a dimension with a panel for each of its values.
-      target: draws a line around the cells whose median run reaches this value.
-      maximize: whether larger values are better, as of an accuracy. None asks the
-        problem's metadata, and otherwise smaller ones are.
-      limits: values of the first and the last color. By default they are taken from the
-        data, with nine decades at most.
-      ax: where to draw, in one panel, which pools words, too; None makes a new figure.
+      dataset: a dataset returned by `sweep`.
+      x: dimension for the horizontal axis, or a coordinate along `trial`.
+      y: dimension for the vertical axis, or a coordinate along `trial`.
+      variable: variable shown by the colors, on a logarithmic scale if it is positive.
+      facet: dimension with a panel for each value.
+      target: if given, a line encloses the cells whose median run reaches this value.
+      maximize: whether larger values are better, as for an accuracy. None uses the
+        problem's metadata and defaults to False.
+      limits: values of the first and last colors. None determines them from the data
+        and shows at most nine decades.
+      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
+        creates a new figure.
 
     Returns:
-      The axes, those of the first panel if there are several.
+      The Matplotlib Axes, or those of the first panel.
 
     Raises:
-      ValueError: the dataset lacks the variable or a dimension, or there are more than
-        24 panels.
+      ValueError: If the dataset does not have the variable or dimension, or if the
+        figure would need more than 24 panels.
 
     Example:
       >>> import optax, stabjax
@@ -135,7 +137,7 @@ def _draw_cells(
     names: tuple[str, str],
     limits: _Limits,
 ) -> _Places:
-    """Draws the cells of a grid, and returns where its rows and columns stand."""
+    """Draws the cells of a grid and returns the positions of rows and columns."""
     across, up = (cells_of(data[name]) for name in names)
     diverged = np.isinf(median)
     finite = with_gaps(np.where(diverged, np.nan, median), across, up)
@@ -145,7 +147,7 @@ def _draw_cells(
         (finite, "viridis", _norm(median, limits)),
         (gray, ListedColormap([_DIVERGED]), None),
     ):
-        # Rasterized, as a vector file would hold a polygon for each cell.
+        # Rasterized because a vector file would contain a polygon for each cell.
         mesh = (across.edges, up.edges, values)
         ax.pcolormesh(*mesh, cmap=cmap, norm=norm, rasterized=True)
     border = list(border_of(flags, across, up))
@@ -164,7 +166,7 @@ def _outline(ax: Axes, reached: np.ndarray, x: xr.DataArray, y: xr.DataArray) ->
 
 
 def _are_points(data: xr.DataArray, *names: str) -> bool:
-    """Returns whether these are coordinates along `trial`."""
+    """Returns whether the names are coordinates along `trial`."""
     return all(
         name not in data.dims and name in data.coords and data[name].dims == ("trial",)
         for name in names
@@ -178,7 +180,7 @@ def _draw_points(
     names: tuple[str, str],
     limits: _Limits,
 ) -> _Places:
-    """Draws a point for each trial, and returns where the points stand."""
+    """Draws a point for each trial and returns the positions of the points."""
     places = []
     for which, name in zip("xy", names, strict=True):
         values, position = np.unique(data[name].to_numpy(), return_inverse=True)
@@ -199,7 +201,7 @@ def _draw_points(
 def _add_colorbar(ax: Axes, median: np.ndarray, label: str) -> None:
     colors: Any = ax.collections[0]
     bar = ax.figure.colorbar(colors, ax=ax, label=label, extend=_extend(median, colors))
-    # Ticks between the decades stay where there are too few decades.
+    # Keeps the ticks between decades if the scale covers too few decades.
     if colors.norm.vmax > 30 * colors.norm.vmin:
         bar.minorticks_off()
 
@@ -211,7 +213,7 @@ def _mark_best(
     maximize: bool,
     target: float | None,
 ) -> None:
-    """Draws a star on the best value, and a legend of what the color bar lacks."""
+    """Marks the best value with a star and adds a legend for the other colors."""
     handles: list[Any] = []
     for some, color, label in (
         (np.isinf(median), _DIVERGED, "diverged"),
@@ -244,7 +246,7 @@ def _norm(values: np.ndarray, limits: _Limits) -> Normalize:
 
 
 def _extend(values: np.ndarray, colors: Any) -> str:
-    """Returns on which sides values lie beyond the colors."""
+    """Returns the sides on which values exceed the limits of the color scale."""
     finite = values[np.isfinite(values)]
     low, high = colors.norm.vmin, colors.norm.vmax
     below = bool(finite.size) and low is not None and finite.min() < low

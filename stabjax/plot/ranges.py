@@ -1,4 +1,4 @@
-"""Learning rates that train, as a row of bars for each treatment."""
+"""Plots of the ranges of learning rates that train successfully."""
 
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from stabjax.plot.facets import in_panels
 from stabjax.plot.lines import split
 
 _COLOR, _PALE = "#0072B2", "#C5DDEE"
-_HEIGHT = 0.74  # of a row at a learning rate at which every run succeeds
+_HEIGHT = 0.74  # height of a bar with a success rate of 1
 _STAR: dict[str, Any] = {**STAR, "ms": 10}
 
 
@@ -41,40 +41,42 @@ def rate_ranges(
     maximize: bool | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Learning rates that train, as a row for each treatment, and how many decades.
+    """Plots the success rate against the learning rate, with a row per treatment.
 
-    The height of a bar is the fraction of runs that are stable, or reach a target,
-    pooled over all other numeric dimensions. Where it is at least one half, the bar is
-    dark: that rate trains. A star marks the best median run. Where nothing was run,
-    there is no bar.
+    The height of a bar is the fraction of runs that are stable or, if `target` is
+    given, reach the target. Runs are pooled over all other numeric dimensions. Bars
+    with a success rate of at least 1/2 are dark. A star marks the learning rate with
+    the best median run. Learning rates without runs have no bar.
 
-    The number to the right is the width of all dark bars, with its 95 % bootstrap
-    interval over the seeds; on an even grid, a rate counts for the distance to the
-    next. Where the first or the last rate trains, the grid cuts the range off, and the
-    number is a lower bound (>=).
+    The number on the right is the total width of the dark bars in decades, where each
+    bar spans the distance between adjacent learning rates, with a 95% bootstrap
+    interval over seeds. If the lowest or the highest learning rate is successful, the
+    grid is too small to show the whole range, and the number is a lower bound (>=).
 
     Args:
-      dataset: what `sweep` returns.
-      x: the dimension of the learning rates, which are positive and finite.
-      y: a dimension with a row for each of its values (treatments, methods,
-        thresholds), or None for one row. Numbers increase upwards, so that an infinite
-        threshold is the top row in any order of the grid. Names go downwards. Words and
-        flags are never pooled: without `y`, the first such dimension has the rows, and
-        each combination of the others has a panel.
-      variable: what the star is the best of, and the target a value of.
-      target: counts the runs whose variable is at least as good as this, instead of
-        those that did not diverge.
-      maximize: whether larger values are better, as of an accuracy. None asks the
-        problem's metadata, and otherwise smaller ones are.
-      ax: where to draw, in one panel, which pools words, too; None makes a new figure,
-        as high as the rows need.
+      dataset: a dataset returned by `sweep`.
+      x: dimension of the learning rates, which must be positive and finite.
+      y: dimension with a row for each value, such as treatments or thresholds. Numbers
+        increase upwards, so an infinite threshold is always the top row. Names are
+        listed from top to bottom. Categorical dimensions are not pooled: if `y` is
+        None, the first of them is used, and each combination of the others has its own
+        panel.
+      variable: variable that is compared with `target`, and of which a star marks the
+        best value.
+      target: if given, a run is successful if its variable is at least as good as this
+        value. Otherwise, it is successful if it does not diverge.
+      maximize: whether larger values are better, as for an accuracy. None uses the
+        problem's metadata and defaults to False.
+      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
+        creates a new figure whose height depends on the number of rows.
 
     Returns:
-      The axes, those of the first panel if there are several.
+      The Matplotlib Axes, or those of the first panel.
 
     Raises:
-      ValueError: the dataset lacks a variable or a dimension, the values of `x` are not
-        learning rates, or there are more than 24 panels.
+      ValueError: If the dataset does not have a variable or dimension, if the values of
+        `x` are not positive and finite, or if the figure would need more than 24
+        panels.
 
     Example:
       >>> import numpy as np
@@ -89,7 +91,7 @@ def rate_ranges(
       >>> [text.get_text() for text in ax.texts]
       ['>= 4.0 decades', '>= 3.0 decades']
     """
-    # Edges between rates must increase; a dimension that is missing is named below.
+    # The edges require sorted rates. A missing dimension raises an error below.
     dataset = dataset.sortby(x) if x in dataset.dims else dataset
     variable_of(dataset, variable, x=x, y=y)
     larger = is_maximized(dataset, variable, maximize)
@@ -128,17 +130,17 @@ def rate_ranges(
 
 
 def _heights(names: np.ndarray) -> list[int]:
-    """Returns the row of each name: numbers upwards, other names downwards."""
+    """Returns the row of each name, with numbers upwards and other names downwards."""
     order = np.argsort(names) if is_number(names) else np.arange(len(names))[::-1]
     return [int(height) for height in np.argsort(order)]
 
 
 def _edges(rates: xr.DataArray) -> np.ndarray:
-    """Returns the edges of the rates' parts of the axis; a single rate has a decade."""
+    """Returns the edges between learning rates; a single rate spans one decade."""
     values = rates.to_numpy()
     if values.dtype.kind not in "iuf" or not np.all((values > 0) & np.isfinite(values)):
         raise ValueError(
-            f"x must be learning rates, positive and finite, got {rates.name} = "
+            f"x must contain positive and finite learning rates, got {rates.name} = "
             f"{', '.join(map(text_of, values))}."
         )
     at = np.log10(values.astype(float))

@@ -51,27 +51,28 @@ def stable_fraction(
     seeds at one point are. Trials that were not run do not count. More than seven
     numbers are drawn in shades without bands, and the legend names some of them.
 
-    Words and flags are never pooled: without `hue`, the first such dimension has the
-    lines, and each combination of the others has a panel.
+    Categorical dimensions (strings and booleans) are not pooled. If `hue` is None, the
+    first of them is used instead. Each combination of the others has its own panel.
 
     Args:
-      dataset: what `sweep` returns.
-      x: the dimension of the horizontal axis. It is logarithmic if its values are
-        evenly spaced in the logarithm, and an infinite value stands last.
-      hue: a dimension with one line for each of its values.
-      variable: what the target is a value of.
-      target: counts the runs whose variable is at least as good as this, instead of
-        those that did not diverge.
-      maximize: whether larger values are better, as of an accuracy. None asks the
-        problem's metadata, and otherwise smaller ones are.
-      ax: where to draw, in one panel, which pools words, too; None makes a new figure.
+      dataset: a dataset returned by `sweep`.
+      x: dimension for the horizontal axis. The axis is logarithmic if the values are
+        logarithmically spaced. An infinite value is drawn at the end.
+      hue: dimension with a line for each value.
+      variable: variable that is compared with `target`.
+      target: if given, a run is successful if its variable is at least as good as this
+        value. Otherwise, it is successful if it does not diverge.
+      maximize: whether larger values are better, as for an accuracy. None uses the
+        problem's metadata and defaults to False.
+      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
+        creates a new figure.
 
     Returns:
-      The axes, those of the first panel if there are several.
+      The Matplotlib Axes, or those of the first panel.
 
     Raises:
-      ValueError: the dataset lacks a variable or a dimension, or there are more than 24
-        panels.
+      ValueError: If the dataset does not have a variable or dimension, or if the figure
+        would need more than 24 panels.
 
     Example:
       >>> import optax, stabjax
@@ -131,34 +132,35 @@ def sensitivity(
     maximize: bool | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Median of a variable against one hyperparameter, with a band over the runs.
+    """Plots the median of a variable against one hyperparameter.
 
-    The band is from the 10th to the 90th percentile of the runs at a value. A star
-    marks the best median of each line, in the middle of ties; a cross at the edge of
-    the plot, a value where the median run diverged. Trials that were not run are left
-    out. More than seven numbers are drawn in shades without bands, and the legend names
-    some of them.
+    The band spans the 10th to 90th percentiles of the runs. A star marks the best
+    median of each line, or the middle one of several equal values. A cross at the edge
+    of the plot marks a value at which the median run diverges. Missing runs are
+    ignored. More than seven numeric values of `hue` are drawn in shades of one color,
+    without bands, and the legend lists only some of them.
 
-    Words and flags are never pooled: without `hue`, the first such dimension has the
-    lines, and each combination of the others has a panel.
+    Categorical dimensions (strings and booleans) are not pooled. If `hue` is None, the
+    first of them is used instead. Each combination of the others has its own panel.
 
     Args:
-      dataset: what `sweep` returns.
-      x: the dimension of the horizontal axis. It is logarithmic if its values are
-        evenly spaced in the logarithm, and an infinite value stands last.
-      variable: a variable with one value for each run, such as `final_loss`.
-      hue: a dimension with one line for each of its values.
-      target: draws a line at this value.
-      maximize: whether larger values are better, as of an accuracy. None asks the
-        problem's metadata, and otherwise smaller ones are.
-      ax: where to draw, in one panel, which pools words, too; None makes a new figure.
+      dataset: a dataset returned by `sweep`.
+      x: dimension for the horizontal axis. The axis is logarithmic if the values are
+        logarithmically spaced. An infinite value is drawn at the end.
+      variable: variable with one value per run, such as `final_loss`.
+      hue: dimension with a line for each value.
+      target: value to mark with a horizontal line.
+      maximize: whether larger values are better, as for an accuracy. None uses the
+        problem's metadata and defaults to False.
+      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
+        creates a new figure.
 
     Returns:
-      The axes, those of the first panel if there are several.
+      The Matplotlib Axes, or those of the first panel.
 
     Raises:
-      ValueError: the dataset lacks the variable or a dimension, or there are more than
-        24 panels.
+      ValueError: If the dataset does not have the variable or dimension, or if the
+        figure would need more than 24 panels.
 
     Example:
       >>> import optax, stabjax

@@ -46,7 +46,7 @@ def quartic(
 
     Raises:
       TypeError: If an argument is not a scalar.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -116,7 +116,7 @@ def cosh(
 
     Raises:
       TypeError: If an argument is not a scalar.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp

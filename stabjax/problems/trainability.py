@@ -57,7 +57,7 @@ def boundary_mlp(
 
     Raises:
       TypeError: If an argument is not a scalar or `width` is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax

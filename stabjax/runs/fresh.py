@@ -1,4 +1,4 @@
-"""One point of a sweep on seeds that did not choose it."""
+"""Training a selected point again with fresh seeds."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -24,29 +24,28 @@ def retest(
     seeds: int = 8,
     values: Mapping[str, object] = MappingProxyType({}),
 ) -> xr.Dataset:
-    """Trains one point of a sweep on fresh seeds, which had no part in its choice.
+    """Trains one point of a sweep again with fresh seeds.
 
-    The best of many points owes some of its value to the luck of its seeds, so that
-    value is too good. Fresh seeds give an unbiased one. The settings of the sweep are
-    in the dataset.
+    The best of many points was also selected for its lucky seeds, so its value is
+    biased. Seeds that were not used for the selection give an unbiased value. All
+    settings are taken from the dataset.
 
     Args:
-      problem: as in the call of `sweep`.
-      make_optimizer: as in the call of `sweep`.
-      point: the dataset of the sweep at one point and all its seeds:
+      problem: the argument of `sweep`.
+      make_optimizer: the argument of `sweep`.
+      point: the dataset at a single point with all its seeds, such as
         `runs.isel(best(runs).positions)`.
-      seeds: number of fresh seeds, >= 1, which follow the largest of `point`.
+      seeds: number of fresh seeds, >= 1. They start after the largest seed of `point`.
         **Static.**
-      values: static values by name of axis, for values that are not literals, such as
+      values: values by axis name, for static values that are not literals, such as
         functions.
 
     Returns:
-      A dataset as `sweep` returns it, at this point and these seeds. `best` gives its
-      value with an interval.
+      A dataset like that of `sweep` at this point, with the fresh seeds.
 
     Raises:
-      ValueError: `point` is more than one point, `seeds` is out of range, or a static
-        value is missing.
+      ValueError: If `point` contains several points, `seeds` is out of range, or a
+        static value is missing.
 
     Example:
       >>> import optax, stabjax
@@ -64,7 +63,7 @@ def retest(
     dims = [str(dim) for dim in point["status"].dims if dim != "seed"]
     if dims:
         raise ValueError(
-            f"point must be one point of a dataset, got one with the dimensions "
+            f"point must be a single point of a dataset, got the dimensions "
             f"{', '.join(dims)}. Select it with runs.isel(best.positions)."
         )
     used = point["seed"].to_numpy() if "seed" in point.coords else np.zeros(1, int)

@@ -1,4 +1,4 @@
-"""The best point of a dataset of runs."""
+"""Selection of the best hyperparameters."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,22 +24,23 @@ class Best(NamedTuple):
       point: the value of every axis, those of the problem and static ones included, as
         Python objects. A static value that is not a literal, such as a function, is
         represented by its label.
-      arguments: the part of `point` that the sweep's `make_optimizer` takes:
-        `make_optimizer(**best.arguments)`.
-      positions: the position along each dimension: `runs.isel(best.positions)`.
-      variable: what the point is the best in.
+      arguments: the part of `point` that the sweep's `make_optimizer` accepts, for use
+        as `make_optimizer(**best.arguments)`.
+      positions: position along each dimension, for use as `runs.isel(best.positions)`.
+      variable: the variable that was compared.
       value: mean of the variable over the seeds.
-      interval: Student's interval of that mean; NaN for a single seed. It ignores that
-        the point was selected: the best of many is better by luck, too. `retest` trains
-        it on fresh seeds.
+      interval: Student t interval of the mean; NaN for a single seed. It does not
+        account for the selection: the best of many points also had lucky seeds. Use
+        `retest` to train the point on fresh seeds.
       seeds: number of runs in the mean.
-      points: number of points that ran to the end, diverged ones included.
-      within_noise: number of points, the best included, whose difference from the best
-        is not significant, paired by seed; None for a single seed.
-      noise_range: the smallest and the largest value of each numeric axis among these
-        points; empty for a single seed.
-      at_edge: numeric axes whose best value is their smallest (unless 0) or largest
-        finite one (unless there is an infinite one): better values may lie beyond.
+      points: number of points without missing runs, including diverged ones.
+      within_noise: number of points, including the best one, that do not differ
+        significantly from it, paired by seed. None for a single seed.
+      noise_range: smallest and largest value of each numeric axis among these points.
+        Empty for a single seed.
+      at_edge: numeric axes whose best value is the smallest one (unless it is 0) or the
+        largest one (unless it is infinite), so that better values may be outside the
+        grid.
     """
 
     point: Mapping[str, Any]
@@ -65,15 +66,17 @@ class Best(NamedTuple):
             wide = f" ({low:.4g} to {high:.4g} within noise)" if low != high else ""
             lines.append(f"  {name} = {_short(value)}{wide}")
         if self.within_noise is None:
-            lines.append("One seed shows no noise: add seeds to compare points.")
+            lines.append("Add seeds to estimate the noise.")
         elif self.within_noise == 1 < self.points:
             lines.append("No other point is within noise of it.")
         elif self.within_noise > 1:
-            lines.append(f"{self.within_noise} points are within noise, this one too.")
+            lines.append(
+                f"{self.within_noise} points are within noise, including this one."
+            )
         for name in self.at_edge:
             lines.append(
-                f"{name} = {_short(self.point[name])} is at the edge of the grid: "
-                f"better values may lie beyond."
+                f"{name} = {_short(self.point[name])} is at the edge of the grid. "
+                f"Better values may be outside it."
             )
         return "\n".join(lines)
 
@@ -95,26 +98,25 @@ def best(
 ) -> Best:
     """Returns the point with the best mean of a variable over the seeds.
 
-    A diverged run counts as infinitely bad, whatever its value, and so does a mean that
-    includes one. Points that did not run to the end (NaN) are left out. Of points that
-    are equal, the middle one is returned.
+    A point with a diverged run is treated as infinitely bad. Points with missing values
+    (NaN) are ignored. If several points are equally good, the middle one is returned.
 
     Args:
-      runs: the dataset of `sweep` or `successive_halving`, or a part of it.
-      variable: a variable with one value for each run: a loss, an evaluation, a
+      runs: a dataset returned by `sweep` or `successive_halving`, or a subset of it.
+      variable: a variable with one value per run, such as a loss, an evaluation or a
         summary.
-      over: the dimension or dimensions to average over.
-      maximize: whether larger values are better, as for an accuracy. None asks the
-        problem's metadata, and otherwise minimizes.
-      confidence: confidence of the intervals, in (0, 1).
+      over: dimension or dimensions to average over.
+      maximize: whether larger values are better, as for an accuracy. None uses the
+        problem's metadata and defaults to False.
+      confidence: confidence level of the intervals, in (0, 1). **Static.**
 
     Returns:
-      A `Best`: the point, its value with an interval, the number of points within noise
+      A `Best` with the point, its value and interval, the number of points within noise
       of it, and the axes at whose edge it is.
 
     Raises:
-      ValueError: the dataset lacks the variable or a dimension, every point has a
-        diverged run, nothing ran to the end, or `confidence` is out of range.
+      ValueError: If the dataset does not have the variable or a dimension, every point
+        has a diverged run, no run is complete, or `confidence` is out of range.
 
     Example:
       >>> import optax, stabjax
@@ -134,7 +136,7 @@ def best(
     axes = [str(dim) for dim in losses.dims if dim not in pooled]
     values = losses.transpose(*axes, ...).to_numpy()
     values = values.reshape(*values.shape[: len(axes)], -1)
-    # A point that has a NaN did not run to the end, though a seed may have diverged.
+    # A point with a NaN is incomplete, even if one of its seeds diverged.
     with np.errstate(invalid="ignore"):
         means = values.mean(axis=-1)
     chosen = best_of(means)
@@ -166,11 +168,11 @@ def _nothing_is_best(
     runs: xr.Dataset, variable: str, means: np.ndarray[Any, Any]
 ) -> str:
     if np.isnan(means).all():
-        return f"no point ran to the end: {variable} is NaN everywhere."
+        return f"no run is complete because {variable} is NaN everywhere."
     latest = int(runs["diverged_at"].max())
     return (
-        f"no point is the best: every point has a run that diverged (the last of them "
-        f"at step {latest})."
+        f"there is no best point because every point has a diverged run (the last one "
+        f"diverged at step {latest})."
     )
 
 

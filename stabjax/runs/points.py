@@ -1,4 +1,4 @@
-"""One point of a dataset of runs: its hyperparameters and its mean over the seeds."""
+"""Hyperparameters and seed averages of points in a dataset of runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ NO_HYPERPARAMETERS = ("seed", "step", "trial", "rung")
 
 
 def hyperparameters(point: xr.Dataset) -> dict[str, Any]:
-    """Returns the swept values of one point, as Python objects."""
+    """Returns the swept values of a single point as Python objects."""
     return {
         str(name): values_of(coordinate)[0]
         for name, coordinate in point.coords.items()
@@ -23,7 +23,7 @@ def hyperparameters(point: xr.Dataset) -> dict[str, Any]:
 
 
 def values_of(coordinate: xr.DataArray) -> list[Any]:
-    """Returns the values of a coordinate; a function is represented by its label."""
+    """Returns the values of a coordinate, with functions represented by labels."""
     labels: list[Any] = np.atleast_1d(coordinate.values).tolist()
     if not (text := coordinate.attrs.get("static")):
         return labels
@@ -88,7 +88,7 @@ def check_variable(runs: xr.Dataset, variable: str) -> None:
 
 
 def dimensions(values: xr.DataArray, over: str | Sequence[str]) -> list[str]:
-    """Returns those to reduce; a dataset without a dimension `seed` has one seed."""
+    """Returns the dimensions to reduce, omitting `seed` if the dataset lacks it."""
     names = [over] if isinstance(over, str) else list(over)
     for name in names:
         if name not in values.dims and name != "seed":

@@ -1,4 +1,4 @@
-"""How many runs of a dataset are stable."""
+"""Confidence intervals for the fraction of stable runs."""
 
 from collections.abc import Sequence
 
@@ -19,32 +19,33 @@ def stable_fraction(
     maximize: bool | None = None,
     confidence: float = 0.95,
 ) -> xr.Dataset:
-    """Returns the fraction of stable runs, or of those that reach a target.
+    """Returns the fraction of stable or successful runs and its Wilson interval.
 
-    For k such runs of n, the interval is Wilson's:
+    Let k be the number of stable runs, n the number of runs and z the normal quantile
+    for the confidence level. The interval is
 
         (k + z^2 / 2 +- z sqrt(k (n - k) / n + z^2 / 4)) / (n + z^2)
 
-    where z is the normal quantile of the confidence. It assumes independent runs, such
-    as those of different seeds at one point.
+    The interval assumes independent runs, such as runs at the same point with different
+    seeds. If `target` is given, k is the number of runs that reach it.
 
     Args:
-      runs: the dataset of `sweep`, or a part of it.
-      over: the dimension or dimensions over which runs are counted.
-      target: counts the runs whose variable is at least as good as this value, instead
-        of those that did not diverge.
-      variable: what the target is a value of.
-      maximize: whether larger values are better, as for an accuracy. None asks the
-        problem's metadata, and otherwise smaller ones are.
-      confidence: confidence of the interval, in (0, 1).
+      runs: a dataset returned by `sweep`, or a subset of it.
+      over: dimension or dimensions over which runs are counted.
+      target: value that a successful run must reach. None counts the runs that do not
+        diverge.
+      variable: variable that is compared with `target`.
+      maximize: whether larger values are better, as for an accuracy. None uses the
+        problem's metadata and defaults to False.
+      confidence: confidence level of the interval, in (0, 1). **Static.**
 
     Returns:
-      A dataset with `fraction`, `low` and `high` over the other dimensions; NaN where
-      nothing was run.
+      A dataset with `fraction`, `low` and `high` over the remaining dimensions. Values
+      are NaN for missing runs.
 
     Raises:
-      ValueError: there is no such dimension or variable, or `confidence` is out of
-        range.
+      ValueError: If a dimension or the variable does not exist, or `confidence` is out
+        of range.
 
     Example:
       >>> import optax, stabjax

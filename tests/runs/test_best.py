@@ -115,7 +115,7 @@ def test_one_seed_shows_no_noise():
     best = stabjax.runs.best(of([[2.0], [1.0], [3.0]], rate=[1, 2, 3], seed=[0]))
     assert best.within_noise is None
     assert np.isnan(best.interval.low)
-    assert "One seed shows no noise" in repr(best)
+    assert "Add seeds to estimate the noise" in repr(best)
 
 
 def test_it_prints_in_a_few_lines_and_is_plain_data():
@@ -126,7 +126,7 @@ def test_it_prints_in_a_few_lines_and_is_plain_data():
     assert lines[1].startswith("  rate = 1")
     assert lines[2] == "No other point is within noise of it."
     equal = stabjax.runs.best(of(NOISY[[1, 1, 1]], rate=RATES[:3], seed=range(6)))
-    assert "3 points are within noise, this one too." in repr(equal)
+    assert "3 points are within noise, including this one." in repr(equal)
     data = json.loads(json.dumps(best.to_dict()))
     assert data["point"] == {"rate": 1.0}
     assert data["value"] == best.value
@@ -156,7 +156,7 @@ def test_fresh_seeds_are_those_that_did_not_choose():
     best = stabjax.runs.best(fresh)
     expected = stabjax.runs.best(runs).point
     assert best.point == expected
-    with pytest.raises(ValueError, match="one point of a dataset, got .* rate, kind"):
+    with pytest.raises(ValueError, match="a single point .* rate, kind"):
         stabjax.runs.retest(make_problem, make_optimizer, runs)
     with pytest.raises(ValueError, match="'kind' has the label"):
         stabjax.runs.retest(make_problem, make_optimizer, winner)

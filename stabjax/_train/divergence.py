@@ -1,0 +1,19 @@
+"""When a run has diverged."""
+
+import jax
+import jax.numpy as jnp
+
+from stabjax._types import Number
+
+DIVERGENCE_FACTOR = 1e3
+
+
+def bound_of(first_loss: jax.Array, factor: Number) -> jax.Array:
+    """Returns the largest loss of a stable run; infinite if the first is <= 0."""
+    factor = jnp.asarray(factor, first_loss.dtype)
+    return jnp.where(first_loss > 0, factor * first_loss, jnp.inf)
+
+
+def is_stable(loss: jax.Array, bound: jax.Array) -> jax.Array:
+    """Returns whether a loss is finite and within the bound."""
+    return jnp.isfinite(loss) & (loss <= bound)
