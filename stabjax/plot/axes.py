@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -71,6 +72,7 @@ def scale(ax: Axes, which: str, cells: Cells) -> None:
     if cells.labels is not None:
         axis.set_major_locator(FixedLocator(list(cells.at)))
         axis.set_major_formatter(FixedFormatter(cells.labels))
+        # Horizontal labels would overlap.
         if which == "x" and len("  ".join(cells.labels)) > 40:
             ax.tick_params("x", labelrotation=25)
             for text in ax.get_xticklabels():
@@ -108,6 +110,7 @@ def styles() -> Iterator[dict[str, Any]]:
     """Yields curve styles; the line style changes when the colors are exhausted."""
     for number in itertools.count():
         color = _COLORS[number % MANY]
+        # The offset changes the line style in each pass through the palette.
         line = _LINES[(number + number // MANY) % MANY]
         yield {"color": color, "linestyle": line, "linewidth": 1.5}
 
@@ -118,8 +121,16 @@ def shades(number: int) -> Iterator[dict[str, Any]]:
         yield {"color": to_hex(color), "linestyle": "-", "linewidth": 1.2}
 
 
-def legend_below(ax: Axes, **options: Any) -> None:
-    """Draws a legend below the label of the horizontal axis."""
+def draw_target(ax: Axes, target: float) -> None:
+    """Draws a line at a value of the vertical axis, for the legend to name."""
+    ax.axhline(target, color="0.35", lw=1.0, ls=(0, (4, 2)), label=f"{target:.3g}")
+    low, high = ax.get_ylim()
+    if ax.get_yscale() == "linear" or target > 0:
+        ax.set_ylim(min(low, target), max(high, target))
+
+
+def legend_below(ax: Axes, *, columns: int = 3, **options: Any) -> None:
+    """Draws a legend under the label of the horizontal axis, in columns that fit."""
     drop = max((_height(text) for text in ax.get_xticklabels()), default=_LINE)
     points = ScaledTranslation(0.0, -(drop + _LINE + 4) / 72, ax.figure.dpi_scale_trans)
     ax.legend(
@@ -129,8 +140,28 @@ def legend_below(ax: Axes, **options: Any) -> None:
         loc="upper center",
         bbox_to_anchor=(0.5, 0.0),
         bbox_transform=ax.transAxes + points,
+        ncols=_columns(ax, columns, options.get("handles")),
         **options,
     )
+
+
+def _columns(ax: Axes, most: int, handles: list[Artist] | None) -> int:
+    """Returns how many columns of a legend fit under a panel."""
+    handles = ax.get_legend_handles_labels()[0] if handles is None else handles
+    labels = [str(handle.get_label()) for handle in handles]
+    widest = max(map(len, labels), default=0)
+    fitting = int(_width(ax) // (0.85 * _LETTER * widest + 3 * _LETTER))
+    columns = max(1, min(most, fitting))
+    # Four entries are two rows of two rather than a row of three and a rest.
+    return 2 if len(labels) == 4 and columns == 3 else columns
+
+
+def _width(ax: Axes) -> float:
+    """Returns the width of the figure that belongs to a panel, in points."""
+    spec = ax.get_subplotspec()
+    panels_in_row = spec.get_gridspec().ncols if spec else 1
+    figure: Any = ax.figure
+    return float(72 * figure.get_size_inches()[0] / panels_in_row)
 
 
 def _height(text: Text) -> float:

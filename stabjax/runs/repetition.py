@@ -1,4 +1,4 @@
-"""Repetition of a single run of a sweep."""
+"""Repeating a single run of a sweep."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import xarray as xr
 
-from stabjax._sweep.axes import static
 from stabjax._sweep.compiler import no_mesh
 from stabjax._sweep.factories import route
 from stabjax._sweep.planning import labels_of
@@ -18,7 +17,7 @@ from stabjax._sweep.space import Space, grid
 from stabjax._sweep.spec import settings_from_json
 from stabjax._train.problem import Problem
 from stabjax._train.state import TrainResult
-from stabjax.runs.points import hyperparameters
+from stabjax.runs.points import axes_of
 
 
 def rerun(
@@ -90,19 +89,5 @@ def _point(trial: xr.Dataset, values: Mapping[str, Any]) -> Space:
             f"trial must be one point of a dataset, got one with the dimensions "
             f"{', '.join(dims)}: select it with runs.sel(...) or runs.isel(...)."
         )
-    given = hyperparameters(trial)
-    for name in values:
-        if name not in given:
-            raise ValueError(f"values must contain axes of the sweep, got {name!r}.")
-    for name in given:
-        opaque = trial[name].attrs.get("static") == ""
-        if opaque and name not in values:
-            raise ValueError(
-                f"axis {name!r} has the label {given[name]!r}, which does not "
-                f"determine its value. Pass values={{{name!r}: ...}}."
-            )
-    axes = {
-        name: static([value]) if "static" in trial[name].attrs else [value]
-        for name, value in {**given, **values}.items()
-    }
+    axes = axes_of(trial, values)
     return grid(**axes, seed=[int(trial["seed"]) if "seed" in trial.coords else 0])
