@@ -9,9 +9,9 @@ prints the median of (time with clipping - time without) / (time of one global n
 
 CPU time is shown beside wall time because other processes disturb it less.
 
-Methods above two passes are limited by memory. On two cores with jaxlib 0.10, writing a
-new tree takes 5 to 6 passes, most of it page faults. The maximum of each array takes 1.2
-to 2 passes, and a sum of squared quotients of two trees 2.8.
+Methods above two passes are limited by memory. On two cores with jaxlib 0.10, writing
+a new tree takes 5 to 6 passes, most of it page faults. The maximum of each array takes
+1.2 to 2 passes, and a sum of squared quotients of two trees 2.8.
 
 - adaptive_grad_clip (2.4) reads gradients and parameters.
 - scale_by_stable_adam (4.4, measured on a busy machine) sums quotients after the norm.
@@ -20,8 +20,8 @@ to 2 passes, and a sum of squared quotients of two trees 2.8.
 - clip_by_relative_update (11.7) writes the update of AdamW, because XLA does not repeat
   divisions, and reduces quotients. Without its protection from overflow it takes 9.5.
 
-The new trees are that slow because XLA:CPU processes independent arrays together, so that
-all of them exist at once.
+The new trees are that slow because XLA:CPU processes independent arrays together, so
+that all of them exist at once.
 """
 
 import argparse
