@@ -343,8 +343,11 @@ def _clip(
     average = update_mean(average, top, weight)
     bound = average * bias
     factor = clip_factor(as_scaled(top), bound)
-    # In this order a NaN bound propagates, because comparisons with NaN are false.
-    x = jnp.where(abs(x) <= bound, x, apply_factor(x, factor))
+    # In this order a NaN bound propagates, because comparisons with NaN are false. If
+    # the maximum shares abs(x), XLA:CPU (jaxlib 0.10) writes it to memory.
+    real = not jnp.iscomplexobj(x)
+    within = (x <= bound) & (x >= -bound) if real else abs(x) <= bound
+    x = jnp.where(within, x, apply_factor(x, factor))
     return x, average, factor.exceeded, jnp.minimum(top, bound)
 
 
