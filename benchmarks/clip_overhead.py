@@ -20,8 +20,8 @@ run gave these CPU times in passes, where AdamW alone takes 3.3:
 - 8.0 for clip_by_second_moment, which copies the old moments because several loops read
   them, and 7.3 for scale_by_stable_spam, which writes the clipped gradients to memory
   before it sums them.
-- 13.2 for clip_by_relative_update, which writes the update of AdamW because XLA does not
-  repeat divisions, and reduces quotients.
+- 13.2 for clip_by_relative_update, which writes the update of AdamW because XLA does
+  not repeat divisions, and reduces quotients.
 
 A tree that is written to memory for this is expensive: XLA:CPU processes independent
 arrays together, so all of it exists at once, in pages that are new in every step.
