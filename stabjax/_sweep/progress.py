@@ -16,9 +16,7 @@ from tqdm.auto import tqdm
 def _progress_bar(total: int, shown: bool) -> Any:
     """Returns a progress bar that is visible only in a terminal or notebook."""
     in_notebook = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
-    hidden = (
-        None if shown and not in_notebook else not shown
-    )  # None: terminal only
+    hidden = None if shown and not in_notebook else not shown  # None: terminal only
     return tqdm(total=total, unit="trial", disable=hidden)
 
 
