@@ -2,16 +2,22 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from stabjax._sweep.lanes.cpu import looped_on_cpu
+from stabjax._sweep.lanes.cpu import in_blocks, looped_on_cpu
 from stabjax._sweep.lanes.elements import Elements, evaluated_in_elements
-from stabjax._sweep.lanes.equations import Equation, Flat, Inexpressible, evaluated
+from stabjax._sweep.lanes.equations import (
+    Equation,
+    Flat,
+    Inexpressible,
+    evaluated,
+    needed,
+)
 from stabjax._sweep.lanes.gpu import looped_on_gpu
 from stabjax._sweep.lanes.run import Run
 from stabjax._sweep.lanes.split import Split, split
@@ -22,6 +28,13 @@ _TABLE_BYTES = 2**26  # of what the trials share, over all steps
 _Variables = dict[str, jax.Array]
 _Chunk = Callable[[Any, Any], _Variables]
 _Vectors = list[jax.Array]
+
+
+class _Common(NamedTuple):
+    """What all trials of a chunk share."""
+
+    state: dict[int, Any]  # inputs of the loop: their values after all steps
+    tables: _Vectors  # the numbers that the loop reads, each at all steps
 
 
 def chunk_of(run: Run, own: Collection[str], steps: int, platform: str) -> _Chunk:
@@ -42,8 +55,14 @@ def chunk_of(run: Run, own: Collection[str], steps: int, platform: str) -> _Chun
         raise Inexpressible("a long table of shared values")
 
     def chunk(shared: _Variables, lanes: _Variables) -> _Variables:
-        given = {**shared, **lanes}
-        return _trained(run, parts, [given[name] for name in run.names], steps, loop)
+        common = _shared(run, parts, shared, steps)
+
+        def trained(lanes: _Variables) -> _Variables:
+            given = {**shared, **lanes}
+            values = [given[name] for name in run.names]
+            return _trained(run, parts, values, common, steps, loop)
+
+        return in_blocks(trained, lanes) if platform == "cpu" else trained(lanes)
 
     shapes: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for name, aval in run.names.items():
@@ -54,58 +73,66 @@ def chunk_of(run: Run, own: Collection[str], steps: int, platform: str) -> _Chun
 
 
 def _trained(
-    run: Run, parts: Split, given: _Vectors, steps: int, loop: Callable[..., _Vectors]
+    run: Run,
+    parts: Split,
+    given: _Vectors,
+    common: _Common,
+    steps: int,
+    loop: Callable[..., _Vectors],
 ) -> _Variables:
+    """Trains vectors of trials, given what they share."""
     begin = jax.vmap(_function(run.begin), parts.given, parts.begun)
     found = begin(*given)
     size, constants, _ = run.sizes
     inputs = [*found[size : size + constants], *found[:size]]
-    rest = found[size + constants :]
-    state, tables = _shared(run, parts, inputs, steps)
+    state = [common.state.get(i, x) for i, x in enumerate(inputs)][constants:]
     shapes = {i: inputs[i].shape[1:] for i in parts.lanes}
     shapes |= {i: run.loop.avals[i].shape for i in parts.residuals}
     fixed, carried = (
         [c for i in places for c in _columns(inputs[i])]
         for places in (parts.fixed, parts.carried)
     )
-    rows = [c for table in tables for c in _columns(table)]
-    columns = loop(_stages(run, parts, shapes, steps), fixed, carried, rows)
+    stages = _stages(run, parts, shapes, steps)
+    columns = loop(stages, fixed, carried, common.tables)
     for i, values in _grouped(columns, parts.carried, shapes).items():
         state[i - constants] = jnp.stack(values, 1).reshape(inputs[i].shape)
     axes = [*parts.begun[size + constants :]]
     axes += [0 if constants + i in parts.lanes else None for i in range(size)]
-    results = jax.vmap(_function(run.end), axes)(*rest, *state)
+    results = jax.vmap(_function(run.end), axes)(*found[size + constants :], *state)
     variables: _Variables = jax.tree.unflatten(run.variables, results)
     return variables
 
 
-def _shared(
-    run: Run, parts: Split, inputs: _Vectors, steps: int
-) -> tuple[_Vectors, _Vectors]:
-    """The state after all steps, where trials share it, and what the loop reads."""
-    constants = run.sizes[1]
-    fixed = {i: inputs[i] for i in range(constants) if i not in parts.lanes}
-    outputs = [run.loop.outputs[i - constants] for i in parts.shared]
+def _shared(run: Run, parts: Split, shared: _Variables, steps: int) -> _Common:
+    (size, constants, _), outputs = run.sizes, run.begin.outputs
+    atoms = dict(enumerate([*outputs[size : size + constants], *outputs[:size]]))
+    begun = [i for i in atoms if i not in parts.lanes]
+    given = {i: shared[name] for i, name in enumerate(run.names) if name in shared}
+    wanted = [atoms[i] for i in begun]
+    read = evaluated(needed(run.begin.equations, wanted), given)
+    inputs = {i: jnp.asarray(read(atoms[i])) for i in begun}
+    fixed = {i: value for i, value in inputs.items() if i < constants}
+    new = [run.loop.outputs[i - constants] for i in parts.shared]
+
+    left = [i for i in parts.residuals if i not in parts.constant]
 
     def step(values: _Vectors, row: dict[int, Any]) -> tuple[_Vectors, _Vectors]:
         known = {**fixed, **row, **dict(zip(parts.shared, values, strict=True))}
         read = evaluated(parts.common, known)
-        new = [jnp.asarray(read(atom)) for atom in outputs]
-        return new, [*map(read, parts.residuals)]
+        return [jnp.asarray(read(atom)) for atom in new], [*map(read, left)]
 
     start = [inputs[i] for i in parts.shared]
     rows = {i: jnp.asarray(values[:-1]) for i, values in parts.known.items()}
     values, tables = start, list[Any]()
     if start or _bytes(run, parts.common) * steps > _TABLE_BYTES:
         values, tables = lax.scan(step, start, rows, length=steps)
-    elif parts.residuals:  # the scan would be a thousand kernels on a GPU
+    elif left:  # the scan would be a thousand kernels on a GPU
         tables = jax.vmap(lambda row: step([], row)[1], axis_size=steps)(rows)
-    state = inputs[constants:]
-    for i, value in zip(parts.shared, values, strict=True):
-        state[i - constants] = value
-    for i, known in parts.known.items():
-        state[i - constants] = jnp.asarray(known[-1])
-    return state, tables
+    state = dict(zip(parts.shared, values, strict=True))
+    state |= {i: jnp.asarray(known[-1]) for i, known in parts.known.items()}
+    rows = {**parts.constant, **dict(zip(left, tables, strict=True))}
+    tables = [jnp.asarray(rows[i]) for i in parts.residuals]
+    return _Common(state, [c for table in tables for c in _columns(table)])
 
 
 def _bytes(run: Run, equations: Sequence[Equation]) -> int:
@@ -119,7 +146,11 @@ def _stages(
 ) -> list[Stage]:
     """The loop in stages: conditions are constants where they last for long."""
     first, last = parts.steady
-    fixed = {i: x[first].reshape(-1) for i, x in parts.conditions.items()}
+    fixed = {
+        i: values[first].reshape(-1)
+        for i, values in parts.constant.items()
+        if values.dtype == np.bool_
+    }
     anywhere = _advance(run, parts, shapes, {})
     stages = [
         Stage(anywhere, 0, first),

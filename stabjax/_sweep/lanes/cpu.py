@@ -1,6 +1,8 @@
 """The loop over steps on a CPU, in blocks that stay in its first-level cache."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +16,31 @@ from stabjax._sweep.lanes.stage import Stage
 _BLOCK = 256  # trials
 
 _Vectors = list[jax.Array]
+_Tree: TypeAlias = Any
+
+
+def in_blocks(train: Callable[[_Tree], _Tree], lanes: _Tree) -> _Tree:
+    """Trains blocks of trials one after the other.
+
+    There are two at least, so that XLA keeps the loop and a trial has the same bits
+    whatever the number of trials.
+    """
+    (size,) = {len(x) for x in jax.tree.leaves(lanes)}
+    blocks = max(2, math.ceil(size / _BLOCK))
+
+    def cut(x: jax.Array) -> jax.Array:
+        padding = blocks * _BLOCK - size
+        return jnp.pad(x, (0, padding), "edge").reshape(blocks, _BLOCK)
+
+    found = lax.map(train, jax.tree.map(cut, lanes))
+    joined: _Tree = jax.tree.map(lambda x: x.reshape(-1)[:size], found)
+    return joined
 
 
 def looped_on_cpu(
     stages: Sequence[Stage], fixed: _Vectors, state: _Vectors, tables: _Vectors
 ) -> _Vectors:
-    """The loop in blocks that stay in the first-level cache, one after the other.
+    """Runs all steps of a block.
 
     XLA compiles a small call as one function, where it otherwise runs a task for each
     fusion.
@@ -33,19 +54,11 @@ def looped_on_cpu(
         # returns all of them.
         return [*state, *jax.tree.leaves(lax.optimization_barrier(given))]
 
-    def call(given: tuple[_Vectors, _Vectors]) -> _Vectors:
-        first, *rest = jax.jit(block)(*given, tables)
-        marks = {"xla_cpu_small_call": "true", "inlineable": "false"}
-        return [set_xla_metadata(first, **marks), *rest]
-
-    def cut(x: jax.Array) -> jax.Array:
-        return jnp.pad(x, (0, padding), "edge").reshape(-1, _BLOCK)
-
-    size = len(state[0])
-    padding = -size % _BLOCK
-    found = lax.map(call, jax.tree.map(cut, (fixed, state)))
-    found = lax.optimization_barrier(found)[: len(state)]
-    return [x.reshape(-1)[:size] for x in found]
+    first, *rest = jax.jit(block)(fixed, state, tables)
+    marks = {"xla_cpu_small_call": "true", "inlineable": "false"}
+    found = [set_xla_metadata(first, **marks), *rest]
+    kept: _Vectors = lax.optimization_barrier(found)[: len(state)]
+    return kept
 
 
 def _looped(

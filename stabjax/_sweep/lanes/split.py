@@ -34,8 +34,8 @@ class Split(NamedTuple):
     common: list[Equation]  # of the loop, once for all trials
     shared: list[int]  # inputs of the loop: other state
     known: dict[int, Any]  # state that follows from constants: its values at all steps
-    conditions: dict[int, Any]  # residual -> its values at all steps, if it is known
-    steady: tuple[int, int]  # the longest stretch of steps at which none changes
+    constant: dict[int, Any]  # residuals that follow from such state, at all steps
+    steady: tuple[int, int]  # the longest stretch without a change of a condition
 
 
 def split(run: Run, own: Sequence[bool], steps: int) -> Split:
@@ -56,7 +56,8 @@ def split(run: Run, own: Sequence[bool], steps: int) -> Split:
     outputs = [program.outputs[i - constants] for i in shared]
     common = needed(both, [*outputs, *residuals])
     known = _known(run, common, shared, steps)
-    conditions = _conditions(run, common, residuals, known)
+    constant = _constant(run, common, residuals, known)
+    left = [i for i in residuals if i not in constant]
     return Split(
         given=[0 if mine else None for mine in own],
         begun=begun,
@@ -65,11 +66,11 @@ def split(run: Run, own: Sequence[bool], steps: int) -> Split:
         carried=carried,
         own=mine,
         residuals=residuals,
-        common=common,
+        common=needed(common, [*outputs, *left]),
         shared=[i for i in shared if i not in known],
         known=known,
-        conditions=conditions,
-        steady=_longest([*conditions.values()], steps),
+        constant=constant,
+        steady=_longest([x for x in constant.values() if x.dtype == np.bool_], steps),
     )
 
 
@@ -144,12 +145,15 @@ def _unknown(run: Run, known: dict[int, Any]) -> set[int]:
     return dependent(run.loop, inputs - known.keys())
 
 
-def _conditions(
+def _constant(
     run: Run, common: list[Equation], residuals: list[int], known: dict[int, Any]
 ) -> dict[int, Any]:
-    """The conditions that follow from known state, at all steps."""
-    found, avals = _unknown(run, known), run.loop.avals
-    wanted = [i for i in residuals if i not in found and avals[i].dtype == np.bool_]
+    """The residuals that follow from known state, at all steps.
+
+    XLA would compute them when it compiles or when it runs, with other last bits.
+    """
+    found = _unknown(run, known)
+    wanted = [i for i in residuals if i not in found]
     if not wanted:
         return {}
     equations = needed(common, wanted)
