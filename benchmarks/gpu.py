@@ -23,7 +23,8 @@ import stabjax
 from stabjax._sweep import lanes as engine
 from stabjax._sweep.lanes import gpu
 from stabjax._sweep.program import variables_of
-from stabjax._train.trial import Rules, training
+from stabjax._train.state import Rules
+from stabjax._train.trial import training
 
 BEGIN, LIMIT = time.perf_counter(), 170  # seconds
 STEPS, WARMUP = 1000, 50

@@ -172,7 +172,7 @@ def grid(**axes: Iterable[object] | Static) -> Space:
       Space(max_norm: 3, seed: 8; 24 trials)
     """
     if not axes:
-        raise ValueError("axes must not be empty, got none. Use max_norm=[0.1, 1.0].")
+        raise ValueError("grid needs at least one axis, such as max_norm=[0.1, 1.0].")
     found = [axis_of(name, values) for name, values in axes.items()]
     for axis in found:
         check_distinct(axis)
@@ -204,7 +204,7 @@ def zipped(**axes: Iterable[object] | Static) -> Space:
       Space(trial: 2, seed: 8; 16 trials)
     """
     if not axes:
-        raise ValueError("axes must not be empty, got none. Use rate=[0.1, 1.0].")
+        raise ValueError("zipped needs at least one axis, such as rate=[0.1, 1.0].")
     found = tuple(axis_of(name, values) for name, values in axes.items())
     lengths = {axis.name: len(axis.values) for axis in found}
     if len(set(lengths.values())) > 1:
@@ -251,7 +251,7 @@ def sample(
       Space(trial: 64; 64 trials)
     """
     if not axes:
-        raise ValueError("axes must not be empty, got none. Use rate=[0.1, 1.0].")
+        raise ValueError("sample needs at least one axis, such as rate=[0.1, 1.0].")
     unit = unit_points(n, len(axes), seed, points)
     drawn = (drawn_axis(*axis, u) for axis, u in zip(axes.items(), unit, strict=True))
     return Space((Dimension(TRIAL, tuple(drawn)),))
@@ -282,7 +282,7 @@ def _device_values(axis: Axis) -> _Array:
     finite = values[np.isfinite(values)]
     if finite.size and (finite.min() < limits.min or finite.max() > limits.max):
         raise ValueError(
-            f"axis {axis.name!r} must contain values within the range of {dtype}, got "
-            f"a value outside. Use floats or set jax_enable_x64."
+            f"axis {axis.name!r} must contain values within the range of {dtype}. Use "
+            f"floats or set jax_enable_x64."
         )
     return values.astype(dtype)

@@ -13,7 +13,8 @@ import stabjax
 from stabjax._catalogue import CLIPPINGS, PROBLEMS
 from stabjax._sweep import lanes
 from stabjax._sweep.program import variables_of
-from stabjax._train.trial import Rules, training
+from stabjax._train.state import Rules
+from stabjax._train.trial import training
 from stabjax.problems import Problem
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")  # for Optax's Adam

@@ -9,7 +9,7 @@ from jax import lax
 from jax.extend import core
 
 from stabjax._sweep.lanes.equations import Flat, flat
-from stabjax._train.trial import Training
+from stabjax._train.state import Training
 
 _Variables = dict[str, jax.Array]
 _Arrays = list[jax.Array]
@@ -45,7 +45,7 @@ def trained(
 
     User code is traced once for both.
     """
-    start, step, result = training
+    start, step, result, *_ = training
     leaves, tree = jax.tree.flatten(start)
     leaves = [*map(jnp.asarray, leaves)]
 
