@@ -108,8 +108,8 @@ def test_study(tmp_path, capsys):
     printed = capsys.readouterr()
     assert "24 runs, about" in printed.err  # 3 rates, 1 threshold and none, ...
     assert "[1/1] quadratic: 24 runs of 20 steps" in printed.err
-    assert "## The answer" in printed.out
-    assert f"More, with pictures: {tmp_path / 'report.html'}" in printed.out
+    assert "## Main result" in printed.out
+    assert f"Full report with plots: {tmp_path / 'report.html'}" in printed.out
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert f"stabjax {' '.join(arguments)}\n" in report
 
@@ -123,7 +123,7 @@ def test_schedule_is_drawn_and_written(tmp_path, capsys):
     assert "0.5 |" in printed and "20\n" in printed
     schedule = stabjax.wsd_schedule(0.5, 4, 8, 8, shape="1-sqrt")
     bound = stabjax.schedule_bound(schedule, 20).best_value * 20**0.5
-    assert f"divided by DG / sqrt(T): {bound:.3g}" in printed
+    assert f"(D G / sqrt(T)): {bound:.3g}" in printed
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
@@ -219,7 +219,7 @@ def test_sweep_and_plot(own_jax, tmp_path, capsys, standard_promotion):
     printed = capsys.readouterr()
     assert "12 runs of 20 steps in " in printed.out
     assert "diverged: 16.7%" in printed.out
-    assert "best final loss, mean of the seeds: peak_value=0.5" in printed.out
+    assert "best mean final loss over the seeds: peak_value=0.5" in printed.out
     assert "Space(peak_value: 3, max_norm: 2, schedule: 1, seed: 2" in printed.err
     runs = xr.load_dataset(out, engine="scipy")
     assert runs.sizes == {"peak_value": 3, "max_norm": 2, "schedule": 1, "seed": 2}
@@ -239,7 +239,7 @@ def test_a_dry_run_and_a_recorded_sweep(own_jax, tmp_path, capsys, standard_prom
     assert "2 runs of 20 steps, 1 programs" in capsys.readouterr().out
     out, picture = tmp_path / "runs.nc", tmp_path / "picture.png"
     assert main([*given, "--record-every", "5", "--out", str(out)]) == 0
-    assert "no point is the best" in capsys.readouterr().out
+    assert "there is no best point" in capsys.readouterr().out
     assert "clip_grad_norm" in xr.load_dataset(out, engine="scipy")
     assert main(["plot", str(out), "--variable", "loss", "--out", str(picture)]) == 0
     assert picture.exists()
@@ -346,7 +346,7 @@ def test_booleans_are_alike_in_all_commands(value, own_jax, tmp_path, capsys):
         (["quadratic", "a=1,,2"], "axis 'a' must be log:LOW:HIGH:N"),
         (["quadratic", "max_norm=1"], "'peak_value' without a default"),
         (["quadratic", "a=1", "peak_value=1"], "axis must be one of seed, "),
-        (["quadratic", "peak_value=nan"], "axis 'peak_value' holds NaN"),
+        (["quadratic", "peak_value=nan"], "axis 'peak_value' must not contain NaN"),
         (["quadratic", "peak_value=1", "schedule=sine"], "schedule must be 'constant'"),
         (["quadratic", "a=1", "--optimizer", "clip"], "optimizer must be one of "),
         (

@@ -19,9 +19,11 @@ from jax.typing import DTypeLike
 from stabjax._axes import Axes, leaf_axes
 from stabjax._metrics import count_clip
 from stabjax._norms import (
+    ScaledNorm,
     is_float0,
     magnitudes,
     norm_dtype,
+    norm_of_leaves,
     safe_root,
     scaled_norm,
 )
@@ -103,6 +105,20 @@ class Step(NamedTuple):
         """Yields each update with its averages and axes."""
         averages = map(list, zip(*self.averages, strict=True))
         return zip(self.updates, averages, self.axes, strict=True)
+
+
+def leaf_norms(step: Step) -> list[ScaledNorm]:
+    """Computes the norm of each leaf, using a single `cond` for each dtype."""
+    dtypes = [norm_dtype([g]) for g in step.updates]
+    found: dict[int, ScaledNorm] = {}
+    for dtype in dict.fromkeys(dtypes):
+        members = [i for i, own in enumerate(dtypes) if own == dtype]
+        updates = [step.updates[i] for i in members]
+        axes = tuple(step.axes[i] for i in members)
+        values, units = norm_of_leaves(updates, axes, 2, True)
+        for i, value, unit in zip(members, values, units, strict=True):
+            found[i] = ScaledNorm(value, unit)
+    return [found[i] for i in range(len(dtypes))]
 
 
 class Moved(NamedTuple):

@@ -18,19 +18,13 @@ from stabjax._clipping.averages import (
     average_weight,
     bias_correction,
     divide_or_zero,
+    leaf_norms,
     update_mean,
     with_averages,
 )
 from stabjax._clipping.moments import AdamStep, adam_step, since_reset, update_moments
 from stabjax._clipping.numbers import checked
-from stabjax._norms import (
-    ScaledNorm,
-    as_scaled,
-    norm_dtype,
-    norm_of_leaves,
-    safe_root,
-    widened,
-)
+from stabjax._norms import ScaledNorm, as_scaled, norm_of_leaves, safe_root, widened
 from stabjax._scaling import ClipFactor, apply_factor, cast_back, clip_factor
 from stabjax._types import Number
 
@@ -217,7 +211,7 @@ def normalize_by_tracked_norm(
         return [
             _normalize_leaf(g, norm, averages, adam)
             for (g, averages, _), norm in zip(
-                step.leaves(), _leaf_norms(step), strict=True
+                step.leaves(), leaf_norms(step), strict=True
             )
         ]
 
@@ -338,20 +332,6 @@ class _Numbers(NamedTuple):
     bias: jax.Array  # factor applied to AdaFN's average
     norms: AdamStep
     moments: AdamStep
-
-
-def _leaf_norms(step: Step) -> list[ScaledNorm]:
-    """Computes the norm of each leaf, using a single `cond` for each dtype."""
-    dtypes = [norm_dtype([g]) for g in step.updates]
-    found: dict[int, ScaledNorm] = {}
-    for dtype in dict.fromkeys(dtypes):
-        members = [i for i, own in enumerate(dtypes) if own == dtype]
-        updates = [step.updates[i] for i in members]
-        axes = tuple(step.axes[i] for i in members)
-        values, units = norm_of_leaves(updates, axes, 2, True)
-        for i, value, unit in zip(members, values, units, strict=True):
-            found[i] = ScaledNorm(value, unit)
-    return [found[i] for i in range(len(dtypes))]
 
 
 def _clip(

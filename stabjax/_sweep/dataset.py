@@ -1,4 +1,4 @@
-"""Conversion of sweep results to a labeled dataset."""
+"""Converting sweep results to a labeled dataset."""
 
 import json
 from collections.abc import Callable, Mapping

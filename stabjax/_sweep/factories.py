@@ -1,4 +1,4 @@
-"""Routing of axes to the functions that create the problem and the optimizer."""
+"""Routing axes to the functions that create the problem and the optimizer."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping

@@ -1,4 +1,4 @@
-"""Planning of a sweep, which traces the programs without compiling them."""
+"""Planning a sweep, which traces the programs without compiling them."""
 
 import hashlib
 import inspect
@@ -88,7 +88,11 @@ def fingerprint(
     with no_mesh():
         plan, programs = planned(problem, make_optimizer, space, settings, None, here)
         groups = tuple(
-            group._replace(program=program.fingerprint(group.width, group.shared_seed, group.engine))
+            group._replace(
+                program=program.fingerprint(
+                    group.width, group.shared_seed, group.engine
+                )
+            )
             for program, group in zip(programs, plan.groups, strict=True)
         )
     text = to_text(replace(plan, groups=groups, about={}))
@@ -159,7 +163,13 @@ def _width(
 
 
 def _check_names(space: Space, groups: Sequence[Group], settings: Settings) -> None:
-    axes = {"step", "evaluated_at", "trial", "seed", *(axis.name for axis in space.axes)}
+    axes = {
+        "step",
+        "evaluated_at",
+        "trial",
+        "seed",
+        *(axis.name for axis in space.axes),
+    }
     given = {n for g in groups for n in g.variables if not n.startswith(STATE)}
     for name in given & axes:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Tracing, hashing and compilation of the program for a chunk of trials."""
+"""Tracing, hashing and compiling the program for a chunk of trials."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Serialization of plans to `spec.json`, and comparison of plans."""
+"""Serializing and comparing plans."""
 
 import hashlib
 import json
@@ -93,7 +93,7 @@ def differences(held: Plan, wanted: Plan) -> Iterator[str]:
 
 
 def _other_types(held: Plan, wanted: Plan) -> str:
-    """Describes an axis with integers in one plan and floats in the other, if any."""
+    """Describes an axis with integers in one plan and floats in the other."""
     types = {
         axis.name: axis.values.dtype
         for axis in held.space.axes

@@ -79,7 +79,7 @@ class State(NamedTuple):
 
 
 class Record(NamedTuple):
-    """The measurements of a step before its update."""
+    """The loss and the metrics of a step, computed before its update."""
 
     loss: jax.Array
     metrics: dict[str, jax.Array]  # returned by the loss

@@ -1,4 +1,4 @@
-"""Early stopping of a run, by the values of an evaluation."""
+"""Early stopping."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -21,15 +21,15 @@ class EarlyStopping(NamedTuple):
     The rule is applied after every evaluation. An evaluation improves the measure if it
     is better than the best one so far by more than `min_delta`. The run stops after
     `patience` evaluations in a row without an improvement, or at an evaluation that
-    reaches `target`. A run that has diverged stops, too.
+    reaches `target`. Diverged runs also stop.
 
     Attributes:
       variable: the name of an entry of `problem.evaluate`, such as `"test_loss"`.
       patience: number of evaluations without improvement, >= 1, or inf.
       min_delta: smallest change that counts as an improvement, >= 0.
       target: a value at which the run stops, or None.
-      maximize: whether larger values are better. None decides by the problem: entries
-        in `metadata["maximize"]` and those that end in `accuracy` are maximized, those
+      maximize: whether larger values are better. By default, entries listed in
+        `metadata["maximize"]` and names that end in `accuracy` are maximized, and names
         that end in `loss` or `error` are minimized.
 
     Example:
@@ -75,14 +75,14 @@ def checked_rule(stop: Any, evaluate_every: int | None) -> EarlyStopping | None:
 
 
 def is_maximized(variable: str, declared: Collection[str] = ()) -> bool | None:
-    """Returns whether larger values of a variable are better; None if unknown."""
+    """Returns whether larger values of a variable are better, or None if unknown."""
     if variable in declared or variable.endswith("accuracy"):
         return True
     return False if variable.endswith(("loss", "error")) else None
 
 
 class Watched(NamedTuple):
-    """What early stopping carries from one evaluation to the next."""
+    """The state of early stopping."""
 
     best: BestEvaluation
     waited: jax.Array  # evaluations since the last improvement
@@ -124,15 +124,15 @@ class Watch(NamedTuple):
 
 
 def watch_of(rule: EarlyStopping, problem: Any, steps: int) -> Watch:
-    """Returns the rule with the direction that the problem gives it."""
+    """Returns the rule with the direction of improvement for the problem."""
     maximize = rule.maximize
     if maximize is None:
         declared = getattr(problem, "metadata", {}).get("maximize", ())
         maximize = is_maximized(rule.variable, declared)
     if maximize is None:
         raise ValueError(
-            f"maximize must be given to EarlyStopping, since the problem does not say "
-            f"whether larger values of {rule.variable!r} are better, got None."
+            f"maximize must be given to EarlyStopping because the problem does not "
+            f"specify whether larger values of {rule.variable!r} are better, got None."
         )
     return Watch(rule, maximize, steps)
 
@@ -159,10 +159,10 @@ def missing(dtype: Any) -> jax.Array:
 
 @custom_vmap
 def any_run(running: jax.Array) -> jax.Array:
-    """Returns whether a run continues; under `vmap`, whether any of the runs does.
+    """Returns whether a run continues or, under `vmap`, whether any run continues.
 
-    The result is not batched, so that a loop that depends on it keeps its counter, its
-    keys and its minibatches unbatched.
+    The result is not batched. A loop that depends on it can therefore keep its counter,
+    keys and minibatches unbatched.
     """
     return running
 

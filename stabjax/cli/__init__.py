@@ -1,4 +1,4 @@
-"""The command line: `stabjax study | sweep | plot | schedule`."""
+"""The command-line interface, `stabjax study | sweep | plot | schedule`."""
 
 import argparse
 import shlex
@@ -10,11 +10,11 @@ from stabjax.cli import plot, schedule, study, sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `stabjax` and returns its exit code."""
+    """Runs the `stabjax` command and returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
-    # argparse takes positional arguments up to the first option; NAME=VALUE pairs
-    # behind it arrive among the unknown ones.
+    # argparse collects positional arguments only up to an option. NAME=VALUE pairs
+    # after an option are reported as unknown arguments and added here.
     options, rest = parser.parse_known_args(arguments)
     pairs = getattr(options, "pairs", None)
     if rest and (pairs is None or any(word.startswith("-") for word in rest)):
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="stabjax", description="Training stability for JAX, measured."
+        prog="stabjax", description="Tools for training stability in JAX."
     )
     version = f"stabjax {stabjax.__version__}"
     parser.add_argument("--version", action="version", version=version)

@@ -1,4 +1,4 @@
-"""What the commands share: JAX's devices and cache, output files, errors, messages."""
+"""Device setup, output checks, error handling and logging for all commands."""
 
 import argparse
 import contextlib
@@ -12,17 +12,19 @@ import jax
 
 from stabjax._arguments import as_integer
 
-# argparse's object to add commands to; the class is generic in its stubs alone.
+# The type of `add_subparsers()`. It is generic only in the type stubs of argparse.
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _ERRORS = (ValueError, TypeError, OSError, ModuleNotFoundError)
 
 
 def prepare_jax(devices: int | None = None) -> None:
-    """Makes one CPU device for each core, and caches compilations in `~/.cache`."""
+    """Creates one CPU device per core and caches compiled programs in `~/.cache`."""
     number = as_integer("devices", devices or os.cpu_count() or 1)
-    with contextlib.suppress(RuntimeError):  # JAX is in use already
+    with contextlib.suppress(RuntimeError):  # JAX is already initialized
         jax.config.update("jax_num_cpu_devices", number)
+    # By default, JAX does not cache compilations that take less than a second. Most
+    # programs of small sweeps are in this category.
     if jax.config.values["jax_compilation_cache_dir"] is None:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(home, "stabjax")))
@@ -30,7 +32,7 @@ def prepare_jax(devices: int | None = None) -> None:
 
 
 def check_output(path: str | None) -> None:
-    """Raises unless a file of this path can be written, before any work is done."""
+    """Raises an error if the output file cannot be written."""
     if path is None:
         return
     folder = Path(path).parent
@@ -44,13 +46,14 @@ def check_output(path: str | None) -> None:
 def errors_in_one_sentence(
     parser: argparse.ArgumentParser, errors: tuple[type[Exception], ...] = _ERRORS
 ) -> Iterator[None]:
-    """Ends the process with the error's message and exit code 2, no traceback."""
+    """Exits with an error message and exit code 2, without a traceback."""
     try:
         yield
     except errors as error:
+        # Messages of other libraries can span several lines.
         parser.error(" ".join(str(error).split()))
 
 
 def log(line: str) -> None:
-    """Prints a line to standard error, which keeps standard output for results."""
+    """Prints a line to standard error. Standard output is reserved for results."""
     print(line, file=sys.stderr, flush=True)

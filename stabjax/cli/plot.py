@@ -1,4 +1,4 @@
-"""`stabjax plot`: a picture of a sweep."""
+"""The command `stabjax plot`, which plots the results of a sweep."""
 
 import argparse
 from pathlib import Path
@@ -14,20 +14,21 @@ if TYPE_CHECKING:
 
 
 def add(commands: Subparsers) -> None:
-    """Adds the command to a parser."""
+    """Adds the command to the argument parser."""
     parser = commands.add_parser(
         "plot",
-        help="draw the results of a sweep",
-        description="Draws a sweep's store or dataset: a map over the first two axes,"
-        " the stable fraction over a single axis, or curves of a recorded variable.",
+        help="plot the results of a sweep",
+        description="Plots the results of a sweep, given its store or dataset. Draws a"
+        " heat map for two or more axes, the fraction of stable runs for a single axis,"
+        " and curves for a recorded variable.",
     )
     parser.set_defaults(call=_run)
-    parser.add_argument("store", metavar="STORE", help="a folder, or a netCDF file")
+    parser.add_argument("store", metavar="STORE", help="a folder or a netCDF file")
     parser.add_argument("--variable", default="final_loss", help="default: final_loss")
     for name, text in {
-        "x": "horizontal axis (default: the first)",
-        "y": "vertical axis (default: the second)",
-        "hue": "one line for each of its values",
+        "x": "horizontal axis (default: the first axis)",
+        "y": "vertical axis (default: the second axis)",
+        "hue": "axis with one curve for each value",
     }.items():
         parser.add_argument(f"--{name}", metavar="AXIS", help=text)
     parser.add_argument(
@@ -51,10 +52,10 @@ def _load(store: str) -> "xr.Dataset":
         return xr.load_dataset(store)
     except FileNotFoundError:
         raise
-    except Exception as error:  # each of xarray's engines raises its own
+    except Exception as error:  # the type depends on the xarray backend
         raise ValueError(
             f"STORE must be the folder of a sweep or a netCDF file, got {store!r}. "
-            "NetCDF 4 needs the package h5netcdf or netCDF4."
+            "To read NetCDF 4, install the package h5netcdf or netCDF4."
         ) from error
 
 
@@ -70,11 +71,11 @@ def _draw(runs: "xr.Dataset", options: argparse.Namespace) -> Any:
         )
     known = [str(name) for name, size in values.sizes.items() if size > 1]
     axes = [name for name in known if name not in ("seed", "trial")]
-    # Numeric axes first: they have an order, and words do not.
+    # Numeric axes come first because their values are ordered.
     axes.sort(key=lambda name: runs[name].dtype.kind not in "iuf")
     x = options.x or next(iter(axes), None)
     if x is None:
-        raise ValueError("--x must be given: no axis has more than one value.")
+        raise ValueError("--x must be given because no axis has more than one value.")
     y = options.y or next((name for name in axes if name != x), None)
     if y is None or options.variable == "status":
         return stabjax.plot.stable_fraction(runs, x=x, hue=options.hue)

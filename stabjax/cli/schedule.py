@@ -1,4 +1,4 @@
-"""`stabjax schedule`: a schedule in the terminal and as a picture."""
+"""The command `stabjax schedule`, which plots a learning-rate schedule."""
 
 import argparse
 import inspect
@@ -12,7 +12,7 @@ from stabjax.cli import environment
 from stabjax.cli.environment import Subparsers
 from stabjax.cli.values import parse_pair, parse_value
 
-# Parameters that are neither a number nor a word.
+# Parameters whose values are neither numbers nor words.
 _NOT_VALUES = {
     "boundaries_and_scales",
     "cosine_kwargs",
@@ -22,12 +22,12 @@ _NOT_VALUES = {
 
 
 def add(commands: Subparsers) -> None:
-    """Adds the command to a parser."""
+    """Adds the command to the argument parser."""
     parser = commands.add_parser(
         "schedule",
-        help="draw a schedule in the terminal, and write it as a picture",
-        description="Draws a schedule of stabjax, such as: stabjax schedule"
-        " wsd_schedule peak_value=1 warmup_steps=10 stable_steps=60 decay_steps=30",
+        help="plot a schedule in the terminal and save the plot to a file",
+        description="Plots a stabjax schedule. Example: stabjax schedule wsd_schedule"
+        " peak_value=1 warmup_steps=10 stable_steps=60 decay_steps=30",
     )
     parser.set_defaults(call=_run)
     parser.add_argument("name", metavar="NAME", help="such as cosine_decay_schedule")
@@ -35,13 +35,13 @@ def add(commands: Subparsers) -> None:
         "pairs",
         nargs="*",
         metavar="ARGUMENT=VALUE",
-        help="numbers, words, true, false and none",
+        help="a number, a word, true, false or none",
     )
     parser.add_argument(
         "--steps",
         type=int,
         metavar="N",
-        help="steps to draw (default: the sum of all arguments named *steps, or 100)",
+        help="steps to plot (default: the sum of all arguments named *steps, or 100)",
     )
     parser.add_argument(
         "--out", default="schedule.png", metavar="FILE", help="default: schedule.png"
@@ -64,12 +64,12 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         figure: Any = stabjax.plot.schedules({options.name: schedule}, steps).figure
         figure.savefig(options.out)
     bound = stabjax.schedule_bound(schedule, steps).best_value * steps**0.5
-    print(f"{text}\n\nbound at the best rate, divided by DG / sqrt(T): {bound:.3g}")
+    print(f"{text}\n\nbound at the best rate / (D G / sqrt(T)): {bound:.3g}")
     print(f"picture: {options.out}")
 
 
 def _schedules() -> dict[str, Callable[..., Schedule]]:
-    """Returns the schedules whose arguments are numbers and words, by name."""
+    """Returns the schedules that take only numbers and words, keyed by name."""
     names = [n for n in stabjax.__all__ if n.endswith(("_schedule", "_decay"))]
     builders = {name: getattr(stabjax, name) for name in names}
     return {

@@ -1,4 +1,4 @@
-"""`stabjax sweep`: one run for every point of a grid."""
+"""The command `stabjax sweep`, which trains a problem at every point of a grid."""
 
 import argparse
 import inspect
@@ -18,7 +18,7 @@ from stabjax.cli.values import parse_space
 if TYPE_CHECKING:
     import xarray as xr
 
-# Other names of the learning rate and the threshold, for suggestions.
+# Common names of the learning rate and the threshold, for suggestions.
 _SYNONYMS = {
     "clip": "max_norm",
     "clip_norm": "max_norm",
@@ -31,17 +31,17 @@ _SYNONYMS = {
 
 
 def add(commands: Subparsers) -> None:
-    """Adds the command to a parser."""
+    """Adds the command to the argument parser."""
     parser = commands.add_parser(
         "sweep",
-        help="train a problem once for every point of a grid",
-        description="Trains a problem of stabjax.problems once for every point of a"
-        " grid, such as: stabjax sweep digits_mlp max_norm=log:1e-2:1e2:8"
-        " peak_value=log:1e-3:1e1:8 schedule=cosine,linear,constant seed=0:4. Axes go"
-        " by name to the problem, to the clip (max_norm), to the schedule (peak_value,"
-        " warmup_steps, schedule) and to the optimizer. Values: log:LOW:HIGH:N,"
-        " lin:LOW:HIGH:N, FIRST:END (END excluded), or a list with commas of numbers,"
-        " words, true, false and none; static: in front of values that fix a shape.",
+        help="train a problem at every point of a grid",
+        description="Trains a problem at every point of a grid. Example: stabjax sweep"
+        " digits_mlp max_norm=log:1e-2:1e2:8 peak_value=log:1e-3:1e1:8"
+        " schedule=cosine,linear,constant seed=0:4. Axes are passed by name to the"
+        " problem, the clipping (max_norm), the schedule (peak_value, warmup_steps,"
+        " schedule) and the optimizer. Write values as log:LOW:HIGH:N, lin:LOW:HIGH:N,"
+        " FIRST:END (END is excluded), or a comma-separated list of numbers, words,"
+        " true, false and none. Add the prefix static: to values that fix a shape.",
     )
     parser.set_defaults(call=_run)
     parser.add_argument("problem", metavar="PROBLEM", help="such as digits_mlp")
@@ -50,26 +50,26 @@ def add(commands: Subparsers) -> None:
     )
     parser.add_argument("--steps", type=int, default=200, help="default: 200")
     parser.add_argument(
-        "--optimizer", default="sgd", metavar="NAME", help="of Optax (default: sgd)"
+        "--optimizer", default="sgd", metavar="NAME", help="from Optax (default: sgd)"
     )
     parser.add_argument(
         "--record-every", type=int, metavar="N", help="record metrics every N steps"
     )
     parser.add_argument(
-        "--target-loss", type=float, metavar="LOSS", help="count the steps to this loss"
+        "--target-loss", type=float, metavar="LOSS", help="record steps to this loss"
     )
     parser.add_argument(
-        "--store", metavar="DIR", help="keep finished chunks here, and resume from them"
+        "--store", metavar="DIR", help="save finished chunks here and resume from them"
     )
-    parser.add_argument("--out", metavar="FILE", help="write the dataset as netCDF")
+    parser.add_argument("--out", metavar="FILE", help="save the dataset as netCDF")
     parser.add_argument(
         "--devices",
         type=int,
         metavar="N",
-        help="number of CPU devices (default: one for each core)",
+        help="number of CPU devices (default: one per core)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="only estimate time and memory"
+        "--dry-run", action="store_true", help="estimate time and memory only"
     )
 
 
@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     with environment.errors_in_one_sentence(parser):
         environment.check_output(options.out)
         environment.prepare_jax(options.devices)
-        from stabjax._catalogue import PROBLEMS  # needs the extra packages
+        from stabjax._catalogue import PROBLEMS  # needs packages of an extra
 
         space = parse_space(options.pairs)
         problem = lookup("problem", options.problem, PROBLEMS)
@@ -114,10 +114,10 @@ def _check_axes(names: Iterable[str], *factories: Callable[..., object]) -> None
 def optimizer_named(
     name: str, steps: int, *, record: bool
 ) -> Callable[..., optax.GradientTransformation]:
-    """Returns a function for `sweep` that makes an optimizer with clip and schedule.
+    """Returns a `make_optimizer` function with clipping and a schedule.
 
-    Its parameters are `max_norm`, `peak_value`, `schedule` (constant, linear or cosine,
-    after a warm-up of `warmup_steps`), and those of Optax's optimizer of this name.
+    The function takes `max_norm`, `peak_value`, `schedule` (constant, linear or
+    cosine), `warmup_steps` and the parameters of the named Optax optimizer.
     """
     from stabjax._catalogue import optimizers
 
@@ -165,10 +165,10 @@ def _schedule(name: str, peak: Number, warmup: Number, steps: int) -> Schedule:
 def _estimate(attrs: dict[str, Any]) -> str:
     return (
         f"{attrs['trials']} runs of {attrs['steps']} steps, {attrs['programs']} "
-        f"programs\nexpected: {attrs['expected_seconds']} s and "
-        f"{attrs['expected_compile_seconds']} s to compile; "
-        f"{attrs['expected_device_bytes'] / 1e6:.0f} MB on the devices, "
-        f"{attrs['expected_result_bytes'] / 1e6:.0f} MB of results"
+        f"programs\nestimated time: {attrs['expected_seconds']} s for training and "
+        f"{attrs['expected_compile_seconds']} s for compilation\nestimated memory: "
+        f"{attrs['expected_device_bytes'] / 1e6:.0f} MB on the devices and "
+        f"{attrs['expected_result_bytes'] / 1e6:.0f} MB for the results"
     )
 
 
@@ -176,7 +176,7 @@ def _summary(runs: "xr.Dataset") -> str:
     attrs = runs.attrs
     lines = [
         f"{attrs['trials']} runs of {attrs['steps']} steps in "
-        f"{attrs['seconds']} s, and {attrs['compile_seconds']} s to compile",
+        f"{attrs['seconds']} s (plus {attrs['compile_seconds']} s to compile)",
         f"diverged: {float((runs.status == 1).mean()):.1%}",
     ]
     try:
@@ -184,7 +184,7 @@ def _summary(runs: "xr.Dataset") -> str:
     except ValueError as error:  # every run diverged
         return "\n".join([*lines, str(error)])
     values = " ".join(f"{name}={_short(value)}" for name, value in best.items())
-    return "\n".join([*lines, f"best final loss, mean of the seeds: {values}"])
+    return "\n".join([*lines, f"best mean final loss over the seeds: {values}"])
 
 
 def _short(value: object) -> str:

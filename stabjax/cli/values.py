@@ -1,4 +1,4 @@
-"""Values on the command line: numbers, words, axes and ranges."""
+"""Parsing numbers, words, axes and ranges on the command line."""
 
 import argparse
 import re
@@ -15,16 +15,17 @@ if TYPE_CHECKING:
 Value = int | float | bool | str | None
 
 _WORDS: dict[str, Value] = {"none": None, "true": True, "false": False}
-# No clipping is an infinite threshold, which keeps the axis numeric: one compilation.
+# "none" is parsed as an infinite threshold, which keeps the axis numeric. The whole
+# axis then shares one compilation.
 _NONE = {"max_norm": np.inf}
 _FORMS = (
-    "log:LOW:HIGH:N, lin:LOW:HIGH:N, FIRST:END, or values with commas, optionally "
-    "after static:"
+    "log:LOW:HIGH:N, lin:LOW:HIGH:N, FIRST:END, or comma-separated values, optionally "
+    "with the prefix static:"
 )
 
 
 def parse_value(text: str) -> Value:
-    """Returns an int, a float, None, a boolean, or the text itself."""
+    """Parses an int, float, boolean or None, or returns the text itself."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -34,7 +35,7 @@ def parse_value(text: str) -> Value:
 
 
 def parse_pair(text: str, form: str = "NAME=VALUE") -> tuple[str, str]:
-    """Splits `NAME=VALUE`."""
+    """Splits `NAME=VALUE` into its two parts."""
     name, separator, value = text.partition("=")
     if not separator or not name.isidentifier():
         raise ValueError(f"{form} must be a name, = and a value, got {text!r}.")
@@ -42,12 +43,12 @@ def parse_pair(text: str, form: str = "NAME=VALUE") -> tuple[str, str]:
 
 
 def parse_space(texts: Iterable[str]) -> "Space":
-    """Returns the grid of axes such as `rate=log:1e-3:1:16`, `kind=a,b`, `seed=0:8`."""
+    """Parses axes such as `rate=log:1e-3:1:16`, `kind=a,b` and `seed=0:8` to a grid."""
     axes: dict[str, Iterable[object]] = {}
     for text in texts:
         name, values = parse_pair(text, "NAME=VALUES")
         if name in axes:
-            raise ValueError(f"axis {name!r} must be given once, got {text!r} as well.")
+            raise ValueError(f"axis {name!r} must be given once, got {text!r} again.")
         axes[name] = _parse_axis(name, values)
     return stabjax.grid(**axes)
 
@@ -74,7 +75,7 @@ def _parse_axis(name: str, text: str) -> Iterable[object]:
 
 
 def parse_range(text: str) -> tuple[float, float]:
-    """Returns the ends of `LOW:HIGH`."""
+    """Parses the two ends of `LOW:HIGH`."""
     try:
         low, high = map(float, text.split(":"))
     except ValueError as error:

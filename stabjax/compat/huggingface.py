@@ -129,7 +129,8 @@ def get_scheduler(
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate, or
-      NaN if a traced number is out of range. The last two names return a transformation instead.
+      NaN if a traced number is out of range. The last two names return a transformation
+      instead.
 
     Raises:
       ValueError: If a name or type is unknown, or a number is missing or, if concrete,

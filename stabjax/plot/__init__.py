@@ -1,8 +1,8 @@
-"""Plots of datasets of runs, schedules and gradient norms, as Matplotlib Axes.
+"""Matplotlib plots of sweep results, schedules and gradient norms.
 
-Each function draws into the Axes that it is given, or into a new figure, and returns
-them: `ax.figure.savefig("name.png")`. Dimensions that you do not name, such as the
-seeds, are pooled, and the title says so.
+Each function takes an optional Matplotlib Axes and returns it. If no Axes is given, a
+new figure is created. Use `ax.figure.savefig("name.png")` to save it. Dimensions that
+are not assigned to an axis, such as the seeds, are pooled and listed in the title.
 """
 
 from stabjax.plot.axes import panels

@@ -1,4 +1,4 @@
-"""Heat maps over two hyperparameters, of cells or of points."""
+"""Heat maps over two hyperparameters, for grids and random samples."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from stabjax.plot.data import (
 
 _DIVERGED = "0.78"
 _Limits = tuple[float, float] | None
-# Where the values stand: their horizontal and their vertical positions.
+# The horizontal and vertical positions of the values.
 _Places = tuple[np.ndarray, ...]
 
 
@@ -37,29 +37,31 @@ def heatmap(
     limits: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Map of a variable over two hyperparameters: the median over all other dimensions.
+    """Plots a variable over two hyperparameters as a heat map.
 
-    Axes are logarithmic where the values are evenly spaced in the logarithm. An
-    infinite value (a threshold that is switched off) stands last, in a strip of its
-    own. Cells whose median run diverged are gray, with a line along their border. Cells
-    that were not run, or not completely, are white. A star marks the best value, in the
-    middle of ties. Axes along `trial`, as of a random sample, are drawn as points.
+    The colors show the median over all other dimensions. An axis is logarithmic if its
+    values are logarithmically spaced. An infinite value, such as a disabled threshold,
+    is drawn in a separate strip at the end of the axis. Cells with a diverged median
+    run are gray and outlined. Cells with missing runs are white. A star marks the best
+    value, or the middle one of several equal values. Random samples, whose axes vary
+    along `trial`, are drawn as points.
 
     Args:
-      dataset: what `sweep` returns.
-      x: the dimension of the horizontal axis, or a coordinate along `trial`.
-      y: the dimension of the vertical axis, or a coordinate along `trial`.
-      variable: what the colors show, on a logarithmic scale if it is positive.
-      maximize: whether larger values are better, as of an accuracy.
-      limits: values of the first and the last color. By default they are taken from the
-        data, with nine decades at most.
-      ax: where to draw; None makes a new figure.
+      dataset: a dataset returned by `sweep`.
+      x: dimension for the horizontal axis, or a coordinate along `trial`.
+      y: dimension for the vertical axis, or a coordinate along `trial`.
+      variable: variable for the colors. The color scale is logarithmic if all values
+        are positive.
+      maximize: whether larger values are better, as for an accuracy.
+      limits: a (low, high) range for the color scale. Defaults to the range of the
+        data, limited to nine decades.
+      ax: Matplotlib Axes to draw into. None creates a new figure.
 
     Returns:
-      The axes.
+      The Matplotlib Axes.
 
     Raises:
-      ValueError: the dataset lacks the variable or a dimension.
+      ValueError: If the dataset does not have the variable or a dimension.
 
     Example:
       >>> import optax, stabjax
@@ -79,7 +81,7 @@ def heatmap(
         name_pooled(ax, "median", data, "trial")
     else:
         variable_of(dataset, variable, x, y)
-        # Not `nanmedian`: a cell of which a part was run stays NaN.
+        # `nanmedian` would hide that some runs of a cell are missing.
         median = np.median(pooled(data, y, x), axis=-1)
         places = _draw_cells(ax, data, median, (x, y), limits)
         name_pooled(ax, "median", data, x, y)
@@ -98,7 +100,7 @@ def _draw_cells(
     names: tuple[str, str],
     limits: _Limits,
 ) -> _Places:
-    """Draws the cells of a grid, and returns where its rows and columns stand."""
+    """Draws the cells of a grid and returns the positions of rows and columns."""
     across, up = (cells_of(data[name]) for name in names)
     diverged = np.isinf(median)
     finite = with_gaps(np.where(diverged, np.nan, median), across, up)
@@ -108,7 +110,7 @@ def _draw_cells(
         (finite, "viridis", _norm(median, limits)),
         (gray, ListedColormap([_DIVERGED]), None),
     ):
-        # Rasterized, as a vector file would hold a polygon for each cell.
+        # Rasterized because a vector file would contain a polygon for each cell.
         mesh = (across.edges, up.edges, values)
         ax.pcolormesh(*mesh, cmap=cmap, norm=norm, rasterized=True)
     border = list(border_of(flags, across, up))
@@ -120,7 +122,7 @@ def _draw_cells(
 
 
 def _are_points(data: xr.DataArray, *names: str) -> bool:
-    """Returns whether these are coordinates along `trial`."""
+    """Returns whether the names are coordinates along `trial`."""
     return all(
         name not in data.dims and name in data.coords and data[name].dims == ("trial",)
         for name in names
@@ -134,7 +136,7 @@ def _draw_points(
     names: tuple[str, str],
     limits: _Limits,
 ) -> _Places:
-    """Draws a point for each trial, and returns where the points stand."""
+    """Draws a point for each trial and returns the positions of the points."""
     places = []
     for which, name in zip("xy", names, strict=True):
         values, position = np.unique(data[name].to_numpy(), return_inverse=True)
@@ -142,6 +144,7 @@ def _draw_points(
         places.append(cells.at[position])
         scale(ax, which, cells)
     finite, diverged = np.isfinite(median), np.isinf(median)
+    # Points shrink as their number grows, to limit overlap.
     size = float(np.clip(8000 / len(median), 9, 64))
     x, y = places
     norm = _norm(median, limits)
@@ -155,13 +158,13 @@ def _draw_points(
 def _add_colorbar(ax: Axes, median: np.ndarray, label: str) -> None:
     colors: Any = ax.collections[0]
     bar = ax.figure.colorbar(colors, ax=ax, label=label, extend=_extend(median, colors))
-    # Ticks between the decades stay where there are too few decades.
+    # Keeps the ticks between decades if the scale covers too few decades.
     if colors.norm.vmax > 30 * colors.norm.vmin:
         bar.minorticks_off()
 
 
 def _mark_best(ax: Axes, median: np.ndarray, places: _Places, maximize: bool) -> None:
-    """Draws a star on the best value, and a legend of what the color bar lacks."""
+    """Marks the best value with a star and adds a legend for the other colors."""
     handles: list[Patch | Line2D] = []
     for some, color, label in (
         (np.isinf(median), _DIVERGED, "diverged"),
@@ -179,6 +182,7 @@ def _mark_best(ax: Axes, median: np.ndarray, places: _Places, maximize: bool) ->
 
 def _norm(values: np.ndarray, limits: _Limits) -> Normalize:
     finite = values[np.isfinite(values)]
+    # Zeros do not rule out a log scale, because they are clipped to the lowest color.
     if limits is None and (not (finite > 0).any() or (finite < 0).any()):
         return Normalize(*((finite.min(), finite.max()) if finite.size else (0, 1)))
     if limits is None:
@@ -189,7 +193,7 @@ def _norm(values: np.ndarray, limits: _Limits) -> Normalize:
 
 
 def _extend(values: np.ndarray, colors: Any) -> str:
-    """Returns on which sides values lie beyond the colors."""
+    """Returns the sides on which values exceed the limits of the color scale."""
     finite = values[np.isfinite(values)]
     low, high = colors.norm.vmin, colors.norm.vmax
     below = bool(finite.size) and low is not None and finite.min() < low

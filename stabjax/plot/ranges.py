@@ -1,4 +1,4 @@
-"""Learning rates that train, as a row of bars for each treatment."""
+"""Plots of the ranges of learning rates that train successfully."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ from stabjax.plot.data import (
 )
 
 _COLOR, _PALE = "#0072B2", "#C5DDEE"
-_HEIGHT = 0.74  # of a row at a learning rate at which every run succeeds
+_HEIGHT = 0.74  # height of a bar with a success rate of 1
 _STAR: dict[str, Any] = {**STAR, "ms": 10}
 
 
@@ -36,30 +36,32 @@ def rate_ranges(
     target_loss: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Learning rates that train, as a row for each treatment, and how many decades.
+    """Plots the success rate against the learning rate, with a row per treatment.
 
-    The height of a bar is the fraction of runs that are stable, or reach a target,
-    pooled over all other dimensions. Where it is at least one half, the bar is dark:
-    that rate trains. The number to the right is the width of all dark bars; on an even
-    grid, a rate counts for the distance to the next. A star marks the smallest final
-    loss of a median run. Where nothing was run, there is no bar.
+    The height of a bar is the fraction of runs that are stable or, if `target_loss` is
+    given, reach the target. Runs are pooled over all other dimensions. Bars with a
+    success rate of at least 1/2 are dark. The number on the right is the total width of
+    the dark bars in decades, where each bar spans the distance between adjacent
+    learning rates. A star marks the learning rate with the smallest median final loss.
+    Learning rates without runs have no bar.
 
     Args:
-      dataset: what `sweep` returns.
-      x: the dimension of the learning rates, which are positive and finite.
-      y: a dimension with a row for each of its values (treatments, methods,
-        thresholds), or None for one row. Numbers increase upwards, so that an infinite
-        threshold is the top row in any order of the grid. Names go downwards.
-      target_loss: counts the runs whose `final_loss` is at most this, instead of those
-        that did not diverge.
-      ax: where to draw; None makes a new figure, as high as the rows need.
+      dataset: a dataset returned by `sweep`.
+      x: dimension of the learning rates, which must be positive and finite.
+      y: dimension with a row for each value, such as treatments or thresholds. None
+        draws a single row. Numbers increase upwards, so an infinite threshold is always
+        the top row. Names are listed from top to bottom.
+      target_loss: if given, a run is successful if its `final_loss` is at most this
+        value. Otherwise, it is successful if it does not diverge.
+      ax: Matplotlib Axes to draw into. None creates a new figure whose height depends
+        on the number of rows.
 
     Returns:
-      The axes.
+      The Matplotlib Axes.
 
     Raises:
-      ValueError: the dataset lacks a variable or a dimension, or the values of `x` are
-        not learning rates.
+      ValueError: If the dataset does not have a variable or dimension, or if the values
+        of `x` are not positive and finite.
 
     Example:
       >>> import numpy as np
@@ -74,7 +76,7 @@ def rate_ranges(
       >>> [text.get_text() for text in ax.texts]
       ['4.0 decades', '3.0 decades']
     """
-    # Edges between rates must increase; a dimension that is missing is named below.
+    # The edges require sorted rates. A missing dimension raises an error below.
     dataset = dataset.sortby(x) if x in dataset.dims else dataset
     success, words = success_of(dataset, target_loss, x, y)
     losses = variable_of(dataset, "final_loss", x, y)
@@ -103,17 +105,17 @@ def rate_ranges(
 
 
 def _heights(names: np.ndarray) -> list[int]:
-    """Returns the row of each name: numbers upwards, other names downwards."""
+    """Returns the row of each name, with numbers upwards and other names downwards."""
     order = np.argsort(names) if is_number(names) else np.arange(len(names))[::-1]
     return [int(height) for height in np.argsort(order)]
 
 
 def _edges(rates: xr.DataArray) -> np.ndarray:
-    """Returns the edges of the rates' parts of the axis; a single rate has a decade."""
+    """Returns the edges between learning rates; a single rate spans one decade."""
     values = rates.to_numpy()
     if values.dtype.kind not in "iuf" or not np.all((values > 0) & np.isfinite(values)):
         raise ValueError(
-            f"x must be learning rates, positive and finite, got {rates.name} = "
+            f"x must contain positive and finite learning rates, got {rates.name} = "
             f"{', '.join(map(text_of, values))}."
         )
     at = np.log10(values.astype(float))
@@ -135,7 +137,7 @@ def _axes_of(rows: int) -> Axes:
 def _draw_row(
     ax: Axes, height: int, edges: np.ndarray, fraction: np.ndarray
 ) -> np.ndarray:
-    """Draws a row, and returns which rates train."""
+    """Draws a row and returns a mask of the successful rates."""
     trains = fraction >= LEAST_SHARE
     base = height - _HEIGHT / 2
     for some, color in ((fraction, _PALE), (np.where(trains, fraction, 0.0), _COLOR)):

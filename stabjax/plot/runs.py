@@ -1,4 +1,4 @@
-"""Curves along the steps, and success rates along a hyperparameter."""
+"""Plots of learning curves and success rates."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -31,7 +31,7 @@ from stabjax.plot.data import (
 
 _BAND = (10, 50, 90)  # percentiles of the runs
 _LARGEST = float(np.finfo(np.float32).max)
-_HEADROOM = 1e3  # times its first value: a curve that diverges is not followed higher
+_HEADROOM = 1e3  # diverging curves are cut off at this multiple of the initial value
 
 
 def learning_curves(
@@ -41,24 +41,25 @@ def learning_curves(
     hue: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Median of a variable along `step`, with a band from the 10th to 90th percentile.
+    """Plots the median of a recorded variable with its 10th and 90th percentiles.
 
-    The vertical axis is logarithmic and shows at most nine decades, and at most three
-    decades above the start of a curve that diverges. A cross marks where the median run
-    diverges. Trials that were not run are left out. More than seven numbers are drawn
-    in shades without bands, and the legend names some of them.
+    The vertical axis is logarithmic and covers at most nine decades. Diverging curves
+    are cut off three decades above their initial value, and a cross marks the step at
+    which the median run diverges. Missing runs are ignored. More than seven numeric
+    values of `hue` are drawn in shades of one color, without bands, and the legend
+    lists only some of them.
 
     Args:
-      dataset: what `sweep` returns with `record_every`.
-      variable: `loss`, or a metric such as `clip_grad_norm`.
-      hue: a dimension with one curve for each of its values, or None for one curve.
-      ax: where to draw; None makes a new figure.
+      dataset: a dataset returned by `sweep` with `record_every`.
+      variable: recorded variable, such as `loss` or `clip_grad_norm`.
+      hue: dimension with a curve for each value. None draws a single curve.
+      ax: Matplotlib Axes to draw into. None creates a new figure.
 
     Returns:
-      The axes.
+      The Matplotlib Axes.
 
     Raises:
-      ValueError: the dataset lacks the variable or a dimension.
+      ValueError: If the dataset does not have the variable or a dimension.
 
     Example:
       >>> import optax, stabjax
@@ -81,9 +82,9 @@ def learning_curves(
     if limits:
         logarithmic(ax, "y", limits[1] / limits[0])
         ax.set_ylim(*limits)
-    floor = limits[0] / 10 if limits else -np.inf  # a zero leaves the plot downwards
+    floor = limits[0] / 10 if limits else -np.inf  # zeros are below the axis
     for label, band, style in curves:
-        # Matplotlib draws no line to infinity, but clips one to a large number.
+        # Matplotlib omits lines to infinity but clips lines to a large number.
         lower, median, upper = (np.clip(v, floor, _LARGEST) for v in band)
         finite = np.isfinite(band[1])
         marker = "." if finite.sum() == 1 else ""
@@ -99,7 +100,7 @@ def learning_curves(
         ax.set_xlim(steps[0] - margin, steps[-1] + margin)
     ax.set_xlabel("step")
     ax.set_ylabel(label_of(data))
-    name_pooled(ax, "median and 80 % band", data, "step", hue)
+    name_pooled(ax, "median and 80% band", data, "step", hue)
     if hue is not None:
         ax.legend(frameon=False, fontsize="small")
     return ax
@@ -113,26 +114,27 @@ def stable_fraction(
     target_loss: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Fraction of runs that are stable, or reach a target, against a hyperparameter.
+    """Plots the fraction of successful runs against a hyperparameter.
 
-    The band is Wilson's 95 % interval for independent runs, as the runs of different
-    seeds at one point are. Trials that were not run do not count. More than seven
-    numbers are drawn in shades without bands, and the legend names some of them.
+    The band is the 95% Wilson score interval, which assumes that runs are independent.
+    Runs at the same point with different seeds satisfy this assumption. Missing runs
+    are ignored. More than seven numeric values of `hue` are drawn in shades of one
+    color, without bands, and the legend lists only some of them.
 
     Args:
-      dataset: what `sweep` returns.
-      x: the dimension of the horizontal axis. It is logarithmic if its values are
-        evenly spaced in the logarithm, and an infinite value stands last.
-      hue: a dimension with one line for each of its values, or None for one line.
-      target_loss: counts the runs whose `final_loss` is at most this, instead of those
-        that did not diverge.
-      ax: where to draw; None makes a new figure.
+      dataset: a dataset returned by `sweep`.
+      x: dimension for the horizontal axis. The axis is logarithmic if the values are
+        logarithmically spaced. An infinite value is drawn at the end.
+      hue: dimension with a line for each value. None draws a single line.
+      target_loss: if given, a run is successful if its `final_loss` is at most this
+        value. Otherwise, it is successful if it does not diverge.
+      ax: Matplotlib Axes to draw into. None creates a new figure.
 
     Returns:
-      The axes.
+      The Matplotlib Axes.
 
     Raises:
-      ValueError: the dataset lacks a variable or a dimension.
+      ValueError: If the dataset does not have a variable or dimension.
 
     Example:
       >>> import optax, stabjax
@@ -170,24 +172,27 @@ def stable_fraction(
 def _styled(
     data: xr.DataArray, x: str, hue: str | None
 ) -> Iterator[tuple[str | None, np.ndarray, dict[str, Any]]]:
-    """Yields the curves with their styles; some of many numbers have no shown label."""
+    """Yields curves with their styles, and hides some labels if there are many."""
     curves = curves_of(data, x, hue)
     number = data.sizes[hue] if hue else 1
     if number <= MANY or not is_scale(data[hue].to_numpy()):
         for (label, runs), style in zip(curves, styles(), strict=False):
             yield label, runs, style
         return
+    # Five labels suffice, because the shades are ordered.
     shown = set(np.linspace(0, number - 1, 5).round().astype(int))
     for position, ((label, runs), style) in enumerate(
         zip(curves, shades(number), strict=True)
     ):
+        # Matplotlib omits labels with a leading underscore from the legend.
         yield label if position in shown else f"_{label}", runs, style
 
 
 def _diverging(runs: np.ndarray) -> np.ndarray:
-    """Returns the runs with infinity where a metric is NaN up to the last step.
+    """Replaces trailing NaN by infinity.
 
-    A run that has values first and then none diverged; one without any was not run.
+    A metric that becomes NaN and stays NaN belongs to a diverged run. If all values are
+    NaN, the run is missing.
     """
     runs = runs.astype(float)
     known = ~np.isnan(runs)
@@ -196,7 +201,7 @@ def _diverging(runs: np.ndarray) -> np.ndarray:
 
 
 def _visible(curve: np.ndarray) -> np.ndarray:
-    """Returns the curve, or the beginning of a curve that diverges."""
+    """Returns a curve without the part where it diverges."""
     positive = curve[np.isfinite(curve) & (curve > 0)]
     if not np.isinf(curve).any() or not positive.size:
         return curve
@@ -206,7 +211,7 @@ def _visible(curve: np.ndarray) -> np.ndarray:
 def _mark_divergence(
     ax: Axes, steps: np.ndarray, median: np.ndarray, color: str
 ) -> None:
-    """Draws a cross at the end of a curve, or above the first step if it has none."""
+    """Draws a cross at the end of a curve, or at step 0 if the curve is empty."""
     style: dict[str, Any] = {"color": color, "ms": 8, "mew": 2}
     if len(steps):
         at = min(median[-1], ax.get_ylim()[1])

@@ -45,7 +45,7 @@ def digits_mlp(
 
     Raises:
       TypeError: If an argument is not a scalar or a size is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax
@@ -99,7 +99,7 @@ def digits_cnn(
 
     Raises:
       TypeError: If an argument is not a scalar or a size is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax

@@ -56,7 +56,7 @@ def adding(
 
     Raises:
       TypeError: If an argument is not a scalar or a size is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax
@@ -131,7 +131,7 @@ def temporal_order(
 
     Raises:
       TypeError: If an argument is not a scalar or a size is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax

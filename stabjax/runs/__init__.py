@@ -1,4 +1,4 @@
-"""Questions to a dataset of runs: what is best, what is stable, one run again."""
+"""Analysis of sweep results, such as the best point or the stable fraction."""
 
 from stabjax.runs.loading import load
 from stabjax.runs.optimum import best

@@ -1,4 +1,4 @@
-"""The best point of a dataset of runs."""
+"""Selecting the best hyperparameters."""
 
 from collections.abc import Sequence
 
@@ -17,24 +17,24 @@ def best(
 ) -> dict[str, object]:
     """Returns the hyperparameters with the best mean of a variable over the seeds.
 
-    A diverged run counts as infinitely bad, whatever its value, and so does a mean that
-    includes one. Points that did not run to the end (NaN) are left out.
+    A point with a diverged run is treated as infinitely bad. Points with missing values
+    (NaN) are ignored.
 
     Args:
-      runs: the dataset of `sweep` or `successive_halving`, or a part of it.
-      variable: a variable with one value for each run: a loss, an evaluation, a
+      runs: a dataset returned by `sweep` or `successive_halving`, or a subset of it.
+      variable: a variable with one value per run, such as a loss, an evaluation or a
         summary.
-      over: the dimension or dimensions to average over.
+      over: dimension or dimensions to average over.
       maximize: whether larger values are better, as for an accuracy.
 
     Returns:
-      The values of the axes that the sweep's `make_optimizer` takes, by name, as Python
-      objects: `make_optimizer(**best(runs))`. A static value that is not a literal,
-      such as a function, is represented by its label.
+      A dict of keyword arguments for `make_optimizer`, for use as
+      `make_optimizer(**best(runs))`. Static values that are not literals, such as
+      functions, are represented by their labels.
 
     Raises:
-      ValueError: the dataset lacks the variable or a dimension, every point has a
-        diverged run, or nothing ran to the end.
+      ValueError: If the dataset does not have the variable or a dimension, every point
+        has a diverged run, or no run is complete.
 
     Example:
       >>> import optax, stabjax
@@ -48,13 +48,13 @@ def best(
     """
     mean = mean_of(runs, variable, over, maximize)
     if mean.isnull().all():
-        raise ValueError(f"no point ran to the end: {variable} is NaN everywhere.")
+        raise ValueError(f"no run is complete because {variable} is NaN everywhere.")
     mean = mean.fillna(np.inf)
     if np.isinf(mean.min()):
         latest = int(runs["diverged_at"].max())
         raise ValueError(
-            f"no point is the best: every point has a run that diverged (the last of "
-            f"them at step {latest})."
+            f"there is no best point because every point has a diverged run (the last "
+            f"one diverged at step {latest})."
         )
     found = hyperparameters(runs.isel(mean.argmin(...) if mean.ndim else {}))
     taken = runs.attrs.get("optimizer_takes")

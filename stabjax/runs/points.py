@@ -1,4 +1,4 @@
-"""One point of a dataset of runs: its hyperparameters and its mean over the seeds."""
+"""Hyperparameters and seed averages of points in a dataset of runs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ NO_HYPERPARAMETERS = ("seed", "step", "trial", "rung")
 
 
 def hyperparameters(point: xr.Dataset) -> dict[str, Any]:
-    """Returns the swept values of one point, as Python objects."""
+    """Returns the swept values of a single point as Python objects."""
     return {
         str(name): values_of(coordinate)[0]
         for name, coordinate in point.coords.items()
@@ -21,7 +21,7 @@ def hyperparameters(point: xr.Dataset) -> dict[str, Any]:
 
 
 def values_of(coordinate: xr.DataArray) -> list[Any]:
-    """Returns the values of a coordinate; a function is represented by its label."""
+    """Returns the values of a coordinate, with functions represented by labels."""
     labels: list[Any] = np.atleast_1d(coordinate.values).tolist()
     if not (text := coordinate.attrs.get("static")):
         return labels
@@ -31,7 +31,7 @@ def values_of(coordinate: xr.DataArray) -> list[Any]:
 def mean_of(
     runs: xr.Dataset, variable: str, over: str | Sequence[str], maximize: bool
 ) -> xr.DataArray:
-    """Returns the mean, negated under `maximize`; +inf if a run diverged."""
+    """Returns the mean, negated if `maximize` is set, or +inf if a run diverged."""
     values = _values(runs, variable).astype(float)
     values = (-values if maximize else values).where(runs["status"] != 1, np.inf)
     return values.mean(dimensions(values, over), skipna=False)
@@ -49,10 +49,12 @@ def _values(runs: xr.Dataset, variable: str) -> xr.DataArray:
 
 
 def dimensions(values: xr.DataArray, over: str | Sequence[str]) -> list[str]:
-    """Returns those to reduce; a dataset without a dimension `seed` has one seed."""
+    """Returns the dimensions to reduce, omitting `seed` if the dataset lacks it."""
     names = [over] if isinstance(over, str) else list(over)
     for name in names:
         if name not in values.dims and name != "seed":
             known = ", ".join(map(str, values.dims))
-            raise ValueError(f"there is no dimension {name!r}, only {known}.")
+            raise ValueError(
+                f"the dataset has no dimension {name!r}. Choose from {known}."
+            )
     return [name for name in names if name in values.dims]

@@ -1,4 +1,4 @@
-"""How many runs of a dataset are stable."""
+"""Confidence intervals for the fraction of stable runs."""
 
 from collections.abc import Sequence
 
@@ -15,26 +15,27 @@ def stable_fraction(
     *,
     confidence: float = 0.95,
 ) -> xr.Dataset:
-    """Returns the fraction of stable runs, with Wilson's interval.
+    """Returns the fraction of stable runs and its Wilson score interval.
 
-    For k stable runs of n, with z the normal quantile of the confidence, the interval
-    is
+    Let k be the number of stable runs, n the number of runs and z the normal quantile
+    for the confidence level. The interval is
 
         (k + z^2 / 2 +- z sqrt(k (n - k) / n + z^2 / 4)) / (n + z^2)
 
-    It assumes independent runs, such as those of different seeds at one point.
+    The interval assumes independent runs, such as runs at the same point with different
+    seeds.
 
     Args:
-      runs: the dataset of `sweep`, or a part of it.
-      over: the dimension or dimensions over which runs are counted.
-      confidence: confidence of the interval, in (0, 1).
+      runs: a dataset returned by `sweep`, or a subset of it.
+      over: dimension or dimensions over which runs are counted.
+      confidence: confidence level of the interval, in (0, 1). **Static.**
 
     Returns:
-      A dataset with `fraction`, `low` and `high` over the other dimensions; NaN where
-      nothing was run.
+      A dataset with `fraction`, `low` and `high` over the remaining dimensions. Values
+      are NaN for missing runs.
 
     Raises:
-      ValueError: there is no such dimension, or `confidence` is out of range.
+      ValueError: If a dimension does not exist or `confidence` is out of range.
 
     Example:
       >>> import optax, stabjax

@@ -257,7 +257,7 @@ class TestGradientNorms:
             assert_drawn(plot.gradient_norms(np.full(3, value)))
 
     def test_one_run_at_a_time(self):
-        with pytest.raises(ValueError, match=r"one axis, got shape \(2, 3\)"):
+        with pytest.raises(ValueError, match=r"one-dimensional, got shape \(2, 3\)"):
             plot.gradient_norms(np.ones((2, 3)))
 
 
@@ -270,7 +270,7 @@ class TestGradientNorms:
         ),
         (
             lambda d: plot.heatmap(d, x="rate", y="seed", variable="accuracy"),
-            "no variable 'accuracy', only final_loss, status",
+            "no variable 'accuracy'. Choose from final_loss, status",
         ),
         (lambda d: plot.learning_curves(d), "no variable 'loss'"),
         (
@@ -321,7 +321,7 @@ RECORDED = curves(np.ones((3, 4, 2)), rate=[1, 2, 3], seed=range(4)).assign_coor
         ),
         (
             lambda: plot.learning_curves(RECORDED, hue="rate"),
-            "median and 80 % band over seed (4)",
+            "median and 80% band over seed (4)",
         ),
         (
             lambda: plot.trainability_map(SCORES, x="rate", y="max_norm"),

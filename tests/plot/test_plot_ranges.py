@@ -60,7 +60,7 @@ class TestRateRanges:
     def test_target(self):
         ax = self.draw(y="treatment", target_loss=0.3)
         assert self.texts(ax) == ["none", "2.0 decades"]
-        assert "at 0.3 or below" in ax.get_legend().get_texts()[0].get_text()
+        assert "reach a loss of 0.3" in ax.get_legend().get_texts()[0].get_text()
 
     def test_width_is_that_of_the_study(self):
         from stabjax.study.measure import _width

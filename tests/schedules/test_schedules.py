@@ -242,7 +242,7 @@ NAN = float("nan")
             "each scale in boundaries_and_scales must be >= 0, got -3",
         ),
         (KNOTTED, ("linar", 1.0), "'linear' or 'cosine', got 'linar'"),
-        (JUMPS, (1.0, ([5, 8], [0.5])), "as many boundaries as scales"),
+        (JUMPS, (1.0, ([5, 8], [0.5])), "same number of boundaries"),
         (JUMPS, (1.0, ([[5]], [[0.5]])), "scales, as scalars"),
         (stabjax.sgdr_schedule, ([],), "at least one cycle"),
         (stabjax.join_schedules, ([], []), "at least one schedule"),

@@ -119,7 +119,7 @@ def test_all_runs_of_a_batch_that_are_done_end_the_loop():
         (
             {"stop": stabjax.EarlyStopping("test")},
             ValueError,
-            "maximize must be given to EarlyStopping, .* 'test' are better",
+            "maximize must be given to EarlyStopping because .* 'test' are",
         ),
         (
             {"stop": stabjax.EarlyStopping("val_loss")},
