@@ -126,7 +126,15 @@ _HOMES = {
         "sweep",
         "zipped",
     ),
-    "_train": ("RangeTest", "TrainResult", "range_test", "suggest_rate", "train"),
+    "_train": (
+        "BestEvaluation",
+        "EarlyStopping",
+        "RangeTest",
+        "TrainResult",
+        "range_test",
+        "suggest_rate",
+        "train",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = ("compat", "plot", "problems", "runs", "search", "study")

@@ -139,6 +139,15 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         raise ValueError(f"{name} must be {listed}, got {value!r}.{hint}")
 
 
+def unrounded(value: Number) -> Number:
+    """Replaces slightly negative schedule values with 0.
+
+    A compiled linear schedule of Optax that should end at 0 ends at -1e-8. Values
+    further below zero are errors and must become NaN.
+    """
+    return jnp.where((value < 0) & (value > -1e-6), 0, value)
+
+
 def is_schedule(value: object) -> "TypeIs[Schedule]":
     """Returns whether an argument is a schedule rather than a number.
 

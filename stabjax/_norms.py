@@ -1,6 +1,8 @@
 """Norms of pytrees on any mesh, without overflow or underflow."""
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeGuard, TypeVar
@@ -159,7 +161,7 @@ def norm_of_leaves(
 
     def total(k: jax.Array | None) -> jax.Array:
         scales = list(k) if apart and k is not None else [k] * len(wide)
-        sums = [jnp.sum(_squares(x, k)) for x, k in zip(wide, scales, strict=True)]
+        sums = [_sum(_squares(x, k)) for x, k in zip(wide, scales, strict=True)]
         return reduced(sums, axes, apart)
 
     return _root_of_squares(total)
@@ -271,10 +273,23 @@ def _squares(x: jax.Array, k: jax.Array | None) -> jax.Array:
     if jnp.iscomplexobj(x):
         return _squares(x.real, k) + _squares(x.imag, k)
     if k is not None:
-        # Without the barrier, XLA rewrites this to x^2 k^2 if x is a constant.
-        x, k = lax.optimization_barrier((x, k))
-        x = x * k
+        # Without the minimum, which has no effect, XLA rewrites this to x^2 k^2 if x is
+        # a constant. A barrier would prevent fusion under `vmap`.
+        x = jnp.minimum(x * k, np.finfo(x.dtype).max)
     return x * x  # not jnp.square: its derivative 2 x may overflow
+
+
+def _sum(x: jax.Array) -> jax.Array:
+    """Sums all elements. Adds up to four one by one, unless they are sharded.
+
+    Under `vmap` over 65,536 trials of two elements, clipping with `jnp.sum` takes 14
+    times as long (XLA:CPU, jaxlib 0.10).
+    """
+    sharding = getattr(jax.typeof(x), "sharding", None)
+    if x.ndim == 0 or x.size > 4 or any(getattr(sharding, "spec", ())):
+        return jnp.sum(x)
+    parts: list[jax.Array] = list(x.reshape(-1))
+    return sum(parts[1:], parts[0])
 
 
 def magnitudes(x: jax.Array) -> jax.Array:
@@ -338,8 +353,10 @@ def _root_of_squares(total: Callable[[Any], Any]) -> ScaledNorm:
     """
     plain = total(None)
     k = jax.tree.map(_rescaling, plain)
-    safe = [jnp.ones((), bool), *(jnp.all(x == 1) for x in jax.tree.leaves(k))]
-    squares = lax.cond(jnp.all(jnp.stack(safe)), lambda: plain, lambda: total(k))
+    # Not stacked: under `vmap`, XLA would write the stacked flags to memory.
+    flags = [jnp.all(x == 1) for x in jax.tree.leaves(k)]
+    safe = functools.reduce(operator.and_, flags, jnp.ones((), bool))
+    squares = lax.cond(safe, lambda: plain, lambda: total(k))
     return ScaledNorm(
         jax.tree.map(safe_root, squares), jax.tree.map(lambda x: 1 / x, k)
     )

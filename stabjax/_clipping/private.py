@@ -69,7 +69,9 @@ def differentially_private_aggregate(
       noise_multiplier: z, a number >= 0 or a scalar array. **Traceable.**
       key: a key from `jax.random.key` or `jax.random.PRNGKey`, or an integer seed. The
         state stores the key for the next update.
-      axis_name: see `stabjax.per_example_global_norm_clip`. **Static.**
+      axis_name: see `stabjax.per_example_global_norm_clip`. With `()`, each device
+        averages its own examples, and all devices add the same noise, so averaging over
+        devices does not reduce it. **Static.**
 
     Returns:
       A transformation that averages per-example gradients, with examples along axis 0

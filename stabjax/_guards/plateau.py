@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from stabjax._arguments import check_choice
@@ -194,8 +195,14 @@ def _next(
     """Adds a value to the mean, and makes a decision if the mean is complete."""
     dtype = value.dtype
     count = optax.safe_increment(state.value_count)
-    total = state.value_count.astype(dtype) * state.avg_value.astype(dtype) + value
-    state = state._replace(value_count=count, avg_value=total / count.astype(dtype))
+    before = state.avg_value.astype(dtype)
+    # Without k, the sum of values near the largest number would overflow.
+    huge = jnp.maximum(abs(before), abs(value)) > 2.0 ** (np.finfo(dtype).maxexp - 32)
+    k, inverse = jnp.where(huge, 2.0**-32, 1.0), jnp.where(huge, 2.0**32, 1.0)
+    k, inverse = k.astype(dtype), inverse.astype(dtype)
+    total = state.value_count.astype(dtype) * (before * k) + value * k
+    mean = total / count.astype(dtype) * inverse
+    state = state._replace(value_count=count, avg_value=mean)
     complete = count.astype(dtype) >= rule.accumulation_size
     state = jax.tree.map(
         lambda new, old: jnp.where(complete, new, old),

@@ -83,7 +83,8 @@ def with_metrics(
         sequence of `grad_norm`, `norm_share`, `update_norm` and `param_norm`.
         **Static.**
       axis_name: mapped axes over which leaves are sharded, if types do not track them
-        (see `stabjax.global_norm`). **Static.**
+        (see `stabjax.global_norm`). Pass it to the wrapped clip too: clips to a given
+        threshold report norms with their own `axis_name`. **Static.**
 
     Returns:
       A transformation with a `MetricsState`. Metrics are initially 0. Norms are float64

@@ -17,10 +17,13 @@ RESULTS = (
     "status",
     "diverged_at",
     "target_at",
+    "stopped_at",
+    "best_at",
     "convergence_score",
     "loss",
 )
-_RESERVED = ("step", "trial", "rung", "rung_loss", "trained_steps", *RESULTS)
+_DIMENSIONS = ("step", "evaluated_at", "trial", "rung")
+_RESERVED = (*_DIMENSIONS, "rung_loss", "trained_steps", *RESULTS)
 # Variables of successive halving that are also defined for dropped trials.
 OF_WHAT_WAS_TRAINED = (
     "rung_loss",

@@ -1,4 +1,4 @@
-"""Execution of chunks on the devices of this process."""
+"""Running chunks on the devices of this process."""
 
 import itertools
 from collections import deque

@@ -1,4 +1,4 @@
-"""Execution of chunks as tasks of a `concurrent.futures.Executor`."""
+"""Running chunks as tasks of a `concurrent.futures.Executor`."""
 
 import contextlib
 import functools

@@ -108,7 +108,7 @@ def trained(
 
     User code is traced once for both.
     """
-    start, step, result = training
+    start, step, result, _ = training
     leaves, tree = jax.tree.flatten(start)
     leaves = [*map(jnp.asarray, leaves)]
 

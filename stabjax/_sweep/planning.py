@@ -1,4 +1,4 @@
-"""Planning of a sweep, which traces the programs without compiling them."""
+"""Planning a sweep, which traces the programs without compiling them."""
 
 import hashlib
 import inspect
@@ -65,6 +65,8 @@ def planned(
         **_about(problem, make_optimizer, place),
         "optimizer_takes": ", ".join(factories.optimizer_axes),
     }
+    if maximized := sorted({name for p in programs for name in p.maximize()}):
+        about["maximize"] = ", ".join(maximized)
     numerics = _numerics(place.devices[0])
     plan = Plan(kept, sizes, order, settings, tuple(groups), numerics, about)
     if store and held and (found := list(differences(held, plan))):
@@ -161,7 +163,13 @@ def _width(
 
 
 def _check_names(space: Space, groups: Sequence[Group], settings: Settings) -> None:
-    axes = {"step", "trial", "seed", *(axis.name for axis in space.axes)}
+    axes = {
+        "step",
+        "evaluated_at",
+        "trial",
+        "seed",
+        *(axis.name for axis in space.axes),
+    }
     given = {n for g in groups for n in g.variables if not n.startswith(STATE)}
     for name in given & axes:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""When a run has diverged."""
+"""The divergence criterion."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ DIVERGENCE_FACTOR = 1e3
 
 
 def bound_of(first_loss: jax.Array, factor: Number) -> jax.Array:
-    """Returns the largest loss of a stable run; infinite if the first is <= 0."""
+    """Returns the upper bound for a stable loss, or inf if the initial loss is <= 0."""
     factor = jnp.asarray(factor, first_loss.dtype)
     return jnp.where(first_loss > 0, factor * first_loss, jnp.inf)
 

@@ -1,4 +1,4 @@
-"""A problem's functions in one form, whichever parameters they name."""
+"""Converting the functions of a problem to a common signature."""
 
 import contextlib
 import inspect
@@ -11,13 +11,13 @@ import numpy as np
 
 from stabjax._train.problem import Problem
 
-_DATA = 2**31 - 2  # folded into the key of `batch`, a number that users do not fold in
+_DATA = 2**31 - 2  # a large number, because users fold in small ones
 _BY_NAME = {
     "loss": ("key", "state", "step", "batch"),
     "evaluate": ("key", "state", "step"),
 }
 
-# JAX's errors about values that are not known while a function is traced.
+# Errors that JAX raises if a function needs the concrete value of a tracer.
 _TRACED = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
@@ -28,7 +28,7 @@ Metrics = dict[str, jax.Array]
 
 
 class Inputs(NamedTuple):
-    """What a step passes to a problem's functions, by name."""
+    """The keyword arguments for the functions of a problem at a step."""
 
     key: jax.Array
     step: jax.Array
@@ -36,9 +36,9 @@ class Inputs(NamedTuple):
 
 
 class NormalForm(NamedTuple):
-    """A problem whose functions all have the same parameters.
+    """The functions of a problem with a common signature.
 
-    A problem without state has the state `()`.
+    If the problem has no state, its state is `()`.
     """
 
     init: Callable[[jax.Array], tuple[Any, Any]]  # key -> params, state
@@ -51,7 +51,7 @@ class NormalForm(NamedTuple):
 
 
 def normal_form(problem: Problem) -> NormalForm:
-    """Returns the normal form of a problem, after checking its signatures."""
+    """Checks the signatures of a problem and returns its normal form."""
     batch = getattr(problem, "batch", None)
     evaluate = getattr(problem, "evaluate", None)
     known = set(_BY_NAME["loss"]) - (set() if batch else {"batch"})
@@ -59,15 +59,14 @@ def normal_form(problem: Problem) -> NormalForm:
     stateful = "state" in loss_names
     if batch and "batch" not in loss_names:
         raise TypeError(
-            "problem.loss must have a parameter 'batch', since the problem has a "
-            "function batch."
+            "problem.loss must have a parameter 'batch' because problem.batch is given."
         )
     measure = None
     if evaluate is not None:
         names, measure = _by_name("evaluate", evaluate, _BY_NAME["evaluate"])
         if "state" in names and not stateful:
             raise TypeError(
-                "problem.loss must have a parameter 'state', since problem.evaluate "
+                "problem.loss must have a parameter 'state' because problem.evaluate "
                 "has one."
             )
 
@@ -101,7 +100,7 @@ def normal_form(problem: Problem) -> NormalForm:
 def _by_name(
     role: str, function: Callable[..., Any], known: Collection[str]
 ) -> tuple[tuple[str, ...], Callable[[Any, Mapping[str, Any]], Any]]:
-    """The names that a function takes, and the function of parameters and values."""
+    """Returns the argument names of a function and a wrapper that takes a dict."""
     names, is_pair = _parameters(role, function, known)
 
     def call(params: Any, values: Mapping[str, Any]) -> Any:
@@ -114,13 +113,13 @@ def _by_name(
 def _parameters(
     role: str, function: Callable[..., Any], known: Collection[str]
 ) -> tuple[tuple[str, ...], bool]:
-    """The names that a function takes; whether it is a pair of parameters and key.
+    """Returns the argument names of a function and whether it takes (params, key).
 
-    The second of two parameters is the key, unless it has one of the known names.
+    If there are two parameters and the second has an unknown name, it is the key.
     """
     try:
         parameters = [*inspect.signature(function).parameters.values()]
-    except (TypeError, ValueError):  # of a function that is not Python's
+    except (TypeError, ValueError):  # not a Python function
         return (), True
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return (), True
@@ -128,8 +127,8 @@ def _parameters(
     if not parameters or parameters[0].name in ("key", "state", "step", "batch"):
         first = parameters[0].name if parameters else "no parameter"
         raise TypeError(
-            f"problem.{role} must have the parameters of the model as its first "
-            f"parameter, got {first}."
+            f"problem.{role} must take the model parameters as its first argument, "
+            f"got {first}."
         )
     rest = parameters[1:]
     names = tuple(
@@ -152,14 +151,14 @@ def _parameters(
 
 
 def _initial(problem: Problem, key: jax.Array, stateful: bool) -> tuple[Any, Any]:
-    """The initial parameters and the initial state, as arrays."""
+    """Returns the initial parameters and the initial state as arrays."""
     with _explained("init"):
         found = problem.init(key)
     if not stateful:
         return _as_params(found, _STATE_HINT if _is_pair(found) else ""), ()
     if not _is_pair(found):
         raise TypeError(
-            f"problem.init must return (params, state), since problem.loss has a "
+            f"problem.init must return (params, state) because problem.loss has a "
             f"parameter 'state', got {_kind(found)}."
         )
     params, state = found
@@ -193,7 +192,7 @@ def _as_params(params: Any, hint: str) -> Any:
 
 
 def _as_state(state: Any) -> Any:
-    """The state as arrays without weak types, which would change in the first step."""
+    """Converts the state to arrays without weak types, which a step would change."""
     for path, leaf in jax.tree.leaves_with_path(state):
         if isinstance(dtype := _dtype(leaf), str):
             raise TypeError(
@@ -204,7 +203,7 @@ def _as_state(state: Any) -> Any:
 
 
 def _dtype(leaf: Any) -> Any:
-    """The type of an array, or the name of something else."""
+    """Returns the dtype of an array, or the name of any other value."""
     try:
         return jnp.asarray(leaf).dtype
     except TypeError:  # a function, such as the activation in an Equinox module
@@ -214,13 +213,13 @@ def _dtype(leaf: Any) -> Any:
 def _outputs(
     found: Any, state: Any, stateful: bool
 ) -> tuple[jax.Array, tuple[Any, Metrics]]:
-    """The loss, the new state and the metrics from what a loss returns."""
+    """Splits the result of a loss into the loss, the new state and the metrics."""
     metrics: Any = {}
     if stateful:
         if type(found) is not tuple or len(found) not in (2, 3):
             raise TypeError(
-                f"problem.loss must return (loss, state) or (loss, state, metrics), "
-                f"since it has a parameter 'state', got {_kind(found)}."
+                f"problem.loss must return (loss, state) or (loss, state, metrics) "
+                f"because it has a parameter 'state', got {_kind(found)}."
             )
         value, new, *more = found
         metrics = more[0] if more else {}
@@ -238,7 +237,7 @@ def _outputs(
 
 
 def _like(state: Any, new: Any) -> Any:
-    """The new state; raises unless it has the structure and shapes of the old one."""
+    """Checks that the new state has the same structure and shapes as the old one."""
     old, structure = jax.tree.flatten_with_path(state)
     found: Any = jax.tree.structure(new)
     if found != structure:
@@ -246,15 +245,16 @@ def _like(state: Any, new: Any) -> Any:
         others = {jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(new)}
         shown = ", ".join(f"state{path}" for path in sorted(paths ^ others)[:3])
         raise TypeError(
-            f"problem.loss must return a state of the same structure as that of "
-            f"problem.init, got a difference at {shown or 'its containers'}."
+            f"problem.loss must return a state with the same structure as the state "
+            f"returned by problem.init, got a difference at "
+            f"{shown or 'its containers'}."
         )
     for (path, leaf), value in zip(old, jax.tree.leaves(new), strict=True):
         if np.shape(value) != leaf.shape or _dtype(value) != leaf.dtype:
             raise TypeError(
-                f"problem.loss must return a state of the same shapes and types as "
-                f"that of problem.init, got {_dtype(value)}{[*np.shape(value)]} at "
-                f"state{jax.tree_util.keystr(path)}, which starts as "
+                f"problem.loss must return a state with the same shapes and dtypes as "
+                f"the initial state, got {_dtype(value)}{[*np.shape(value)]} at "
+                f"state{jax.tree_util.keystr(path)}, which is initially "
                 f"{leaf.dtype}{[*leaf.shape]}."
             )
     return jax.tree.map(lambda leaf, x: jnp.asarray(x, leaf.dtype), state, new)
@@ -287,11 +287,11 @@ def wide(dtype: Any) -> np.dtype[Any]:
 
 @contextlib.contextmanager
 def _explained(role: str) -> Iterator[None]:
-    """Turns JAX's error about a value that is not known yet into a sentence."""
+    """Explains errors that JAX raises if a function needs a concrete value."""
     try:
         yield
     except _TRACED as error:
         raise TypeError(
-            f"problem.{role} must not branch in Python on a traced array or turn one "
-            f"into a Python number. Use jnp.where, jax.lax.cond or jax.lax.fori_loop."
+            f"problem.{role} must not use a traced array in a Python branch or convert "
+            f"it to a Python number. Use jnp.where, jax.lax.cond or jax.lax.fori_loop."
         ) from error

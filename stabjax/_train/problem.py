@@ -27,17 +27,17 @@ class Problem:
 
     - `key`: the random key of the step
     - `step`: the number of updates so far (int32)
-    - `batch`: the result of `batch(step, key)`. This key is the same at every step, so
-      that an epoch can be a permutation of the examples
-    - `state`: arrays that the model carries from step to step besides its parameters,
-      such as batch statistics or the hidden units of a recurrent network
+    - `batch`: the result of `batch(step, key)`. This key is the same at every step,
+      which allows `batch` to permute the examples of an epoch
+    - `state`: arrays that the model updates at every step in addition to its
+      parameters, such as batch statistics or the hidden state of a recurrent network
 
     If `loss` has a parameter `state`, `init` returns `(params, state)` and `loss`
-    returns `(loss, state)`. A guard that skips a step also keeps the state. To record
-    metrics, `loss` returns a dict of scalars as its last element: `(loss, metrics)` or
-    `(loss, state, metrics)`. `evaluate` takes the parameters and, by name, `key`,
-    `step` and `state`. If a function has two parameters and the name of the second is
-    none of these, as in `loss(w, k)`, the second is the key.
+    returns `(loss, state)`. A guard that skips a step also leaves the state unchanged.
+    To record metrics, `loss` can return a dict of scalars as its last element, as in
+    `(loss, metrics)` or `(loss, state, metrics)`. `evaluate` takes the parameters and,
+    by name, `key`, `step` and `state`. If a function has two parameters and the second
+    has a different name, as in `loss(w, k)`, it receives the key.
 
     Two problems are equal if their functions are equal, so a problem can be a static
     argument of `jax.jit`.
@@ -65,10 +65,11 @@ class Problem:
     Args:
       init: a function that takes a key and returns the initial parameters, or
         `(params, state)`.
-      loss: a function that takes the parameters and the arguments above and returns a
-        scalar, or a tuple as above.
-      evaluate: a function that takes the parameters and the arguments above and returns
-        a dict of scalars, such as a test loss or an accuracy. Defaults to None.
+      loss: a function that takes the parameters and any of the arguments listed above,
+        and returns a scalar or one of the tuples described above.
+      evaluate: a function that takes the parameters and any of the arguments listed
+        above, and returns a dict of scalars, such as a test loss or an accuracy.
+        Defaults to None.
       metadata: a dict that describes the problem. A read-only copy is stored.
       batch: a function that takes a step and a key and returns the batch of the step,
         which can be any pytree of arrays. Defaults to None.
@@ -91,7 +92,7 @@ class Problem:
       >>> bool(problem.loss(params, jax.random.key(1)) > problem.metadata["optimum"])
       True
 
-      A recurrent carry, from one piece of a series to the next:
+      A problem with a recurrent state:
 
       >>> def loss(params, state, batch):
       ...     hidden = jnp.tanh(params["a"] * state + params["b"] * batch)

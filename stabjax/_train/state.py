@@ -12,6 +12,22 @@ from stabjax._train.summaries import Summary
 from stabjax._types import Number
 
 
+class BestEvaluation(NamedTuple):
+    """The best evaluation of a run with early stopping.
+
+    Attributes:
+      value: the value of the measure.
+      at: the number of updates before it (int32).
+      params: the parameters.
+      state: the state of the problem, such as batch statistics, or `()`.
+    """
+
+    value: jax.Array
+    at: jax.Array
+    params: Any
+    state: Any
+
+
 class TrainResult(NamedTuple):
     """The result of one run of `train`.
 
@@ -28,6 +44,10 @@ class TrainResult(NamedTuple):
       metrics: the optimizer metrics after every recorded step, and the metrics returned
         by `problem.loss` at these steps.
       state: the final state of the problem, such as batch statistics, or `()`.
+      curves: the values returned by `problem.evaluate` every `evaluate_every` updates.
+      stopped_at: the number of updates before early stopping, or the number of steps
+        (int32). None without early stopping.
+      best: the best evaluation with its parameters. None without early stopping.
     """
 
     final_loss: jax.Array
@@ -40,6 +60,9 @@ class TrainResult(NamedTuple):
     loss: jax.Array | None
     metrics: dict[str, jax.Array]
     state: Any = ()
+    curves: dict[str, jax.Array] = {}  # noqa: RUF012
+    stopped_at: jax.Array | None = None
+    best: BestEvaluation | None = None
 
 
 class State(NamedTuple):
@@ -56,7 +79,7 @@ class State(NamedTuple):
 
 
 class Record(NamedTuple):
-    """The measurements of a step before its update."""
+    """The loss and the metrics of a step, computed before its update."""
 
     loss: jax.Array
     metrics: dict[str, jax.Array]  # returned by the loss
@@ -67,7 +90,8 @@ class Training(NamedTuple):
 
     start: State
     step: Callable[[State], tuple[State, Record]]
-    result: Callable[[State, Any], TrainResult]  # takes a state and its step count
+    result: Callable[..., TrainResult]  # of a state, its step count and its `Watched`
+    evaluate: Callable[[State], dict[str, jax.Array]]
 
 
 class Rules(NamedTuple):

@@ -1,22 +1,28 @@
 """A single training run as a pure function."""
 
 from collections.abc import Collection
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
 from stabjax._guards.skipped import selected, skipped
-from stabjax._train.arguments import check_lengths, check_rules
+from stabjax._train.arguments import (
+    check_lengths,
+    check_rules,
+    steps_of,
+    steps_per_epoch,
+)
 from stabjax._train.divergence import DIVERGENCE_FACTOR, bound_of, is_stable
-from stabjax._train.loops import recorded
+from stabjax._train.loops import looped
 from stabjax._train.normal_form import NormalForm, normal_form, wide
-from stabjax._train.outcome import outcome
+from stabjax._train.outcome import evaluation_of, outcome
 from stabjax._train.problem import Problem
 from stabjax._train.state import Record, Rules, State, Step, Training, TrainResult
+from stabjax._train.stopping import EarlyStopping, checked_rule, watch_of
 from stabjax._train.summaries import summaries_of, updated
 from stabjax._types import Number
 
@@ -26,8 +32,11 @@ def train(
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     *,
-    steps: int,
+    steps: int | None = None,
+    epochs: int | None = None,
     record_every: int | None = None,
+    evaluate_every: int | Literal["epoch"] | None = None,
+    stop: EarlyStopping | None = None,
     divergence_factor: Number = DIVERGENCE_FACTOR,
     summaries: Collection[str] = (),
     target_loss: Number | None = None,
@@ -59,10 +68,19 @@ def train(
       optimizer: an Optax gradient transformation.
       key: the random key of the run, such as `jax.random.key(0)`.
       steps: number of updates, >= 1. **Static.**
+      epochs: number of passes over the data, >= 1, instead of `steps`. The problem must
+        have `metadata["steps_per_epoch"]`, as those of `supervised` do. **Static.**
       record_every: records the loss at steps 0, record_every, 2 * record_every, ... and
         the optimizer metrics after each of these steps, in [1, steps]. Compilation is
         fastest if it divides `steps`. None records nothing, and memory use does not
         grow with `steps`. **Static.**
+      evaluate_every: evaluates the problem after every N updates, in [1, steps] and a
+        multiple of `record_every`, or after every `"epoch"`. The results are in
+        `curves`. **Static.**
+      stop: a rule that stops the run early, such as
+        `EarlyStopping("test_loss", patience=3)`. From then on, the parameters and all
+        else are unchanged, and recorded values are NaN. It needs `evaluate_every`.
+        **Static.**
       divergence_factor: a loss above this multiple of the initial loss counts as
         diverged, > 0. Pass inf to disable the bound. **Traceable.**
       summaries: names of loss summaries. `"mean_loss"` is the mean loss over all steps,
@@ -99,19 +117,34 @@ def train(
       J. Sohl-Dickstein, "The boundary of neural network trainability is fractal", 2024,
       https://arxiv.org/abs/2402.06184 (the convergence score).
     """
-    steps, record_every, evaluations = check_lengths(steps, record_every, evaluations)
+    if evaluate_every == "epoch":
+        evaluate_every = steps_per_epoch(problem)
+    steps = steps_of(problem, steps, epochs)
+    lengths, evaluations = check_lengths(
+        steps, record_every, evaluate_every, evaluations
+    )
     check_rules(divergence_factor, summaries, target_loss)
+    steps, record_every, every = lengths
+    rule = checked_rule(stop, every)
     watched = summaries_of(summaries, target_loss, steps)
     rules = Rules(divergence_factor, watched, evaluations)
-    start, step, result_of = training(problem, optimizer, key, rules)
-    if record_every is None:
-        state, _ = lax.scan(lambda s, _: (step(s)[0], None), start, length=steps)
-        return result_of(state, steps)
-    state, (trace, curves) = recorded(step, start, steps, record_every)
-    result = result_of(state, steps)
+    parts = training(problem, optimizer, key, rules)
+    watch = rule and watch_of(rule, problem, steps)
+    state, record, curves, seen = looped(parts, lengths, watch)
+    result = parts.result(state, steps, seen)
+    if every:
+        at = jnp.arange(every, steps + 1, every, dtype=jnp.int32)
+        lost = at > result.diverged_at
+        curves = {
+            name: jnp.where(lost & ~jnp.isfinite(values), jnp.inf, values)
+            for name, values in curves.items()
+        }
+        result = result._replace(curves=curves)
+    if record is None:
+        return result
     at = jnp.arange(0, steps, record_every, dtype=jnp.int32)
-    trace = jnp.where(at >= result.diverged_at, jnp.inf, trace)
-    return result._replace(loss=trace, metrics=curves)
+    trace = jnp.where(at >= result.diverged_at, jnp.inf, record.loss)
+    return result._replace(loss=trace, metrics=record.metrics)
 
 
 def training(
@@ -141,7 +174,8 @@ def training(
     return Training(
         start,
         _stepper(form, optimizer, step_key, rules),
-        lambda state, steps: outcome(form, rules, state, steps),
+        partial(outcome, form, rules),
+        lambda state: evaluation_of(form, state, rules.evaluations),
     )
 
 

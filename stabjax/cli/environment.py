@@ -31,6 +31,8 @@ def prepare_jax(devices: int | None = None) -> None:
     number = devices or os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # JAX is already initialized
         jax.config.update("jax_num_cpu_devices", number)
+    # By default, JAX does not cache compilations that take less than a second. Most
+    # programs of small sweeps are in this category.
     if jax.config.values["jax_compilation_cache_dir"] is None:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(home, "stabjax")))

@@ -76,9 +76,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         help="train the best point again with N fresh seeds",
     )
     parser.add_argument(
-        "--store",
-        metavar="DIR",
-        help="save finished chunks to this folder and resume from them",
+        "--store", metavar="DIR", help="save finished chunks here and resume from them"
     )
     parser.add_argument("--out", metavar="FILE", help="save the dataset as netCDF")
     parser.add_argument(

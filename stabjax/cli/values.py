@@ -1,4 +1,4 @@
-"""Parsing of numbers, words, axes and ranges on the command line."""
+"""Parsing numbers, words, axes and ranges on the command line."""
 
 import argparse
 import inspect

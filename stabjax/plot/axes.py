@@ -73,6 +73,7 @@ def scale(ax: Axes, which: str, cells: Cells) -> None:
     if cells.labels is not None:
         axis.set_major_locator(FixedLocator(list(cells.at)))
         axis.set_major_formatter(FixedFormatter(cells.labels))
+        # Horizontal labels would overlap.
         if which == "x" and len("  ".join(cells.labels)) > 40:
             ax.tick_params("x", labelrotation=25)
             for text in ax.get_xticklabels():
@@ -110,6 +111,7 @@ def styles() -> Iterator[dict[str, Any]]:
     """Yields curve styles; the line style changes when the colors are exhausted."""
     for number in itertools.count():
         color = _COLORS[number % MANY]
+        # The offset changes the line style in each pass through the palette.
         line = _LINES[(number + number // MANY) % MANY]
         yield {"color": color, "linestyle": line, "linewidth": 1.5}
 

@@ -1,4 +1,4 @@
-"""Conversion of coordinate values to positions and cells on a plot axis."""
+"""Converting coordinate values to positions and cells on a plot axis."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

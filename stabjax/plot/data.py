@@ -1,4 +1,4 @@
-"""Extraction of arrays and labels from a dataset of runs."""
+"""Extracting arrays and labels from a dataset of runs."""
 
 import numpy as np
 import xarray as xr

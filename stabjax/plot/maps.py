@@ -188,6 +188,7 @@ def _draw_points(
         places.append(cells.at[position])
         scale(ax, which, cells)
     finite, diverged = np.isfinite(median), np.isinf(median)
+    # Points shrink as their number grows, to limit overlap.
     size = float(np.clip(8000 / len(median), 9, 64))
     x, y = places
     norm = _norm(median, limits)
@@ -234,6 +235,7 @@ def _mark_best(
 
 def _norm(values: np.ndarray, limits: _Limits) -> Normalize:
     finite = values[np.isfinite(values)]
+    # Zeros do not rule out a log scale, because they are clipped to the lowest color.
     if limits is None and (not (finite > 0).any() or (finite < 0).any()):
         return Normalize(*((finite.min(), finite.max()) if finite.size else (0, 1)))
     if limits is None:

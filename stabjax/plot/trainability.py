@@ -109,6 +109,7 @@ def _ranks(scores: np.ndarray) -> np.ndarray:
     for kind, start in ((scores < 0, 0.0), (scores >= 0, 1.0)):
         # `unique` gives equal scores the same rank, unlike `argsort`.
         _, order = np.unique(-scores[kind], return_inverse=True)
+        # The largest rank is one color below the first color of the other half.
         last = max(1, int(order.max(initial=0)))
         ranks[kind] = start + (_SHADES - 1) / _SHADES * order / last
     return ranks

@@ -1,4 +1,4 @@
-"""Data sets of examples: checks, epochs without replacement, and parts of a set."""
+"""Data sets, sampling without replacement, and evaluation in parts."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,14 +10,14 @@ import numpy as np
 from jax import lax
 
 Array = jax.Array | np.ndarray[Any, Any]
-Examples = Any  # an array or a tree of arrays, whose first axis counts the examples
+Examples = Any  # an array or a tree of arrays with examples along the leading axis
 
-_ROUNDS = 24  # a point has not moved after them with a probability of 6e-8
-_PART_BYTES = 2**19  # of the inputs that are evaluated at once
+_ROUNDS = 24  # the probability that an index never moves is 2^-24, or 6e-8
+_PART_BYTES = 2**19  # size of the inputs that are evaluated at once
 
 
 class Dataset(NamedTuple):
-    """Inputs and targets of the same length."""
+    """Inputs and targets with the same number of examples."""
 
     inputs: Examples
     targets: Examples
@@ -28,13 +28,13 @@ class Dataset(NamedTuple):
         return len(jax.tree.leaves(self.inputs)[0])
 
     def at(self, index: jax.Array) -> tuple[Any, Any]:
-        """Returns the examples with these indices."""
+        """Returns the examples at the given indices."""
         found: tuple[Any, Any] = jax.tree.map(lambda a: jnp.asarray(a)[index], (*self,))
         return found
 
 
 def dataset(which: str, inputs: object, targets: object) -> Dataset:
-    """Returns the examples as arrays, after checking that they have equal length."""
+    """Converts inputs and targets to arrays and checks that their lengths match."""
     found = Dataset(
         _as_arrays(f"{which}inputs", inputs), _as_arrays(f"{which}targets", targets)
     )
@@ -57,46 +57,48 @@ def _shapes(tree: Examples) -> Iterator[str]:
 
 
 def _as_arrays(name: str, value: Any) -> Examples:
-    """Arrays of JAX or NumPy; a dict or a tuple is a tree of them."""
+    """Converts a value, dict or tuple to a tree of JAX or NumPy arrays."""
     if isinstance(value, dict):
         return {key: _as_arrays(f"{name}[{key!r}]", v) for key, v in value.items()}
     if isinstance(value, tuple) and value:
         parts = [_as_arrays(f"{name}[{i}]", part) for i, part in enumerate(value)]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     if not isinstance(value, jax.Array):
-        # NumPy arrays stay so: a factory may be called in a trace and again outside.
+        # NumPy arrays are not converted to JAX arrays. A factory can be called inside a
+        # trace, where the conversion would give tracers that leak into a later call.
         try:
             value = np.asarray(value)
-        except ValueError:  # a list of rows of different lengths
+        except ValueError:  # a list with rows of different lengths
             value = np.empty(0, object)
     if value.dtype.kind not in "OUSM" or isinstance(value, jax.Array):
         return value
     raise TypeError(
-        f"{name} must be an array of numbers or a dict or tuple of arrays. Turn a "
-        f"generator or a loader into arrays first, such as by np.stack([*generator])."
+        f"{name} must be an array of numbers or a dict or tuple of arrays. Convert "
+        f"generators and data loaders to arrays, for example with "
+        f"np.stack([*generator])."
     )
 
 
 def _check_memory(which: str, examples: Dataset) -> None:
-    """Raises unless the arrays fit on the device, next to the runs."""
+    """Raises an error if the arrays take more than half of the device memory."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((*examples,)))
     stats = jax.local_devices()[0].memory_stats() or {}
     limit = stats.get("bytes_limit", math.inf)
     if size > limit / 2:
         raise ValueError(
-            f"{which}inputs and targets must fit into half of the device's memory of "
-            f"{limit / 2**30:.1f} GiB, got {size / 2**30:.1f} GiB. Pass a part of the "
-            f"examples, or smaller types such as uint8 with a preprocess function."
+            f"{which}inputs and targets must fit into half of the device memory of "
+            f"{limit / 2**30:.1f} GiB, got {size / 2**30:.1f} GiB. Pass fewer "
+            f"examples, or a smaller dtype such as uint8 with a preprocess function."
         )
 
 
 def epoch_index(
     size: int, batch_size: int, step: jax.Array, key: jax.Array
 ) -> jax.Array:
-    """Returns the examples of a step, in epochs without replacement.
+    """Returns the indices of the examples at a step, without replacement in an epoch.
 
-    The order of an epoch is a permutation computed from the key and the epoch alone.
-    The last `size % batch_size` examples of the permutation are left out.
+    The examples of an epoch are permuted. The permutation depends only on the key and
+    the epoch. Its last `size % batch_size` examples are dropped.
     """
     per_epoch = size // batch_size
     epoch, position = step // per_epoch, step % per_epoch
@@ -105,11 +107,11 @@ def epoch_index(
 
 
 def permuted(index: jax.Array, size: int, key: jax.Array) -> jax.Array:
-    """Returns the values of a random permutation of [0, size) at some indices.
+    """Evaluates a random permutation of [0, size) at the given indices.
 
-    It is the swap-or-not shuffle (Hoang, Morris and Rogaway, 2012): each round swaps
-    x and pivot - x, or not, by a hash of the larger. It costs 3 us for 64 examples of
-    60,000, for which `jax.random.permutation` takes 68 ms.
+    This is the swap-or-not shuffle (Hoang, Morris and Rogaway, 2012). Each round swaps
+    x and pivot - x depending on a hash of the larger one. For 64 of 60,000 examples, it
+    takes 3 us, and `jax.random.permutation` takes 68 ms.
     """
     rounds = jax.random.bits(key, (_ROUNDS, 2), jnp.uint32)
 
@@ -123,7 +125,7 @@ def permuted(index: jax.Array, size: int, key: jax.Array) -> jax.Array:
 
 
 def _hash(x: jax.Array) -> jax.Array:
-    """A mixing function of 32 bits (Wellons, 2018, `lowbias32`)."""
+    """Computes a 32-bit hash (Wellons, 2018, `lowbias32`)."""
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
     return x ^ (x >> np.uint32(16))
@@ -134,10 +136,10 @@ def mean_over(
     at_once: int,
     measure: Callable[[Any, Any], dict[str, jax.Array]],
 ) -> dict[str, jax.Array]:
-    """Returns the mean of measures over a data set, a part at a time.
+    """Returns the means of measures over a data set, computed in parts.
 
-    `measure(inputs, targets)` returns means over its examples. The parts have equal
-    size; what remains is one smaller part, weighted by its examples.
+    `measure(inputs, targets)` returns means over its examples. All parts except the
+    last one have the same size. The means are weighted by the size of the parts.
     """
     size = examples.size
     parts = math.ceil(size / max(at_once, _affordable(examples)))
@@ -160,7 +162,7 @@ def mean_over(
 
 
 def _affordable(examples: Dataset) -> int:
-    """The number of examples whose inputs have half a mebibyte."""
+    """Returns the number of examples whose inputs fit into half a mebibyte."""
     leaves = jax.tree.leaves(examples.inputs)
     size = sum(leaf.nbytes for leaf in leaves) // examples.size
     return _PART_BYTES // max(1, int(size))

@@ -1,4 +1,4 @@
-"""Equinox modules as two pure functions."""
+"""Converting Equinox modules to pure functions."""
 
 import inspect
 from collections.abc import Callable
@@ -10,14 +10,14 @@ import jax.numpy as jnp
 
 from stabjax.problems.model import Model
 
-_AXIS = "batch"  # the name that Equinox's own pages give to the axis of the examples
+_AXIS = "batch"  # the axis name used in the Equinox documentation
 
 
 def equinox_model(make: Callable[[jax.Array], Any], inputs: Any) -> Model:
-    """Returns the model of an Equinox module, or of a pair of module and state.
+    """Returns the model of an Equinox module, or of a pair of a module and its state.
 
-    The module is called with one example. It is mapped over the batch under the axis
-    name "batch", which is that of `eqx.nn.BatchNorm(axis_name="batch")`.
+    The module is called with a single example and vectorized with `jax.vmap`. The axis
+    name is "batch", as in `eqx.nn.BatchNorm(axis_name="batch")`.
     """
     del inputs
     with jax.ensure_compile_time_eval():
@@ -26,15 +26,15 @@ def equinox_model(make: Callable[[jax.Array], Any], inputs: Any) -> Model:
     module = made[0] if stateful else made
     if not isinstance(module, eqx.Module):
         raise TypeError(
-            f"module must make an Equinox module, or a module and its eqx.nn.State, "
-            f"from its parameter 'key', got {type(module).__name__} from it. A "
-            f"function that makes an NNX module must not have a parameter 'key'."
+            f"module must return an Equinox module, or a module and its eqx.nn.State, "
+            f"because it has a parameter 'key', got {type(module).__name__}. A "
+            f"function that returns an NNX module must not have a parameter 'key'."
         )
     _, constants = eqx.partition(module, eqx.is_inexact_array)
     names = inspect.signature(type(module).__call__).parameters
     if "state" in names and not stateful:
         raise TypeError(
-            f"module must make a module and its state, since the call of "
+            f"module must return a module and its state because the call of "
             f"{type(module).__name__} has a parameter 'state'. Use "
             f"lambda key: eqx.nn.make_with_state({type(module).__name__})(key=key)."
         )
@@ -48,7 +48,7 @@ def equinox_model(make: Callable[[jax.Array], Any], inputs: Any) -> Model:
         params: Any, state: Any, x: Any, key: jax.Array | None, train: bool
     ) -> tuple[Any, Any]:
         module = eqx.nn.inference_mode(eqx.combine(params, constants), not train)
-        # An Equinox state may be used once; the caller keeps the one it has.
+        # An Equinox state can be used only once, so the state of the caller is copied.
         state = jax.tree.map(jnp.asarray, state)
         size = len(jax.tree.leaves(x)[0])
         keys = jax.random.split(jax.random.key(0) if key is None else key, size)

@@ -1,4 +1,4 @@
-"""Flax modules, NNX and Linen, as two pure functions."""
+"""Converting Flax modules (NNX and Linen) to pure functions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,18 +14,18 @@ _KINDS = (nnx.Param, nnx.RngState, nnx.Intermediate)
 
 
 def linen_model(module: linen.Module, inputs: Any) -> Model:
-    """Returns the model of a Linen module, whose state is all but the params."""
+    """Returns the model of a Linen module, with all other collections as state."""
     modes: dict[bool, dict[str, Any]] = {
         train: mode_of(module, train) for train in (True, False)
     }
 
-    # As Any, because the types leave no room for the arguments of a module.
+    # Typed as Any because the stubs of Linen do not accept module arguments.
     start: Any = module.init
     applied: Any = module.apply
 
     def variables(key: jax.Array) -> Mapping[str, Any]:
         example = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), inputs)
-        # Linen uses this key for all random streams that have no key of their own.
+        # Linen uses this key for all random streams without a separate key.
         made: Mapping[str, Any] = start(key, example, **modes[True])
         return made
 
@@ -58,7 +58,7 @@ def linen_model(module: linen.Module, inputs: Any) -> Model:
         what = "random numbers" if isinstance(error, InvalidRngError) else "state"
         raise ValueError(
             f"module must have a parameter such as train or deterministic in its "
-            f"__call__, to switch its {what} off in evaluation, got "
+            f"__call__ to disable its {what} during evaluation, got "
             f"{type(module).__name__} without one."
         ) from error
     return Model(init, apply, bool(names))
@@ -99,7 +99,8 @@ def nnx_model(make: Callable[[nnx.Rngs], Any], inputs: Any = None) -> Model:
         params: Any, state: Any, x: Any, key: jax.Array | None, train: bool
     ) -> tuple[Any, Any]:
         seeded = _seeded(streams, jax.random.key(0) if key is None else key)
-        # New variables, which can only be updated in the trace that makes them.
+        # Copies the variables, because NNX allows updates only in the trace that
+        # created a variable.
         others = [jax.tree.map(jnp.asarray, state)] if names else []
         model = nnx.merge(definitions[train], params, seeded, constants, *others)
         outputs = model(x, **modes[train])
@@ -133,7 +134,7 @@ def _seeded(streams: Any, key: jax.Array) -> Any:
 
 
 def from_nnx(make: Callable[[nnx.Rngs], Any]) -> tuple[Any, Any]:
-    """Returns key -> params and (params, inputs) -> outputs of a stateless module."""
+    """Returns the init function and the apply function of a stateless module."""
     model = nnx_model(make)
 
     def apply(params: Any, x: jax.Array) -> Any:

@@ -1,4 +1,4 @@
-"""What a network is to a problem: two pure functions."""
+"""A library-independent representation of networks as pure functions."""
 
 import inspect
 from collections.abc import Callable
@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-# Names that switch a module between training and evaluation, and their value for
-# training.
+# Argument names that select training or evaluation mode, with the value for training.
 _MODES = {
     "train": True,
     "training": True,
@@ -20,18 +19,19 @@ _MODES = {
 
 
 class Model(NamedTuple):
-    """A network as pure functions; without state, its state is `()`."""
+    """A network as two pure functions. A stateless network has the state `()`."""
 
     init: Callable[[jax.Array], tuple[Any, Any]]  # key -> params, state
-    # params, state, inputs, key or None, whether it trains -> outputs, state
+    # params, state, inputs, key or None, training mode -> outputs, state
     apply: Callable[[Any, Any, Any, Any, bool], tuple[Any, Any]]
     has_state: bool
 
 
 def mode_of(module: object, train: bool) -> dict[str, Any]:
-    """Returns the arguments that switch a module to training or to evaluation.
+    """Returns the arguments that select training or evaluation mode of a module.
 
-    An attribute of the same name that is set decides by itself.
+    If the module has an attribute with the same name that is not None, the attribute
+    takes precedence.
     """
     call: Any = type(module).__call__
     return {

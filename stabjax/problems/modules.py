@@ -1,4 +1,4 @@
-"""A module of any library as two pure functions."""
+"""Converting modules of any library to pure functions."""
 
 import functools
 import inspect
@@ -25,7 +25,7 @@ class _Signature(NamedTuple):
 
 
 def model_of(module: Any, inputs: Any) -> Model:
-    """Returns the init and the apply function of a module, called with such inputs."""
+    """Returns the init and apply functions of a module for the given inputs."""
     if isinstance(module, tuple | list):
         return _from_pair(module)
     if isinstance(module, linen.Module):
@@ -62,7 +62,7 @@ def _is_equinox(module: Any) -> bool:
 
 
 def _signature(function: Callable[..., Any]) -> _Signature:
-    """The names of the parameters and the first one."""
+    """Returns the parameter names of a function."""
     if isinstance(function, type):
         start: Any = getattr(function, "__init__")  # noqa: B009
         function = functools.partial(start, None)
@@ -74,7 +74,7 @@ def _signature(function: Callable[..., Any]) -> _Signature:
 
 
 def _from_pair(pair: Any) -> Model:
-    """A model of `init(key)` and `apply(params, inputs)`, with what `apply` names."""
+    """Returns the model of a pair (init, apply), passing arguments by name."""
     if len(pair) != 2 or not all(map(callable, pair)):
         raise TypeError(f"{_WANTED}, got {pair!r:.60}.")
     init, apply = pair
@@ -87,7 +87,7 @@ def _from_pair(pair: Any) -> Model:
             return found, ()
         if type(found) is not tuple or len(found) != 2:
             raise TypeError(
-                "the init function of module must return (params, state), since its "
+                "the init function of module must return (params, state) because its "
                 f"apply function has a parameter 'state', got a {type(found).__name__}."
             )
         return found
@@ -101,7 +101,7 @@ def _from_pair(pair: Any) -> Model:
             return found, ()
         if type(found) is not tuple or len(found) != 2:
             raise TypeError(
-                "the apply function of module must return (outputs, state), since it "
+                "the apply function of module must return (outputs, state) because it "
                 f"has a parameter 'state', got a {type(found).__name__}."
             )
         return found

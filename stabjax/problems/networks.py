@@ -26,7 +26,7 @@ from stabjax.problems.modules import model_of
 Pair = tuple[Array, Array]  # inputs and targets
 Apply = Callable[[optax.Params, jax.Array], Any]
 Measure = Callable[..., jax.Array]
-Change = Callable[..., Any]  # of a batch, and possibly a key
+Change = Callable[..., Any]  # a function of a batch and optionally a key
 
 
 def supervised(
@@ -50,24 +50,24 @@ def supervised(
     The loss is averaged over a minibatch of `B` examples, or over all examples if
     `batch_size` is None. The minibatches of an epoch are slices of a permutation of the
     examples, and the last incomplete minibatch is dropped. Each epoch has a new
-    permutation, and all runs with the same seed have the same ones.
+    permutation. Runs with the same seed have the same permutations.
     `metadata["steps_per_epoch"]` is the number of minibatches in an epoch.
 
     Batch statistics and other variables of the module become the state of the problem.
     Dropout and other random layers use the key of the step. The loss runs the module in
-    training mode and `evaluate` in evaluation mode. To switch modes, `supervised` calls
-    `train()` and `eval()` in NNX and `eqx.nn.inference_mode` in Equinox. In any
-    library, the call of the module can instead have a parameter `train`, `training`,
+    training mode and `evaluate` in evaluation mode. To switch modes, `supervised` uses
+    `train()` and `eval()` for NNX and `eqx.nn.inference_mode` for Equinox. Modules of
+    any library can instead have a call parameter named `train`, `training`,
     `is_training`, `deterministic` or `use_running_average`.
 
-    `evaluate` computes means over all examples, in batches that bound its memory. It
+    `evaluate` computes means over all examples, in batches to limit memory use. It
     returns `train_loss` and, if there are test data, `test_loss`, and the corresponding
     values of each metric. The final loss of a run is `test_loss`, or `train_loss` if
     there are no test data.
 
     Args:
-      module: one of the following. All but Equinox modules are called with a batch of
-        inputs.
+      module: one of the following. Except for Equinox modules, modules are called with
+        a batch of inputs.
 
         - a function or class that takes an `nnx.Rngs` and returns an NNX module, such
           as `lambda rngs: nnx.Linear(64, 10, rngs=rngs)`
@@ -95,7 +95,7 @@ def supervised(
       preprocess: a function of a batch `(inputs, targets)` and optionally a key that
         returns the batch for the module and the loss. Used in training and evaluation.
       augment: a function like `preprocess` that is called before it, only in training.
-      replace: samples minibatches with replacement instead of in epochs.
+      replace: if True, samples minibatches with replacement.
       metadata: entries to add to the metadata of the problem, such as `"name"`.
 
     Returns:
@@ -202,7 +202,7 @@ def _problem(
 def _sampling(
     examples: Dataset, batch_size: int | None, replace: bool
 ) -> tuple[Change, Change | None]:
-    """Returns functions that draw a minibatch at random, and in epochs if used."""
+    """Returns functions that sample minibatches at random or in epochs."""
 
     def drawn(key: jax.Array) -> Any:
         if batch_size is None:
@@ -248,7 +248,7 @@ def _first(examples: Dataset) -> Any:
 
 
 def _change(name: str, function: Change | None) -> Change:
-    """Wraps a function of a batch as a function of a batch and a key."""
+    """Wraps a function of a batch, so that it accepts a key."""
     if function is None:
         return lambda batch, key: batch
     if not callable(function):

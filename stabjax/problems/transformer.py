@@ -71,7 +71,7 @@ def char_transformer(
         neither a string nor a path.
       ValueError: If an argument is out of range, the last 10% of the text is shorter
         than a window, or the file is not valid UTF-8. Traced values out of range
-        give NaN instead.
+        yield NaN instead.
 
     Example:
       >>> import stabjax

@@ -1,4 +1,4 @@
-"""Loading of runs from a store."""
+"""Loading runs from a store."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence

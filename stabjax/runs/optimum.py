@@ -1,4 +1,4 @@
-"""Selection of the best hyperparameters."""
+"""Selecting the best hyperparameters."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

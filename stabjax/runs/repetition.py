@@ -1,4 +1,4 @@
-"""Repetition of a single run of a sweep."""
+"""Repeating a single run of a sweep."""
 
 import json
 from collections.abc import Callable, Mapping

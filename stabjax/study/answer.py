@@ -180,7 +180,7 @@ def _per_treatment(values: Mapping[str, float], form: Callable[[Any], str]) -> s
 
 
 def _averages(groups: Groups) -> str:
-    """Returns a table of means for each treatment, or for each method if several."""
+    """Returns a table of means, with a row per treatment or combination of methods."""
     if len(groups) > 1:
         single = all(len(group) == 1 for group in groups.values())
         more = ", with the final loss at the tuned rate" if single else " (means over"

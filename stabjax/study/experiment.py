@@ -86,9 +86,11 @@ def observe(
     store = folder / UNFINISHED / f"{plan.file}-{expected[:_DIGITS]}"
     runs = _observed(train(store=store), plan)
     runs.attrs["fingerprint"] = expected
+    # Renaming is atomic, so an interruption cannot leave a truncated dataset.
     partial_path = path.with_suffix(".partial")
     runs.to_netcdf(partial_path, engine="scipy")
     partial_path.replace(path)
+    # Also removes stores that are outdated because the program has changed.
     for finished in store.parent.glob(f"{plan.file}-{'?' * _DIGITS}"):
         shutil.rmtree(finished)
     return runs
@@ -105,6 +107,8 @@ def _kept(path: Path, expected: str) -> xr.Dataset | None:
 
 def _space(plan: Plan) -> Space:
     thresholds = _spread(plan.methods.threshold_range, plan.sizes.thresholds or 1)
+    # An infinite threshold disables clipping and 0.0 disables the schedule. Both are
+    # numbers, so the baseline and all treatments share one compilation.
     return grid(
         threshold=[*thresholds, np.inf],
         scheduled=[0.0, 1.0],
@@ -156,6 +160,7 @@ def smoothed(loss: xr.DataArray) -> xr.DataArray:
     """Returns the trailing mean over 5% of the recorded losses."""
     width = max(round(_SMOOTHING * loss.sizes["step"]), 1)
     mean: xr.DataArray = loss.rolling(step=width, min_periods=1).mean()
+    # Restores +inf after divergence, because a running sum turns inf into NaN.
     return mean.where(np.isfinite(loss), np.inf)
 
 
@@ -166,7 +171,7 @@ def choose(runs: xr.Dataset) -> xr.Dataset:
     pair of threshold and rate, has the smallest median final loss. Losses far below the
     target count as equal. Ties are resolved by the smallest median number of steps to
     the target, and then by the smallest threshold. The untuned rate is the rate closest
-    to ten times the best one for the baseline, or the larger one of two.
+    to ten times the best one for the baseline. If two rates tie, it is the larger one.
     """
     middle = float(runs.attrs["threshold"])
     finite = runs.threshold.to_numpy()[np.isfinite(runs.threshold)]
@@ -199,6 +204,8 @@ def _best(runs: xr.Dataset) -> tuple[float, float]:
     steps = runs.steps_to_target.transpose("threshold", "peak_value", "seed").to_numpy()
     floor = SOLVED * runs.attrs["target_loss"]
     loss = np.maximum(np.median(losses, axis=-1), floor)
+    # The last key is the primary one. lexsort is stable, so ties are resolved in favor
+    # of the smallest threshold and rate.
     order = np.lexsort((np.median(steps, axis=-1).ravel(), loss.ravel()))
     row, column = np.unravel_index(order[0], loss.shape)
     return float(runs.threshold[row]), float(runs.peak_value[column])

@@ -77,6 +77,7 @@ def measure(runs: xr.Dataset) -> xr.Dataset:
         found["gap"] = (tuned.test_loss - tuned.train_loss).where(stable, np.inf)
         found["accuracy"] = tuned.test_accuracy.where(stable, 0.0)
     curve = runs.sel(rate="common")
+    # Includes at least one step, because the target can be reached at step 0.
     before = curve.step < np.maximum(found.common_steps, 1)
     norms = _norms(curve.update_norm.where(before), runs.chosen_threshold)
     found = found.merge(_shape(curve.loss, target)).merge(norms)
@@ -97,6 +98,7 @@ def mean_of_seeds(per_seed: xr.DataArray) -> Interval:
 
 def ratio(first: xr.DataArray, second: xr.DataArray) -> Interval | None:
     """Returns the median ratio over the seeds, or None if all denominators are inf."""
+    # A target that is reached at step 0 would make the ratio undefined.
     pairs = [np.maximum(v.to_numpy().astype(float), 1.0) for v in (first, second)]
     finite = np.isfinite(pairs[1])
     if not finite.any():
@@ -107,6 +109,7 @@ def ratio(first: xr.DataArray, second: xr.DataArray) -> Interval | None:
 def _interval(
     values: np.ndarray, center: Callable[..., np.floating | np.ndarray]
 ) -> Interval:
+    # The seed is fixed because the report must be reproducible.
     draws = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
     tail = (1 - _CONFIDENCE) / 2
     # "nearest" avoids interpolation because ratios can be infinite.
@@ -130,6 +133,7 @@ def compare(
     pairs = zip(first.to_numpy(), second.to_numpy(), strict=True)
     signs = [compare_numbers(float(a), float(b), floor) for a, b in pairs]
     smaller, larger = signs.count(-1), signs.count(1)
+    # A sign test ignores ties.
     decided = smaller + larger
     significant = decided and stats.binomtest(smaller, decided).pvalue < 1 - _CONFIDENCE
     return Comparison(
@@ -174,6 +178,8 @@ def _shape(loss: xr.DataArray, target: float) -> xr.Dataset:
     stable = (loss < np.inf).all("step")
     loss = loss.where(stable, 1.0).transpose("treatment", "seed", "step")
     values = loss.to_numpy().astype(float)
+    # Losses far below the target differ mainly by rounding errors, which would
+    # dominate the roughness.
     logs = np.log10(np.maximum(values, 1e-3 * target))
     late = values[..., -max(round(_LATE * values.shape[-1]), 2) :]
     swing = np.ptp(late, axis=-1)

@@ -1,4 +1,4 @@
-"""Planning of a study, which combines problems, methods and sweep sizes."""
+"""Planning a study, which combines problems, methods and sweep sizes."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -66,7 +66,7 @@ that the training data are fitted less well, so compare both losses:
 
 
 def both_tables(measures: xr.Dataset, *, claims: bool = False) -> str:
-    """Returns the two tables for a problem, with the tutorial's if `claims`."""
+    """Returns both tables for a problem. `claims` adds the tutorial's entries."""
     common = value_of(measures, "chosen_rate", "baseline", rate="common")
     untuned = value_of(measures, "chosen_rate", "baseline", rate="untuned")
     treated = [name for name in TREATMENTS if name != "baseline"]

@@ -1,4 +1,4 @@
-"""Extraction and formatting of measures for the report."""
+"""Extracting and formatting measures for the report."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,7 +11,7 @@ from stabjax.study.measure import Interval
 def values_of(
     measures: xr.Dataset, name: str, treatment: str, **others: str
 ) -> xr.DataArray:
-    """Returns a measure of a treatment, with one value per seed if available."""
+    """Returns a measure of a treatment, which can have one value per seed."""
     return measures[name].sel({"treatment": treatment, **others})
 
 

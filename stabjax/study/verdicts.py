@@ -70,7 +70,7 @@ def verdicts(measured: Sequence[xr.Dataset]) -> str:
 
 
 def _table(rows: Sequence[Sequence[Verdict]]) -> str:
-    """Returns a table with the counts for each claim, and each problem if few."""
+    """Returns a table of all claims, with columns for problems if there are few."""
     names = [verdict.problem for verdict in rows[0]]
     shown = names if len(names) <= _COLUMNS else []
     signs = {"yes": "yes", "no": "**no**", "same": "=", "-": ""}

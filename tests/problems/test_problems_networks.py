@@ -172,12 +172,12 @@ def test_constants_of_a_module_and_a_keyword_for_rngs_are_fine():
         (
             linen.BatchNorm(use_running_average=False),
             ValueError,
-            "such as train .* to switch its state off in evaluation, got BatchNorm",
+            "such as train .* to disable its state during evaluation, got BatchNorm",
         ),
         (
             linen.Sequential([linen.Dense(3), linen.Dropout(0.1, deterministic=False)]),
             ValueError,
-            "such as train .* to switch its random numbers off in evaluation",
+            "such as train .* to disable its random numbers during evaluation",
         ),
         (linen.Dense, TypeError, r"an instance of a Linen module, such as Dense\("),
         (nnx.Linear(3, 3, rngs=nnx.Rngs(0)), TypeError, "a function of nnx.Rngs"),

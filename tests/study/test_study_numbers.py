@@ -250,7 +250,7 @@ class TestStatistics:
         assert half.low + half.high == pytest.approx(1.0)
 
     def test_compare_needs_more_than_chance(self):
-        # Two-sided: 2 / 2^6 is below 5 %, 2 / 2^5 is not.
+        # Two-sided: 2 / 2^6 is below 5%, 2 / 2^5 is not.
         assert compare(seeds(*[1] * 6), seeds(*[2] * 6)) == (6, 0, -1)
         assert compare(seeds(*[2] * 6), seeds(*[1] * 6)) == (0, 6, 1)
         assert compare(seeds(*[1] * 5), seeds(*[2] * 5)) == (5, 0, 0)
