@@ -1,14 +1,14 @@
-"""The cost of clipping before AdamW on an accelerator, in units of one norm pass.
+"""Measures the cost of clipping before AdamW on an accelerator.
 
 python benchmarks/clip_overhead_gpu.py [--rounds 9] [--steps 50] [--all] [--small]
 
-The same 148 arrays as in clip_overhead.py. Device time: each program runs a loop of
-steps on the device, so that dispatch is not measured; the variants alternate in random
-order; medians of (time with clipping - time without) / (time of one norm pass). One
-norm pass is measured alike, in a loop whose gradients depend on the norm before. The
-programs are compiled side by side; a method that is not ready after `--compile` seconds
-is left out, and rounds end after `--seconds`. Not run on a GPU yet; `--small` tries it
-on a CPU.
+The script uses the same 148 arrays as clip_overhead.py. To exclude dispatch overhead,
+each program runs a loop of steps on the device. The variants alternate in random order.
+The script prints the median of (time with clipping - time without) / (time of one
+global norm). The time of a global norm is measured in a loop in which the gradients
+depend on the previous norm. All programs are compiled concurrently. Methods that do not
+compile within `--compile` seconds are skipped, and measurements stop after `--seconds`.
+The script has not been run on a GPU yet. Use `--small` to test it on a CPU.
 """
 
 import argparse
@@ -39,13 +39,13 @@ METHODS = (
 
 
 def looped(optimizer, steps):
-    """A program of many steps, which reads the gradients anew at each."""
+    """Returns a program that runs many steps and reads the gradients in each one."""
 
     @partial(jax.jit, donate_argnums=(0, 1))
     def run(params, state, grads):
         def step(_, carry):
             params, state = carry
-            # Unlike the step before, so that nothing is moved out of the loop.
+            # Gradients change at every step, which keeps XLA from hoisting the norm.
             moved = jax.tree.map(lambda g, p: g + 1e-9 * p, grads, params)
             updates, state = optimizer.update(moved, state, params)
             return optax.apply_updates(params, updates), state
@@ -68,7 +68,7 @@ def norm_passes(steps):
 
 
 def compiled(programs, arguments, limit):
-    """The programs that XLA compiles within a time, side by side."""
+    """Compiles programs concurrently and returns those that finish within a limit."""
     pool = ThreadPoolExecutor(8)
     began = time.perf_counter()
     futures = {
@@ -87,11 +87,11 @@ def compiled(programs, arguments, limit):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=50, help="in one program")
-    parser.add_argument("--seconds", type=float, default=40, help="of measurement")
-    parser.add_argument("--compile", type=float, default=90, help="seconds for it")
+    parser.add_argument("--steps", type=int, default=50, help="steps per program")
+    parser.add_argument("--seconds", type=float, default=40, help="measurement time")
+    parser.add_argument("--compile", type=float, default=90, help="compilation time")
     parser.add_argument("--all", action="store_true", help="every method")
-    parser.add_argument("--small", action="store_true", help="width 32, for a trial")
+    parser.add_argument("--small", action="store_true", help="use width 32 for a test")
     options = parser.parse_args()
 
     shapes = transformer_shapes(width=32 if options.small else 432)
@@ -104,12 +104,12 @@ def main():
 
     grads = random_tree(key)
     found = optimizers(None if options.all else METHODS)
-    # In this order: what everything is compared with comes first.
+    # The baseline comes first because all others are compared with it.
     programs = {"norm pass": norm_passes(options.steps)}
     programs |= {name: looped(tx, options.steps) for name, tx in found.items()}
     held, arguments = {}, {"norm pass": (grads,)}
     for name, tx in found.items():
-        # Under `jit` each array is its own buffer, as donation demands.
+        # `jit` returns a separate buffer for each array, as required for donation.
         held[name] = jax.jit(lambda p, tx=tx: (p, tx.init(p)))(random_tree(key))
         arguments[name] = *held[name], grads
     programs = compiled(programs, arguments, options.compile)
@@ -126,7 +126,7 @@ def main():
         if rounds > 2 and time.perf_counter() - began > options.seconds:
             break
 
-    # The first round warms the device up.
+    # The initial round is a warm-up.
     medians = {
         name: statistics.median(t[1:] or t) / options.steps for name, t in times.items()
     }

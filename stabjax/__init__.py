@@ -1,7 +1,7 @@
 """Training stability for JAX.
 
-Clip the gradient, schedule the learning rate, guard the step, log what they do, and
-sweep thousands of runs at once, as pure functions that drop into Optax.
+Provides gradient clipping, learning rate schedules, guards against bad steps, metrics,
+and sweeps over thousands of runs, as pure functions that work with Optax.
 """
 
 from stabjax._extras import load as _load
@@ -128,7 +128,15 @@ _HOMES = {
         "sweep",
         "zipped",
     ),
-    "_train": ("RangeTest", "TrainResult", "range_test", "suggest_rate", "train"),
+    "_train": (
+        "BestEvaluation",
+        "EarlyStopping",
+        "RangeTest",
+        "TrainResult",
+        "range_test",
+        "suggest_rate",
+        "train",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = ("compat", "plot", "problems", "runs", "search", "study")

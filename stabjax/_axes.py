@@ -60,9 +60,8 @@ def leaf_axes(
         beyond = shown - stated and (exact or names) and not some
         if beyond or (exact and stated - shown):
             raise ValueError(
-                f"axis_name must name the mesh axes that "
-                f"{leaf_name((argument, *leaf_paths(tree)[i]))!r} varies over, "
-                f"{sorted(map(str, shown))}, got {names!r}."
+                f"axis_name must contain the mesh axes {sorted(map(str, shown))} of "
+                f"{leaf_name((argument, *leaf_paths(tree)[i]))!r}, got {names!r}."
             )
         axes.append(tuple(n for n in names if n in shown or not typed[n]))
     return tuple(axes)

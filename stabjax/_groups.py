@@ -70,7 +70,7 @@ def by_group(
         for path, group in zip(paths, groups, strict=True):
             if group not in transformations:
                 raise ValueError(
-                    f"group_of must give one of {sorted(transformations)}, got "
+                    f"group_of must return one of {sorted(transformations)}, got "
                     f"{group!r} for {path!r}."
                 )
         return jax.tree.unflatten(jax.tree.structure(tree), groups)
@@ -86,7 +86,7 @@ def _by_pattern(patterns: Mapping[str, str], paths: list[str]) -> list[str | Non
     for pattern in patterns:
         if paths and not any(fnmatchcase(path, pattern) for path in paths):
             raise ValueError(
-                f"group_of must have patterns that match a parameter, got {pattern!r}; "
-                f"the parameters are {', '.join(paths)}."
+                f"group_of must have patterns that match a parameter, got {pattern!r}. "
+                f"The parameters are {', '.join(paths)}."
             )
     return groups

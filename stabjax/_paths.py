@@ -35,8 +35,8 @@ def check_arrays(argument: str, tree: object) -> None:
         if not number and not hasattr(leaf, "dtype"):
             shown = getattr(leaf, "__name__", repr(leaf))
             raise TypeError(
-                f"{argument} must hold arrays, got {shown} at {leaf_name(path)!r}. "
-                "Replace what is not an array by None, as equinox.filter does."
+                f"{argument} must contain arrays, got {shown} at {leaf_name(path)!r}. "
+                "Replace other leaves with None, for example with equinox.filter."
             )
 
 
@@ -83,7 +83,7 @@ def match_prefix(
         for place in sorted(unused):
             if _beginning(place, nodes) is None:
                 raise ValueError(
-                    f"{argument} must have values for parameters only, "
+                    f"{argument} must only have values for parameters, "
                     f"got one for {leaf_name(place)!r}."
                 )
     return positions

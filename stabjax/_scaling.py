@@ -35,22 +35,18 @@ def clip_factor(norm: ScaledNorm, max_norm: jax.Array) -> ClipFactor:
     # XLA may compute max_norm twice with different rounding; abs keeps both >= 0.
     max_norm = jnp.abs(max_norm)
     k = 1 / norm.unit
-    exceeded = valid & (norm.value > max_norm * k)
-    value = jnp.where(exceeded, norm.value, 1)
-    # Computes max_norm / norm, with k applied where intermediate values stay in range.
-    # Uses one division because XLA rewrites a / b / c to a / (b c), which may overflow.
-    ratio = max_norm * jnp.maximum(k, 1) / value * jnp.minimum(k, 1)
-    # If the ratio underflows, applies 1 / norm and max_norm separately. Both are scaled
-    # away from the limits of the dtype (the norm may exceed its largest number).
-    apart = 2.0**24
-    whole = (ratio >= np.finfo(norm.value.dtype).tiny) | (max_norm == 0)
-    inverse = apart * k / value
-    first = jnp.where(exceeded, jnp.where(whole, ratio, inverse), 1)
-    return ClipFactor(
-        first=jnp.where(valid, first, jnp.nan),
-        second=jnp.where(exceeded & ~whole, max_norm / apart, 1),
-        exceeded=exceeded,
-    )
+    limit = max_norm * k
+    exceeded = valid & (norm.value > limit)
+    # If max_norm / norm underflows, applies 1 / norm and max_norm separately. Both are
+    # scaled away from the limits of the dtype (the norm may exceed its largest number).
+    tiny, apart = np.finfo(norm.value.dtype).tiny, 2.0**24
+    whole = (limit * (1 / tiny) >= norm.value) | (max_norm == 0)
+    numerator = jnp.where(exceeded, jnp.where(whole, limit, -apart * k), 1)
+    # One division, at the end: under `vmap`, XLA stores its result, and later loops
+    # need not compute the norm again. A negative result asks for the second factor.
+    first = jnp.where(valid, numerator, jnp.nan) / jnp.where(exceeded, norm.value, 1)
+    second = jnp.where(first < 0, -max_norm / apart, 1)
+    return ClipFactor(first, second, exceeded)
 
 
 @partial(jax.jit, inline=True)
@@ -84,7 +80,7 @@ def multiply(x: ArrayLike, scalar: ArrayLike) -> jax.Array:
 
 
 def cast_back(wide: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """Casts to a floating-point dtype; leaves results for integer dtypes unchanged."""
+    """Casts to the given dtype if it is inexact. Other results stay wide."""
     return wide.astype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else wide
 
 

@@ -168,7 +168,7 @@ def _check_open(
     ):
         raise ValueError(
             "runs must contain open trials that were returned by ask for this study, "
-            "each once."
+            "without duplicates."
         )
 
 

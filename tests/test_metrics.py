@@ -473,5 +473,5 @@ def test_a_boxed_parameter_of_linen_has_the_name_of_the_plain_one():
 def test_a_function_among_parameters_is_named():
     params = {"w": jnp.ones(2), "act": jax.nn.relu}
     for tx in (stabjax.zclip(), stabjax.skip_if_nonfinite(optax.sgd(0.1))):
-        with pytest.raises(TypeError, match="must hold arrays, got relu at 'act'"):
+        with pytest.raises(TypeError, match="must contain arrays, got relu at 'act'"):
             tx.init(params)

@@ -1,7 +1,7 @@
 """Bias-corrected moving averages that ignore NaN and do not overflow.
 
 Averages are stored bias-corrected. After `count` updates, the newest value has weight
-(1 - decay) / (1 - decay^count), which is 1 for the initial value. To get the biased
+(1 - decay) / (1 - decay^count), which is 1 for the first value. To get the biased
 average used in the papers, multiply by `bias_correction(decay, count)`.
 """
 
@@ -19,9 +19,11 @@ from jax.typing import DTypeLike
 from stabjax._axes import Axes, leaf_axes
 from stabjax._metrics import count_clip
 from stabjax._norms import (
+    ScaledNorm,
     is_float0,
     magnitudes,
     norm_dtype,
+    norm_of_leaves,
     safe_root,
     scaled_norm,
 )
@@ -32,7 +34,7 @@ class Weight(NamedTuple):
     """The weight of the newest value in a bias-corrected average."""
 
     new: jax.Array
-    first: jax.Array  # whether this is the initial value
+    first: jax.Array  # whether this is the first value
     valid: jax.Array  # whether to include the value
 
 
@@ -52,7 +54,7 @@ def update_mean(mean: jax.Array, x: jax.Array, weight: Weight) -> jax.Array:
     a = weight.new.astype(mean.dtype)
     old = jnp.where(weight.first, x, mean)
     # a (x - old) would overflow for opposite signs. The difference of products also
-    # keeps a constant x exact when a x is subnormal.
+    # keeps a constant x exact if a * x is subnormal.
     return jnp.where(weight.valid, old + (a * x - a * old), mean)
 
 
@@ -105,6 +107,20 @@ class Step(NamedTuple):
         return zip(self.updates, averages, self.axes, strict=True)
 
 
+def leaf_norms(step: Step) -> list[ScaledNorm]:
+    """Computes the norm of each leaf, using a single `cond` for each dtype."""
+    dtypes = [norm_dtype([g]) for g in step.updates]
+    found: dict[int, ScaledNorm] = {}
+    for dtype in dict.fromkeys(dtypes):
+        members = [i for i, own in enumerate(dtypes) if own == dtype]
+        updates = [step.updates[i] for i in members]
+        axes = tuple(step.axes[i] for i in members)
+        values, units = norm_of_leaves(updates, axes, 2, True)
+        for i, value, unit in zip(members, values, units, strict=True):
+            found[i] = ScaledNorm(value, unit)
+    return [found[i] for i in range(len(dtypes))]
+
+
 class Moved(NamedTuple):
     """The new update and averages of one leaf."""
 
@@ -134,8 +150,8 @@ def with_averages(
         norm = jnp.zeros((), norm_dtype(params))
         clipped, fraction = jnp.zeros((), bool), jnp.zeros((), jnp.float32)
         metrics = _metrics(name, norm, clipped, fraction)
-        # A tree with the parameters' structure would be assumed to have their shapes
-        # and sharding, so per-leaf scalars are vectors. Orbax cannot save empty arrays.
+        # Vectors, because a tree of scalars would be sharded like the parameters. The
+        # size is at least 1 because Orbax cannot save empty arrays.
         size = max(len(jax.tree.leaves(params)), 1)
         vectors = [jnp.zeros(size, norm.dtype) for _ in range(scalars)]
         trees = [zero_moments(params) for _ in range(moments)]

@@ -30,7 +30,9 @@ from stabjax._scaling import (
 from stabjax._types import Number
 
 
-def clip(max_delta: Threshold) -> optax.GradientTransformation:
+def clip(
+    max_delta: Threshold, *, axis_name: object = None
+) -> optax.GradientTransformation:
     """Clips every element of the updates to `[-max_delta, max_delta]`.
 
         u_i = min(max(g_i, -max_delta), max_delta)
@@ -42,13 +44,16 @@ def clip(max_delta: Threshold) -> optax.GradientTransformation:
       max_delta: a number >= 0, an array that broadcasts with every leaf, a schedule
         (update count -> number), or a tree of these. See `stabjax.clip_by_global_norm`.
         **Traceable.**
+      axis_name: see `stabjax.global_norm`. It affects the metrics of a schedule and of
+        `stabjax.with_metrics`, but not the updates. **Static.**
 
     Returns:
       A transformation. It is stateless unless `max_delta` is a schedule. A traced
       threshold that is negative or NaN turns the updates into NaN.
 
     Raises:
-      ValueError: If `max_delta` is concrete and negative or NaN.
+      ValueError: If `max_delta` is concrete and negative or NaN, or `axis_name`
+        contradicts the type of a leaf.
       TypeError: If `max_delta` is not a number, or a leaf is complex.
 
     Example:
@@ -58,16 +63,7 @@ def clip(max_delta: Threshold) -> optax.GradientTransformation:
       >>> updates.tolist()
       [1.0, -1.0, 0.5]
     """
-
-    def bound(group: Group, max_delta: Number) -> tuple[list[jax.Array], jax.Array]:
-        limit = jnp.asarray(as_number("max_delta", max_delta))
-        pairs = [_clip_elements(g, limit) for g in group.updates]
-        exceeded = jax.tree.reduce(
-            jnp.logical_or, [flag for _, flag in pairs], jnp.zeros((), bool)
-        )
-        return [x for x, _ in pairs], any_shard(exceeded, group.axes)
-
-    return clip_to_threshold("clip", Thresholds("max_delta", max_delta), bound)
+    return clip_elements("clip", Thresholds("max_delta", max_delta, axis_name))
 
 
 def clip_by_global_norm(
@@ -84,9 +80,9 @@ def clip_by_global_norm(
 
     Args:
       max_norm: a number >= 0 (inf disables clipping), a scalar array, a schedule
-        (update count -> number) or a tree of these. A schedule's values in (-1e-6, 0)
-        count as 0. In a tree such as `{"body": 1.0, "head": 0.1}`, the keys match the
-        initial keys of the parameter paths, independent of container types, and each
+        (update count -> number) or a tree of these. Schedule values in (-1e-6, 0) count
+        as 0. In a tree such as `{"body": 1.0, "head": 0.1}`, each key applies to the
+        parameters whose path begins with it, independent of container types, and each
         group of parameters is clipped by its own norm. A callable is a schedule unless
         it is a pytree with leaves, such as an Equinox module of thresholds. These rules
         apply to all thresholds in stabjax. **Traceable.**
@@ -218,6 +214,20 @@ def clip_by_block_rms(
     return _clip_blocks("clip_by_block_rms", thresholds, math.sqrt)
 
 
+def clip_elements(name: str, thresholds: Thresholds) -> optax.GradientTransformation:
+    """Builds the transformation `name`, which clips each element to a threshold."""
+
+    def bound(group: Group, threshold: Number) -> tuple[list[jax.Array], jax.Array]:
+        limit = jnp.asarray(as_number(thresholds.argument, threshold))
+        pairs = [_clip_elements(g, limit) for g in group.updates]
+        exceeded = jax.tree.reduce(
+            jnp.logical_or, [flag for _, flag in pairs], jnp.zeros((), bool)
+        )
+        return [x for x, _ in pairs], any_shard(exceeded, group.axes)
+
+    return clip_to_threshold(name, thresholds, bound)
+
+
 @partial(jax.jit, inline=True)
 def _clip_elements(g: jax.Array, limit: jax.Array) -> tuple[jax.Array, jax.Array]:
     if jnp.iscomplexobj(g):
@@ -235,7 +245,7 @@ def _clip_elements(g: jax.Array, limit: jax.Array) -> tuple[jax.Array, jax.Array
 def _clip_blocks(
     name: str, thresholds: Thresholds, norm_of_ones: Callable[[int], float]
 ) -> optax.GradientTransformation:
-    """Clips each leaf's norm to the threshold times a factor of the leaf's size."""
+    """Clips each leaf's norm to the threshold, scaled by a function of its size."""
 
     def bound(group: Group, threshold: Number) -> tuple[list[jax.Array], jax.Array]:
         norms = norm_of_leaves(group.updates, group.axes, 2, True)

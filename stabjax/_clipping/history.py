@@ -93,7 +93,7 @@ def clip_by_history(
         return _apply(updates, factor), state
 
     def _norms(tree: optax.Params) -> ScaledNorm:
-        """Returns one or more norms along axis 0; Orbax cannot save empty arrays."""
+        """Returns at least one norm along axis 0, as Orbax cannot save empty arrays."""
         if per_leaf and jax.tree.leaves(tree):
             return scaled_leaf_norms(tree, axis_name=axis_name)
         norm = scaled_norm(tree, axis_name=axis_name)
@@ -111,7 +111,7 @@ def clip_by_history(
 
 
 class Streak(NamedTuple):
-    """Consecutive clipped updates of each norm; a long streak is a change of scale."""
+    """Consecutive clipped updates of each norm. Long streaks indicate a new scale."""
 
     streak_length: jax.Array  # int32
     streak_least: jax.Array  # the smallest norm in the streak; inf if it is empty

@@ -75,8 +75,8 @@ def adagc(
       leaves leave the state unchanged. If gradients become permanently larger by any
       factor, clipping stops after at most `2 patience` updates. (The authors' threshold
       grows by a factor of `1 + (1 - decay) (relative_clip - 1)` per update and takes
-      1733 updates to double.) If they become smaller by a factor of `r`, the threshold
-      adapts in about `ln r / (1 - decay)` updates.
+      1733 updates to double.) If gradients become smaller by a factor of `r`, the
+      threshold adapts in about `ln r / (1 - decay)` updates.
 
     Raises:
       ValueError: If a concrete number is out of range, or `variant` is unknown.
@@ -147,7 +147,7 @@ def clip_by_norm_ratio(
     """Clips norms to a multiple of their moving average.
 
     Let `n` be the norm of a leaf (or the global norm) and `a` the moving average of
-    norms after clipping, initialized to the norm of the initial update:
+    norms after clipping, initialized to the norm of the first gradient:
 
         u = g min(1, max_norm_ratio a / n)
         a = decay a + (1 - decay) ||u||
@@ -170,12 +170,13 @@ def clip_by_norm_ratio(
     Returns:
       A transformation with metrics for the norm, the threshold (with `per_leaf`, the
       number of clipped leaves), whether the update was clipped, and the fraction of
-      clipped updates. A non-finite gradient turns its leaf into NaN with `per_leaf`,
-      and all updates otherwise. Non-finite gradients and zero norms leave the state
-      unchanged. If gradients become permanently larger by any factor, clipping stops
-      after at most `2 patience` updates. (OLMo's average grows by a factor of
-      `1 + (1 - decay) (max_norm_ratio - 1)` per update.) If they become smaller by a
-      factor of `f`, the threshold adapts in about `ln f / (1 - decay)` updates.
+      clipped updates. With `per_leaf`, a non-finite gradient turns its leaf into NaN.
+      Otherwise, it turns all updates into NaN. Non-finite gradients and zero norms
+      leave the state unchanged. If gradients become permanently larger by any factor,
+      clipping stops after at most `2 patience` updates. (OLMo's average grows by a
+      factor of `1 + (1 - decay) (max_norm_ratio - 1)` per update.) If gradients become
+      smaller by a factor of `f`, the threshold adapts in about `ln f / (1 - decay)`
+      updates.
 
     Raises:
       ValueError: If a concrete number is out of range.
@@ -232,7 +233,7 @@ def limit_norm_growth(
 ) -> optax.GradientTransformation:
     """Limits the growth of each norm from one update to the next.
 
-    Let `g_t` be the gradient of a leaf (or of all leaves). The initial update is not
+    Let `g_t` be the gradient of a leaf (or of all leaves). The first update is not
     clipped. Afterwards,
 
         u_t = g_t min(1, max_growth max(||u_{t-1}||, min_norm) / ||g_t||)
@@ -252,11 +253,11 @@ def limit_norm_growth(
     Returns:
       A transformation with metrics for the norm, the threshold (with `per_leaf`, the
       number of clipped leaves), whether the update was clipped, and the fraction of
-      clipped updates. A non-finite gradient turns its leaf into NaN with `per_leaf`,
-      and all updates otherwise. Non-finite gradients and zero norms leave the state
-      unchanged. If gradients become permanently larger by a factor of `r`, the
-      threshold adapts in `ln r / ln max_growth` updates (463 for a factor of 100). If
-      they become smaller, the threshold adapts immediately.
+      clipped updates. With `per_leaf`, a non-finite gradient turns its leaf into NaN.
+      Otherwise, it turns all updates into NaN. Non-finite gradients and zero norms
+      leave the state unchanged. If gradients become permanently larger by a factor of
+      `r`, the threshold adapts in `ln r / ln max_growth` updates (463 for a factor of
+      100). If they become smaller, the threshold adapts immediately.
 
     Raises:
       ValueError: If a concrete number is negative or NaN.

@@ -250,8 +250,8 @@ def scale_by_stable_adam(
       the update is clipped: spikes still affect the moments. A non-finite gradient
       turns every element into NaN and leaves the state unchanged. If gradients become
       permanently larger by a factor of 100, the updates return to within a factor of 2
-      of their previous size after `1 / (1 - b1)` updates. If they become smaller by the
-      same factor, this takes `ln 10^4 / (1 - b2)` updates.
+      of their previous size after `1 / (1 - b1)` updates. If gradients become smaller
+      by the same factor, this takes `ln 10^4 / (1 - b2)` updates.
 
     Raises:
       ValueError: If an argument is concrete and out of range or not a scalar, or if
@@ -320,8 +320,8 @@ def _bounded_adam_leaf(
     if decayed:
         w, rate = decayed
         direction = direction + rate.astype(dtype) * widened(w, dtype)
-    # Each quotient is at most 1 / sqrt(1 - b2), so squares do not overflow. Where the
-    # root is 0, so is x; a selection would make XLA:CPU write the quotients to memory.
+    # Each quotient is at most 1 / sqrt(1 - b2), so squares do not overflow. If the
+    # root is 0, x is 0 too. With `where`, XLA:CPU would write the quotients to memory.
     least = jnp.maximum(adam.eps.astype(dtype), np.finfo(dtype).tiny)
     squares = (x / jnp.maximum(root, least)) ** 2
     mean_square = over_devices(jnp.sum(squares), axes) / max(global_size(x, axes), 1)

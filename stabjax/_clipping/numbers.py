@@ -38,5 +38,5 @@ def checked(**numbers: tuple[Number, str]) -> Callable[[DTypeLike], list[jax.Arr
 
 
 def as_finite(scalars: list[jax.Array]) -> list[jax.Array]:
-    """Replaces inf by the largest finite number, because inf times zero is NaN."""
+    """Replaces inf with the largest finite number, because inf times zero is NaN."""
     return [jnp.minimum(x, np.finfo(x.dtype).max) for x in scalars]

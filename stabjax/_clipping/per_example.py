@@ -147,7 +147,7 @@ def check_examples(function: str, grads: optax.Updates) -> None:
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(grads)]
     if not shapes or len({shape[:1] for shape in shapes}) > 1 or () in shapes:
         raise ValueError(
-            f"{function}: every leaf of grads must have the examples along axis 0, "
+            f"{function}: all leaves of grads must have examples along axis 0, "
             f"got shapes {shapes}."
         )
 
@@ -157,8 +157,8 @@ def axes_of_parameters(grads: optax.Updates, axis_name: object) -> tuple[Axes, .
     axes = leaf_axes("grads", grads, axis_name, some=True)
     if axis_name is None and any(axes):
         raise ValueError(
-            "axis_name must name the mesh axes over which parameters are sharded, or "
-            "be () if each device has its own examples, got None."
+            "axis_name must contain the mesh axes over which parameters are sharded, "
+            "or be () if each device has its own examples, got None."
         )
     return axes
 

@@ -69,7 +69,9 @@ def differentially_private_aggregate(
       noise_multiplier: z, a number >= 0 or a scalar array. **Traceable.**
       key: a key from `jax.random.key` or `jax.random.PRNGKey`, or an integer seed. The
         state stores the key for the next update.
-      axis_name: see `stabjax.per_example_global_norm_clip`. **Static.**
+      axis_name: see `stabjax.per_example_global_norm_clip`. With `()`, each device
+        averages its own examples, and all devices add the same noise, so averaging over
+        devices does not reduce it. **Static.**
 
     Returns:
       A transformation that averages per-example gradients, with examples along axis 0
@@ -149,7 +151,8 @@ def adaptive_quantile_clip(
         b = (#{|g_b| <= C} + N(0, s^2)) / B,  C <- C exp(-learning_rate (b - q))
 
     The noise added to the gradient sum has standard deviation z' C with z' = (z^-2 - (2
-    s)^-2)^(-1/2). The total privacy cost is therefore that of noise multiplier z.
+    s)^-2)^(-1/2). The total privacy cost therefore equals the cost of noise multiplier
+    z.
 
     Args:
       init_norm: initial C, >= 0. **Traceable.**

@@ -20,7 +20,7 @@ def norms_of(norms: Any) -> _Array:
     if np.any(finite < 0):
         raise ValueError(f"norms must be >= 0, got {finite.min()}.")
     if not np.any(finite > 0):
-        raise ValueError(f"norms must hold a positive finite number, got {norms!r}.")
+        raise ValueError(f"norms must contain a positive finite number, got {norms!r}.")
     return history
 
 

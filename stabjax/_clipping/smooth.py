@@ -85,8 +85,7 @@ def normalize_by_update_norm(
         u = scale_factor g / (|g|_2 + eps)
 
     The global norm is computed in float32 or wider and does not overflow. Zero
-    gradients stay zero, even with `eps=0`. Equivalent to Optax's transformation of the
-    same name.
+    gradients stay zero, even with `eps=0`. Optax has a transformation of the same name.
 
     Args:
       scale_factor: any number. **Traceable.**

@@ -77,14 +77,14 @@ def clip_by_second_moment(
     This is SPAM's spike-aware clipping, for use with any optimizer. The second moment
     `v` of each element is initialized to 0.
 
-        u = sign(g) min(|g|, sqrt(threshold v))  from update number `clip_delay` on
+        u = sign(g) min(|g|, sqrt(threshold v))  for update number >= `clip_delay`
         v = decay v + (1 - decay) u^2
 
     Args:
       threshold: maximum ratio of an element's square to its second moment, >= 0. Use
         inf to disable clipping. **Traceable.**
       decay: decay rate of the second moment, in [0, 1). **Traceable.**
-      clip_delay: number of the earliest update to clip, >= 0. **Traceable.**
+      clip_delay: number of the first update to clip, >= 0. **Traceable.**
       axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
@@ -94,7 +94,7 @@ def clip_by_second_moment(
       While an element is clipped, its bound grows by a factor of
       `sqrt(1 + (1 - decay) (threshold - 1))` per update, which is 2.4 with the default
       arguments. If elements become permanently larger by a factor of 100, clipping
-      therefore stops at the fourth update. If they become smaller, they are not
+      therefore stops at the fourth update. If elements become smaller, they are not
       clipped.
 
     Raises:
@@ -164,7 +164,7 @@ def scale_by_spam(
         u = s_k sqrt(1 - b2^(k + 1)) / (1 - b1^(k + 1)) m / (sqrt(v) + eps)
         s_k = 1 - 0.99 (1 + cos(pi k / (warmup_steps + 1))) / 2
 
-    The factor `s_k` is 1 before the earliest reset and for `k >= warmup_steps`.
+    The factor `s_k` is 1 before the first reset and for `k >= warmup_steps`.
 
     Set `reference=True` to reproduce the authors' implementation, which differs in two
     ways. After a reset, bias correction still uses the total number of updates, which

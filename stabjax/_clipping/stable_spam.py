@@ -18,19 +18,13 @@ from stabjax._clipping.averages import (
     average_weight,
     bias_correction,
     divide_or_zero,
+    leaf_norms,
     update_mean,
     with_averages,
 )
 from stabjax._clipping.moments import AdamStep, adam_step, since_reset, update_moments
 from stabjax._clipping.numbers import checked
-from stabjax._norms import (
-    ScaledNorm,
-    as_scaled,
-    norm_dtype,
-    norm_of_leaves,
-    safe_root,
-    widened,
-)
+from stabjax._norms import ScaledNorm, as_scaled, norm_of_leaves, safe_root, widened
 from stabjax._scaling import ClipFactor, apply_factor, cast_back, clip_factor
 from stabjax._types import Number
 
@@ -102,7 +96,7 @@ def clip_by_tracked_max(
     the gradient, and `M` its bias-corrected moving average:
 
         M = decay M + (1 - decay) top
-        u = g M / top  for elements with |g| > M, and  u = g  for others.
+        u = g M / top  if |g| > M,  and  u = g  otherwise
 
     The largest element is scaled to `M`, and other elements above `M` are scaled by the
     same factor. A clipped element can therefore end up smaller than one that was not
@@ -116,9 +110,9 @@ def clip_by_tracked_max(
       A transformation with a `TrackedMaxState`. A non-finite gradient turns every
       element into NaN and leaves the state unchanged. If gradients become permanently
       larger by any factor, the largest element is scaled down by at most a factor of 2
-      after `ln 2 / (1 - decay)` updates (693 with the default). If they become smaller
-      by a factor of 100, nothing is clipped, and `M` falls below twice the largest
-      magnitude after `ln 100 / (1 - decay)` updates.
+      after `ln 2 / (1 - decay)` updates (693 with the default). If gradients become
+      smaller by a factor of 100, nothing is clipped, and `M` falls below twice the
+      largest magnitude after `ln 100 / (1 - decay)` updates.
 
     Raises:
       ValueError: If `decay` is concrete and out of range or not a scalar.
@@ -150,11 +144,7 @@ def clip_by_tracked_max(
         ]
 
     return with_averages(
-        TrackedMaxState,
-        "clip_by_tracked_max",
-        rule,
-        axis_name,
-        scalars=1,
+        TrackedMaxState, "clip_by_tracked_max", rule, axis_name, scalars=1
     )
 
 
@@ -217,16 +207,12 @@ def normalize_by_tracked_norm(
         return [
             _normalize_leaf(g, norm, averages, adam)
             for (g, averages, _), norm in zip(
-                step.leaves(), _leaf_norms(step), strict=True
+                step.leaves(), leaf_norms(step), strict=True
             )
         ]
 
     return with_averages(
-        TrackedNormState,
-        "normalize_by_tracked_norm",
-        rule,
-        axis_name,
-        scalars=2,
+        TrackedNormState, "normalize_by_tracked_norm", rule, axis_name, scalars=2
     )
 
 
@@ -340,38 +326,27 @@ class _Numbers(NamedTuple):
     moments: AdamStep
 
 
-def _leaf_norms(step: Step) -> list[ScaledNorm]:
-    """The norm of each leaf, in the dtype of its statistics: one decision for each."""
-    dtypes = [norm_dtype([g]) for g in step.updates]
-    found: dict[int, ScaledNorm] = {}
-    for dtype in dict.fromkeys(dtypes):
-        members = [i for i, own in enumerate(dtypes) if own == dtype]
-        updates = [step.updates[i] for i in members]
-        axes = tuple(step.axes[i] for i in members)
-        values, units = norm_of_leaves(updates, axes, 2, True)
-        for i, value, unit in zip(members, values, units, strict=True):
-            found[i] = ScaledNorm(value, unit)
-    return [found[i] for i in range(len(dtypes))]
-
-
 def _clip(
     x: jax.Array, average: jax.Array, weight: Weight, bias: Number, axes: Axes
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Clips elements and updates the average; also returns a flag and the maximum."""
+    """Clips elements, updates the average, and flags whether anything was clipped."""
     top = norm_of_leaves([x], (axes,), math.inf, False).product
     # The average includes the current maximum before it is used as the bound.
     average = update_mean(average, top, weight)
     bound = average * bias
     factor = clip_factor(as_scaled(top), bound)
-    # In this order a NaN bound propagates, because comparisons with NaN are false.
-    x = jnp.where(abs(x) <= bound, x, apply_factor(x, factor))
+    # In this order a NaN bound propagates, because comparisons with NaN are false. If
+    # the maximum shares abs(x), XLA:CPU (jaxlib 0.10) writes it to memory.
+    real = not jnp.iscomplexobj(x)
+    within = (x <= bound) & (x >= -bound) if real else abs(x) <= bound
+    x = jnp.where(within, x, apply_factor(x, factor))
     return x, average, factor.exceeded, jnp.minimum(top, bound)
 
 
 def _normalize(
     x: jax.Array, norm: ScaledNorm, mean: jax.Array, root: jax.Array, adam: AdamStep
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Normalizes elements and updates both averages; also flags decreased norms."""
+    """Normalizes elements, updates both averages, and flags decreased norms."""
     # Caps norms at half the dtype's maximum: an average never recovers from inf, and an
     # average of the maximum may round to inf.
     value = jnp.minimum(norm.product, np.finfo(mean.dtype).max / 2).astype(mean.dtype)

@@ -20,15 +20,15 @@ class MaxNormSuggestion(NamedTuple):
 
     Attributes:
       max_norm: the suggested threshold.
-      clip_fraction: fraction of steps above the threshold, excluding non-finite norms.
+      clip_fraction: fraction of steps with a finite norm above the threshold.
       settled_at: step from which the threshold is estimated: the level of the norms is
         that of the last tenth.
       settled_fraction: fraction of these later steps above the threshold.
       median: median norm.
       tail: 99th percentile of the norms.
       largest: largest finite norm.
-      drift: ratio of the median norm in the last fifth of the steps to the initial
-        fifth.
+      drift: ratio of the median norm in the last fifth of the steps to the median in
+        the first fifth.
       steps: number of norms.
       nonfinite: number of inf and NaN norms, which are excluded.
     """
@@ -133,7 +133,7 @@ def _fraction_above(threshold: float, norms: np.ndarray) -> float:
 
 
 def _drift(history: np.ndarray) -> float:
-    """Divides the median norm of the last fifth of steps by that of the initial one."""
+    """Divides the median norm of the last fifth of the steps by the first fifth's."""
     fifth = -(-history.shape[-1] // 5)
     first, last = (
         part[np.isfinite(part) & (part > 0)]

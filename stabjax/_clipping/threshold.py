@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from stabjax._arguments import check, is_schedule
+from stabjax._arguments import check, is_schedule, unrounded
 from stabjax._axes import Axes, leaf_axes
 from stabjax._metrics import Report, ReportingTransformation, count_clip, metric_key
 from stabjax._norms import global_norm, is_float0
@@ -101,15 +101,6 @@ def clip_to_threshold(
     return transformation
 
 
-def _unrounded(value: Number) -> Number:
-    """Replaces slightly negative schedule values by 0.
-
-    A compiled linear schedule of Optax that should end at 0 ends at -1e-8. Values
-    further below zero are errors and turn the updates into NaN.
-    """
-    return jnp.where((value < 0) & (value > -1e-6), 0, value)
-
-
 class Thresholds:
     """Threshold limits and the parameter groups they apply to.
 
@@ -140,7 +131,7 @@ class Thresholds:
     def at(self, state: optax.OptState) -> list[Number]:
         """Evaluates each limit at the count in the state."""
         return [
-            _unrounded(limit(state.clip_step)) if is_schedule(limit) else limit
+            unrounded(limit(state.clip_step)) if is_schedule(limit) else limit
             for limit in self.limits
         ]
 

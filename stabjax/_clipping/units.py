@@ -153,8 +153,8 @@ def unitwise_clip(
 
         u_i = g_i where n_i < c_i, else g_i c_i / max(n_i, div_eps)
 
-    The product is computed in float32 or wider and cast back. Equivalent to Optax's
-    function of the same name.
+    The product is computed in float32 or wider and cast back. Optax has a function of
+    the same name.
 
     Args:
       g_norm: n, the unit norm of each element, with the shape of `grad`. **Traceable.**
@@ -236,7 +236,7 @@ def _axes_of_unit(x: jax.Array, unit: Axis, given: Axes | None) -> Axes:
         return tuple(sorted({*shown, *(given or ())}, key=str))
     if given is None and shown:
         raise ValueError(
-            "axis_name must name the mesh axes that split units, or be () if none do, "
+            "axis_name must contain the mesh axes that split units, or be (), "
             f"got None for an array of shape {x.shape} that varies over "
             f"{sorted(map(str, shown))}."
         )

@@ -1,4 +1,4 @@
-"""Limits on the final update, relative to parameters or the step count; QK-Clip."""
+"""Clipping relative to parameters, step count or attention logits."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from jax import lax
 
 from stabjax._arguments import check
 from stabjax._axes import Axes
-from stabjax._clipping.fixed import clip
+from stabjax._clipping.fixed import clip_elements
 from stabjax._clipping.threshold import (
     Group,
     Threshold,
@@ -81,7 +81,9 @@ def clip_by_relative_update(
     return clip_to_threshold("clip_by_relative_update", thresholds, bound)
 
 
-def adopt_clip(exponent: Number = 0.25) -> optax.GradientTransformation:
+def adopt_clip(
+    exponent: Number = 0.25, *, axis_name: object = None
+) -> optax.GradientTransformation:
     """Clips each element to a bound that grows with the update count (ADOPT).
 
         u_i = min(max(g_i, -t^exponent), t^exponent)  in update t = 1, 2, ...
@@ -91,6 +93,7 @@ def adopt_clip(exponent: Number = 0.25) -> optax.GradientTransformation:
 
     Args:
       exponent: a number >= 0. With 0, the bound is always 1. **Traceable.**
+      axis_name: see `stabjax.clip`. **Static.**
 
     Returns:
       A transformation whose state contains the update count and the metrics of a
@@ -121,7 +124,7 @@ def adopt_clip(exponent: Number = 0.25) -> optax.GradientTransformation:
         t = jnp.asarray(count).astype(jnp.float32) + 1
         return t ** as_scalar("exponent", exponent, jnp.float32)
 
-    return clip(growing)
+    return clip_elements("adopt_clip", Thresholds("max_delta", growing, axis_name))
 
 
 def qk_clip(
@@ -213,17 +216,18 @@ def _bounded(
     slope = jnp.where(everything, 0, relative)
     start = jnp.where(everything, jnp.inf, absolute)
 
-    def largest(scales: jax.Array) -> jax.Array:
-        quotients = []
-        for u, w, k in zip(updates, params, scales, strict=True):
+    def largest(scales: jax.Array | None) -> jax.Array:
+        peaks = []
+        for i, (u, w) in enumerate(zip(updates, params, strict=True)):
             allowed = slope * magnitudes(widened(w, dtype)) + start
-            allowed = jnp.maximum(allowed, limits.tiny)
-            quotients.append(magnitudes(widened(u, dtype)) * k / allowed)
-        peaks = [jnp.max(x, initial=0) for x in quotients]
+            size = magnitudes(widened(u, dtype))
+            size = size if scales is None else size * scales[i]
+            quotients = size / jnp.maximum(allowed, limits.tiny)
+            peaks.append(jnp.max(quotients, initial=0))
         return reduced(peaks, axes, apart=True, largest=True)
 
     # If a quotient overflows, recomputes with rescaled values.
-    plain = largest(jnp.ones(len(updates), dtype))
+    plain = largest(None)
     huge = ~(plain < limits.max)
     down = jnp.where(huge, limits.tiny, 1).astype(dtype)
     value = lax.cond(jnp.any(huge), lambda: largest(down), lambda: plain)

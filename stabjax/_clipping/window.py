@@ -42,7 +42,7 @@ def clip_by_percentile(
     Set `reference=True` to reproduce an existing implementation. In both variants, zero
     norms enter the window. AutoClip computes the factor `min(1, c / (n + 1e-6))` and
     keeps all norms, which requires a `window` of at least the number of updates. In
-    bitsandbytes, the initial norm fills the whole window, and `c` is element
+    bitsandbytes, the first norm fills the whole window, and `c` is element
     `floor(percentile)` of the sorted window. Its defaults are `window=100` and
     `per_leaf=True`.
 
@@ -58,11 +58,11 @@ def clip_by_percentile(
     Returns:
       A transformation with metrics for the norm, the threshold (with `per_leaf`, the
       number of clipped leaves), whether the update was clipped, and the fraction of
-      clipped updates. A non-finite gradient turns its leaf into NaN with `per_leaf`,
-      and all updates otherwise. Non-finite gradients and zero norms leave the state
-      unchanged. If gradients become permanently larger, the threshold adapts after
-      `(1 - percentile / 100) window` norms. If they become smaller, it adapts after
-      `percentile / 100 window` norms.
+      clipped updates. With `per_leaf`, a non-finite gradient turns its leaf into NaN.
+      Otherwise, it turns all updates into NaN. Non-finite gradients and zero norms
+      leave the state unchanged. If gradients become permanently larger, the threshold
+      adapts after `(1 - percentile / 100) window` norms. If gradients become smaller,
+      it adapts after `percentile / 100 window` norms.
 
     Raises:
       ValueError: If `percentile` is concrete and out of range, `window` is below 1, or
@@ -145,8 +145,8 @@ def clip_update_norm(
       clipped, and the fraction of clipped updates. A non-finite gradient turns all
       updates into NaN. Non-finite gradients and zero norms leave the state unchanged.
       If gradients become permanently larger by any factor, clipping stops after
-      `window / (1 + z_threshold^2)` norms. If they become smaller, the threshold adapts
-      after `window` norms.
+      `window / (1 + z_threshold^2)` norms. If gradients become smaller, the threshold
+      adapts after `window` norms.
 
     Raises:
       ValueError: If `z_threshold` is concrete and negative or NaN, or `window` is below

@@ -44,7 +44,7 @@ def zclip(
     reference: bool = False,
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Clips updates whose norm is an outlier by its z-score (ZClip).
+    """Clips updates with outlier norms, detected by z-score (ZClip).
 
     Let `mean` and `std` be the running mean and standard deviation of the global norm
     `n`. An update is a spike if `n - mean > z_threshold std`. Spikes are clipped to
@@ -59,7 +59,7 @@ def zclip(
         mean = decay mean + (1 - decay) x
         std^2 = decay std^2 + (1 - decay) (x - mean)^2
 
-    For the initial `warmup_steps` updates (at least one), only `max_norm` applies. The
+    During the first `warmup_steps` updates (at least one), only `max_norm` applies. The
     mean and standard deviation of their norms initialize the statistics.
 
     Set `reference=True` to reproduce the authors' implementation, which differs in
@@ -87,7 +87,7 @@ def zclip(
       standard deviation is rescaled together with the mean. If gradients become
       permanently larger by any factor, clipping therefore stops after at most
       `2 patience` updates. (The authors' implementation does not adapt to a tenfold
-      increase within 3000 updates.) If they become smaller by a factor of `r`, the
+      increase within 3000 updates.) If gradients become smaller by a factor of `r`, the
       threshold adapts in about `2 ln(z_threshold r) / (1 - decay)` updates.
 
     Raises:
@@ -163,7 +163,7 @@ def _spike_bound(
     mode: str,
     eps: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns whether each norm is a spike (NaN is), and the bound for spikes."""
+    """Returns whether each norm is a spike or NaN, and the bound for spikes."""
     mean, std = past.zclip_mean, past.zclip_std
     deviation = norms - mean
     if mode == "threshold":

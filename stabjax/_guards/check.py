@@ -52,16 +52,16 @@ def check_guards(
       >>> stabjax.check_guards(state)
       >>> stabjax.check_guards(state, params, max_consecutive=0)
       Traceback (most recent call last):
-      RuntimeError: skip_if_nonfinite met 1 bad step in a row, where 0 are accepted
-      (nonfinite_count 1, skip_count 1, skip_fraction 1). 'weight' was the first
-      parameter whose gradient was not finite.
+      RuntimeError: skip_if_nonfinite found 1 consecutive bad step, expected at most 0
+      (nonfinite_count 1, skip_count 1, skip_fraction 1). The first parameter with a
+      non-finite gradient was 'weight'.
     """
     allowed = as_integer("max_consecutive", max_consecutive, ">= 0")
     check_accumulation(opt_state)
     found = metrics(opt_state)
     if any(isinstance(value, jax.core.Tracer) for value in found.values()):
         raise TypeError(
-            "opt_state must hold concrete values, got tracers. Call check_guards "
+            "opt_state must contain concrete values, got tracers. Call check_guards "
             "outside of jit."
         )
     guards = [name.removesuffix(_STREAK) for name in found if name.endswith(_STREAK)]

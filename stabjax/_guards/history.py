@@ -9,8 +9,8 @@ import numpy as np
 
 from stabjax._types import Number
 
-# Minimum standard deviation relative to the largest magnitude, to allow rounding errors
-# in constant values.
+# Minimum standard deviation relative to the largest magnitude, to allow for rounding
+# errors in constant values.
 _LEAST_DEVIATION = 1e-6
 
 

@@ -48,7 +48,7 @@ def _varying(x: jax.Array, axes: frozenset[Any]) -> jax.Array:
     missing = tuple(sorted(axes - varying_axes(x), key=str))
     if not missing:
         return x
-    # JAX 0.9 replaced `pvary` by `pcast`.
+    # JAX 0.9 replaced `pvary` with `pcast`.
     older: Any = getattr(lax, "pvary", None)
     cast: Any = partial(lax.pcast, to="varying") if older is None else older
     varying: jax.Array = cast(x, missing)

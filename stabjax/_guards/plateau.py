@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from stabjax._arguments import check_choice
@@ -40,7 +41,7 @@ class ReduceOnPlateauState(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """Numeric arguments of `reduce_on_plateau`; `limit` is the plateau length."""
+    """Numeric arguments of `reduce_on_plateau`. `limit` is the plateau length."""
 
     factor: Any
     limit: Any
@@ -85,7 +86,7 @@ def reduce_on_plateau(
     Args:
       factor: factor by which the scale is reduced, in (0, 1). **Traceable.**
       patience: number of means without improvement, >= 0. With Optax semantics, the
-        last of them reduces the scale; with PyTorch semantics, the next one does.
+        last of them reduces the scale. With PyTorch semantics, the next one does.
         Fractions are rounded up for Optax and down for PyTorch. With 0, Optax reduces
         the scale only at improvements, and PyTorch at every mean without improvement.
         **Traceable.**
@@ -194,8 +195,14 @@ def _next(
     """Adds a value to the mean, and makes a decision if the mean is complete."""
     dtype = value.dtype
     count = optax.safe_increment(state.value_count)
-    total = state.value_count.astype(dtype) * state.avg_value.astype(dtype) + value
-    state = state._replace(value_count=count, avg_value=total / count.astype(dtype))
+    before = state.avg_value.astype(dtype)
+    # Without k, the sum of values near the largest number would overflow.
+    huge = jnp.maximum(abs(before), abs(value)) > 2.0 ** (np.finfo(dtype).maxexp - 32)
+    k, inverse = jnp.where(huge, 2.0**-32, 1.0), jnp.where(huge, 2.0**32, 1.0)
+    k, inverse = k.astype(dtype), inverse.astype(dtype)
+    total = state.value_count.astype(dtype) * (before * k) + value * k
+    mean = total / count.astype(dtype) * inverse
+    state = state._replace(value_count=count, avg_value=mean)
     complete = count.astype(dtype) >= rule.accumulation_size
     state = jax.tree.map(
         lambda new, old: jnp.where(complete, new, old),
@@ -209,7 +216,7 @@ def _next(
 def _decided(
     state: ReduceOnPlateauState, rule: _Rule, sign: int
 ) -> ReduceOnPlateauState:
-    """Makes a decision about the mean; `sign` is -1 for `mode="max"`."""
+    """Makes a decision about the mean. `sign` is -1 for `mode="max"`."""
     best, value = sign * state.best_value, sign * state.avg_value
     bar = jnp.where(
         jnp.isfinite(best), best * (1 - rule.rtol * jnp.sign(best)) - rule.atol, best

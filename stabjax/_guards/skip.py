@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from stabjax._arguments import as_integer, is_schedule
+from stabjax._arguments import as_integer, is_schedule, unrounded
 from stabjax._guards.guard import Step, Verdict, checked, guard
 from stabjax._guards.history import History, limits_of, no_history, recorded
 from stabjax._guards.mesh import scalar_loss
@@ -91,7 +91,8 @@ def skip_above_norm(
     Args:
       inner: the complete optimizer. Extra arguments are passed to it.
       drop_norm: maximum norm of applied gradients, >= 0, or a schedule of the number of
-        steps, including skipped ones. **Traceable.**
+        steps, including skipped ones. Scheduled values in (-1e-6, 0) count as 0. Other
+        negative values become NaN and skip every step. **Traceable.**
       max_consecutive: see `stabjax.skip_if_nonfinite`. **Traceable.**
       axis_name: see `stabjax.skip_if_nonfinite`. **Static.**
 
@@ -122,7 +123,10 @@ def skip_above_norm(
         drop_norm = checked("drop_norm", drop_norm, ">= 0")
 
     def judge(step: Step, history: Any) -> Verdict:
-        limit = drop_norm(step.number) if is_schedule(drop_norm) else drop_norm
+        limit = drop_norm
+        if is_schedule(drop_norm):
+            limit = unrounded(drop_norm(step.number))
+            limit = jnp.where(limit < 0, jnp.nan, limit)
         # Copied because a donated state would delete the caller's array.
         limit = jnp.array(limit, step.grad_norm.dtype)
         large = ~step.nonfinite & ~(step.grad_norm <= limit)
@@ -160,9 +164,9 @@ def skip_on_spike(
     affect the next step.
 
     OLMo-core's optimizer multiplies skipped updates by 0, which preserves NaN. It adds
-    NaN to its history and then skips the next `window` steps. It also skips the second
-    step for windows of five or fewer steps, because the standard deviation is NaN, and
-    any increase after constant values.
+    NaN to its history and then skips the next `window` steps. With windows of five or
+    fewer steps, it skips the second step because the standard deviation is NaN. It also
+    skips any increase after constant values.
 
     Args:
       inner: the complete optimizer. Extra arguments are passed to it.
@@ -177,7 +181,7 @@ def skip_on_spike(
 
     Returns:
       A transformation with a `GuardState`. Pass the loss to `update` as the extra
-      argument `value`; without it, only norms are checked. Its metrics are those of
+      argument `value`. Without a loss, only norms are checked. Its metrics are those of
       `stabjax.skip_if_nonfinite`, the limits `value_limit` and `grad_norm_limit`, and
       the number of times each was exceeded, `value_count` and `grad_norm_count`.
       `value_count` includes non-finite losses.

@@ -1,4 +1,4 @@
-"""Conditional updates of model state that depend on whether a step was skipped."""
+"""Model state updates that depend on whether a step was skipped."""
 
 import itertools
 from typing import TypeVar
@@ -44,29 +44,41 @@ def unless_skipped(opt_state: optax.OptState, new: _T, old: _T) -> _T:
       >>> float(stabjax.unless_skipped(state, new=jnp.array(jnp.nan), old=mean))
       3.0
     """
+    if (flag := skipped(opt_state)) is None:
+        raise ValueError(
+            "opt_state must contain the state of a guard such as "
+            "stabjax.skip_if_nonfinite, got a state without guards."
+        )
+    return selected(flag, old, new)
+
+
+def skipped(opt_state: optax.OptState) -> jax.Array | None:
+    """Returns whether a guard skipped the last update, or None without a guard."""
     check_accumulation(opt_state)
     found = metrics(opt_state)
     flags = [value for name, value in found.items() if name.endswith("/skipped")]
     if not flags:
-        raise ValueError(
-            "opt_state must hold the state of a guard such as "
-            "stabjax.skip_if_nonfinite, got a state without one."
-        )
-    skipped = jnp.stack([jnp.asarray(flag) for flag in flags]).any(axis=0)
-    if skipped.ndim:
+        return None
+    flag = jnp.stack([jnp.asarray(flag) for flag in flags]).any(axis=0)
+    if flag.ndim:
         raise ValueError(
             f"opt_state must be the state of one run, got a batch of shape "
-            f"{skipped.shape}. Use jax.vmap(stabjax.unless_skipped)."
+            f"{flag.shape}. Use jax.vmap(stabjax.unless_skipped)."
         )
+    return flag
+
+
+def selected(condition: jax.Array, old: _T, new: _T) -> _T:
+    """Returns the old tree where the condition holds, else the new one."""
 
     def select(x: jax.Array, y: jax.Array) -> jax.Array:
         if jnp.shape(x) != jnp.shape(y) or jnp.result_type(x) != jnp.result_type(y):
             raise ValueError(
-                "new and old must hold arrays of the same shapes and dtypes, got "
+                "new and old must have the same shapes and dtypes, got "
                 f"{jnp.result_type(x)}{jnp.shape(x)} and "
                 f"{jnp.result_type(y)}{jnp.shape(y)}."
             )
-        return jnp.where(skipped, y, x)
+        return jnp.where(condition, y, x)
 
     chosen: _T = jax.tree.map(select, new, old)
     return chosen

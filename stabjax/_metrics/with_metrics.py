@@ -83,7 +83,8 @@ def with_metrics(
         sequence of `grad_norm`, `norm_share`, `update_norm` and `param_norm`.
         **Static.**
       axis_name: mapped axes over which leaves are sharded, if types do not track them
-        (see `stabjax.global_norm`). **Static.**
+        (see `stabjax.global_norm`). Pass it to the wrapped clip too: clips to a given
+        threshold report norms with their own `axis_name`. **Static.**
 
     Returns:
       A transformation with a `MetricsState`. Metrics are initially 0. Norms are float64
@@ -161,7 +162,7 @@ def with_metrics(
 def count_clip(
     steps: jax.Array, clips: jax.Array, clipped: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Increments the step count and clip count; also returns the clip fraction."""
+    """Increments the step and clip counts and computes the clip fraction."""
     steps = optax.safe_increment(steps)
     clips = jnp.where(clipped, optax.safe_increment(clips), clips)
     return steps, clips, clips.astype(jnp.float32) / steps.astype(jnp.float32)

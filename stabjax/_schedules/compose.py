@@ -29,7 +29,7 @@ def join_schedules(
       schedules: functions of the count. Inactive schedules are evaluated at count 1,
         which keeps their values and derivatives elsewhere from affecting the result.
       boundaries: the steps b_i at which the schedules after the first begin, in
-        ascending order. Their number is **static**, their values are **traceable**.
+        ascending order. Their number is **static** and their values are **traceable**.
         Integer counts above 2**24 are exact for boundaries without a fraction.
 
     Returns:
@@ -51,8 +51,8 @@ def join_schedules(
     """
     pieces = tuple(schedules)
     if not pieces:
-        raise ValueError("schedules must hold at least one schedule, got none.")
-    starts = [as_number("each of boundaries", b) for b in boundaries][: len(pieces) - 1]
+        raise ValueError("schedules must contain at least one schedule, got none.")
+    starts = [as_number("each boundary", b) for b in boundaries][: len(pieces) - 1]
     if is_concrete(*starts) and any(a > b for a, b in itertools.pairwise(starts)):
         raise ValueError(f"boundaries must be in ascending order, got {boundaries!r}.")
 
@@ -85,7 +85,7 @@ def warmup_constant_schedule(
 
     Args:
       init_value: I, the value at step 0. **Traceable.**
-      peak_value: P, the value from step W. **Traceable.**
+      peak_value: P, the value from step W onwards. **Traceable.**
       warmup_steps: W in steps. If <= 0, the value is always `init_value`, as in Optax.
         **Traceable.**
 
@@ -125,7 +125,7 @@ def warmup_cosine_decay_schedule(
         `end_value` is not 0. **Traceable.**
       warmup_steps: W in steps. Use 0 to start at the peak. **Traceable.**
       decay_steps: T in steps, the total length including the warmup. **Traceable.**
-      end_value: E, the exact value from step T. **Traceable.**
+      end_value: E, the exact value from step T onwards. **Traceable.**
       exponent: p. **Traceable.**
 
     Returns:
@@ -161,7 +161,7 @@ def warmup_cosine_decay_schedule(
 
 
 def _longer_than_warmup(decay_steps: Number, warmup_steps: Number) -> Condition:
-    """Returns whether there are decay steps; raises if there are none (concrete)."""
+    """Returns whether there are decay steps, or raises if concrete steps leave none."""
     longer = decay_steps > warmup_steps
     if is_concrete(longer) and not np.all(longer):
         raise ValueError(
@@ -237,7 +237,7 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Number]]) -> Schedule:
     Args:
       cosine_kwargs: for each cycle, a dict of arguments for
         `warmup_cosine_decay_schedule`. Its `decay_steps` is the cycle length T_i in
-        steps. The number of cycles is **static**, the values are **traceable**.
+        steps. The number of cycles is **static** and the values are **traceable**.
 
     Returns:
       A function of the count (a scalar or an array) that returns the value. It returns
@@ -260,7 +260,7 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Number]]) -> Schedule:
     """
     cycles = [dict(kwargs) for kwargs in cosine_kwargs]
     if not cycles:
-        raise ValueError("cosine_kwargs must describe at least one cycle, got none.")
+        raise ValueError("cosine_kwargs must contain at least one cycle, got none.")
     schedules = [warmup_cosine_decay_schedule(**cycle) for cycle in cycles]
     lengths = [as_number("decay_steps", cycle["decay_steps"]) for cycle in cycles]
     return join_schedules(schedules, [*itertools.accumulate(lengths)][:-1])

@@ -24,7 +24,7 @@ def cyclic_schedule(
     Let k be the cycle number, starting at 0, and c the number of steps in the cycle so
     far:
 
-        f(t) = I + (P - I) a^k r^t h,    h = c / U for c <= U,  (U + D - c) / D after
+        f(t) = I + (P - I) a^k r^t h,   h = c / U for c <= U, (U + D - c) / D otherwise
 
     The paper's policies are a = r = 1 (triangular), a = 1/2 (triangular2) and r < 1
     (exp_range).
@@ -97,7 +97,7 @@ def cosine_restarts_schedule(
         for b_i <= t < b_{i+1} = b_i + T m^i,    b_0 = 0
 
     Args:
-      peak_value: P, the initial value of the first cycle. **Traceable.**
+      peak_value: P, the peak of the first cycle. **Traceable.**
       period: T, the length of the first cycle in steps, > 0. If T is a whole number and
         `period_factor` is 1, integer counts above 2**24 are exact. **Traceable.**
       period_factor: m, the ratio of consecutive cycle lengths, >= 1. The Python number

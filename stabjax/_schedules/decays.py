@@ -41,7 +41,7 @@ def polynomial_schedule(
 
     Args:
       init_value: I, the value until step B. **Traceable.**
-      end_value: E, the exact value from step B + T. **Traceable.**
+      end_value: E, the exact value from step B + T onwards. **Traceable.**
       power: p. Use 1 for a linear schedule. If 0, the value is always `init_value`.
         **Traceable.**
       transition_steps: T in steps. If <= 0, the value is always `init_value`.
@@ -94,7 +94,7 @@ def linear_schedule(
 
     Args:
       init_value: I, the value until step B. **Traceable.**
-      end_value: E, the exact value from step B + T. **Traceable.**
+      end_value: E, the exact value from step B + T onwards. **Traceable.**
       transition_steps: T in steps. If <= 0, the value is always `init_value`.
         **Traceable.**
       transition_begin: B in steps. Negative values count as 0. **Traceable.**

@@ -322,8 +322,8 @@ def _pieces(
         ) from None
     if len(boundaries) != len(scales) or any(map(np.ndim, boundaries + scales)):
         raise ValueError(
-            "boundaries_and_scales must hold as many boundaries as scales, all of them "
-            f"scalars, got {given!r}."
+            "boundaries_and_scales must contain the same number of boundaries and "
+            f"scales, as scalars, got {given!r}."
         )
     boundaries = tuple(
         as_number("each boundary in boundaries_and_scales", b) for b in boundaries

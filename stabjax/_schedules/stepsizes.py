@@ -169,7 +169,7 @@ def _repeated(sizes: jax.Array) -> Schedule:
 
 
 def _check_curvatures(strong_convexity: Number, smoothness: Number) -> Condition:
-    """Returns whether 0 < m <= M; raises a ValueError if concrete values violate it."""
+    """Returns whether 0 < m <= M, or raises a ValueError for concrete values."""
     good = check("strong_convexity", strong_convexity, "> 0")
     ordered = strong_convexity <= smoothness
     if is_concrete(ordered) and not np.all(ordered):

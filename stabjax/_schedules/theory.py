@@ -245,7 +245,7 @@ def refine_schedule(
     Args:
       gradient_norms: stochastic gradient norms of a run, > 0, either one per step or
         evenly spaced. Use 2-norms for SGD and 1-norms for Adam. Their number is
-        **static**, their values are **traceable**.
+        **static** and their values are **traceable**.
       peak_value: P, the maximum value, which still needs tuning. **Traceable.**
       power: p, 2 for SGD and 1 for Adam. **Traceable.**
       smoothing: width of the running median as a fraction of the number of norms, in
@@ -256,7 +256,7 @@ def refine_schedule(
 
     Returns:
       A function of the count (a scalar or an array) that returns the value. It is 0
-      from the last step, and NaN if a traced argument is out of range.
+      from the last step onwards, and NaN if a traced argument is out of range.
 
     Raises:
       ValueError: If `gradient_norms` is not an array with at least two elements, a

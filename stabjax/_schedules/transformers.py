@@ -124,7 +124,7 @@ def rex_schedule(
     Args:
       init_value: I, the value at step 0. **Traceable.**
       transition_steps: T in steps, > 0. **Traceable.**
-      end_value: E, the exact value from step T. **Traceable.**
+      end_value: E, the exact value from step T onwards. **Traceable.**
       beta: curvature, in [0, 1). With 0, the decay is linear. The paper uses 1/2, and
         some implementations use 0.9. **Traceable.**
 
@@ -243,7 +243,7 @@ def wsd_schedule(
       stable_steps: S in steps, >= 0. **Traceable.**
       decay_steps: D in steps, >= 0. With 0, the value drops to `end_value` immediately.
         **Traceable.**
-      end_value: E, the exact value from step W + S + D. **Traceable.**
+      end_value: E, the exact value from step W + S + D onwards. **Traceable.**
       shape: shape of the decay: "linear", "1-sqrt", "cosine", "square", "mirror-cosine"
         or "exponential". **Static.**
 

@@ -1,4 +1,4 @@
-"""Adam warmups whose length depends on its decay rate."""
+"""Warmups for Adam, with a length that depends on its decay rate."""
 
 import jax.numpy as jnp
 import numpy as np

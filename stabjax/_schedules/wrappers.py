@@ -111,7 +111,7 @@ def with_cooldown(
         counts above 2**24 are exact. **Traceable.**
       decay_steps: D in steps, >= 0. With 0, the value drops to `end_value` at `start`.
         **Traceable.**
-      end_value: E, the exact value from step b + D. **Traceable.**
+      end_value: E, the exact value from step b + D onwards. **Traceable.**
       shape: shape of the cooldown, as listed above. **Static.**
 
     Returns:
@@ -169,7 +169,7 @@ def multiply_schedules(schedules: Sequence[Schedule]) -> Schedule:
     """
     factors = tuple(schedules)
     if not factors:
-        raise ValueError("schedules must hold at least one schedule, got none.")
+        raise ValueError("schedules must contain at least one schedule, got none.")
 
     def product(count: Number) -> Number:
         value, *others = (factor(count) for factor in factors)

@@ -17,10 +17,13 @@ RESULTS = (
     "status",
     "diverged_at",
     "target_at",
+    "stopped_at",
+    "best_at",
     "convergence_score",
     "loss",
 )
-_RESERVED = ("step", "trial", "rung", "rung_loss", "trained_steps", *RESULTS)
+_DIMENSIONS = ("step", "evaluated_at", "trial", "rung")
+_RESERVED = (*_DIMENSIONS, "rung_loss", "trained_steps", *RESULTS)
 # Variables of successive halving that are also defined for dropped trials.
 OF_WHAT_WAS_TRAINED = (
     "rung_loss",
@@ -222,7 +225,7 @@ def _check_seeds(axis: Axis) -> None:
     if not whole or seeds.min() < 0 or seeds.max() > _LARGEST_SEED:
         raise ValueError(
             f"axis 'seed' must contain integers in [0, 2**31 - 1], such as range(8), "
-            f"got {list(axis.labels[:5])}."
+            f"got {axis.labels[:5].tolist()}."
         )
 
 

@@ -1,4 +1,4 @@
-"""Conversion of sweep results to a labeled dataset."""
+"""Converting sweep results to a labeled dataset."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import xarray as xr
 
 from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.plan import Plan
-from stabjax._sweep.program import STATE
+from stabjax._sweep.program import CURVE, STATE
 from stabjax._sweep.store import numpy_dtype
 
 NOT_RUN = -1  # status of a trial without a result
@@ -20,6 +20,8 @@ _DESCRIPTIONS = {
     "status": {"long_name": "status (0 stable, 1 diverged, -1 not run)"},
     "diverged_at": {"long_name": "first diverged step", "units": "steps"},
     "mean_loss": {"long_name": "mean loss of all steps"},
+    "stopped_at": {"long_name": "updates before early stopping", "units": "steps"},
+    "best_at": {"long_name": "updates before the best evaluation", "units": "steps"},
     "target_at": {"long_name": "steps to the target", "units": "steps"},
     "convergence_score": {"long_name": "convergence score"},
     "loss": {"long_name": "loss"},
@@ -51,6 +53,9 @@ def labelled(
     dims = [dimension.name for dimension in space.dimensions]
     coords: dict[str, Any] = {**space.coordinates()}
     along = "step"
+    if settings.evaluate_every is not None:
+        every = settings.evaluate_every
+        coords["evaluated_at"] = np.arange(every, settings.steps + 1, every)
     if settings.record_every is not None:
         coords["step"] = np.arange(0, settings.steps, settings.record_every)
     if settings.rungs:
@@ -60,7 +65,7 @@ def labelled(
     holes = results["status"] == NOT_RUN
     variables = {
         name: (
-            [*dims, along] if values.ndim > 1 else dims,
+            _dims(name, values, dims, along),
             _shown(values, holes).reshape(*space.shape, *values.shape[1:]),
             _DESCRIPTIONS.get(name, {}),
         )
@@ -77,7 +82,7 @@ def _attributes(plan: Plan) -> dict[str, Any]:
     settings = plan.settings._asdict()
     groups = [[group.labels, group.width, group.shared_seed] for group in plan.groups]
     shown = {
-        name: ", ".join(value) if isinstance(value, tuple) else value
+        name: ", ".join(map(str, value)) if isinstance(value, tuple) else value
         for name, value in settings.items()
         if value is not None and name != "rungs"  # a coordinate
     }
@@ -92,6 +97,12 @@ def _attributes(plan: Plan) -> dict[str, Any]:
         "jax": plan.numerics["jax"],
         "recipe": json.dumps({"settings": settings, "groups": groups}),  # for `rerun`
     }
+
+
+def _dims(name: str, values: _Array, dims: list[str], along: str) -> list[str]:
+    if values.ndim == 1:
+        return dims
+    return [*dims, "evaluated_at" if name.endswith(CURVE) else along]
 
 
 def _shown(values: _Array, holes: _Array) -> _Array:

@@ -20,6 +20,7 @@ from stabjax._sweep.devices import Trainer, on_devices
 from stabjax._sweep.estimate import estimated
 from stabjax._sweep.executors import by_executor
 from stabjax._sweep.gathering import Source, fill, gathered, trials_in
+from stabjax._sweep.metadata import first_problem
 from stabjax._sweep.place import Place, place_of
 from stabjax._sweep.plan import Chunk, Plan
 from stabjax._sweep.planning import planned
@@ -27,9 +28,15 @@ from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.progress import Watch, watched
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
-from stabjax._train.arguments import check_lengths, check_rules
+from stabjax._train.arguments import (
+    check_lengths,
+    check_rules,
+    steps_of,
+    steps_per_epoch,
+)
+from stabjax._train.divergence import DIVERGENCE_FACTOR
 from stabjax._train.problem import Problem
-from stabjax._train.trial import DIVERGENCE_FACTOR
+from stabjax._train.stopping import EarlyStopping, checked_rule
 
 _Array = np.ndarray[Any, Any]
 _Factory = Problem | Callable[..., Problem]
@@ -41,8 +48,11 @@ def sweep(
     make_optimizer: Callable[..., optax.GradientTransformation],
     space: Space,
     *,
-    steps: int,
+    steps: int | None = None,
+    epochs: int | None = None,
     record_every: int | None = None,
+    evaluate_every: int | Literal["epoch"] | None = None,
+    stop: EarlyStopping | None = None,
     chunk_size: int | Literal["auto"] = "auto",
     divergence_factor: float = DIVERGENCE_FACTOR,
     summaries: Collection[str] = (),
@@ -91,9 +101,19 @@ def sweep(
         transformation.
       space: the search space, such as `grid(max_norm=[0.1, 1.0], seed=range(8))`.
       steps: number of updates in each run, >= 1. **Static.**
+      epochs: number of passes over the data, >= 1, instead of `steps`. All problems of
+        the space must have the same `metadata["steps_per_epoch"]`. **Static.**
       record_every: records the loss and the metrics at steps 0, record_every,
         2 * record_every, ... along the dimension `step`, in [1, steps]. None records
         nothing. **Static.**
+      evaluate_every: evaluates the problem after every N updates, in [1, steps] and a
+        multiple of `record_every`, or after every `"epoch"`. An entry `test_loss` of
+        `problem.evaluate` becomes a variable `test_loss_curve` along the dimension
+        `evaluated_at`, the number of updates. **Static.**
+      stop: a rule that stops runs early, such as
+        `EarlyStopping("test_loss", patience=3)`. It adds the variables `stopped_at`,
+        `best_at` and `best_test_loss`. A chunk ends when all its runs have stopped or
+        diverged. It needs `evaluate_every`. **Static.**
       chunk_size: number of runs per chunk and device, >= 1. `"auto"` uses the chunk
         size of the store, or chooses one from the number of parameters. **Static.**
       divergence_factor: a loss above this multiple of the initial loss counts as
@@ -150,15 +170,23 @@ def sweep(
       >>> print(runs.status.sel(max_norm=float("inf")).values)
       [0 0 1]
     """
-    steps, record_every, evaluations = check_lengths(steps, record_every, evaluations)
+    by_epochs = epochs is not None or evaluate_every == "epoch"
+    model = first_problem(problem, make_optimizer, space) if by_epochs else None
+    if evaluate_every == "epoch":
+        evaluate_every = steps_per_epoch(model)
+    lengths, evaluations = check_lengths(
+        steps_of(model, steps, epochs), record_every, evaluate_every, evaluations
+    )
     check_rules(divergence_factor, summaries, target_loss)
     settings = Settings(
-        steps,
-        record_every,
+        lengths.steps,
+        lengths.record_every,
         float(divergence_factor),
         tuple(summaries),
         None if target_loss is None else float(target_loss),
         evaluations,
+        evaluate_every=lengths.evaluate_every,
+        stop=checked_rule(stop, lengths.evaluate_every),
     )
     place = place_of(store, devices, executor, part, progress)
     given = problem, make_optimizer, space, settings, chunk_size

@@ -1,4 +1,4 @@
-"""Routing of axes to the functions that create the problem and the optimizer."""
+"""Routing axes to the functions that create the problem and the optimizer."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
@@ -27,14 +27,7 @@ class Factories(NamedTuple):
         self, values: Mapping[str, Any]
     ) -> tuple[Problem, optax.GradientTransformation]:
         """Returns the problem and the optimizer of a trial."""
-        problem: Any = self.problem
-        if not is_problem(problem):
-            problem = problem(**{name: values[name] for name in self.problem_axes})
-            if not is_problem(problem):
-                raise TypeError(
-                    f"problem must return a Problem with init and loss, "
-                    f"got {type(problem).__name__}."
-                )
+        problem = self.made_problem(values)
         taken = {name: values[name] for name in self.optimizer_axes}
         optimizer = self.make_optimizer(**taken)
         if not isinstance(optimizer, optax.GradientTransformation):
@@ -43,6 +36,19 @@ class Factories(NamedTuple):
                 f"got {type(optimizer).__name__}."
             )
         return problem, optimizer
+
+    def made_problem(self, values: Mapping[str, Any]) -> Any:
+        """Returns the problem of a trial."""
+        problem: Any = self.problem
+        if is_problem(problem):
+            return problem
+        problem = problem(**{name: values[name] for name in self.problem_axes})
+        if not is_problem(problem):
+            raise TypeError(
+                f"problem must return a Problem with init and loss, "
+                f"got {type(problem).__name__}."
+            )
+        return problem
 
     def functions(self) -> list[object]:
         """Returns the functions that are traced to create a program.
@@ -53,8 +59,9 @@ class Factories(NamedTuple):
         problem: Any = self.problem
         found: list[object] = [problem]
         if isinstance(problem, Problem):
+            optional = [problem.evaluate, problem.batch]
             found = [problem.init, problem.loss]
-            found += [] if problem.evaluate is None else [problem.evaluate]
+            found += [function for function in optional if function is not None]
         return [*found, self.make_optimizer]
 
 

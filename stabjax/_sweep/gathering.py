@@ -1,4 +1,4 @@
-"""Assembly of chunk results into arrays over all trials."""
+"""Assembling chunk results into arrays over all trials."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Planning of a sweep, which traces the programs without compiling them."""
+"""Planning a sweep, which traces the programs without compiling them."""
 
 import hashlib
 import inspect
@@ -65,6 +65,8 @@ def planned(
         **_about(problem, make_optimizer, place),
         "optimizer_takes": ", ".join(factories.optimizer_axes),
     }
+    if maximized := sorted({name for p in programs for name in p.maximize()}):
+        about["maximize"] = ", ".join(maximized)
     numerics = _numerics(place.devices[0])
     plan = Plan(kept, sizes, order, settings, tuple(groups), numerics, about)
     if store and held and (found := list(differences(held, plan))):
@@ -86,7 +88,7 @@ def fingerprint(
     with no_mesh():
         plan, programs = planned(problem, make_optimizer, space, settings, None, here)
         groups = tuple(
-            group._replace(program=program.fingerprint(group.width, group.shared_seed, group.engine))
+            group._replace(program=program.fingerprint(*group.chunk))
             for program, group in zip(programs, plan.groups, strict=True)
         )
     text = to_text(replace(plan, groups=groups, about={}))
@@ -125,8 +127,7 @@ def _group(
         width, shared_seed, engine = _width(program, space, trials, chunk_size, place)
     group = Group(labels, width, shared_seed, variables, engine=engine)
     if place.store or place.executor:
-        text = program.fingerprint(width, shared_seed, engine)
-        group = group._replace(program=text)
+        group = group._replace(program=program.fingerprint(*group.chunk))
     return group
 
 
@@ -157,7 +158,13 @@ def _width(
 
 
 def _check_names(space: Space, groups: Sequence[Group], settings: Settings) -> None:
-    axes = {"step", "trial", "seed", *(axis.name for axis in space.axes)}
+    axes = {
+        "step",
+        "evaluated_at",
+        "trial",
+        "seed",
+        *(axis.name for axis in space.axes),
+    }
     given = {n for g in groups for n in g.variables if not n.startswith(STATE)}
     for name in given & axes:
         raise ValueError(

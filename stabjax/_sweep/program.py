@@ -1,4 +1,4 @@
-"""Tracing, hashing and compilation of the program for a chunk of trials."""
+"""Tracing, hashing and compiling the program for a chunk of trials."""
 
 import contextlib
 import hashlib
@@ -14,23 +14,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.compiler import compiled_for, cpu_options, memory_of
-from stabjax._sweep.equations import Inexpressible
 from stabjax._sweep.factories import Factories
-from stabjax._sweep.kernel import LARGEST, Run, chunk_of, run_of, trained
+from stabjax._sweep.lanes import (
+    LARGEST,
+    Inexpressible,
+    chunk_of,
+    run_of,
+    trained,
+)
 from stabjax._sweep.memory import Memory
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.unsharded import unsharded
+from stabjax._train.state import Rules, State, Training, TrainResult
 from stabjax._train.summaries import summaries_of
-from stabjax._train.trial import (
-    Rules,
-    State,
-    Training,
-    TrainResult,
-    train,
-    training,
-)
+from stabjax._train.trial import train, training
 
 STATE = "state/"  # prefix of the state variables that halving passes to the next rung
+
+CURVE = "_curve"  # suffix of the variables along `evaluated_at`
 
 _Variables = dict[str, jax.Array]
 # Program arguments: values shared by all trials of a chunk, and values per trial.
@@ -59,9 +60,11 @@ class Program:
             tuple((name, type(v), v, repr(v)) for name, v in statics.items()),
             tuple((name, dtype.name) for name, dtype in numbers.items()),
             settings,
+            getattr(factories.problem, "metadata", {}).get("final_loss"),
         )
         # Jitted so that `shapes` and `compiled` share one trace.
         self._parts: Any = None
+        self._maximize: tuple[str, ...] = ()
         self._jitted = jax.jit(self._rung if settings.rungs else self._trial)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -89,8 +92,14 @@ class Program:
 
         return self._memory.recall((self._key, "shapes"), self._shapes)[:3]
 
-    def _shapes(self) -> tuple[int, int, dict[str, jax.ShapeDtypeStruct], Run | None]:
-        """Returns `shapes`, and the trial in parts if it is small."""
+    def maximize(self) -> tuple[str, ...]:
+        """Returns the variables for which the problem says that larger is better."""
+        found: tuple[str, ...]
+        found = self._memory.recall((self._key, "shapes"), self._shapes)[4]
+        return found
+
+    def _shapes(self) -> tuple[Any, ...]:
+        """Returns `shapes`, the trial in parts if it is small, and `maximize`."""
         values = self._values()
         traced = self._jitted.trace(values)
         params, variables, *_ = traced.out_info
@@ -99,10 +108,11 @@ class Program:
         if self._parts and count <= LARGEST:
             with contextlib.suppress(Inexpressible):
                 run = run_of(values, traced, self._parts)
-        return count, memory_of(traced.jaxpr.jaxpr), variables, run
+        memory = memory_of(traced.jaxpr.jaxpr)
+        return count, memory, variables, run, self._maximize
 
     def engine(self, shared_seed: bool, platform: str) -> str:
-        """Returns how chunks run: `"lanes"` (see `kernel`) if possible, or `"vmap"`."""
+        """Returns how chunks run: in `"lanes"` if possible, or by `"vmap"`."""
         return "lanes" if self._lanes(shared_seed, platform) else "vmap"
 
     def fingerprint(self, width: int, shared_seed: bool, engine: str) -> str:
@@ -152,7 +162,10 @@ class Program:
         """Creates the problem, the optimizer and the key of a trial."""
         _, statics, numbers, _ = self.given
         given = {**statics, **{name: values[name] for name in numbers}}
-        return *self._factories(given), jax.random.key(values["seed"])
+        problem, optimizer = self._factories(given)
+        declared = getattr(problem, "metadata", {}).get("maximize", ())
+        self._maximize = (declared,) if isinstance(declared, str) else tuple(declared)
+        return problem, optimizer, jax.random.key(values["seed"])
 
     def _result(self, values: Mapping[str, Any]) -> TrainResult:
         arguments = self.settings._asdict()
@@ -161,9 +174,10 @@ class Program:
         return train(*self._made(values), **arguments)
 
     def _trial(self, values: _Variables) -> tuple[Any, ...]:
-        if self.settings.record_every:
+        if self.settings.record_every or self.settings.evaluate_every:
             result = self._result(values)
-            return result.params, variables_of(result)
+            watched = self.settings.stop[0] if self.settings.stop else None
+            return result.params, variables_of(result, watched)
         parts = self._training(values)
         found, begun, self._parts = trained(parts, variables_of, self.settings.steps)
         return parts.start.params, found, begun
@@ -171,7 +185,7 @@ class Program:
     def _rung(self, values: _Variables) -> tuple[Any, _Variables]:
         """Trains a trial from one halving rung to the next."""
         first, until = values["first"], values["until"]
-        start, step, result = self._training(values)
+        start, step, result, _ = self._training(values)
         begun = {
             name: jnp.where(first == 0, leaf, values[name])
             for name, leaf in _leaves(start).items()
@@ -301,11 +315,19 @@ def _as_function(traced: jax.stages.Traced) -> Callable[..., Any]:
     return chunk
 
 
-def variables_of(result: TrainResult) -> _Variables:
-    """Returns the dataset variables of a result, keyed by name."""
+def variables_of(result: TrainResult, watched: str | None = None) -> _Variables:
+    """Returns the dataset variables of a result, keyed by name.
+
+    `watched` is the variable of early stopping.
+    """
     losses: dict[str, Any] = {**result._asdict(), **result.summaries}
+    if result.best:
+        losses["best_at"] = result.best.at
     found: list[tuple[str, Any]] = [(name, losses.get(name)) for name in RESULTS]
     found += result.evaluation.items()
+    found += [(f"{name}{CURVE}", values) for name, values in result.curves.items()]
+    if result.best and watched:
+        found.append((f"best_{watched}", result.best.value))
     for name, values in result.metrics.items():
         if values.ndim != 1:  # a scalar at each recorded step
             raise ValueError(

@@ -1,8 +1,8 @@
 """Settings shared by all runs of a sweep."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from stabjax._train.trial import DIVERGENCE_FACTOR
+from stabjax._train.divergence import DIVERGENCE_FACTOR
 
 
 class Settings(NamedTuple):
@@ -17,3 +17,5 @@ class Settings(NamedTuple):
     rungs: tuple[int, ...] = ()  # steps at which halving compares points
     eta: float | None = None
     compared_by: str | None = None
+    evaluate_every: int | None = None
+    stop: tuple[Any, ...] | None = None  # the fields of an `EarlyStopping`

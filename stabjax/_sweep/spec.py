@@ -1,4 +1,4 @@
-"""Serialization of plans to `spec.json`, and comparison of plans."""
+"""Serializing and comparing plans."""
 
 import hashlib
 import json
@@ -93,7 +93,7 @@ def differences(held: Plan, wanted: Plan) -> Iterator[str]:
 
 
 def _other_types(held: Plan, wanted: Plan) -> str:
-    """Describes an axis with integers in one plan and floats in the other, if any."""
+    """Describes an axis with integers in one plan and floats in the other."""
     types = {
         axis.name: axis.values.dtype
         for axis in held.space.axes
@@ -171,7 +171,7 @@ def settings_from_json(values: Mapping[str, Any]) -> Settings:
     def value_of(value: Any) -> Any:
         if value in ("Infinity", "-Infinity"):
             return float(value)
-        return tuple(value) if isinstance(value, list) else value
+        return tuple(map(value_of, value)) if isinstance(value, list) else value
 
     return Settings(**{name: value_of(value) for name, value in values.items()})
 

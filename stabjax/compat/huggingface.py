@@ -81,7 +81,7 @@ def get_scheduler(
     Let L be the learning rate, W the number of warmup steps, T the number of training
     steps including warmup, and p = (t - W) / max(1, T - W). For `"constant"`, the value
     is L. All other schedules start with a linear warmup L t / max(1, W) for t < W. From
-    step W, the value is L times one of the following factors:
+    step W onwards, the value is L times one of the following factors:
 
     - `"constant_with_warmup"`: 1.
     - `"linear"`: max(0, 1 - p).
@@ -112,7 +112,7 @@ def get_scheduler(
     - `"greedy"`: divides the learning rate by `factor` = 0.95 (up to `max_lr` = 1)
       after more than `patience` = 10 consecutive improvements, and multiplies it by
       `factor` (down to `min_lr` = 1e-3) after more than `patience` consecutive metrics
-      without improvement. The next `warmup` = 0 or `cooldown` = 0 metrics are then ignored.
+      without improvement. The next `warmup` = 0 or `cooldown` = 0 metrics are ignored.
       Improvements must exceed `threshold` = 1e-6 (`threshold_mode` `"abs"` or `"rel"`,
       `mode` `"min"` or `"max"`). With `smooth`, metrics are averaged over the last
       `window_size` = 50 values. Changes up to `eps` = 1e-8 are skipped. After
@@ -125,11 +125,12 @@ def get_scheduler(
       num_warmup_steps: W in steps. **Traceable.**
       num_training_steps: T in steps. **Traceable.**
       scheduler_specific_kwargs: the additional arguments listed above. Types and the
-        set of given arguments are **static**, all numbers are **traceable**.
+        set of given arguments are **static**, and all numbers are **traceable**.
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate, or
-      NaN if a traced number is out of range. For the last two names, a transformation.
+      NaN if a traced number is out of range. The last two names return a transformation
+      instead.
 
     Raises:
       ValueError: If a name or type is unknown, or a number is missing or, if concrete,

@@ -155,7 +155,7 @@ def multi_step_lr_scheduler(
 
     Args:
       base_lr: L, the learning rate of the optimizer. **Traceable.**
-      decay_t: milestones in steps, in any order. Their number is **static**, their
+      decay_t: milestones in steps, in any order. Their number is **static** and their
         values are **traceable**.
       decay_rate: r. **Traceable.**
       warmup_t: W in steps. **Traceable.**

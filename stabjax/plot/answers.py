@@ -108,7 +108,7 @@ def _optimum(data: Mapping[str, Any], ax: Axes) -> None:
         middle = np.sort(np.concatenate([curve[1], means]))
         ax.set_ylim(*_limits(middle, curve[1].min() - spread, curve[1].max() + spread))
     ax.set(xlabel=data["axis"], ylabel=f"mean {data['variable']}")
-    legend_below(ax, ncols=2)
+    legend_below(ax)
 
 
 def _limits(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
@@ -139,7 +139,7 @@ def _sensitivity(data: Mapping[str, Any], ax: Axes) -> None:
     ax.plot(rates, losses, "o-", ms=4, lw=1.5, color=_COLOR)
     ax.axhline(data["initial_loss"], color="0.6", lw=0.8, ls="--", label="initial loss")
     ax.set(xlabel=data["axis"], ylabel=f"mean {data['variable']}, bounded")
-    legend_below(ax, ncols=2)
+    legend_below(ax)
 
 
 def _scaling(data: Mapping[str, Any], ax: Axes) -> None:

@@ -28,11 +28,11 @@ def quadratic(
 
         L(w) = h/2 sum_i w_i^2
 
-    where `h` is the curvature. The initial weights are `w_i = s u_i` and `-s u_i` in
-    alternation, where `u_i ~ U(0.1, 1)`, so no run is initialized at the optimum.
-    Gradient descent with learning rate `eta` multiplies `w` by `1 - eta h` and diverges
-    if `eta > 2 / h`. For smaller learning rates and gradient noise with standard
-    deviation `sigma`, the mean loss converges to `d eta sigma^2 / (4 - 2 eta h)`.
+    where `h` is the curvature. The initial weights are `w_i = (-1)^i s u_i`, where
+    `u_i ~ U(0.1, 1)`, so no run is initialized at the optimum. Gradient descent with
+    learning rate `eta` multiplies `w` by `1 - eta h` and diverges if `eta > 2 / h`. For
+    smaller learning rates and gradient noise with standard deviation `sigma`, the mean
+    loss converges to `d eta sigma^2 / (4 - 2 eta h)`.
 
     Args:
       curvature: the curvature `h`, > 0. **Traceable.**
@@ -46,7 +46,7 @@ def quadratic(
 
     Raises:
       TypeError: If an argument is not a scalar or `dim` is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -98,7 +98,7 @@ def ill_conditioned_quadratic(
 
     Raises:
       TypeError: If an argument is not a scalar or `dim` is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -153,7 +153,7 @@ def heavy_tailed_quadratic(
 
     Raises:
       TypeError: If an argument is not a scalar or `dim` is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp

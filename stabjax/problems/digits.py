@@ -1,8 +1,8 @@
 """Classification of handwritten digits with small networks."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def digits_mlp(
 
     Raises:
       TypeError: If an argument is not a scalar or a size is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax
@@ -99,7 +99,7 @@ def digits_cnn(
 
     Raises:
       TypeError: If an argument is not a scalar or a size is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax
@@ -133,6 +133,7 @@ def _digits_problem(
     held_out = np.arange(len(images)) % 4 == 3
     frequencies = np.bincount(labels[~held_out]) / np.sum(~held_out)
     metadata = {
+        "final_loss": "train_loss",
         "steps": 300,
         "target_loss": 0.15,
         "baseline": -float(frequencies @ np.log(frequencies)),
@@ -148,9 +149,10 @@ def _digits_problem(
         batch_size=batch_size,
         test=(images[held_out], labels[held_out]),
         metrics={"accuracy": correct},
+        replace=True,
     )
     init = scaled_normal(problem.init, lambda path: init_scale)
-    return replace(problem, init=init, metadata=metadata)
+    return dataclasses.replace(problem, init=init, metadata=metadata)
 
 
 class _MLP(nnx.Module):

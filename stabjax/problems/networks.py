@@ -1,4 +1,4 @@
-"""Supervised problems for Flax modules."""
+"""Supervised problems for modules of any library."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -8,49 +8,82 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen, nnx
-from flax.errors import InvalidRngError
 
 from stabjax._arguments import as_integer
 from stabjax._train.problem import Init, Problem
 from stabjax._types import Number
+from stabjax.problems.data import (
+    Array,
+    Dataset,
+    Examples,
+    dataset,
+    epoch_index,
+    mean_over,
+)
+from stabjax.problems.model import Model
+from stabjax.problems.modules import model_of
 
-Array = jax.Array | np.ndarray
 Pair = tuple[Array, Array]  # inputs and targets
 Apply = Callable[[optax.Params, jax.Array], Any]
-Measure = Callable[[jax.Array, jax.Array], jax.Array]
+Measure = Callable[..., jax.Array]
+Change = Callable[..., Any]  # a function of a batch and optionally a key
 
 
 def supervised(
     module: object,
-    inputs: Array,
-    targets: Array,
+    inputs: Examples,
+    targets: Examples,
     loss: Measure,
     *,
     batch_size: int | None = None,
-    test: Pair | None = None,
+    test: tuple[Examples, Examples] | None = None,
     metrics: Mapping[str, Measure] | None = None,
+    preprocess: Change | None = None,
+    augment: Change | None = None,
+    replace: bool = False,
+    metadata: Mapping[str, object] | None = None,
 ) -> Problem:
-    """Supervised learning with a Flax module (NNX or Linen).
+    """Supervised learning with a module of Flax NNX, Linen, Equinox or plain JAX.
 
         L(theta) = 1/B sum_b loss(f_theta(x_b), y_b)
 
-    The loss is averaged over a minibatch of `B` examples, sampled with replacement at
-    every step, or over all examples if `batch_size` is None. `evaluate` always uses all
-    examples. It returns `train_loss` and, if there are test data, `test_loss`, and the
-    corresponding values of each metric.
+    The loss is averaged over a minibatch of `B` examples, or over all examples if
+    `batch_size` is None. The minibatches of an epoch are slices of a permutation of the
+    examples, and the last incomplete minibatch is dropped. Each epoch has a new
+    permutation. Runs with the same seed have the same permutations.
+    `metadata["steps_per_epoch"]` is the number of minibatches in an epoch.
 
-    The module must not have any state besides its parameters. Batch statistics and
-    dropout are not supported. In an NNX module, arrays that are not an `nnx.Variable`
-    are constants and do not depend on the seed.
+    Batch statistics and other variables of the module become the state of the problem.
+    Dropout and other random layers use the key of the step. The loss runs the module in
+    training mode and `evaluate` in evaluation mode. To switch modes, `supervised` uses
+    `train()` and `eval()` for NNX and `eqx.nn.inference_mode` for Equinox. Modules of
+    any library can instead have a call parameter named `train`, `training`,
+    `is_training`, `deterministic` or `use_running_average`.
+
+    `evaluate` computes means over all examples, in batches to limit memory use. It
+    returns `train_loss` and, if there are test data, `test_loss`, and the corresponding
+    values of each metric. The final loss of a run is `test_loss`, or `train_loss` if
+    there are no test data.
 
     Args:
-      module: a Linen module, such as `linen.Dense(10)`, or a function or class that
-        takes an `nnx.Rngs` and returns an NNX module, such as
-        `lambda rngs: nnx.Linear(64, 10, rngs=rngs)`. The function is called with new
-        random keys for each seed. The module is called with a batch of inputs.
-      inputs: array of examples along the leading axis. **Traceable.**
-      targets: array with the same leading axis. **Traceable.**
+      module: one of the following. Except for Equinox modules, modules are called with
+        a batch of inputs.
+
+        - a function or class that takes an `nnx.Rngs` and returns an NNX module, such
+          as `lambda rngs: nnx.Linear(64, 10, rngs=rngs)`
+        - a Linen module, such as `linen.Dense(10)`
+        - a function of `key` that returns an Equinox module, such as
+          `lambda key: eqx.nn.MLP(64, 10, 32, 1, key=key)`, or the function returned by
+          `eqx.nn.make_with_state`. The module is called with a single example, inside a
+          `jax.vmap` with the axis name `"batch"`
+        - a pair of functions `(init, apply)`. `init(key)` returns the parameters and
+          `apply(params, inputs)` returns the outputs. `apply` can also have parameters
+          `key`, `train` and `state`. With `state`, they return `(params, state)` and
+          `(outputs, state)`
+
+      inputs: array of examples along the leading axis, or a dict or tuple of arrays.
+        **Traceable.**
+      targets: array, dict or tuple with the same leading axis. **Traceable.**
       loss: a function of outputs and targets, such as
         `optax.softmax_cross_entropy_with_integer_labels`. Its result can have any shape
         and is averaged.
@@ -59,54 +92,182 @@ def supervised(
       test: a pair of held-out inputs and targets for `evaluate`.
       metrics: a dict of functions with the same signature as `loss`. Used only by
         `evaluate`.
+      preprocess: a function of a batch `(inputs, targets)` and optionally a key that
+        returns the batch for the module and the loss. Used in training and evaluation.
+      augment: a function like `preprocess` that is called before it, only in training.
+      replace: if True, samples minibatches with replacement.
+      metadata: entries to add to the metadata of the problem, such as `"name"`.
 
     Returns:
-      A `Problem` with the parameters of the Flax module. For Linen, they are the
-      `"params"` collection. For NNX, they are a state that can be passed to
-      `nnx.update(model, params)`.
+      A `Problem` with the parameters of the module. For Linen, they are the `"params"`
+      collection. For NNX, they are a state that can be passed to
+      `nnx.update(model, params)`. For Equinox, they are the module with None in place
+      of everything that is not a floating-point array.
 
     Raises:
-      TypeError: If `module` is not a Flax module, a function is not callable, `test` is
-        not a pair, or `metrics` is not a dict.
+      TypeError: If `module` is none of the above, the data are not arrays, a function
+        is not callable, `test` is not a pair, or `metrics` is not a dict.
       ValueError: If the lengths differ, `batch_size` is out of range, a metric has the
-        name `"loss"`, or the module has state besides its parameters.
+        name `"loss"`, or the module has no evaluation mode.
 
     Example:
       >>> import jax, optax
       >>> import stabjax
       >>> from flax import nnx
+      >>> class Network(nnx.Module):
+      ...     def __init__(self, rngs):
+      ...         self.norm = nnx.BatchNorm(3, rngs=rngs)
+      ...         self.drop = nnx.Dropout(0.1, rngs=rngs)
+      ...         self.output = nnx.Linear(3, 1, rngs=rngs)
+      ...     def __call__(self, x):
+      ...         return self.output(self.drop(self.norm(x)))
       >>> x = jax.random.normal(jax.random.key(0), (100, 3))
       >>> problem = stabjax.problems.supervised(
-      ...     lambda rngs: nnx.Linear(3, 1, rngs=rngs),
-      ...     x, x.sum(axis=1, keepdims=True), optax.squared_error, batch_size=10,
+      ...     Network, x, x.sum(axis=1, keepdims=True), optax.squared_error,
+      ...     batch_size=10,
       ... )
-      >>> params = problem.init(jax.random.key(1))
-      >>> [p.shape for p in jax.tree.leaves(params)]
-      [(1,), (3, 1)]
-      >>> list(problem.evaluate(params, jax.random.key(2)))
-      ['train_loss']
+      >>> run = stabjax.train(problem, optax.sgd(0.1), jax.random.key(1), steps=50)
+      >>> bool(run.evaluation["train_loss"] < 0.5), [*run.state]
+      (True, ['norm'])
     """
-    sets = {"train": _examples("", inputs, targets)}
+    sets = {"train": dataset("", inputs, targets)}
     if test is not None:
         if not isinstance(test, tuple | list) or len(test) != 2:
             raise TypeError(f"test must be a pair (inputs, targets), got {test!r:.60}.")
-        sets["test"] = _examples("test ", *test)
+        sets["test"] = dataset("test ", *test)
     measures = _measures(loss, metrics or {})
-    x, y = sets["train"]
-    init, apply = _init_and_apply(module, x)
+    before = [_change("augment", augment), _change("preprocess", preprocess)]
+    size = sets["train"].size
     if batch_size is not None:
-        batch_size = as_integer("batch_size", batch_size, f"in [1, {len(x)}]")
+        batch_size = as_integer("batch_size", batch_size, f"in [1, {size}]")
+    example = jax.eval_shape(
+        lambda key: before[1](_first(sets["train"]), key), jax.random.key(0)
+    )
+    model = model_of(module, example[0])
+    known: dict[str, object] = {"final_loss": f"{[*sets][-1]}_loss"}
+    if not replace:
+        known["steps_per_epoch"] = size // (batch_size or size)
+    return _problem(
+        model,
+        measures,
+        before,
+        _sampling(sets["train"], batch_size, replace),
+        _evaluator(model, measures, before[1], sets, batch_size or 1),
+        {**known, **(metadata or {})},
+    )
 
-    def draw(key: jax.Array) -> Pair:
-        batch = jnp.asarray(x), jnp.asarray(y)
+
+def _problem(
+    model: Model,
+    measures: Mapping[str, Measure],
+    before: list[Change],
+    sampling: tuple[Change, Change | None],
+    evaluate: Callable[..., dict[str, jax.Array]],
+    metadata: Mapping[str, object],
+) -> Problem:
+    augment, preprocess = before
+    drawn, epoch = sampling
+
+    def total(
+        params: optax.Params, state: Any, key: jax.Array, batch: Any
+    ) -> tuple[jax.Array, Any]:
+        batch = drawn(key) if batch is None else batch
+        changed = augment(batch, jax.random.fold_in(key, 0))
+        inputs, targets = preprocess(changed, jax.random.fold_in(key, 1))
+        own = jax.random.fold_in(key, 2)
+        outputs, state = model.apply(params, state, inputs, own, True)
+        return jnp.mean(measures["loss"](outputs, targets)), state
+
+    if model.has_state:
+
+        def stateful(
+            params: optax.Params, state: Any, key: jax.Array, batch: Any = None
+        ) -> tuple[jax.Array, Any]:
+            return total(params, state, key, batch)
+
+        return Problem(model.init, stateful, evaluate, metadata, epoch)
+
+    def init(key: jax.Array) -> optax.Params:
+        return model.init(key)[0]
+
+    def loss(params: optax.Params, key: jax.Array, batch: Any = None) -> jax.Array:
+        return total(params, (), key, batch)[0]
+
+    def measured(params: optax.Params, key: jax.Array) -> dict[str, jax.Array]:
+        return evaluate(params, (), key)
+
+    return Problem(init, loss, measured, metadata, epoch)
+
+
+def _sampling(
+    examples: Dataset, batch_size: int | None, replace: bool
+) -> tuple[Change, Change | None]:
+    """Returns functions that sample minibatches at random or in epochs."""
+
+    def drawn(key: jax.Array) -> Any:
         if batch_size is None:
-            return batch
+            return jax.tree.map(jnp.asarray, (*examples,))
         # `jax.random.bits` compiles three times as fast as `jax.random.randint`. The
-        # bias of the modulo is smaller than len(x) / 2^32.
-        index = jax.random.bits(key, (batch_size,), jnp.uint32) % np.uint32(len(x))
-        return batch[0][index], batch[1][index]
+        # bias of the modulo is smaller than size / 2^32.
+        bits = jax.random.bits(key, (batch_size,), jnp.uint32)
+        return examples.at(bits % np.uint32(examples.size))
 
-    return network_problem(init, apply, measures, draw, lambda key: sets, {})
+    def epoch(step: jax.Array, key: jax.Array) -> Any:
+        return examples.at(epoch_index(examples.size, int(batch_size or 1), step, key))
+
+    return drawn, None if replace or batch_size is None else epoch
+
+
+def _evaluator(
+    model: Model,
+    measures: Mapping[str, Measure],
+    preprocess: Change,
+    sets: Mapping[str, Dataset],
+    at_once: int,
+) -> Callable[..., dict[str, jax.Array]]:
+    def evaluate(
+        params: optax.Params, state: Any, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        def of(inputs: Any, targets: Any) -> dict[str, jax.Array]:
+            inputs, targets = preprocess((inputs, targets), key)
+            outputs, _ = model.apply(params, state, inputs, None, False)
+            return {n: jnp.mean(f(outputs, targets)) for n, f in measures.items()}
+
+        return {
+            f"{name}_{measured}": value
+            for name, examples in sets.items()
+            for measured, value in mean_over(examples, at_once, of).items()
+        }
+
+    return evaluate
+
+
+def _first(examples: Dataset) -> Any:
+    """Returns the first example as a batch."""
+    return jax.tree.map(lambda a: jnp.asarray(a[:1]), (*examples,))
+
+
+def _change(name: str, function: Change | None) -> Change:
+    """Wraps a function of a batch, so that it accepts a key."""
+    if function is None:
+        return lambda batch, key: batch
+    if not callable(function):
+        raise TypeError(f"{name} must be a function of a batch, got {function!r}.")
+    try:
+        count = len(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        count = 2
+
+    def changed(batch: Any, key: jax.Array) -> Any:
+        found = function(batch, key) if count > 1 else function(batch)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(
+                f"{name} must return a pair (inputs, targets), got a "
+                f"{type(found).__name__}."
+            )
+        return found
+
+    return changed
 
 
 def network_problem(
@@ -181,95 +342,3 @@ def scaled_normal(init: Init, scale_of: Callable[[str], Number]) -> Init:
         return jax.tree.unflatten(tree, values)
 
     return scaled_init
-
-
-def _examples(which: str, inputs: Array, targets: Array) -> Pair:
-    """Converts inputs and targets to arrays and checks that their lengths match."""
-    # NumPy arrays are not converted to JAX arrays. A factory can be called inside a
-    # trace, where the conversion would give tracers that leak into a later call.
-    x, y = (a if isinstance(a, jax.Array) else np.asarray(a) for a in (inputs, targets))
-    if not x.ndim or not y.ndim or len(x) != len(y) or not len(x):
-        raise ValueError(
-            f"{which}inputs and targets must be arrays with the same number of examples"
-            f" along their first axis, got shapes {x.shape} and {y.shape}."
-        )
-    return x, y
-
-
-def _init_and_apply(module: object, inputs: Array) -> tuple[Init, Apply]:
-    """Returns the init function and the apply function of a Flax module."""
-    if isinstance(module, linen.Module):
-        return _from_linen(module, inputs)
-    if isinstance(module, type) and issubclass(module, linen.Module):
-        raise TypeError(
-            "module must be an instance of a Linen module, such as"
-            f" {module.__name__}(...), got the class."
-        )
-    if isinstance(module, nnx.Module) or not callable(module):
-        raise TypeError(
-            "module must be a Linen module or a function of nnx.Rngs that returns an"
-            " NNX module, such as lambda rngs: MLP(rngs=rngs), got"
-            f" {type(module).__name__}."
-        )
-    if isinstance(module, type) and _takes_rngs(module):
-        # `rngs` is usually a keyword-only argument of NNX modules.
-        return from_nnx(lambda rngs: module(rngs=rngs))
-    return from_nnx(module)
-
-
-def _from_linen(module: linen.Module, inputs: Array) -> tuple[Init, Apply]:
-    def variables(key: jax.Array) -> Mapping[str, optax.Params]:
-        return module.init(key, jnp.asarray(inputs[:1]))
-
-    def init(key: jax.Array) -> optax.Params:
-        return variables(key).get("params", {})
-
-    def apply(params: Any, x: jax.Array) -> Any:
-        return module.apply({"params": params}, x)
-
-    key = jax.random.key(0)
-    _refuse_state(set(jax.eval_shape(variables, key)) - {"params"})
-    try:
-        jax.eval_shape(apply, jax.eval_shape(init, key), inputs[:1])
-    except InvalidRngError:
-        _refuse_state({"random numbers"})
-    return init, apply
-
-
-def from_nnx(make: Callable[[nnx.Rngs], Any]) -> tuple[Init, Apply]:
-    """Returns the init function and the apply function of an NNX module."""
-    # eval_shape avoids computing anything and keeps outer tracers out of the module.
-    shape = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
-    if not isinstance(shape, nnx.Module):
-        raise TypeError(
-            f"module must return an NNX module, got {type(shape).__name__}."
-        )
-    definition, _, *others = nnx.split(shape, nnx.Param, ...)
-    variables = jax.tree.leaves(others, is_leaf=lambda v: isinstance(v, nnx.Variable))
-    _refuse_state({type(variable).__name__ for variable in variables})
-    # In Flax 0.12.1, eval_shape turns plain arrays into ShapeDtypeStructs.
-    arrays = jax.Array | jax.ShapeDtypeStruct
-    if any(isinstance(part, arrays) for _, part in nnx.iter_graph(shape)):
-        # An array that is not a variable is a constant, so its value is needed.
-        with jax.ensure_compile_time_eval():
-            definition, _, *others = nnx.split(make(nnx.Rngs(0)), nnx.Param, ...)
-
-    def init(key: jax.Array) -> optax.Params:
-        return nnx.state(make(nnx.Rngs(key)), nnx.Param)
-
-    def apply(params: optax.Params, x: jax.Array) -> Any:
-        return nnx.merge(definition, params, *others)(x)
-
-    return init, apply
-
-
-def _takes_rngs(module: Any) -> bool:
-    return "rngs" in inspect.signature(module.__init__).parameters
-
-
-def _refuse_state(found: set[str]) -> None:
-    if found:
-        raise ValueError(
-            "module must not have state besides its parameters, such as dropout or"
-            f" batch statistics, got {', '.join(sorted(found))}."
-        )

@@ -48,7 +48,7 @@ def deep_linear_chain(
 
     Raises:
       TypeError: If an argument is not a scalar or `depth` is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -112,7 +112,7 @@ def tied_product(
 
     Raises:
       TypeError: If an argument is not a scalar or `depth` is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -174,7 +174,7 @@ def deep_linear(
 
     Raises:
       TypeError: If an argument is not a scalar or a size is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -12,11 +12,11 @@ from flax import nnx
 from stabjax._arguments import as_integer, as_scalar
 from stabjax._train.problem import Problem
 from stabjax._types import Number
+from stabjax.problems.flax_modules import from_nnx
 from stabjax.problems.networks import (
     Measure,
     Pair,
     correct,
-    from_nnx,
     network_problem,
     scaled_normal,
 )
@@ -56,7 +56,7 @@ def adding(
 
     Raises:
       TypeError: If an argument is not a scalar or a size is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax
@@ -131,7 +131,7 @@ def temporal_order(
 
     Raises:
       TypeError: If an argument is not a scalar or a size is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax

@@ -46,7 +46,7 @@ def quartic(
 
     Raises:
       TypeError: If an argument is not a scalar.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -71,6 +71,7 @@ def quartic(
     def loss(w: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(jnp.square(w)))
 
+    # A step maps w to w (1 - 4 rate w^2), which decreases |w| if rate < 1 / (2 w^2).
     metadata = sweep_ranges(1 / (2 * farthest**2), 4 * farthest**3) | {
         "name": "quartic",
         # The ranges also cover values that suit the flat region.
@@ -116,7 +117,7 @@ def cosh(
 
     Raises:
       TypeError: If an argument is not a scalar.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -147,6 +148,7 @@ def cosh(
         return jnp.sum(like(w, l0 / l1**2) * value)
 
     slope = l0 / l1 * _sinh(l1 * farthest)
+    # A step that is longer than 2 w increases |w|.
     stable_rate = 2 * farthest / slope
     metadata = sweep_ranges(stable_rate, slope) | {
         "name": "cosh",

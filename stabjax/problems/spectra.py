@@ -35,7 +35,7 @@ def quadratic_deep(
 
     Raises:
       TypeError: If an argument is not a scalar or `dim` is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import stabjax
@@ -98,7 +98,7 @@ def random_quadratic(
     Raises:
       TypeError: If an argument is not a scalar or a size is not an integer.
       ValueError: If an argument is out of range or `problem_seed` is not an integer.
-        Traced arguments out of range give NaN instead.
+        Traced values out of range yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -57,7 +57,7 @@ def boundary_mlp(
 
     Raises:
       TypeError: If an argument is not a scalar or `width` is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax
@@ -97,6 +97,7 @@ def boundary_mlp(
         "steps": 500,
         "target_loss": 0.5,
         "optimizer": optax.sgd,
+        # The outputs are divided by the width, so stable rates are far above 1.
         "peak_value": (1e-3, 1e6),
         "max_norm": (1e-4, 10.0),
     }

@@ -13,10 +13,10 @@ from flax import nnx
 from stabjax._arguments import as_integer, as_scalar
 from stabjax._train.problem import Problem
 from stabjax._types import Number
+from stabjax.problems.flax_modules import from_nnx
 from stabjax.problems.networks import (
     Pair,
     correct,
-    from_nnx,
     network_problem,
     scaled_normal,
 )
@@ -70,8 +70,8 @@ def char_transformer(
       TypeError: If an argument is not a scalar, a size is not an integer, or `text` is
         neither a string nor a path.
       ValueError: If an argument is out of range, the last 10% of the text is shorter
-        than a window, or the file is not valid UTF-8. Traced arguments out of range
-        give NaN instead.
+        than a window, or the file is not valid UTF-8. Traced values out of range
+        yield NaN instead.
 
     Example:
       >>> import stabjax

@@ -34,7 +34,7 @@ def rosenbrock(
 
     Raises:
       TypeError: If an argument is not a scalar.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -82,7 +82,7 @@ def beale(noise: Number = 0.0, init_spread: Number = 0.1) -> Problem:
 
     Raises:
       TypeError: If an argument is not a scalar.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -132,7 +132,7 @@ def branin(noise: Number = 0.0, init_spread: Number = 0.1) -> Problem:
 
     Raises:
       TypeError: If an argument is not a scalar.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -197,7 +197,7 @@ def cliff(
 
     Raises:
       TypeError: If an argument is not a scalar.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -262,7 +262,7 @@ def single_unit_rnn(
 
     Raises:
       TypeError: If an argument is not a scalar or `length` is not an integer.
-      ValueError: If an argument is out of range. Traced arguments give NaN instead.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -8,22 +8,26 @@ threshold does (`clipping`), and where to sweep next (`refine`).
 """
 
 from stabjax._intervals import Interval
+from stabjax.runs.answers import Estimate
 from stabjax.runs.comparison import Comparison, Difference, Treatment, compare
+from stabjax.runs.fresh import retest
 from stabjax.runs.laws import Scaling, scaling
 from stabjax.runs.loading import load
 from stabjax.runs.minimum import Optimum, optimum
 from stabjax.runs.ranges import Sensitivity, sensitivity
 from stabjax.runs.refinement import refine
 from stabjax.runs.repetition import rerun
-from stabjax.runs.selection import best
+from stabjax.runs.selection import Best, best
 from stabjax.runs.stability import stable_fraction
 from stabjax.runs.thresholds import clipping
 from stabjax.runs.variance import Effect, Importance, Marginal, importance
 
 __all__ = [
+    "Best",
     "Comparison",
     "Difference",
     "Effect",
+    "Estimate",
     "Importance",
     "Interval",
     "Marginal",
@@ -39,6 +43,7 @@ __all__ = [
     "optimum",
     "refine",
     "rerun",
+    "retest",
     "scaling",
     "sensitivity",
     "stable_fraction",

@@ -2,11 +2,32 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from stabjax._intervals import Interval, half_width
+from stabjax._intervals import student_half_width
+
+
+class Estimate(NamedTuple):
+    """An estimate with its confidence interval.
+
+    Attributes:
+      value: the estimate.
+      low: lower bound; -inf, or 0 for a positive quantity, if the runs do not determine
+        it, and NaN if there is no interval, as with a single seed.
+      high: upper bound, likewise.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Formats the estimate, with its interval in brackets."""
+        if np.isnan(self.low):
+            return f"{self.value:.4g}"
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
 class Answer:
@@ -29,10 +50,13 @@ class Answer:
         }
 
 
-def student(values: np.ndarray, confidence: float, sign: float = 1.0) -> Interval:
+def student(values: np.ndarray, confidence: float, sign: float = 1.0) -> Estimate:
     """Returns the mean over the seeds, times a sign, with Student's interval."""
-    mean, half = sign * float(values.mean()), float(half_width(values, confidence))
-    return Interval(mean, mean - half, mean + half)
+    mean, half = (
+        sign * float(values.mean()),
+        float(student_half_width(values, confidence)),
+    )
+    return Estimate(mean, mean - half, mean + half)
 
 
 def with_caveats(lines: list[str], caveats: tuple[str, ...]) -> str:

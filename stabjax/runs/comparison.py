@@ -10,8 +10,15 @@ import xarray as xr
 from scipy.special import nctdtr, stdtr, stdtrit
 
 from stabjax._arguments import check, check_choice
-from stabjax._intervals import Interval
-from stabjax.runs.answers import Answer, counted, named, percent, shown, with_caveats
+from stabjax.runs.answers import (
+    Answer,
+    Estimate,
+    counted,
+    named,
+    percent,
+    shown,
+    with_caveats,
+)
 from stabjax.runs.points import hyperparameters
 from stabjax.runs.tables import complete, scores_of, seeds_left_out
 
@@ -54,7 +61,7 @@ class Difference(NamedTuple):
 
     treatment: Any
     baseline: Any
-    difference: Interval
+    difference: Estimate
     p_value: float
     seeds_needed: int | None
 
@@ -145,8 +152,8 @@ def compare(
       axis: the axis whose values are the treatments, of any kind.
       baseline: the value that the others are compared with; None compares all pairs.
       variable: a variable with one value for each run.
-      maximize: whether larger values are better; None maximizes variables whose names
-        end in `accuracy`.
+      maximize: whether larger values are better, as for an accuracy. None asks the
+        problem's metadata, and otherwise minimizes.
       confidence: confidence of each interval, in (0, 1).
 
     Returns:
@@ -269,11 +276,11 @@ def _difference(
     seeds = len(one.chosen)
     if not (one.stable and two.stable):
         worse = float(two.stable) - float(one.stable) or np.nan
-        infinite = Interval(sign * worse * np.inf, np.nan, np.nan)
+        infinite = Estimate(sign * worse * np.inf, np.nan, np.nan)
         return Difference(name, other, infinite, np.nan, None)
     difference = one.mean - two.mean
     if seeds < 2:
-        alone = Interval(sign * difference, np.nan, np.nan)
+        alone = Estimate(sign * difference, np.nan, np.nan)
         return Difference(name, other, alone, np.nan, None)
     spread = float((one.chosen - two.chosen).std(ddof=1))
     error = spread / np.sqrt(seeds)
@@ -283,7 +290,7 @@ def _difference(
     return Difference(
         name,
         other,
-        Interval(signed, signed - half, signed + half),
+        Estimate(signed, signed - half, signed + half),
         float(2 * stdtr(seeds - 1, -t)) if difference else 1.0,
         _seeds_needed(abs(difference), spread, confidence),
     )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from stabjax._intervals import half_width
+from stabjax._intervals import student_half_width
 
 _Array = np.ndarray[Any, Any]
 
@@ -122,9 +122,9 @@ def _overshoots(fit: Fit, y: _Array, best: int, confidence: float) -> bool:
     rise = max(means[best - 1], means[best + 1]) - means[best]
     # A parabola through the three values dips by an eighth of the larger rise at most.
     depth = y[:, best] - fit.loss
-    if depth.mean() - half_width(depth, confidence) > rise / 4:
+    if depth.mean() - student_half_width(depth, confidence) > rise / 4:
         return True
-    below = fit.loss.mean() + half_width(fit.loss, confidence) < 0
+    below = fit.loss.mean() + student_half_width(fit.loss, confidence) < 0
     return bool(below and (y > 0).all())
 
 

@@ -10,8 +10,7 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from stabjax._arguments import check
-from stabjax._intervals import Interval
-from stabjax.runs.answers import Answer, counted, percent, shown, with_caveats
+from stabjax.runs.answers import Answer, Estimate, counted, percent, shown, with_caveats
 from stabjax.runs.curves import fitted
 from stabjax.runs.tables import seeds_left_out, table_of
 
@@ -38,11 +37,11 @@ class Scaling(Answer):
 
     axis: str
     factor: float
-    exponents: Mapping[str, Interval]
+    exponents: Mapping[str, Estimate]
     covariance: tuple[tuple[float, ...], ...]
     held_out_error: float
     sizes: tuple[Mapping[str, float], ...]
-    optima: tuple[Interval, ...]
+    optima: tuple[Estimate, ...]
     seeds: int
     confidence: float
     caveats: tuple[str, ...]
@@ -65,7 +64,7 @@ class Scaling(Answer):
             )
         return with_caveats(lines, self.caveats)
 
-    def predict(self, **sizes: float) -> Interval:
+    def predict(self, **sizes: float) -> Estimate:
         """Returns the optimum that the law predicts, with its confidence interval.
 
         The interval reflects the noise of the seeds, not whether the law holds at these
@@ -89,7 +88,7 @@ class Scaling(Answer):
         at = float(row @ powers)
         error = np.sqrt(row @ np.array(self.covariance) @ row)
         half = stdtrit(max(self.seeds - 1, 1), 0.5 + self.confidence / 2) * error
-        return Interval(*np.exp([at, at - half, at + half]).tolist())
+        return Estimate(*np.exp([at, at - half, at + half]).tolist())
 
 
 class _Optima(NamedTuple):
@@ -128,8 +127,8 @@ def scaling(
       over: the axis or axes of sizes, with positive numbers; static ones, such as
         `width=static([32, 64])`, as well.
       variable: a variable with one value for each run.
-      maximize: whether larger values are better; None maximizes variables whose names
-        end in `accuracy`.
+      maximize: whether larger values are better, as for an accuracy. None asks the
+        problem's metadata, and otherwise minimizes.
       confidence: confidence of the intervals, in (0, 1).
 
     Returns:
@@ -178,13 +177,13 @@ def scaling(
     return Scaling(
         axis=axis,
         factor=float(np.exp(factor[0])),
-        exponents={n: Interval(*row) for n, row in zip(names, powers, strict=True)},
+        exponents={n: Estimate(*row) for n, row in zip(names, powers, strict=True)},
         covariance=tuple(map(tuple, covariance.tolist())),
         held_out_error=_held_out_error(rows, found.at),
         sizes=tuple(
             dict(zip(names, row, strict=True)) for row in np.exp(found.logs).tolist()
         ),
-        optima=tuple(Interval(*optimum) for optimum in found.optima.tolist()),
+        optima=tuple(Estimate(*optimum) for optimum in found.optima.tolist()),
         seeds=seeds,
         confidence=confidence,
         caveats=tuple(_caveats(found, rows, at, names)),

@@ -9,8 +9,7 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from stabjax._arguments import check
-from stabjax._intervals import Interval
-from stabjax.runs.answers import Answer, basis, counted, student, with_caveats
+from stabjax.runs.answers import Answer, Estimate, basis, counted, student, with_caveats
 from stabjax.runs.curves import Fit, Scale, fitted, scale_of, widened
 from stabjax.runs.tables import Table, seeds_left_out, table_of
 
@@ -44,8 +43,8 @@ class Optimum(Answer):
 
     axis: str
     variable: str
-    value: Interval
-    mean: Interval
+    value: Estimate
+    mean: Estimate
     within_noise: tuple[float, float]
     edge: Literal["low", "high"] | None
     flat: bool
@@ -97,8 +96,8 @@ def optimum(
       runs: the dataset of `sweep` or `successive_halving`, or a part of it.
       axis: a hyperparameter with numbers as values, at least three of them.
       variable: a variable with one value for each run.
-      maximize: whether larger values are better; None maximizes variables whose names
-        end in `accuracy`.
+      maximize: whether larger values are better, as for an accuracy. None asks the
+        problem's metadata, and otherwise minimizes.
       confidence: confidence of the intervals, in (0, 1).
 
     Returns:
@@ -151,7 +150,7 @@ def optimum(
 
 def _bounds(
     fit: Fit, scale: Scale, table: Table, usable: _Array
-) -> tuple[Literal["low", "high"] | None, Interval]:
+) -> tuple[Literal["low", "high"] | None, Estimate]:
     """Returns the edge of the grid that is best, and the best value."""
     finite = table.values[np.isfinite(table.values)]
     inside = table.values[usable]
@@ -166,12 +165,12 @@ def _bounds(
     if high == np.inf and above.size:
         high = float(above[0])
     if low <= scale.least and high == np.inf:  # not even a side is known
-        return None, Interval(at, low, high)
+        return None, Estimate(at, low, high)
     if at >= inside[-1] and not above.size:
-        return "high", Interval(at, low, high)
+        return "high", Estimate(at, low, high)
     if at <= inside[0] and not below.size:
-        return "low", Interval(at, low, high)
-    return None, Interval(at, low, high)
+        return "low", Estimate(at, low, high)
+    return None, Estimate(at, low, high)
 
 
 def _smallest(values: _Array, scores: _Array) -> Fit:

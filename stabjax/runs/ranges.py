@@ -7,8 +7,8 @@ import numpy as np
 import xarray as xr
 
 from stabjax._arguments import as_scalar, check
-from stabjax._intervals import LEAST_SHARE, Interval, decades
-from stabjax.runs.answers import Answer, basis, student, with_caveats
+from stabjax._intervals import LEAST_SHARE, decades
+from stabjax.runs.answers import Answer, Estimate, basis, student, with_caveats
 from stabjax.runs.tables import seeds_left_out, table_of
 
 
@@ -34,7 +34,7 @@ class Sensitivity(Answer):
 
     axis: str
     variable: str
-    sensitivity: Interval
+    sensitivity: Estimate
     decades: float
     trains: tuple[float, float]
     initial_loss: float

@@ -40,8 +40,8 @@ def refine(
       space: the space of the sweep, a grid.
       runs: the dataset of the sweep, or of `successive_halving`.
       variable: a variable with one value for each run.
-      maximize: whether larger values are better; None maximizes variables whose names
-        end in `accuracy`.
+      maximize: whether larger values are better, as for an accuracy. None asks the
+        problem's metadata, and otherwise minimizes.
       confidence: confidence of the tests, in (0, 1).
 
     Returns:

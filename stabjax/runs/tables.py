@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from stabjax.runs.points import hyperparameters
+from stabjax._outcomes import is_maximized
+from stabjax.runs.points import hyperparameters, losses_of
 
 _Array = np.ndarray[Any, Any]
 
@@ -57,17 +58,8 @@ def scores_of(
 
     A diverged run has the score +inf, and one that was not run NaN.
     """
-    status = runs["status"]
-    known = [str(n) for n, v in runs.data_vars.items() if {*v.dims} <= {*status.dims}]
-    if variable not in known:
-        raise ValueError(
-            f"variable must be one with a value for each run ({', '.join(known)}), "
-            f"got {variable!r}."
-        )
-    if maximize is None:
-        maximize = variable.endswith("accuracy")
-    sign = -1.0 if maximize else 1.0
-    scores = (sign * runs[variable].astype(float)).where(status != 1, np.inf)
+    scores = losses_of(runs, variable, maximize)
+    sign = -1.0 if is_maximized(runs, variable, maximize) else 1.0
     if "seed" not in scores.dims:
         scores = scores.drop_vars("seed", errors="ignore").expand_dims("seed")
     return scores, sign

@@ -11,8 +11,7 @@ from scipy.special import stdtrit
 
 from stabjax._arguments import check
 from stabjax._extras import load
-from stabjax._intervals import Interval
-from stabjax.runs.answers import Answer, basis, with_caveats
+from stabjax.runs.answers import Answer, Estimate, basis, with_caveats
 from stabjax.runs.points import values_of
 from stabjax.runs.tables import complete, scores_of, seeds_left_out
 
@@ -32,7 +31,7 @@ class Effect(NamedTuple):
     """
 
     axes: tuple[str, ...]
-    share: Interval
+    share: Estimate
 
 
 class Marginal(NamedTuple):
@@ -115,8 +114,8 @@ def importance(
       runs: the dataset of `sweep`, or a part of it, such as the region of interest:
         shares are those over the whole space that is given.
       variable: a variable with one value for each run.
-      maximize: whether larger values are better; None maximizes variables whose names
-        end in `accuracy`.
+      maximize: whether larger values are better, as for an accuracy. None asks the
+        problem's metadata, and otherwise minimizes.
       cap: losses above it count as it, and so do diverged runs; the largest finite loss
         by default. A lower one asks what matters among better points. (Under
         `maximize`, values below it.)
@@ -234,7 +233,7 @@ def _shares(
         error = np.sqrt((seeds - 1) * np.var(shares)) if seeds > 1 else np.nan
         half = quantile * error
         ends = np.clip([share, share - half, share + half], 0.0, 1.0).tolist()
-        effects.append(Effect(tuple(names[k] for k in axes), Interval(*ends)))
+        effects.append(Effect(tuple(names[k] for k in axes), Estimate(*ends)))
     rest = max(0.0, 1.0 - sum(effect.share.value for effect in effects))
     noise = np.nan
     if seeds > 1:
@@ -302,7 +301,7 @@ def _by_forest(columns: Mapping[str, Sequence[Any]], losses: _Array) -> list[Eff
     finally:
         optuna.logging.set_verbosity(verbosity)
     return [
-        Effect((name,), Interval(float(share), np.nan, np.nan))
+        Effect((name,), Estimate(float(share), np.nan, np.nan))
         for name, share in shares.items()
     ]
 

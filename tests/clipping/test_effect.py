@@ -69,7 +69,7 @@ def test_the_parameter_that_owns_the_norm_is_named():
     [
         ([1.0], 0.0, "max_norm must be > 0, got 0.0"),
         ([-1.0], 1.0, "norms must be >= 0, got -1.0"),
-        ([np.nan], 1.0, "norms must hold a positive finite number"),
+        ([np.nan], 1.0, "norms must contain a positive finite number"),
     ],
 )
 def test_bad_arguments_are_named(norms, max_norm, message):

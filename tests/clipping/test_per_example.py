@@ -142,7 +142,7 @@ def test_bad_input_is_named(clip):
         [jnp.ones(2), jnp.ones(())],
         [],
     ):
-        with pytest.raises(ValueError, match=rf"{clip.__name__}: every leaf of grads"):
+        with pytest.raises(ValueError, match=rf"{clip.__name__}: all leaves of grads"):
             clip(trees, 1.0)
     with pytest.raises(ValueError, match=r"l2_norm_clip must be >= 0, got -1"):
         clip(ROWS, -1.0)
@@ -255,7 +255,7 @@ def test_privacy_that_cannot_be_is_refused():
         quantile(target_quantile=1.5)
     with pytest.raises(ValueError, match=r"init_norm must be >= 0"):
         quantile(-1.0)
-    with pytest.raises(ValueError, match=r"every leaf of grads must have the examples"):
+    with pytest.raises(ValueError, match=r"all leaves of grads must have examples"):
         tx = quantile()
         tx.update(jnp.ones(()), tx.init(jnp.ones(())))
 

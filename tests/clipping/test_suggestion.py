@@ -70,8 +70,8 @@ def test_many_runs_and_one_step():
     [
         ([1.0], -1.0, "z_threshold must be >= 0, got -1.0"),
         ([1.0, -2.0], 3.0, "norms must be >= 0, got -2.0"),
-        ([0.0, np.nan], 3.0, "norms must hold a positive finite number"),
-        ([], 3.0, "norms must hold a positive finite number"),
+        ([0.0, np.nan], 3.0, "norms must contain a positive finite number"),
+        ([], 3.0, "norms must contain a positive finite number"),
     ],
 )
 def test_bad_arguments_are_named(norms, z_threshold, message):

@@ -180,3 +180,17 @@ def test_an_entry_that_was_zero_learns():
         for g in (quiet, quiet, quiet, loud):
             updates, state = update(g, state)
         assert bool(updates[1] == 0) == reference
+
+
+@pytest.mark.parametrize("name", ["clip", "adopt_clip"])
+def test_element_clips_report_for_all_of_a_mapped_axis(name):
+    given = {"clip": (lambda count: 1.0,), "adopt_clip": ()}[name]
+    tx = getattr(stabjax, name)(*given, axis_name="d")
+    state = tx.init(jnp.zeros(1))
+
+    def metrics(g):
+        return stabjax.metrics(tx.update(g, state)[1])
+
+    found = jax.vmap(metrics, axis_name="d")(jnp.array([[0.5], [3.0]]))
+    assert found[f"{name}/clipped"].tolist() == [True, True]
+    assert found[f"{name}/max_delta"].tolist() == [1, 1]

@@ -510,3 +510,14 @@ def test_unless_skipped_takes_one_run_and_trees_alike():
     _, one = tx.update(grads[0], tx.init(params[0]), params[0])
     with pytest.raises(ValueError, match="same shapes and dtypes"):
         stabjax.unless_skipped(one, jnp.ones(3), jnp.zeros(()))
+
+
+@pytest.mark.parametrize("limit, shown", [(-1e-8, 0.0), (-1.0, NAN), (NAN, NAN)])
+def test_a_schedule_below_zero_is_a_mistake_unless_rounded(limit, shown):
+    """As in the clips: what rounding moved below zero is zero, the rest is NaN."""
+    schedule = optax.constant_schedule(jnp.float32(limit))
+    optimizer = stabjax.skip_above_norm(MOMENTUM, schedule)
+    _, metrics = run(optimizer, jnp.zeros((1, 2)))
+    found = of("skip_above_norm", metrics)
+    np.testing.assert_array_equal(found["drop_norm"], [shown])
+    assert found["skipped"].tolist() == [np.isnan(shown)]

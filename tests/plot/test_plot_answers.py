@@ -11,8 +11,8 @@ def optimum(**changes):
     found = stabjax.runs.Optimum(
         axis="rate",
         variable="final_loss",
-        value=stabjax.runs.Interval(**numbers),
-        mean=stabjax.runs.Interval(1.0, 0.9, 1.1),
+        value=stabjax.runs.Estimate(**numbers),
+        mean=stabjax.runs.Estimate(1.0, 0.9, 1.1),
         within_noise=(0.05, 0.2),
         edge=None,
         flat=False,
@@ -34,11 +34,11 @@ def test_optimum_is_drawn_with_its_interval():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("rate", "mean final_loss")
     low, high = ax.patches[0].get_x(), ax.patches[0].get_width()
     np.testing.assert_allclose([low, low + high], [0.05, 0.2])
-    unbounded = optimum(value=stabjax.runs.Interval(1.0, 0.4, np.inf))
+    unbounded = optimum(value=stabjax.runs.Estimate(1.0, 0.4, np.inf))
     patch = stabjax.plot.answer(unbounded).patches[0]
     np.testing.assert_allclose(patch.get_x() + patch.get_width(), 1.0)
     alone = optimum(
-        value=stabjax.runs.Interval(0.1, np.nan, np.nan), errors=(np.nan,) * 3
+        value=stabjax.runs.Estimate(0.1, np.nan, np.nan), errors=(np.nan,) * 3
     )
     assert not stabjax.plot.answer(alone).patches
     given = stabjax.plot.panels(1)[0]
@@ -46,7 +46,7 @@ def test_optimum_is_drawn_with_its_interval():
 
 
 def test_differences_are_rows():
-    interval = stabjax.runs.Interval
+    interval = stabjax.runs.Estimate
     lost = interval(np.inf, np.nan, np.nan)
     pairs = [
         stabjax.runs.Difference("a", "b", interval(-1.0, -2.0, 0.5), 0.1, 9),
@@ -64,7 +64,7 @@ def test_differences_are_rows():
 
 
 def test_sensitivity_scaling_and_importance():
-    interval = stabjax.runs.Interval
+    interval = stabjax.runs.Estimate
     found = stabjax.runs.Sensitivity(
         axis="rate",
         variable="final_loss",
@@ -125,4 +125,4 @@ def test_sensitivity_scaling_and_importance():
 
 def test_other_things_are_refused():
     with pytest.raises(ValueError, match="found must be one of Comparison, Importance"):
-        stabjax.plot.answer(stabjax.runs.Interval(1.0, 0.0, 2.0))
+        stabjax.plot.answer(stabjax.runs.Estimate(1.0, 0.0, 2.0))

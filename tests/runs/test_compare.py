@@ -111,7 +111,9 @@ def test_diverged_settings_are_not_chosen():
 def test_accuracy_numbers_and_treatments_along_trials():
     runs = treated([0.0, 0.2, 0.5])
     runs["test_accuracy"] = -runs.final_loss
-    found = stabjax.runs.compare(runs, "schedule", variable="test_accuracy")
+    found = stabjax.runs.compare(
+        runs, "schedule", variable="test_accuracy", maximize=True
+    )
     loss = stabjax.runs.compare(runs, "schedule")
     for one, other in zip(found.differences, loss.differences, strict=True):
         np.testing.assert_allclose(one.difference.value, -other.difference.value)

@@ -136,6 +136,7 @@ def test_other_axes_are_at_the_best_point_or_selected():
 def test_accuracy_is_maximized_and_infinite_thresholds_are_not_fitted():
     runs = valley(0.1).rename(rate="max_norm")
     runs["test_accuracy"] = 1 - runs.final_loss
+    runs["test_accuracy"].attrs["better"] = "higher"
     found = stabjax.runs.optimum(runs, "max_norm", variable="test_accuracy")
     loss = stabjax.runs.optimum(runs, "max_norm")
     np.testing.assert_allclose(found.value, loss.value)

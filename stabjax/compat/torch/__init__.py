@@ -1,6 +1,6 @@
 """PyTorch's schedulers. Pass the learning rate instead of the optimizer.
 
-Each scheduler becomes a function of the count, which is the number of calls of
+Each scheduler becomes a function of the count, which is the number of calls to
 `step()`. The first update uses the value at 0. There is no state to save. Instead of
 `last_epoch=n`, use `stabjax.shift_schedule(schedule, n + 1)`.
 """

@@ -61,7 +61,7 @@ def multiplicative_lr(
 
         f(t) = L lambda(1) lambda(2) ... lambda(t)
 
-    Each value at step t requires t calls of the function. If the product has a closed
+    Each value at step t requires t calls to the function. If the product has a closed
     form, `lambda_lr` is faster.
 
     Args:
@@ -104,7 +104,7 @@ def sequential_lr(
         with a milestone of 0. All other schedulers have their own. **Traceable.**
       schedulers: schedules from this module or elsewhere.
       milestones: b_i in steps, in ascending order, one fewer than schedulers. Their
-        number is **static**, their values are **traceable**.
+        number is **static** and their values are **traceable**.
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate.
@@ -201,7 +201,7 @@ def chained_scheduler(base_lr: Number, schedulers: Sequence[Schedule]) -> Schedu
 def _members(schedulers: Sequence[Schedule]) -> tuple[Schedule, ...]:
     members = tuple(schedulers)
     if not members:
-        raise ValueError("schedulers must hold at least one scheduler, got none.")
+        raise ValueError("schedulers must contain at least one scheduler, got none.")
     for member in members:
         _check_function("schedulers", member)
     return members

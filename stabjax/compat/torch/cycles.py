@@ -199,8 +199,8 @@ def one_cycle_lr(
     Phases are half cosines or linear. Their boundaries are not rounded, so the peak is
     only reached if p T is an integer. The last step is T - 1. PyTorch allows one more
     step, at which it overshoots the final value (below 0 for "linear"), and then raises
-    an error. Here, the value at step T is kept. Phases without steps are omitted, where
-    PyTorch divides by zero. For the momentum that PyTorch cycles inversely to the
+    an error. Here, the value at step T is kept. Phases without steps, for which PyTorch
+    divides by zero, are omitted. For the momentum that PyTorch cycles inversely to the
     learning rate, from 0.95 to 0.85 and back, use `one_cycle_lr(0.85, ...,
     div_factor=0.85 / 0.95, final_div_factor=1)`.
 

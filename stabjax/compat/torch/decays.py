@@ -63,7 +63,7 @@ def multi_step_lr(
     Args:
       base_lr: L, the learning rate of the optimizer. **Traceable.**
       milestones: steps m in any order. Repeated milestones count multiple times. Their
-        number is **static**, their values are **traceable**.
+        number is **static** and their values are **traceable**.
       gamma: decay factor. **Traceable.**
 
     Returns:
@@ -154,7 +154,7 @@ def linear_lr(
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate. It
-      is exactly L b from step T, and NaN if a traced factor is out of range.
+      is exactly L b from step T onwards, and NaN if a traced factor is out of range.
 
     Raises:
       ValueError: If a concrete factor is out of range.
@@ -217,8 +217,8 @@ def polynomial_lr(
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate. It
-      is exactly 0 from step T. At T, the derivative of the power is defined as 0. (For
-      p < 1, it would be infinite.)
+      is exactly 0 from step T onwards. At T, the derivative of the power is defined as
+      0. (For p < 1, it would be infinite.)
 
     Raises:
       TypeError: If an argument is not a number.
