@@ -73,7 +73,10 @@ def fitted(x: _Array, y: _Array, confidence: float) -> Fit | None:
         if not other.coarse:
             level = np.exp(other.loss.mean())
             loss = level * (1 + other.loss - other.loss.mean())
-            return other._replace(loss=loss, curve=np.exp(other.curve))
+            # Two curves that both seem to fit: the interval holds both.
+            low, high = min(fit.low, other.low), max(fit.high, other.high)
+            curve = np.exp(other.curve)
+            return other._replace(low=low, high=high, loss=loss, curve=curve)
     return fit
 
 
@@ -96,22 +99,21 @@ def _in_window(x: _Array, y: _Array, confidence: float) -> Fit:
     return fit._replace(window=window, coarse=coarse)
 
 
-def widened(fit: Fit, x: _Array, y: _Array, confidence: float) -> Fit:
-    """Returns a parabola's minimum and a wider interval where a cubic does not fit.
-
-    A parabola through the three values around the best one is safer, and its distance
-    from the cubic shows how far the minimum may be off.
-    """
+def widened(fit: Fit, x: _Array, y: _Array) -> Fit:
+    """Returns the best value itself, between its neighbors, where no curve fits."""
     if not fit.coarse:
         return fit
-    best = int(np.clip(y.mean(axis=0).argmin(), 1, len(x) - 2))
-    near = slice(best - 1, best + 2)
-    other = _cubic(x[near], y[:, near], confidence)
-    if not np.isfinite(other.high - other.low):  # noise hides the bend of three values
-        return fit
-    apart = abs(fit.at - other.at)
-    low, high = min(fit.low, other.low) - apart, max(fit.high, other.high) + apart
-    return other._replace(low=low, high=high, window=near, coarse=True)
+    best = int(y.mean(axis=0).argmin())
+    low = x[best - 1] if best else -np.inf
+    high = x[best + 1] if best + 1 < len(x) else np.inf
+    return fit._replace(
+        at=float(x[best]),
+        low=min(fit.low, float(low)),
+        high=max(fit.high, float(high)),
+        loss=y[:, best],
+        places=x[fit.window],
+        curve=y.mean(axis=0)[fit.window],
+    )
 
 
 def _overshoots(fit: Fit, y: _Array, best: int, confidence: float) -> bool:

@@ -125,7 +125,7 @@ def optimum(
     scale = scale_of(values)
     x = scale.to(values)
     fit = fitted(x, scores, confidence) or _smallest(values, scores)
-    fit = widened(fit, x, scores, confidence)
+    fit = widened(fit, x, scores)
     edge, value = _bounds(fit, scale, table, usable)
     places, curve = scale.back(fit.places), table.sign * fit.curve
     answer = Optimum(
@@ -243,7 +243,7 @@ def _caveats(
         )
     if coarse:
         yield (
-            f"the values of {axis} are too far apart for the curve between them; the "
-            "interval is widened. Sweep a denser grid, with stabjax.runs.refine."
+            f"the values of {axis} are too far apart for a curve between them: this is "
+            "the best of them. Sweep a denser grid, with stabjax.runs.refine."
         )
     yield from seeds_left_out(table.dropped)
