@@ -87,7 +87,7 @@ def main():
     options = parser.parse_args()
     space, runs, sizes, size = swept(options.problem, options.seeds, options.store)
     best = stabjax.runs.best(runs)
-    small = runs.sel(max_norm=0.05, decay_steps=best["decay_steps"])
+    small = runs.sel(max_norm=0.05, decay_steps=best.point["decay_steps"])
     at = stabjax.runs.optimum(small, "peak_value").value.value
     questions = {
         "Which rate, and how sure?": stabjax.runs.optimum(runs, "peak_value"),

@@ -13,7 +13,14 @@ import stabjax
 PAGES = sorted((pathlib.Path(__file__).parents[1] / "docs").glob("**/*.md"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+SLOW = {"answers.md"}  # two problems and several widths are swept
+RUN = [
+    pytest.param(page, marks=pytest.mark.slow) if page.name in SLOW else page
+    for page in PAGES
+]
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_blocks_run(page, standard_promotion):
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     namespace = {}

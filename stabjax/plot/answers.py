@@ -47,7 +47,7 @@ def answer(found: HasData, *, ax: Axes | None = None) -> Axes:
     Example:
       >>> import numpy as np, optax, stabjax
       >>> space = stabjax.grid(rate=np.logspace(-2, 0, 9), seed=range(4))
-      >>> problem = stabjax.problems.quadratic(curvature=(1.0, 4.0))
+      >>> problem = stabjax.problems.quadratic(noise=1.0)
       >>> runs = stabjax.sweep(problem, lambda rate: optax.sgd(rate), space, steps=20)
       >>> ax = stabjax.plot.answer(stabjax.runs.optimum(runs, "rate"))
       >>> ax.get_xlabel()
@@ -76,7 +76,7 @@ def marginal(found: HasData, axis: str, *, ax: Axes | None = None) -> Axes:
     Example:
       >>> import numpy as np, optax, stabjax
       >>> space = stabjax.grid(rate=np.logspace(-2, 0, 9), seed=range(4))
-      >>> problem = stabjax.problems.quadratic(curvature=(1.0, 4.0))
+      >>> problem = stabjax.problems.quadratic(noise=1.0)
       >>> runs = stabjax.sweep(problem, lambda rate: optax.sgd(rate), space, steps=20)
       >>> ax = stabjax.plot.marginal(stabjax.runs.importance(runs), "rate")
       >>> ax.get_ylabel()

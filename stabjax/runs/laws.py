@@ -142,16 +142,16 @@ def scaling(
     Example:
       >>> import numpy as np, optax, stabjax
       >>> def make_problem(curvature):
-      ...     return stabjax.problems.quadratic(curvature=(curvature, 3 * curvature))
+      ...     return stabjax.problems.quadratic(curvature, noise=1.0)
       >>> def make_optimizer(rate):
       ...     return optax.sgd(rate)
       >>> space = stabjax.grid(
-      ...     rate=np.logspace(-2, 0, 17), curvature=[1.0, 2.0, 4.0], seed=range(4)
+      ...     rate=np.logspace(-2.5, -0.25, 10), curvature=[1, 2.0, 4], seed=range(8)
       ... )
       >>> runs = stabjax.sweep(make_problem, make_optimizer, space, steps=20)
       >>> law = stabjax.runs.scaling(runs, "rate", over="curvature")
       >>> round(law.exponents["curvature"].value, 1)
-      -1.0
+      -0.8
     """
     check("confidence", confidence, "in (0, 1)")
     names = [over] if isinstance(over, str) else list(over)

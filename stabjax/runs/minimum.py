@@ -109,14 +109,14 @@ def optimum(
 
     Example:
       >>> import numpy as np, optax, stabjax
-      >>> problem = stabjax.problems.quadratic(curvature=(1.0, 4.0))
+      >>> problem = stabjax.problems.quadratic(noise=1.0)
       >>> space = stabjax.grid(rate=np.logspace(-2, 0, 9), seed=range(8))
       >>> def make_optimizer(rate):
       ...     return optax.sgd(rate)
       >>> runs = stabjax.sweep(problem, make_optimizer, space, steps=20)
       >>> best = stabjax.runs.optimum(runs, "rate")
-      >>> print(best.edge, best.flat, 0.1 < best.value.value < 0.5)
-      None False True
+      >>> print(best.edge, best.flat, round(best.value.value, 2))
+      None False 0.1
     """
     check("confidence", confidence, "in (0, 1)")
     table = table_of(runs, axis, variable, maximize)

@@ -53,12 +53,12 @@ def refine(
 
     Example:
       >>> import numpy as np, optax, stabjax
-      >>> space = stabjax.grid(rate=np.logspace(-3, 1, 9), seed=range(8))
-      >>> problem = stabjax.problems.quadratic(curvature=(1.0, 4.0))
+      >>> space = stabjax.grid(rate=np.logspace(-2, 0, 9), seed=range(8))
+      >>> problem = stabjax.problems.quadratic(noise=1.0)
       >>> runs = stabjax.sweep(problem, lambda rate: optax.sgd(rate), space, steps=20)
       >>> denser = stabjax.runs.refine(space, runs)
-      >>> print(denser.axes[0].values.round(2))
-      [0.1  0.13 0.18 0.24 0.32 0.42 0.56 0.75 1.  ]
+      >>> print(denser.axes[0].values.round(3))
+      [0.056 0.065 0.075 0.087 0.1   0.115 0.133 0.154 0.178]
     """
     check("confidence", confidence, "in (0, 1)")
     axes = {axis.name: axis for axis in space.axes}

@@ -140,7 +140,7 @@ def importance(
       >>> runs = stabjax.sweep(problem, make_optimizer, space, steps=20)
       >>> found = stabjax.runs.importance(runs)
       >>> [effect.axes for effect in found.effects]
-      [('rate',), ('decay',), ('rate', 'decay')]
+      [('rate',), ('rate', 'decay'), ('decay',)]
 
     References:
       Hutter, Hoos and Leyton-Brown, "An efficient approach for assessing
