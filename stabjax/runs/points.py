@@ -7,8 +7,10 @@ import numpy as np
 import xarray as xr
 
 from stabjax._sweep.axes import axis_like
+from stabjax._train.stopping import is_maximized
 
-NO_HYPERPARAMETERS = ("seed", "step", "trial", "rung")
+NO_HYPERPARAMETERS = ("seed", "step", "evaluated_at", "trial", "rung")
+_EARLIER_IS_BETTER = ("target_at", "best_at")
 
 
 def hyperparameters(point: xr.Dataset) -> dict[str, Any]:
@@ -35,6 +37,20 @@ def mean_of(
     values = _values(runs, variable).astype(float)
     values = (-values if maximize else values).where(runs["status"] != 1, np.inf)
     return values.mean(dimensions(values, over), skipna=False)
+
+
+def is_larger_better(runs: xr.Dataset, variable: str, maximize: bool | None) -> bool:
+    """Returns the direction in which a variable improves, as the problem says."""
+    if maximize is not None:
+        return maximize
+    declared = runs.attrs.get("maximize", "").split(", ")
+    found = is_maximized(variable, declared)
+    if found is None and variable not in _EARLIER_IS_BETTER:
+        raise ValueError(
+            f"maximize must be True or False, since the problem does not say whether "
+            f"larger values of {variable!r} are better, got None."
+        )
+    return bool(found)
 
 
 def _values(runs: xr.Dataset, variable: str) -> xr.DataArray:

@@ -105,6 +105,26 @@ def test_what_was_not_run_to_the_end_is_left_out():
         stabjax.runs.best(of(np.full((3, 2), np.nan)))
 
 
+def test_the_problem_says_which_way_is_better():
+    assert stabjax.runs.best(of([[4.0, 1.0], [5.0, 2.0], [3.0, 2.0]]), "accuracy") == {
+        "rate": 0.1
+    }
+    runs = of([[1.0, 1.0], [5.0, 2.0], [3.0, 2.0]])
+    runs["score"] = runs.final_loss
+    with pytest.raises(ValueError, match="maximize must be True or False.* 'score'"):
+        stabjax.runs.best(runs, "score")
+    runs.attrs["maximize"] = "f1, score"
+    assert stabjax.runs.best(runs, "score") == {"rate": 0.2}
+
+
+def test_the_best_at_the_edge_of_a_grid_has_a_note():
+    inner = stabjax.runs.best(of([[4.0, 1.0], [0.0, 1.0], [3.0, 0.0]]))
+    assert inner.note == "" and str(inner) == "{'rate': 0.2}"
+    edge = stabjax.runs.best(of([[4.0, 1.0], [3.0, 1.0], [0.0, 0.0]]))
+    assert edge.note.startswith("rate=0.3 is the largest value of the grid")
+    assert str(edge).endswith(edge.note) and edge == {"rate": 0.3}
+
+
 def test_nothing_is_best_where_all_diverged(runs):
     lost = runs.sel(rate=[1.2], clip="None")
     assert (lost.status == 1).all()
@@ -160,6 +180,36 @@ def test_a_trial_again_with_an_axis_of_the_problem():
     np.testing.assert_array_equal(run.final_loss, runs.final_loss[1])
     assert run.loss is None
     assert stabjax.runs.best(runs, over=()).keys() == {"rate"}
+
+
+def test_a_trial_again_by_its_values(runs):
+    """Of a grid and of random points, as `best` returns them."""
+    kind = {"values": {"kind": stabjax.clip_by_global_norm}, "record_every": None}
+    point = stabjax.runs.best(runs)
+    run = stabjax.runs.rerun(PROBLEM, make_optimizer, runs, point, **kind)
+    expected = runs.sel(rate=0.3, clip="None", kind=point["kind"]).isel(seed=0)
+    np.testing.assert_array_equal(run.final_loss, expected.final_loss)
+
+    def make(rate):
+        return optax.sgd(rate)
+
+    space = stabjax.sample(5, 0, rate=stats.uniform(0.1, 0.5)) * stabjax.grid(
+        seed=[3, 4]
+    )
+    drawn = stabjax.sweep(PROBLEM, make, space, steps=5)
+    point = stabjax.runs.best(drawn)
+    found = drawn.isel(drawn.final_loss.mean("seed").argmin(...))
+    for seed in (3, 4):
+        given = {**point, "seed": seed}
+        run = stabjax.runs.rerun(PROBLEM, make, drawn, given, record_every=None)
+        np.testing.assert_array_equal(run.final_loss, found.final_loss.sel(seed=seed))
+    for wrong, message in (
+        ({"rat": 1.0}, r"axes of the sweep \(.*rate.*\), got 'rat'"),
+        ({"rate": 0.3}, "must contain values for clip, too"),
+        ({"rate": 0.31, "clip": 0.5}, "got rate=0.31, with which no run"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stabjax.runs.rerun(PROBLEM, make_optimizer, runs, wrong, **kind)
 
 
 @pytest.mark.parametrize(
