@@ -52,8 +52,8 @@ def main():
         given = (PROBLEM, make_optimizer, space)
         full = stabjax.sweep(*given, steps=STEPS, progress=False)
         halved = stabjax.successive_halving(*given, steps=STEPS, variable="test_loss")
-        found = stabjax.runs.best(halved, "test_loss")
-        chosen += [stabjax.runs.best(full, "test_loss"), found]
+        found = stabjax.runs.best(halved, "test_loss").point
+        chosen += [stabjax.runs.best(full, "test_loss").point, found]
         mean = full.test_loss.mean("seed")
         ranks.append(int((mean < mean.sel(found)).sum()) + 1)
         shares.append(halved.attrs["share_of_steps"])

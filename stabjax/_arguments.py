@@ -9,7 +9,7 @@ import functools
 import math
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
@@ -134,7 +134,9 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     if not any(value is choice or value == choice for choice in choices):
         *first, last = map(repr, choices)
         listed = f"{', '.join(first)} or {last}" if first else last
-        raise ValueError(f"{name} must be {listed}, got {value!r}.")
+        words = [choice for choice in choices if isinstance(choice, str)]
+        hint = suggestion(value, words) if isinstance(value, str) else ""
+        raise ValueError(f"{name} must be {listed}, got {value!r}.{hint}")
 
 
 def unrounded(value: Number) -> Number:
@@ -167,11 +169,17 @@ def lookup(name: str, value: str, table: Mapping[str, T]) -> T:
     """
     if value in table:
         return table[value]
-    close = [known for known in table if value and value in known]
-    close = close or difflib.get_close_matches(value, table)
-    hint = f" Did you mean {' or '.join(close)}?" if 0 < len(close) < 4 else ""
     known = ", ".join(table)
+    hint = suggestion(value, table)
     raise ValueError(f"{name} must be one of {known}, got {value!r}.{hint}")
+
+
+def suggestion(value: str, known: Iterable[str]) -> str:
+    """Returns ` Did you mean ...?` where one to three known names are close."""
+    names = [*known]
+    close = [name for name in names if value and value in name]
+    close = close or difflib.get_close_matches(value, names)
+    return f" Did you mean {' or '.join(close)}?" if 0 < len(close) < 4 else ""
 
 
 def is_concrete(*values: object) -> bool:

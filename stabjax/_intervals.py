@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 LEAST_SHARE = 0.5  # minimum fraction of stable runs at a stable learning rate
+_RESAMPLES = 1000
+
+_Array = np.ndarray[Any, Any]
 
 
 class Interval(NamedTuple):
@@ -23,6 +26,7 @@ class Interval(NamedTuple):
     confidence: float = 0.95
 
     def __str__(self) -> str:
+        """Formats the bounds."""
         return f"{self.low:.3g} to {self.high:.3g}"
 
 
@@ -32,15 +36,59 @@ def student(values: Any, confidence: float = 0.95) -> Interval:
     The interval is mean +- t(confidence, n - 1) s / sqrt(n). It is NaN for fewer than
     two values, or if any value is non-finite.
     """
-    from scipy.special import stdtrit  # SciPy is optional for the other functions
-
     values = np.asarray(values, float)
     if values.size < 2 or not np.isfinite(values).all():
         return Interval(np.nan, np.nan, confidence)
-    quantile = stdtrit(values.size - 1, 0.5 + confidence / 2)
-    half = quantile * values.std(ddof=1) / np.sqrt(values.size)
-    mean = values.mean()
-    return Interval(float(mean - half), float(mean + half), confidence)
+    mean, half = float(values.mean()), float(student_half_width(values, confidence))
+    return Interval(mean - half, mean + half, confidence)
+
+
+def student_half_width(values: _Array, confidence: float = 0.95) -> _Array:
+    """Computes half the width of the Student t interval of means over the last axis.
+
+    It is NaN for a single value, or where a value is non-finite.
+    """
+    number = values.shape[-1]
+    if number < 2:
+        return np.full(values.shape[:-1], np.nan)
+    from scipy.special import stdtrit  # SciPy is optional for the other functions
+
+    with np.errstate(invalid="ignore"):  # infinite values
+        error = values.std(axis=-1, ddof=1) / np.sqrt(number)
+    found: _Array = stdtrit(number - 1, 0.5 + confidence / 2) * error
+    return found
+
+
+def decades_that_train(
+    success: _Array, rates: Any, confidence: float = 0.95
+) -> tuple[float, Interval]:
+    """Computes how many decades of rates train, with a bootstrap interval over seeds.
+
+    A rate trains if at least half of the runs succeed. Seeds are resampled whole,
+    because runs of one seed at different rates are not independent.
+
+    Args:
+      success: 1, 0 or NaN (not run) for each rate, seed and further run.
+      rates: learning rates, increasing.
+      confidence: confidence level, in (0, 1).
+    """
+    count = np.nansum(success, axis=-1)
+    size = (~np.isnan(success)).sum(axis=-1)
+
+    def width(weights: _Array) -> _Array:  # one number of draws for each seed
+        fraction = weights @ count.T / np.maximum(weights @ size.T, 1)
+        found: _Array = (fraction >= LEAST_SHARE) @ decades(rates)
+        return found
+
+    seeds = success.shape[1]
+    value = float(width(np.ones(seeds)))
+    if seeds < 2:
+        return value, Interval(np.nan, np.nan, confidence)
+    draw = np.random.default_rng(0)
+    draws = draw.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(width(draws), [tail, 1 - tail], method="nearest")
+    return value, Interval(float(low), float(high), confidence)
 
 
 def wilson(count: Any, size: Any, confidence: float = 0.95) -> tuple[Any, Any]:

@@ -225,7 +225,7 @@ def _check_seeds(axis: Axis) -> None:
     if not whole or seeds.min() < 0 or seeds.max() > _LARGEST_SEED:
         raise ValueError(
             f"axis 'seed' must contain integers in [0, 2**31 - 1], such as range(8), "
-            f"got {list(axis.labels[:5])}."
+            f"got {axis.labels[:5].tolist()}."
         )
 
 

@@ -80,7 +80,7 @@ def successive_halving(
       >>> runs = stabjax.successive_halving(problem, make_optimizer, space, steps=80)
       >>> print(runs.trained_steps.sel(seed=0).values)
       [10 10 10 20 20 40 80 80 10 10]
-      >>> round(stabjax.runs.best(runs)["rate"], 2)
+      >>> round(stabjax.runs.best(runs).point["rate"], 2)
       0.32
 
     References:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import stabjax
 from stabjax.cli import environment
-from stabjax.cli.environment import Subparsers
+from stabjax.cli.environment import Subparsers, integer
 from stabjax.cli.values import parse_range
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
         "seeds": "number of seeds for each combination",
         "steps": "number of training steps in each run",
     }.items():
-        parser.add_argument(f"--{size}", type=int, metavar="N", help=text)
+        parser.add_argument(f"--{size}", type=integer, metavar="N", help=text)
 
 
 def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

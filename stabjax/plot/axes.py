@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ from stabjax.plot.cells import Cells
 _COLORS = ("#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", (0, (5, 1)), ":", (0, (1, 1)), (0, (3, 1, 1, 1)))
 _LETTER = 6.0  # width of a letter, in points
+_HANDLE = 40.0  # width of a legend's line and of the space between columns
 _LINE = 14.0  # height of a line of text, in points
 DECADES = 9  # maximum range of losses in a plot
 MANY = len(_COLORS)  # if there are more curves, they are drawn in shades
@@ -120,8 +122,16 @@ def shades(number: int) -> Iterator[dict[str, Any]]:
         yield {"color": to_hex(color), "linestyle": "-", "linewidth": 1.2}
 
 
-def legend_below(ax: Axes, **options: Any) -> None:
-    """Draws a legend below the label of the horizontal axis."""
+def draw_target(ax: Axes, target: float) -> None:
+    """Draws a line at a value of the vertical axis, for the legend to name."""
+    ax.axhline(target, color="0.35", lw=1.0, ls=(0, (4, 2)), label=f"{target:.3g}")
+    low, high = ax.get_ylim()
+    if ax.get_yscale() == "linear" or target > 0:
+        ax.set_ylim(min(low, target), max(high, target))
+
+
+def legend_below(ax: Axes, *, columns: int = 3, **options: Any) -> None:
+    """Draws a legend under the label of the horizontal axis, in columns that fit."""
     drop = max((_height(text) for text in ax.get_xticklabels()), default=_LINE)
     points = ScaledTranslation(0.0, -(drop + _LINE + 4) / 72, ax.figure.dpi_scale_trans)
     ax.legend(
@@ -131,8 +141,28 @@ def legend_below(ax: Axes, **options: Any) -> None:
         loc="upper center",
         bbox_to_anchor=(0.5, 0.0),
         bbox_transform=ax.transAxes + points,
+        ncols=_columns(ax, columns, options.get("handles")),
         **options,
     )
+
+
+def _columns(ax: Axes, most: int, handles: list[Artist] | None) -> int:
+    """Returns how many columns of a legend fit under a panel."""
+    handles = ax.get_legend_handles_labels()[0] if handles is None else handles
+    labels = [str(handle.get_label()) for handle in handles]
+    widest = max(map(len, labels), default=0)
+    fitting = int(_width(ax) // (0.85 * _LETTER * widest + _HANDLE))
+    columns = max(1, min(most, fitting))
+    # Four entries are two rows of two rather than a row of three and a rest.
+    return 2 if len(labels) == 4 and columns == 3 else columns
+
+
+def _width(ax: Axes) -> float:
+    """Returns the width of the figure that belongs to a panel, in points."""
+    spec = ax.get_subplotspec()
+    panels_in_row = spec.get_gridspec().ncols if spec else 1
+    figure: Any = ax.figure
+    return float(72 * figure.get_size_inches()[0] / panels_in_row)
 
 
 def _height(text: Text) -> float:

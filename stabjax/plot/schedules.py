@@ -66,7 +66,7 @@ def schedules(
     ax.set_xlabel("step")
     ax.set_ylabel("value")
     title = r"bound at the best rate / ($DG/\sqrt{T}$)" if bound else None
-    legend_below(ax, title=title, title_fontsize="small", ncols=2)
+    legend_below(ax, columns=2, title=title, title_fontsize="small")
     return ax
 
 

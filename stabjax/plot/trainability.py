@@ -1,5 +1,7 @@
 """Maps of the boundary between convergence and divergence."""
 
+from functools import partial
+
 import numpy as np
 import xarray as xr
 from matplotlib import colormaps
@@ -10,12 +12,14 @@ from matplotlib.colors import ListedColormap, Normalize
 from stabjax.plot.axes import panels, scale
 from stabjax.plot.cells import cells_of, infinity_last, with_gaps
 from stabjax.plot.data import (
+    categories_of,
     label_of,
     name_pooled,
     percentile,
     pooled,
     variable_of,
 )
+from stabjax.plot.facets import in_panels
 
 _SHADES = 256  # number of colors for converged runs, and for diverged runs
 _PALEST = 0.625  # transition from yellow to green in `Spectral`
@@ -34,8 +38,9 @@ def trainability_map(
     Converged runs are green to blue, and diverged runs are red to yellow. The color
     encodes the rank of a run among all converged or all diverged runs, so every shade
     is used equally often. The darkest shades mark the runs that took longest. Runs with
-    equal scores have the same color. The map shows the median over other dimensions,
-    such as the seeds. Missing runs are white.
+    equal scores have the same color. The map shows the median over other numeric
+    dimensions, such as the seeds. Each combination of categories has its own panel.
+    Missing runs are white.
 
     Args:
       dataset: a dataset returned by `sweep` with `summaries=["convergence_score"]`.
@@ -45,13 +50,15 @@ def trainability_map(
       variable: a score that is negative for converged runs and non-negative for
         diverged runs. Lower negative scores mean slower convergence, and higher
         positive scores mean later divergence.
-      ax: Matplotlib Axes to draw into. None creates a new figure.
+      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
+        creates a new figure.
 
     Returns:
-      The Matplotlib Axes.
+      The Matplotlib Axes, or those of the first panel.
 
     Raises:
-      ValueError: If the dataset does not have the variable or a dimension.
+      ValueError: If the dataset does not have the variable or dimension, or if the
+        figure would need more than 24 panels.
 
     Example:
       >>> import optax, stabjax
@@ -70,7 +77,12 @@ def trainability_map(
       https://arxiv.org/abs/2402.06184 (the score, the ranking and the colors).
     """
     dataset = infinity_last(dataset, x, y)
-    data = variable_of(dataset, variable, x, y)
+    data = variable_of(dataset, variable, x=x, y=y)
+    facets = categories_of(data, x, y)
+    if ax is None and facets:
+        return in_panels(
+            dataset, facets, partial(trainability_map, x=x, y=y, variable=variable)
+        )
     ax = ax or panels(1, width=5.4)[0]
     across, up = cells_of(dataset[x]), cells_of(dataset[y])
     scores = percentile(pooled(data, y, x).astype(float), 50)

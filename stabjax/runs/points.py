@@ -1,16 +1,16 @@
 """Hyperparameters and seed averages of points in a dataset of runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from stabjax._sweep.axes import axis_like
-from stabjax._train.stopping import is_maximized
+from stabjax._arguments import suggestion
+from stabjax._outcomes import is_maximized, scores_of
+from stabjax._sweep.axes import axis_like, static
 
 NO_HYPERPARAMETERS = ("seed", "step", "evaluated_at", "trial", "rung")
-_EARLIER_IS_BETTER = ("target_at", "best_at")
 
 
 def hyperparameters(point: xr.Dataset) -> dict[str, Any]:
@@ -30,38 +30,61 @@ def values_of(coordinate: xr.DataArray) -> list[Any]:
     return list(axis_like(str(coordinate.name), labels, text).values)
 
 
+def axes_of(point: xr.Dataset, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the axes of a space that has this point alone.
+
+    Args:
+      point: a dataset of runs at one point.
+      values: static values by name of axis, in place of labels.
+
+    Raises:
+      ValueError: a static value is missing, or one is given for an unknown axis.
+    """
+    given = hyperparameters(point)
+    for name in values:
+        if name not in given:
+            known = ", ".join(given)
+            raise ValueError(
+                f"values must contain axes of the sweep ({known}), got {name!r}."
+            )
+    for name in given:
+        opaque = point[name].attrs.get("static") == ""
+        if opaque and name not in values:
+            raise ValueError(
+                f"axis {name!r} has the label {given[name]!r}, which does not tell its "
+                f"value: pass values={{{name!r}: ...}}."
+            )
+    return {
+        name: static([value]) if "static" in point[name].attrs else [value]
+        for name, value in {**given, **values}.items()
+    }
+
+
 def mean_of(
-    runs: xr.Dataset, variable: str, over: str | Sequence[str], maximize: bool
+    runs: xr.Dataset, variable: str, over: str | Sequence[str], maximize: bool | None
 ) -> xr.DataArray:
-    """Returns the mean, negated if `maximize` is set, or +inf if a run diverged."""
-    values = _values(runs, variable).astype(float)
-    values = (-values if maximize else values).where(runs["status"] != 1, np.inf)
+    """Returns the mean, negated if larger is better; +inf if a run diverged."""
+    values = losses_of(runs, variable, maximize)
     return values.mean(dimensions(values, over), skipna=False)
 
 
-def is_larger_better(runs: xr.Dataset, variable: str, maximize: bool | None) -> bool:
-    """Returns the direction in which a variable improves, as the problem says."""
-    if maximize is not None:
-        return maximize
-    declared = runs.attrs.get("maximize", "").split(", ")
-    found = is_maximized(variable, declared)
-    if found is None and variable not in _EARLIER_IS_BETTER:
-        raise ValueError(
-            f"maximize must be True or False, since the problem does not say whether "
-            f"larger values of {variable!r} are better, got None."
-        )
-    return bool(found)
+def losses_of(runs: xr.Dataset, variable: str, maximize: bool | None) -> xr.DataArray:
+    """Returns a variable, negated if larger is better; +inf if a run diverged."""
+    check_variable(runs, variable)
+    larger = is_maximized(runs, variable, maximize)
+    values = scores_of(runs, variable, larger)
+    return -values if larger else values
 
 
-def _values(runs: xr.Dataset, variable: str) -> xr.DataArray:
+def check_variable(runs: xr.Dataset, variable: str) -> None:
+    """Raises unless the variable has one value for each run."""
     trials = runs["status"].dims
     known = [str(n) for n, v in runs.data_vars.items() if set(v.dims) <= set(trials)]
     if variable not in known:
         raise ValueError(
-            f"variable must be one with a value for each run "
-            f"({', '.join(known)}), got {variable!r}."
+            f"variable must be one with a value for each run ({', '.join(known)}), "
+            f"got {variable!r}.{suggestion(variable, known)}"
         )
-    return runs[variable]
 
 
 def dimensions(values: xr.DataArray, over: str | Sequence[str]) -> list[str]:
@@ -69,8 +92,9 @@ def dimensions(values: xr.DataArray, over: str | Sequence[str]) -> list[str]:
     names = [over] if isinstance(over, str) else list(over)
     for name in names:
         if name not in values.dims and name != "seed":
-            known = ", ".join(map(str, values.dims))
+            known = [*map(str, values.dims)]
             raise ValueError(
-                f"the dataset has no dimension {name!r}. Choose from {known}."
+                f"over must be dimensions of the dataset ({', '.join(known)}), got "
+                f"{name!r}.{suggestion(name, known)}"
             )
     return [name for name in names if name in values.dims]

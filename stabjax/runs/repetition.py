@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import xarray as xr
 
-from stabjax._sweep.axes import static
 from stabjax._sweep.compiler import no_mesh
 from stabjax._sweep.factories import route
 from stabjax._sweep.planning import labels_of
@@ -18,7 +17,7 @@ from stabjax._sweep.space import Space, grid
 from stabjax._sweep.spec import settings_from_json
 from stabjax._train.problem import Problem
 from stabjax._train.state import TrainResult
-from stabjax.runs.points import hyperparameters, values_of
+from stabjax.runs.points import axes_of, values_of
 
 
 def rerun(
@@ -40,7 +39,7 @@ def rerun(
       make_optimizer: the `make_optimizer` argument of the sweep.
       runs: the sweep dataset, or the dataset at a single point, such as
         `runs.sel(rate=0.1, seed=3)` or `runs.isel(trial=7)`.
-      point: the values of the axes at the point, such as `runs.best(...)` returns. If
+      point: the values of the axes at the point, such as `runs.best(...).point`. If
         there is no `"seed"`, the first seed is used. Not needed for a dataset at a
         single point.
       record_every: records the loss and the metrics as in `train`. None records
@@ -134,19 +133,5 @@ def _point(trial: xr.Dataset, values: Mapping[str, Any]) -> Space:
             f"{', '.join(dims)}. Select it with runs.sel(...) or runs.isel(...), or "
             f"pass a point."
         )
-    given = hyperparameters(trial)
-    for name in values:
-        if name not in given:
-            raise ValueError(f"values must contain axes of the sweep, got {name!r}.")
-    for name in given:
-        opaque = trial[name].attrs.get("static") == ""
-        if opaque and name not in values:
-            raise ValueError(
-                f"axis {name!r} has the label {given[name]!r}, which does not "
-                f"determine its value. Pass values={{{name!r}: ...}}."
-            )
-    axes = {
-        name: static([value]) if "static" in trial[name].attrs else [value]
-        for name, value in {**given, **values}.items()
-    }
+    axes = axes_of(trial, values)
     return grid(**axes, seed=[int(trial["seed"]) if "seed" in trial.coords else 0])

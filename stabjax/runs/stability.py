@@ -6,16 +6,20 @@ import xarray as xr
 
 from stabjax._arguments import check
 from stabjax._intervals import wilson
-from stabjax.runs.points import dimensions
+from stabjax._outcomes import is_maximized, success_of
+from stabjax.runs.points import check_variable, dimensions
 
 
 def stable_fraction(
     runs: xr.Dataset,
     over: str | Sequence[str] = "seed",
     *,
+    target: float | None = None,
+    variable: str = "final_loss",
+    maximize: bool | None = None,
     confidence: float = 0.95,
 ) -> xr.Dataset:
-    """Returns the fraction of stable runs and its Wilson score interval.
+    """Returns the fraction of stable or successful runs and its Wilson interval.
 
     Let k be the number of stable runs, n the number of runs and z the normal quantile
     for the confidence level. The interval is
@@ -23,11 +27,16 @@ def stable_fraction(
         (k + z^2 / 2 +- z sqrt(k (n - k) / n + z^2 / 4)) / (n + z^2)
 
     The interval assumes independent runs, such as runs at the same point with different
-    seeds.
+    seeds. If `target` is given, k is the number of runs that reach it.
 
     Args:
       runs: a dataset returned by `sweep`, or a subset of it.
       over: dimension or dimensions over which runs are counted.
+      target: value that a successful run must reach. None counts the runs that do not
+        diverge.
+      variable: variable that is compared with `target`.
+      maximize: whether larger values are better, as for an accuracy. None uses the
+        problem's metadata and defaults to False.
       confidence: confidence level of the interval, in (0, 1). **Static.**
 
     Returns:
@@ -35,7 +44,8 @@ def stable_fraction(
       are NaN for missing runs.
 
     Raises:
-      ValueError: If a dimension does not exist or `confidence` is out of range.
+      ValueError: If a dimension or the variable does not exist, or `confidence` is out
+        of range.
 
     Example:
       >>> import optax, stabjax
@@ -52,12 +62,16 @@ def stable_fraction(
       inference", 1927, https://doi.org/10.1080/01621459.1927.10502953.
     """
     check("confidence", confidence, "in (0, 1)")
-    status = runs["status"]
-    dims = dimensions(status, over)
-    stable = (status == 0).sum(dims)
-    size = ((status == 0) | (status == 1)).sum(dims)
-    low, high = wilson(stable, size, confidence)
+    larger = False
+    if target is not None:
+        check_variable(runs, variable)
+        larger = is_maximized(runs, variable, maximize)
+    success = success_of(runs, variable, target, larger)
+    dims = dimensions(success, over)
+    count = success.sum(dims)
+    size = success.notnull().sum(dims)
+    low, high = wilson(count, size, confidence)
     return xr.Dataset(
-        {"fraction": stable / size.where(size > 0), "low": low, "high": high},
+        {"fraction": count / size.where(size > 0), "low": low, "high": high},
         attrs={"confidence": confidence},
     )

@@ -17,7 +17,8 @@ from stabjax._catalogue import (
     MakeOptimizer,
     MakeSchedule,
     Range,
-    optimizers,
+    optimizer_named,
+    unless_infinite,
 )
 from stabjax._types import Number
 from stabjax.problems import Problem
@@ -81,13 +82,15 @@ def resolve(methods: Methods, problem: Problem) -> ResolvedMethods:
     else:
         clip = Clipping(clipping, "threshold")
     if isinstance(schedule, str):
-        schedule = lookup("schedule", schedule, SCHEDULES)
+        named: MakeSchedule = lookup("schedule", schedule, SCHEDULES)
+    else:
+        named = schedule
     if isinstance(optimizer, str):
-        optimizer = lookup("optimizer", optimizer, optimizers())
+        optimizer = optimizer_named(optimizer)
     rates = problem.metadata["peak_value"] if optimizer is own else _OTHER_RATES
     return ResolvedMethods(
         clip,
-        schedule,
+        named,
         optimizer,
         names,
         methods.threshold_range or clip.range or problem.metadata["max_norm"],
@@ -112,7 +115,7 @@ def make_optimizer_from(
         def rate(count: Number) -> jax.Array:
             return jnp.where(scheduled > 0, schedule(count), peak_value)
 
-        clipping = _unless_infinite(methods.clipping.make(threshold), threshold)
+        clipping = unless_infinite(methods.clipping.make(threshold), threshold)
         optimizer = methods.optimizer(rate)
         if methods.clipping.after:
             recorded = stabjax.with_metrics(optax.identity(), name="clip")
@@ -150,24 +153,6 @@ def check_methods(methods: Methods) -> None:
         raise ValueError(
             f"{optimizer} cannot be combined with {clipping} and {schedule}: {error}"
         ) from error
-
-
-def _unless_infinite(
-    clipping: optax.GradientTransformation, threshold: Number
-) -> optax.GradientTransformation:
-    """Applies a transformation, or the identity if the threshold is infinite."""
-
-    def update(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-    ) -> tuple[optax.Updates, optax.OptState]:
-        clipped, state = clipping.update(updates, state, params)
-        on = threshold < jnp.inf
-        kept = jax.tree.map(lambda c, u: jnp.where(on, c, u), clipped, updates)
-        return kept, state
-
-    return optax.GradientTransformation(clipping.init, update)
 
 
 def _name(method: object) -> str:

@@ -95,7 +95,7 @@ def _stability(runs: xr.Dataset) -> Any:
     target = runs.attrs["target_loss"]
     plot.stable_fraction(runs_of_four, x="peak_value", hue="treatment", ax=left)
     plot.rate_ranges(
-        runs_of_four, x="peak_value", y="treatment", target_loss=target, ax=right
+        runs_of_four, x="peak_value", y="treatment", target=target, ax=right
     )
     return left.figure
 

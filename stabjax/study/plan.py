@@ -2,27 +2,27 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 
-from stabjax import _catalogue, problems
+from stabjax import _catalogue
 from stabjax._arguments import as_integer, lookup
 from stabjax.problems import Problem
 from stabjax.study.methods import Methods, ResolvedMethods, check_methods, resolve
 
+_DEFAULTS = (
+    "quadratic",
+    "noisy_quadratic",
+    "ill_conditioned_quadratic",
+    "rosenbrock",
+    "cliff",
+    "deep_linear_chain",
+    "digits_mlp",
+)
 DEFAULT_PROBLEMS: Mapping[str, Callable[[], Problem]] = MappingProxyType(
-    {
-        "quadratic": problems.quadratic,
-        "noisy_quadratic": partial(problems.quadratic, noise=1.0),
-        "ill_conditioned_quadratic": problems.ill_conditioned_quadratic,
-        "rosenbrock": problems.rosenbrock,
-        "cliff": problems.cliff,
-        "deep_linear_chain": problems.deep_linear_chain,
-        "digits_mlp": problems.digits_mlp,
-    }
+    {name: _catalogue.PROBLEMS[name] for name in _DEFAULTS}
 )
 PROBLEMS: Mapping[str, Callable[[], Problem]] = MappingProxyType(
     {**DEFAULT_PROBLEMS, **_catalogue.PROBLEMS}

@@ -209,7 +209,7 @@ class TestStableFraction:
         assert "diverge" in ax.get_ylabel()
 
     def test_fraction_that_ends_at_the_target(self):
-        ax = plot.stable_fraction(self.dataset, x="rate", target_loss=0.5)
+        ax = plot.stable_fraction(self.dataset, x="rate", target=0.5)
         assert ax.get_lines()[0].get_ydata().tolist() == [0.0, 0.0]
         assert "0.5" in ax.get_ylabel()
 
@@ -266,16 +266,19 @@ class TestGradientNorms:
     [
         (
             lambda d: plot.heatmap(d, x="rate", y="decay"),
-            "final_loss has no dimension 'decay'",
+            r"y must be a dimension of final_loss \(seed, rate\), got 'decay'",
         ),
         (
             lambda d: plot.heatmap(d, x="rate", y="seed", variable="accuracy"),
-            "no variable 'accuracy'. Choose from final_loss, status",
+            r"one of the dataset's \(final_loss, status\), got 'accuracy'",
         ),
-        (lambda d: plot.learning_curves(d), "no variable 'loss'"),
+        (
+            lambda d: plot.learning_curves(d),
+            r"got 'loss'. Did you mean final_loss\?",
+        ),
         (
             lambda d: plot.stable_fraction(d, x="decay"),
-            "status has no dimension 'decay'",
+            r"x must be a dimension of status \(seed, rate\), got 'decay'",
         ),
     ],
 )
@@ -350,7 +353,7 @@ def test_an_infinite_threshold_stands_at_the_same_end_in_any_order(order):
     (mesh,) = meshes(plot.trainability_map(data, x="max_norm", y="rate"))
     ranks = mesh.get_array()[0].compressed()
     assert np.all(np.diff(ranks) > 0)  # from -0.1, converged fast, to -3
-    (line, *_) = plot.stable_fraction(data, x="max_norm", target_loss=2.0).get_lines()
+    (line, *_) = plot.stable_fraction(data, x="max_norm", target=2.0).get_lines()
     assert line.get_ydata().tolist() == [*[1.0] * (len(order) - 1), 0.0]
     assert np.all(np.diff(line.get_xdata()) > 0)
     ax = plot.rate_ranges(data, x="rate", y="max_norm")

@@ -129,10 +129,10 @@ class TestPlans:
             (
                 ["cliff"],
                 {"schedule": "no"},
-                "schedule must be one of cosine_decay_schedule, .*, got 'no'",
+                "schedule must be one of cosine, linear, .*, got 'no'",
             ),
             (["cliff"], {"optimizer": "no"}, "optimizer must be one of .*, got 'no'"),
-            (["cliff"], {"optimizer": "lbfgs"}, "lbfgs cannot be combined with clip_"),
+            (["cliff"], {"optimizer": "lbfgs"}, "from gradients alone, got 'lbfgs'"),
             (["cliff"], {"rate_range": (1, 0.1)}, "rate_range must be 0 < low < high"),
             ([mine(), mine()], {}, "names must be unique, got 'mine' twice"),
             (
