@@ -64,9 +64,7 @@ def on_devices(
             together, group = list(members), groups[number]
             used = devices[: len(together)]
             with watch.compiling():
-                program = programs[number].compiled(
-                    group.width, group.shared_seed, group.engine, used
-                )
+                program = programs[number].compiled(*group.chunk, used)
             size = len(used)
             begin = partial(_begun, program, size, inputs)
             batches = [together[i : i + size] for i in range(0, len(together), size)]

@@ -30,8 +30,7 @@ def estimated(
             continue
         devices = place.devices[: len(due)]
         begin = time.perf_counter()
-        how = group.width, group.shared_seed, group.engine
-        program = programs[number].compiled(*how, devices)
+        program = programs[number].compiled(*group.chunk, devices)
         compiled = time.perf_counter()
         batch = due[: len(devices)]
         inputs = [*map(plan.inputs, batch)]

@@ -88,11 +88,7 @@ def fingerprint(
     with no_mesh():
         plan, programs = planned(problem, make_optimizer, space, settings, None, here)
         groups = tuple(
-            group._replace(
-                program=program.fingerprint(
-                    group.width, group.shared_seed, group.engine
-                )
-            )
+            group._replace(program=program.fingerprint(*group.chunk))
             for program, group in zip(programs, plan.groups, strict=True)
         )
     text = to_text(replace(plan, groups=groups, about={}))
@@ -131,8 +127,7 @@ def _group(
         width, shared_seed, engine = _width(program, space, trials, chunk_size, place)
     group = Group(labels, width, shared_seed, variables, engine=engine)
     if place.store or place.executor:
-        text = program.fingerprint(width, shared_seed, engine)
-        group = group._replace(program=text)
+        group = group._replace(program=program.fingerprint(*group.chunk))
     return group
 
 
