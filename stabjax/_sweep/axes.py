@@ -126,13 +126,18 @@ def axis_like(name: str, labels: Sequence[Any], literal: str) -> Axis:
     return Axis(name, tuple(known[label] for label in labels))
 
 
-def axis_of(name: str, values: Any) -> Axis:
-    """Returns the axis with these values, checked."""
+def check_name(name: str) -> None:
+    """Raises if an axis cannot have this name."""
     if name in _RESERVED:
         raise ValueError(
             f"axis {name!r} has the name of a result or of a dimension of the "
             f"dataset: rename it ({', '.join(_RESERVED)} are reserved)."
         )
+
+
+def axis_of(name: str, values: Any) -> Axis:
+    """Returns the axis with these values, checked."""
+    check_name(name)
     given = values.values if isinstance(values, Static) else _values(name, values)
     axis = Axis(name, given)
     if len(axis.values) == 0:
@@ -140,7 +145,7 @@ def axis_of(name: str, values: Any) -> Axis:
     if axis.is_static:
         _check_labels(axis)
     if name == "seed":
-        _check_seeds(axis)
+        check_seeds(axis)
     return axis
 
 
@@ -217,7 +222,8 @@ def _check_labels(axis: Axis) -> None:
             )
 
 
-def _check_seeds(axis: Axis) -> None:
+def check_seeds(axis: Axis) -> None:
+    """Raises if the values of an axis are not seeds."""
     seeds = np.asarray(axis.values)
     whole = seeds.dtype.kind in "iu" and not axis.is_static
     if not whole or seeds.min() < 0 or seeds.max() > _LARGEST_SEED:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from stabjax._sweep.archive import numpy_dtype
 from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.plan import Plan
 from stabjax._sweep.program import STATE
-from stabjax._sweep.store import numpy_dtype
 
 NOT_RUN = -1  # the status of a trial that has no result yet
 

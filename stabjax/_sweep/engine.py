@@ -52,6 +52,7 @@ def sweep(
     devices: Sequence[jax.Device] | None = None,
     executor: Executor | None = None,
     part: tuple[int, int] | None = None,
+    accept_versions: bool = False,
     dry_run: bool = False,
     progress: bool = True,
 ) -> xr.Dataset:
@@ -109,6 +110,10 @@ def sweep(
         number of independent jobs can share a store this way; each returns what the
         store holds when it ends. None trains all chunks, or under `jax.distributed`
         the part of this process.
+      accept_versions: also uses stored results of other versions of JAX, Optax or
+        stabjax, whose last bits may differ. Nothing then checks that problem and
+        optimizer are the same. The attribute `earlier_versions` names the versions, and
+        the file of each chunk its own.
       dry_run: trains one chunk of each program, stores nothing, and returns the dataset
         without results. Its attributes are estimates for this process:
         `expected_seconds`, `expected_compile_seconds`, `expected_device_bytes` on all
@@ -152,7 +157,7 @@ def sweep(
         None if target_loss is None else float(target_loss),
         evaluations,
     )
-    place = place_of(store, devices, executor, part, progress)
+    place = place_of(store, devices, executor, part, progress, accept_versions)
     given = problem, make_optimizer, space, settings, chunk_size
     if not dry_run:
         return trained(*given, place)

@@ -29,6 +29,7 @@ def successive_halving(
     store: str | os.PathLike[str] | None = None,
     devices: Sequence[jax.Device] | None = None,
     executor: Executor | None = None,
+    accept_versions: bool = False,
     progress: bool = True,
 ) -> xr.Dataset:
     """Trains every point a little, and only the better ones further, up to all steps.
@@ -54,6 +55,7 @@ def successive_halving(
         resumes after any chunk with the same bits. Points cannot be added later.
       devices: as in `sweep`.
       executor: as in `sweep`.
+      accept_versions: as in `sweep`.
       progress: as in `sweep`.
 
     Returns:
@@ -95,5 +97,5 @@ def successive_halving(
         eta=float(eta),
         compared_by=variable,
     )
-    place = place_of(store, devices, executor, (0, 1), progress)
+    place = place_of(store, devices, executor, (0, 1), progress, accept_versions)
     return trained(problem, make_optimizer, space, settings, "auto", place)

@@ -24,6 +24,7 @@ class Group(NamedTuple):
     shared_seed: bool  # within each chunk
     variables: dict[str, jax.ShapeDtypeStruct]  # results of a trial
     program: str = ""  # the hash of the program of a chunk, where it is needed
+    accepted: tuple[str, ...] = ()  # the same of other versions of the libraries
 
 
 class Chunk(NamedTuple):

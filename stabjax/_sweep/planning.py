@@ -24,7 +24,14 @@ from stabjax._sweep.plan import Group, Plan, widths
 from stabjax._sweep.program import STATE, Program
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
-from stabjax._sweep.spec import differences, group_like, ordered, to_text
+from stabjax._sweep.spec import (
+    differences,
+    group_like,
+    ordered,
+    to_text,
+    versions,
+    with_accepted,
+)
 from stabjax._sweep.tracing import explained
 
 
@@ -66,9 +73,31 @@ def planned(
     }
     numerics = _numerics(place.devices[0])
     plan = Plan(kept, sizes, order, settings, tuple(groups), numerics, about)
-    if store and held and (found := list(differences(held, plan))):
-        raise store.refused(found)
+    if store and held:
+        plan = _like_the_stored(plan, held, place)
     return plan, programs
+
+
+def _like_the_stored(plan: Plan, held: Plan, place: Place) -> Plan:
+    """The plan of the same sweep, which also accepts the results that are stored."""
+    if place.store and (found := list(differences(held, plan, place.accept_versions))):
+        remedy = "Pass accept_versions=True to keep the stored results beside new ones "
+        remedy += "(the last bits may differ). "
+        upgraded = versions(held) != versions(plan)
+        raise place.store.refused(found, remedy if upgraded else "")
+    groups = [
+        with_accepted(group, known) if known else group
+        for group in plan.groups
+        for known in [group_like(held, group.labels)]
+    ]
+    about = dict(plan.about)
+    if earlier := held.about.get("earlier_versions"):
+        about["earlier_versions"] = earlier
+    if any(group.accepted for group in groups) and versions(held) != versions(plan):
+        shown = ", ".join(f"{n} {v}" for n, v in versions(held).items())
+        known = [shown, *filter(None, [about.get("earlier_versions")])]
+        about["earlier_versions"] = "; ".join(dict.fromkeys(known))
+    return replace(plan, groups=tuple(groups), about=about)
 
 
 def fingerprint(
