@@ -53,7 +53,8 @@ def _wrong_settings(settings: Settings) -> Iterator[str]:
         yield f"rungs are {rungs!r} for {steps} steps, eta is {settings.eta!r}"
     for name, value in settings._asdict().items():
         plain = isinstance(value, (int, float, str, NoneType))
-        if not plain and not all(isinstance(v, (int, str)) for v in value):
+        texts = not plain and all(isinstance(part, str) for part in value)
+        if not (plain or texts or name == "rungs"):
             yield f"{name} is {value!r}"
 
 
