@@ -1,8 +1,8 @@
 """Chunks on the devices of this process."""
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -10,15 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stabjax._sweep.background import Background, wait_for
 from stabjax._sweep.plan import Chunk, Group
 from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.progress import Watch
 
 IN_FLIGHT = 2  # batches started before the oldest of them is fetched
+COMPILERS = 2  # threads that compile programs ahead of the devices
 _ONE_DEVICE = "jax_default_device"  # set by jax.default_device
 
 _Array = np.ndarray[Any, Any]
-_Running = tuple[Sequence[Chunk], dict[str, jax.Array]]
+_Running = tuple[Sequence[Chunk], Future[dict[str, _Array]]]
 # The results of a chunk, or the error it failed with.
 Outcome = tuple[Chunk, dict[str, _Array] | Exception]
 # A function that trains chunks, given the inputs of each.
@@ -56,35 +58,45 @@ def on_devices(
     def train(
         chunks: Sequence[Chunk], inputs: Callable[[Chunk], Inputs], watch: Watch
     ) -> Iterator[Outcome]:
-        chunks = sorted(chunks, key=lambda chunk: chunk.group)
-        for number, members in itertools.groupby(chunks, lambda chunk: chunk.group):
-            if watch.stopped():
-                return
-            together, group = list(members), groups[number]
-            used = devices[: len(together)]
-            with watch.compiling():
-                program = programs[number].compiled(
-                    group.width, group.shared_seed, used
+        by_group: dict[int, list[Chunk]] = {}
+        for chunk in sorted(chunks, key=lambda chunk: chunk.group):
+            by_group.setdefault(chunk.group, []).append(chunk)
+        with Background(COMPILERS) as compilers:
+            compiled = {
+                number: compilers.submit(
+                    programs[number].compiled,
+                    groups[number].width,
+                    groups[number].shared_seed,
+                    devices[: len(together)],
                 )
-            size = len(used)
-            begin = partial(_begun, program, size, inputs)
-            batches = [together[i : i + size] for i in range(0, len(together), size)]
-            for batch, variables in _in_flight(batches, begin, watch):
-                for place, chunk in enumerate(batch):
-                    first = place * group.width
-                    mine = slice(first, first + len(chunk.trials))
-                    yield chunk, {name: v[mine] for name, v in variables.items()}
+                for number, together in by_group.items()
+            }
+            for number, together in by_group.items():
+                if watch.stopped():
+                    return
+                with watch.compiling():
+                    program = wait_for(compiled.pop(number), watch.stopped_at_once)
+                size = min(len(devices), len(together))
+                batches = [
+                    together[i : i + size] for i in range(0, len(together), size)
+                ]
+                begin = partial(_started, program, size, inputs)
+                width = groups[number].width
+                for batch, variables in _in_flight(batches, begin, watch):
+                    for place, chunk in enumerate(batch):
+                        mine = slice(place * width, place * width + len(chunk.trials))
+                        yield chunk, {name: v[mine] for name, v in variables.items()}
 
     return train
 
 
-def _begun(
+def _started(
     program: jax.stages.Compiled,
     devices: int,
     inputs: Callable[[Chunk], Inputs],
     batch: Sequence[Chunk],
-) -> _Running:
-    return batch, start(program, devices, batch, [*map(inputs, batch)])
+) -> dict[str, jax.Array]:
+    return start(program, devices, batch, [*map(inputs, batch)])
 
 
 def start(
@@ -105,30 +117,38 @@ def start(
 
 def _in_flight(
     batches: Sequence[Sequence[Chunk]],
-    begin: Callable[[Sequence[Chunk]], _Running],
+    begin: Callable[[Sequence[Chunk]], dict[str, jax.Array]],
     watch: Watch,
 ) -> Iterator[tuple[Sequence[Chunk], dict[str, _Array]]]:
     """Yields the results of batches in order, with some started ahead.
 
-    If one fails, the running ones are fetched before the error is raised, so that their
-    results can be stored.
+    Starting and fetching are in two threads, because XLA:CPU may not return from the
+    start of a program until it has run. If a batch fails, the running ones are fetched
+    before the error is raised, so that their results can be stored.
     """
     waiting, running = deque(batches), deque[_Running]()
     failure: Exception | None = None
-    while waiting or running:
-        if failure or watch.stopped():
-            waiting.clear()
-        try:
-            if waiting and len(running) <= IN_FLIGHT:
-                running.append(begin(waiting.popleft()))
-                continue
+    with Background() as starter, Background() as fetcher:
+
+        def fetched(started: Future[dict[str, jax.Array]]) -> dict[str, _Array]:
+            found: dict[str, _Array] = jax.device_get(started.result())
+            return found
+
+        while waiting or running:
+            if failure or watch.stopped():
+                waiting.clear()
+            while waiting and len(running) <= IN_FLIGHT:
+                batch = waiting.popleft()
+                started = starter.submit(begin, batch)
+                running.append((batch, fetcher.submit(fetched, started)))
             if not running:
                 break
-            batch, started = running.popleft()
-            variables = jax.device_get(started)
-        except Exception as error:
-            failure = failure or error
-        else:
-            yield batch, variables
+            batch, future = running.popleft()
+            try:
+                variables = wait_for(future, watch.stopped_at_once)
+            except Exception as error:
+                failure = failure or error
+            else:
+                yield batch, variables
     if failure:
         raise failure

@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.progress import Watch, watched
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
+from stabjax._sweep.warn import warn
 from stabjax._train.arguments import check_lengths, check_rules
 from stabjax._train.problem import Problem
 from stabjax._train.trial import DIVERGENCE_FACTOR
@@ -234,21 +234,23 @@ def _source(plan: Plan, place: Place, train: Trainer, watch: Watch) -> Source:
         if programs > 1 and not watch.bar.disable:
             watch.bar.write(f"{programs} programs to compile", file=sys.stderr)
         failures = []
-        for chunk, outcome in train([*pending.values()], inputs, watch):
-            if isinstance(outcome, Exception):
-                failures.append(_failure(plan, chunk, outcome))
-                continue
-            if place.store:
-                place.store.write_chunk(plan, chunk, outcome)
-            watch.count(outcome["status"])
-            del pending[chunk.number]
-            yield chunk, outcome
+        try:
+            for chunk, outcome in train([*pending.values()], inputs, watch):
+                if isinstance(outcome, Exception):
+                    failures.append(_failure(plan, chunk, outcome))
+                    continue
+                if place.store:
+                    place.store.write_chunk(plan, chunk, outcome)
+                watch.count(outcome["status"])
+                del pending[chunk.number]
+                yield chunk, outcome
+        except KeyboardInterrupt:
+            if not watch.stopped():
+                raise
         if failures:
-            warnings.warn(
+            warn(
                 f"{len(failures)} of the chunks failed at every attempt; their trials "
-                f"have the status {NOT_RUN}: {'; '.join(failures)}.",
-                RuntimeWarning,
-                stacklevel=5,
+                f"have the status {NOT_RUN}: {'; '.join(failures)}."
             )
         if pending and place.store and watch.stopped():
             raise KeyboardInterrupt(

@@ -21,31 +21,49 @@ def _progress_bar(total: int, shown: bool) -> Any:
 
 
 _STOPPING = b"\nstopping after the running chunks; Ctrl-C again stops at once\n"
+_STOPPED = b"\nstopping at once; finished chunks are stored\n"
+
+
+class Requests:
+    """What Ctrl-C has asked for: to finish the running chunks, or to leave them."""
+
+    def __init__(self) -> None:
+        self._first, self._second = threading.Event(), threading.Event()
+
+    def stopped(self) -> bool:
+        """Returns whether to start nothing more."""
+        return self._first.is_set()
+
+    def stopped_at_once(self) -> bool:
+        """Returns whether not to wait for what runs."""
+        return self._second.is_set()
+
+    def add(self, number: int, frame: Any) -> None:
+        """Handles a signal. It raises nothing, as a chunk may be being stored."""
+        del number, frame
+        if self._first.is_set():
+            self._second.set()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._first.set()
+        os.write(2, _STOPPED if self._second.is_set() else _STOPPING)  # print may lock
 
 
 @contextlib.contextmanager
-def _stop_requests(wanted: bool) -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a request, so that the running chunks can be stored.
+def _requests(wanted: bool) -> Iterator[Requests]:
+    """Turns the first two Ctrl-C into requests, so that chunks can be stored.
 
-    Yields a function that returns whether there was one. A second Ctrl-C interrupts at
-    once. If the program handles Ctrl-C itself, nothing is changed.
+    A third one interrupts at any line. If the program handles Ctrl-C itself, nothing is
+    changed.
     """
-    requested = threading.Event()
-
-    def request(number: int, frame: Any) -> None:
-        del number, frame
-        requested.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.write(2, _STOPPING)  # print is not reentrant
-
+    requests = Requests()
     in_main = threading.current_thread() is threading.main_thread()
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not (wanted and in_main and usual):
-        yield requested.is_set
+        yield requests
         return
-    signal.signal(signal.SIGINT, request)
+    signal.signal(signal.SIGINT, requests.add)
     try:
-        yield requested.is_set
+        yield requests
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -56,7 +74,8 @@ class Watch:
 
     bar: Any
     total: int  # trials
-    stopped: Callable[[], bool]
+    stopped: Callable[[], bool]  # whether to start nothing more
+    stopped_at_once: Callable[[], bool]  # whether not to wait for what runs
     start: float
     compile_seconds: float = 0.0
     done: int = 0  # trials, whether trained or read from a store
@@ -101,5 +120,5 @@ class Watch:
 def watched(total: int, shown: bool, stoppable: bool) -> Iterator[Watch]:
     """Shows a bar of all trials; catches Ctrl-C if finished chunks are stored."""
     start = time.perf_counter()
-    with _stop_requests(stoppable) as stopped, _progress_bar(total, shown) as bar:
-        yield Watch(bar, total, stopped, start)
+    with _requests(stoppable) as asked, _progress_bar(total, shown) as bar:
+        yield Watch(bar, total, asked.stopped, asked.stopped_at_once, start)
