@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stabjax._sweep.capacity import check_fits
+
 RESULTS = (
     "final_loss",
     "best_loss",
@@ -29,6 +31,7 @@ OF_WHAT_WAS_TRAINED = (
     "diverged_at",
     "best_loss",
 )
+_BYTES = 72  # of a number in a list of Python, and of its copies
 _LARGEST_SEED = 2**31 - 1
 
 _Array = np.ndarray[Any, Any]
@@ -166,6 +169,11 @@ def _values(name: str, values: Any) -> _Array | tuple[Any, ...]:
             f"axis {name!r} must be a list, a tuple, a range or an array of values, "
             f"got {values!r}: write {name}=[{values!r}] for one value."
         )
+    check_fits(
+        f"The {len(values):,} values of axis {name!r}",
+        _BYTES * len(values),
+        "take fewer",
+    )
     items = [v.item() if _array(v) and np.ndim(v) == 0 else v for v in values]
     if any(_array(v) or isinstance(v, (list, tuple, range)) for v in items):
         raise ValueError(

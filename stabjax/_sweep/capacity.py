@@ -3,19 +3,11 @@
 import contextlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-
-from stabjax._sweep.archive import bytes_of_a_trial
-from stabjax._sweep.space import Space
-
+_ALWAYS = 2**20  # bytes that fit without a look at the memory
 _CGROUP = Path("/sys/fs/cgroup")
-_PER_TRIAL = 40  # bytes: its number, its seed, its places in chunks and groups
-_PER_AXIS = 12  # bytes: the position of its value, and a temporary one
-
-_Variables = Mapping[str, jax.ShapeDtypeStruct]
 
 
 class TooLarge(ValueError):
@@ -27,37 +19,23 @@ def free_bytes() -> int:
     return max(0, min(_limits(), default=2**62))
 
 
-def check_fits(what: str, size: int, remedy: str) -> None:
+def check_fits(what: str, size: int, remedy: str, free: int | None = None) -> None:
     """Raises `TooLarge` if something is larger than the free memory.
 
     Args:
       what: the beginning of a sentence, such as "The results of 10 trials".
       size: the bytes that it needs.
       remedy: the end of the sentence: which argument to reduce.
+      free: the free bytes, if they are not those of this computer.
     """
-    free = free_bytes()
+    if size <= _ALWAYS:
+        return
+    free = free_bytes() if free is None else free
     if size > free:
         raise TooLarge(
             f"{what} need {readable(size)}, and {readable(free)} of memory are free: "
             f"{remedy}."
         )
-
-
-def host_bytes(space: Space, groups: Iterable[_Variables]) -> int:
-    """Returns what the trials of a space and their results need in this process.
-
-    Args:
-      space: the space.
-      groups: the results of a trial in each program.
-    """
-    known: dict[str, int] = {}
-    for variables in groups:
-        for name, like in variables.items():
-            size = bytes_of_a_trial({name: like})
-            known[name] = max(size, known.get(name, 0))
-    return len(space) * (
-        _PER_TRIAL + _PER_AXIS * len(space.dimensions) + sum(known.values())
-    )
 
 
 def readable(size: float) -> str:

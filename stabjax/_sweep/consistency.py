@@ -10,8 +10,7 @@ import numpy as np
 
 from stabjax._sweep.archive import numpy_dtype
 from stabjax._sweep.axes import check_seeds
-from stabjax._sweep.capacity import check_fits, host_bytes
-from stabjax._sweep.plan import Group, Plan
+from stabjax._sweep.plan import Group, Plan, check_trials_fit
 from stabjax._sweep.program import STATE
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import TRIAL, Dimension, Space
@@ -34,11 +33,7 @@ def check_consistent(plan: Plan) -> None:
     ]
     if wrong:
         raise ValueError("; ".join(wrong[:3]))
-    check_fits(
-        f"its {len(space):,} trials",
-        host_bytes(space, (group.variables for group in plan.groups)),
-        "open it on a larger computer",
-    )
+    check_trials_fit(space, [group.variables for group in plan.groups])
 
 
 def _wrong_settings(settings: Settings) -> Iterator[str]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stabjax._sweep.background import Background, wait_for
+from stabjax._sweep.capacity import check_fits, free_bytes
 from stabjax._sweep.plan import Chunk, Group
 from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.progress import Watch
@@ -76,6 +77,7 @@ def on_devices(
                     return
                 with watch.compiling():
                     program = wait_for(compiled.pop(number), watch.stopped_at_once)
+                check_chunk_fits(program, groups[number].width, devices)
                 size = min(len(devices), len(together))
                 batches = [
                     together[i : i + size] for i in range(0, len(together), size)
@@ -97,6 +99,28 @@ def _started(
     batch: Sequence[Chunk],
 ) -> dict[str, jax.Array]:
     return start(program, devices, batch, [*map(inputs, batch)])
+
+
+def device_bytes(program: jax.stages.Compiled) -> int:
+    """The memory of running and waiting chunks on a device; 0 if XLA does not say."""
+    found: Any = program.memory_analysis()
+    if found is None:
+        return 0
+    waiting = found.argument_size_in_bytes + found.output_size_in_bytes
+    return int(found.temp_size_in_bytes + (IN_FLIGHT + 1) * waiting)
+
+
+def check_chunk_fits(
+    program: jax.stages.Compiled, width: int, devices: Sequence[jax.Device]
+) -> None:
+    """Raises a ValueError if a chunk exceeds the memory of a device."""
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    check_fits(
+        f"Chunks of {width:,} trials",
+        device_bytes(program),
+        f"pass chunk_size={max(1, width // 2)} or less",
+        free_bytes() // len(devices) if limit is None else int(limit),
+    )
 
 
 def start(

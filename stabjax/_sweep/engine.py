@@ -13,6 +13,7 @@ import optax
 import xarray as xr
 
 from stabjax._arguments import as_integer
+from stabjax._sweep.capacity import readable
 from stabjax._sweep.compiler import no_mesh
 from stabjax._sweep.dataset import NOT_RUN, labelled
 from stabjax._sweep.devices import Trainer, on_devices
@@ -20,7 +21,7 @@ from stabjax._sweep.estimate import estimated
 from stabjax._sweep.executors import by_executor
 from stabjax._sweep.gathering import Source, fill, gathered, trials_in
 from stabjax._sweep.place import Place, place_of
-from stabjax._sweep.plan import Chunk, Plan
+from stabjax._sweep.plan import Chunk, Plan, check_trials_fit, trials_of
 from stabjax._sweep.planning import planned
 from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.progress import Watch, watched
@@ -114,10 +115,10 @@ def sweep(
         stabjax, whose last bits may differ. Nothing then checks that problem and
         optimizer are the same. The attribute `earlier_versions` names the versions, and
         the file of each chunk its own.
-      dry_run: trains one chunk of each program, stores nothing, and returns the dataset
-        without results. Its attributes are estimates for this process:
-        `expected_seconds`, `expected_compile_seconds`, `expected_device_bytes` on all
-        devices and `expected_result_bytes`.
+      dry_run: trains one chunk of each program, or of four of many, stores nothing, and
+        returns the dataset without results. Its attributes are estimates for this
+        process: `expected_seconds`, `expected_compile_seconds`, `expected_device_bytes`
+        on all devices, `expected_host_bytes` and, of these, `expected_result_bytes`.
       progress: shows a bar in a terminal or a notebook: finished runs, runs per second,
         the remaining time and the fraction that diverged.
 
@@ -181,6 +182,7 @@ def trained(
     with no_mesh():
         while True:
             plan, programs = _planned(*given, place)
+            check_trials_fit(plan.space, [group.variables for group in plan.groups])
             train = _trainer(plan, programs, place)
             # False if another process has extended the store meanwhile.
             if place.store is None or place.store.write_plan(plan):
@@ -230,9 +232,8 @@ def _source(plan: Plan, place: Place, train: Trainer, watch: Watch) -> Source:
             for chunk, found in place.store.chunks(plan, [*pending.values()]):
                 watch.skip(len(pending.pop(chunk.number).trials))
                 yield chunk, found
-        programs = len({chunk.group for chunk in pending.values()})
-        if programs > 1 and not watch.bar.disable:
-            watch.bar.write(f"{programs} programs to compile", file=sys.stderr)
+        if not watch.bar.disable and pending:
+            watch.bar.write(_announced(plan, [*pending.values()]), file=sys.stderr)
         failures = []
         try:
             for chunk, outcome in train([*pending.values()], inputs, watch):
@@ -259,6 +260,15 @@ def _source(plan: Plan, place: Place, train: Trainer, watch: Watch) -> Source:
             )
 
     return results
+
+
+def _announced(plan: Plan, chunks: Sequence[Chunk]) -> str:
+    """What is about to be trained, before anything is compiled."""
+    numbers = {chunk.group for chunk in chunks}
+    text = f"{trials_of(chunks):,} trials"
+    if len(numbers) > 1:
+        text += f", {len(numbers)} programs to compile"
+    return f"{text}, {readable(plan.host_bytes)} of memory for trials and results"
 
 
 def _failure(plan: Plan, chunk: Chunk, error: Exception) -> str:

@@ -20,7 +20,7 @@ from stabjax._sweep.compiler import auto_width, jax_config, no_mesh
 from stabjax._sweep.factories import is_problem, name_of, route
 from stabjax._sweep.memory import Memory
 from stabjax._sweep.place import Place, place_of
-from stabjax._sweep.plan import Group, Plan, widths
+from stabjax._sweep.plan import Group, Plan, check_trials_fit, widths
 from stabjax._sweep.program import STATE, Program
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
@@ -47,6 +47,7 @@ def planned(
 
     Raises a ValueError if the store of the place holds another sweep.
     """
+    check_trials_fit(space)
     factories = route(problem, make_optimizer, [axis.name for axis in space.axes])
     store = place.store
     held = store.plan() if store else None

@@ -7,6 +7,7 @@ import numpy as np
 
 from stabjax._arguments import check_choice
 from stabjax._sweep.axes import Axis, axis_of
+from stabjax._sweep.capacity import check_fits
 
 POINTS = ("random", "sobol", "halton")
 _MARGIN = 2.0**-32  # from 0 and 1, where a distribution may be infinite
@@ -24,6 +25,8 @@ def unit_points(n: Any, dimensions: int, seed: Any, points: str) -> _Array:
             f"such as in sample({n}, 0, ...), got {seed!r}."
         )
     check_choice("points", points, POINTS)
+    size = 3 * 8 * int(n) * dimensions
+    check_fits(f"{n:,} trials of {dimensions} axes", size, "sample fewer trials")
     cube = _cube(int(n), dimensions, int(seed), points)
     return np.clip(cube, _MARGIN, 1 - _MARGIN).T
 
