@@ -25,6 +25,7 @@ from stabjax._sweep.plan import Chunk, Plan, check_trials_fit, trials_of
 from stabjax._sweep.planning import planned
 from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.progress import Watch, watched
+from stabjax._sweep.sanity import warn_about
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
 from stabjax._sweep.warn import warn
@@ -160,6 +161,8 @@ def sweep(
     )
     place = place_of(store, devices, executor, part, progress, accept_versions)
     given = problem, make_optimizer, space, settings, chunk_size
+    if isinstance(space, Space):
+        warn_about(space, steps)
     if not dry_run:
         return trained(*given, place)
     with no_mesh():

@@ -12,6 +12,7 @@ import xarray as xr
 from stabjax._arguments import as_integer, check
 from stabjax._sweep.engine import trained
 from stabjax._sweep.place import place_of
+from stabjax._sweep.sanity import warn_about
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
 from stabjax._train.problem import Problem
@@ -97,5 +98,7 @@ def successive_halving(
         eta=float(eta),
         compared_by=variable,
     )
+    if isinstance(space, Space):
+        warn_about(space, steps)
     place = place_of(store, devices, executor, (0, 1), progress, accept_versions)
     return trained(problem, make_optimizer, space, settings, "auto", place)

@@ -1,5 +1,6 @@
 """From the arguments of a call to its plan: checked and traced, not yet compiled."""
 
+import contextlib
 import hashlib
 import inspect
 import math
@@ -22,6 +23,7 @@ from stabjax._sweep.memory import Memory
 from stabjax._sweep.place import Place, place_of
 from stabjax._sweep.plan import Group, Plan, check_trials_fit, widths
 from stabjax._sweep.program import STATE, Program
+from stabjax._sweep.sanity import random_state_watched
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
 from stabjax._sweep.spec import (
@@ -61,8 +63,11 @@ def planned(
     memory = Memory(factories.functions())
     for statics, trials in kept.groups():
         program = Program(factories, statics, dtypes, settings, memory)
+        # A function that makes the problem may well draw its data.
+        watched = is_problem(problem)
         try:
-            program.shapes()
+            with random_state_watched() if watched else contextlib.nullcontext():
+                program.shapes()
         except Exception as error:
             raise explained(error, program, numbers) from error.__cause__ or error
         programs.append(program)

@@ -8,8 +8,11 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
-    """Warns at the innermost line of the stack that is not in this package."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
+    """Warns at the line that has called this package."""
+    frame, level, user = sys._getframe(), 1, 1
+    while frame.f_back:
+        inside = frame.f_code.co_filename.startswith(_PACKAGE)
+        frame, level = frame.f_back, level + 1
+        if inside:
+            user = level
+    warnings.warn(message, category, stacklevel=user)
