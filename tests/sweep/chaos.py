@@ -100,7 +100,7 @@ class Chaos:
     def __init__(self, folder, seed):
         self.rng, self.folder = random.Random(seed), folder
         self.store, self.level = folder / "store", 0
-        self.seen = Counter()
+        self.seen, self.broken = Counter(), {}  # chunk -> its damaged content
         self.quiet = None
 
     def __enter__(self):
@@ -133,16 +133,13 @@ class Chaos:
         found = {}
         for path in (self.store / "chunks").glob("[0-9]*.npz"):
             with contextlib.suppress(FileNotFoundError):
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
-                found[int(path.stem)] = (path.stat().st_ino, content)
+                found[int(path.stem)] = (path.stat().st_ino, digest(path))
         return found
 
     def damage(self):
-        """Deletes or damages a few files; returns the numbers of the chunks."""
-        hit = set()
+        """Deletes or damages a few files."""
         paths = sorted((self.store / "chunks").glob("[0-9]*.npz"))
         for path in self.rng.sample(paths, min(len(paths), self.rng.randrange(4))):
-            hit.add(int(path.stem))
             how = self.rng.choice(["deleted", "cut", "flipped", "emptied"])
             self.seen[how] += 1
             with contextlib.suppress(FileNotFoundError):
@@ -156,6 +153,7 @@ class Chaos:
                     path.write_bytes(content)
                 else:
                     path.write_bytes(b"")
+                self.broken[int(path.stem)] = None if how == "deleted" else digest(path)
         specs = [self.store / "spec.json", self.store / "chunks" / "spec.json"]
         if all(map(is_whole, specs)) and self.rng.random() < 0.3:
             spec = self.rng.choice(specs)
@@ -164,7 +162,6 @@ class Chaos:
                 spec.unlink()
             else:
                 spec.write_text("{")
-        return hit
 
     def turn_clocks(self):
         """Files seem to be of another time, and a lock of another host is left."""
@@ -178,11 +175,14 @@ class Chaos:
     def round(self):
         """Lets some processes run, and checks what must hold."""
         if self.store.exists():
-            hit = self.damage()
+            self.damage()
             self.turn_clocks()
-        else:
-            hit = set()
-        before = {n: f for n, f in self.files().items() if n not in hit}
+        before = self.files()
+        for number, content in [*self.broken.items()]:  # not repaired so far
+            if number in before and before[number][1] == content:
+                del before[number]
+            else:
+                del self.broken[number]
         logs, pids = [], []
         for number in range(self.rng.randint(2, 4)):
             grow = self.rng.random() < 0.15 and self.level < 100
@@ -230,6 +230,11 @@ class Chaos:
             warnings.simplefilter("ignore")
             runs = stabjax.runs.load(self.store)
         assert_runs_are_those_of(self.quiet, runs)
+
+
+def digest(path):
+    """A hash of the content of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def started(log):
