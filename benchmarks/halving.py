@@ -1,13 +1,13 @@
-"""Successive halving against the full sweep, on the digits network.
+"""Compares successive halving with a full sweep on the digits network.
 
 python benchmarks/halving.py [--repeats 5]
 
-8 thresholds x 24 peak rates x 4 seeds of clipped SGD with momentum, a warm-up and a
-cosine over 400 steps; points are ranked by their loss on held-out images. In each
-repeat, with new seeds, both searches select a point. The two points are then trained
-with 64 fresh seeds, as the best of many is partly luck: `regret` is the excess loss of
-halving's point, with the standard error of the paired difference. Times exclude
-compilation.
+The space has 8 thresholds, 24 peak learning rates and 4 seeds. The optimizer is clipped
+SGD with momentum and a cosine schedule with warm-up over 400 steps. Points are ranked
+by their loss on held-out images. In each repeat, both searches select a point with new
+seeds. Both points are then trained with 64 other seeds, because the loss of the best of
+many points is biased. `regret` is the additional loss of the point selected by halving,
+with the standard error of the paired difference. Times exclude compilation.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def make_optimizer(max_norm, peak_value):
 
 
 def retrained(points):
-    """The held-out loss of each point, for each of the fresh seeds."""
+    """Returns the held-out loss of each point for all new seeds."""
     axes = {name: [point[name] for point in points] for name in points[0]}
     space = stabjax.zipped(**axes) * stabjax.grid(seed=range(10_000, 10_000 + FRESH))
     runs = stabjax.sweep(PROBLEM, make_optimizer, space, steps=STEPS, progress=False)
@@ -52,8 +52,8 @@ def main():
         given = (PROBLEM, make_optimizer, space)
         full = stabjax.sweep(*given, steps=STEPS, progress=False)
         halved = stabjax.successive_halving(*given, steps=STEPS, variable="test_loss")
-        found = stabjax.runs.best(halved, "test_loss")
-        chosen += [stabjax.runs.best(full, "test_loss"), found]
+        found = stabjax.runs.best(halved, "test_loss").point
+        chosen += [stabjax.runs.best(full, "test_loss").point, found]
         mean = full.test_loss.mean("seed")
         ranks.append(int((mean < mean.sel(found)).sum()) + 1)
         shares.append(halved.attrs["share_of_steps"])

@@ -1,12 +1,12 @@
-"""Clipping methods compared: which prevent divergence, and which reach the target?
+"""Compares the success rates of clipping methods on problems that need clipping.
 
 python benchmarks/methods.py [--quick] [--out docs]
 
-All methods with the same optimizer, rates and seeds, with a threshold of 1 and
-otherwise mostly default arguments, on problems that need clipping: one sweep for each
-problem, with the method as a static axis. Writes `methods.png` and prints a table: the
-percentage of runs, over all rates and seeds, that end at the target, the percentage
-that diverge, and the median steps to the target.
+All methods use the same optimizer, learning rates and seeds, a threshold of 1 and
+mostly default values for other arguments. Each problem is a single sweep with the
+method as a static axis. The script saves `methods.png` and prints a table with the
+percentage of runs that reach the target, the percentage of runs that diverge, and the
+median number of steps to the target.
 """
 
 import argparse
@@ -66,7 +66,7 @@ METHODS = {
 
 
 def spiked_digits(share=0.02, size=1000.0):
-    """The digits, with one gradient in fifty a thousand times larger."""
+    """Returns the digits problem with 2% of the gradients scaled by 1000."""
     problem = problems.digits_mlp(hidden=16, batch_size=32)
 
     def loss(params, key):
@@ -74,13 +74,13 @@ def spiked_digits(share=0.02, size=1000.0):
         spike = jax.random.bernoulli(jax.random.fold_in(key, 1), share)
         extra = value - jax.lax.stop_gradient(
             value
-        )  # zero, with the derivative of `value`
+        )  # zero, with the same derivative as `value`
         return value + jnp.where(spike, size, 0.0) * extra
 
     return dataclasses.replace(problem, loss=loss)
 
 
-# Problem, target, steps.
+# Name -> (problem, target loss, steps).
 PROBLEMS = {
     "adding": (problems.adding(1.5, length=20, hidden=16, batch_size=16), 0.16, 200),
     "heavy tails": (problems.heavy_tailed_quadratic(), 0.3, 500),
@@ -145,7 +145,7 @@ def draw(methods, reached, path):
     image = axes.imshow(np.array(list(reached.values())).T, aspect="auto", vmin=0)
     axes.set_xticks(range(len(reached)), reached, rotation=20)
     axes.set_yticks(range(len(methods)), methods)
-    figure.colorbar(image, label="% of runs that end at the target")
+    figure.colorbar(image, label="runs that reach the target (%)")
     figure.savefig(path, dpi=90, bbox_inches="tight")
     plt.close(figure)
 

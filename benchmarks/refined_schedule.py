@@ -1,13 +1,13 @@
-"""A refined schedule against the cosine that it was refined from.
+"""Compares a refined schedule with the cosine schedule that it was refined from.
 
 python benchmarks/refined_schedule.py [--seeds 32] [--steps 300]
 
-Handwritten digits and a small network, trained with SGD. First the cosine at the best
-of 17 peaks gives the median gradient norm of each step, over the seeds. The schedule is
-refined from these norms. Then it, the cosine, a linear decay and a cosine after a warm-
-up over a tenth of the steps are trained at all 17 peaks with other seeds, which fix
-start and minibatches. The result is the mean loss on all images after the last step, at
-each schedule's best peak, and the number of seeds that beat the cosine.
+A small network is trained on handwritten digits with SGD. A cosine schedule is trained
+at 17 peak learning rates, and the schedule is refined from the median gradient norms at
+the best peak. The refined schedule, the cosine schedule, a linear decay and a cosine
+schedule with 10% warm-up are then trained at all 17 peaks with new seeds. The script
+prints the mean final loss on all images at the best peak of each schedule, and the
+number of seeds for which the schedule beats the cosine schedule.
 """
 
 import argparse
@@ -62,10 +62,10 @@ def main():
     print(f"refined schedule at steps {norms_at}:", values.round(4))
     runs = runs_of(named, PEAKS, range(1000, 1000 + seeds), steps)
     for variable in ("train_loss", "test_loss", "test_accuracy"):
-        mean = runs.train_loss.mean("seed")  # the peak is chosen by the training loss
+        mean = runs.train_loss.mean("seed")  # selects the peak by training loss
         best = runs[variable].isel(peak=mean.argmin("peak"))
         reference = best.sel(schedule="cosine")
-        print(f"\n{variable}, mean of {seeds} seeds at the best peak")
+        print(f"\n{variable}, mean over {seeds} seeds at the best peak")
         for name in named:
             values = best.sel(schedule=name)
             difference = values - reference

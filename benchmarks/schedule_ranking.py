@@ -1,12 +1,13 @@
-"""Does the bound of convex theory rank schedules as training does?
+"""Compares the ranking of schedules by the convex bound with measured losses.
 
 python benchmarks/schedule_ranking.py [--seeds 128]
 
-400 steps of SGD, each schedule at 25 base rates and many seeds, on two convex,
-nonsmooth problems: regression with absolute errors, E |a . x - n|, with Gaussian a in
-20 dimensions, noise n and one example a step; and the maximum of |a_i . x| over 100
-fixed unit vectors in 100 dimensions. All schedules share starts and examples. The
-result is the final mean loss minus its minimum, at the best base rate.
+Each schedule is trained with 400 steps of SGD at 25 base learning rates and with many
+seeds on two convex, nonsmooth problems. One is absolute regression, E |a . x - n|, with
+Gaussian a in 20 dimensions, noise n and one example per step. The other is the maximum
+of |a_i . x| over 100 fixed unit vectors in 100 dimensions. All schedules use the same
+initial weights and examples. The script prints the mean final loss minus its minimum at
+the best base rate.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def absolute_regression(size=20):
         return jnp.abs(error - jax.random.normal(for_n))
 
     def evaluate(x, key):
-        # E |N(0, s^2)| = s sqrt(2 / pi); the noise alone gives the minimum.
+        # E |N(0, s^2)| = s sqrt(2 / pi). The minimum is the loss due to the noise.
         spread = jnp.sqrt(jnp.sum(jnp.square(x)) + 1)
         return {"gap": jnp.sqrt(2 / jnp.pi) * (spread - 1)}
 

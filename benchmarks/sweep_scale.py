@@ -1,11 +1,11 @@
-"""The cost of a run in sweeps of a thousand to a million runs.
+"""Measures the time and memory of sweeps with a thousand to a million runs.
 
 python benchmarks/sweep_scale.py [--rounds 3]
 
-Each sweep runs in its own process, with one CPU device for each core: 1,000 to
-1,000,000 runs on two weights, L = w1^2 + w2^2, of 200 steps of clipped SGD with a warm-
-up and a cosine; and 16,384 networks on handwritten digits, 100 steps each. Median
-seconds without compilation; peak memory of the process.
+Each sweep runs in a separate process with one CPU device per core. The runs train two
+weights, L = w1^2 + w2^2, for 200 steps with clipped SGD and a cosine schedule with
+warm-up. Another sweep trains 16,384 networks on handwritten digits for 100 steps. The
+script prints the median time without compilation and the peak memory of the process.
 """
 
 import argparse
@@ -24,7 +24,7 @@ STEPS = {"quadratic": 200, "digits_mlp": 100}
 
 
 def sweep(name, thresholds, rates, seeds):
-    """Runs one sweep in this process, and prints its attributes."""
+    """Runs a sweep in this process and prints its attributes."""
     import jax
 
     jax.config.update("jax_num_cpu_devices", os.cpu_count())

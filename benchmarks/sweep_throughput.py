@@ -1,12 +1,13 @@
-"""Runs per second: one sweep, and the alternatives to it.
+"""Compares the throughput of a sweep with alternative implementations.
 
 python benchmarks/sweep_throughput.py [--rounds 5]
 
-PyTorch is included if it is installed: pip install '.[compare]'. Two weights, L = w1^2
-+ w2^2, 200 steps of clipped SGD with a warm-up and a cosine: 64 thresholds x 64 rates x
-16 seeds in one sweep, in one vmap and in the vmap of torch.func; the loops train a few
-of them, one after the other. One CPU device for each core, which only the sweep uses.
-Rounds are interleaved; medians.
+Each run trains two weights, L = w1^2 + w2^2, for 200 steps with clipped SGD and a
+cosine schedule with warm-up. A sweep, a single `jax.vmap` and a single
+`torch.func.vmap` train 64 thresholds x 64 rates x 16 seeds. The loops train a few of
+these runs one after another. There is one CPU device per core, but only the sweep uses
+all of them. Rounds are interleaved, and the script prints medians. PyTorch is included
+if it is installed (pip install '.[compare]').
 """
 
 import argparse
@@ -44,13 +45,13 @@ def run_sweep():
 
 
 def every_point():
-    """Thresholds, rates and seeds of all runs, as flat arrays."""
+    """Returns the thresholds, rates and seeds of all runs as flat arrays."""
     grids = jnp.meshgrid(THRESHOLDS, RATES, jnp.arange(SEEDS), indexing="ij")
     return [grid.ravel() for grid in grids]
 
 
 def giant_vmap():
-    """All runs in one program, without chunks, on one device."""
+    """Trains all runs in one program without chunks, on a single device."""
 
     def train(max_norm, peak_value, seed):
         optimizer = make_optimizer(max_norm, peak_value)
@@ -74,7 +75,7 @@ def optax_optimizer():
 
 
 def optax_scan():
-    """One call of a jitted scan over the steps for each run."""
+    """Trains each run with a call to a jitted scan over the steps."""
     optimizer = optax_optimizer()
 
     @jax.jit
@@ -96,7 +97,7 @@ def optax_scan():
 
 
 def optax_loop():
-    """The usual training loop: one jitted step, called 200 times."""
+    """Trains each run with a Python loop over a jitted step."""
     optimizer = optax_optimizer()
 
     @jax.jit
@@ -118,14 +119,14 @@ def optax_loop():
 
 
 def factor(count):
-    """The schedule relative to its peak."""
+    """Returns the schedule divided by its peak value."""
     if count < WARMUP:
         return count / WARMUP
     return 0.5 * (1 + math.cos(math.pi * (count - WARMUP) / (STEPS - WARMUP)))
 
 
 def torch_vmap():
-    """All runs in PyTorch: torch.func's vmap of a hand-written step."""
+    """Trains all runs in PyTorch with `torch.func.vmap` over a hand-written step."""
     import numpy as np
     import torch
 
@@ -153,7 +154,7 @@ def torch_vmap():
 
 
 def torch_loop():
-    """The same run in PyTorch, eager, on one thread, the fastest setting here."""
+    """Trains each run in eager PyTorch on one thread, which is fastest here."""
     import torch
 
     torch.set_num_threads(1)

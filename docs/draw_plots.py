@@ -1,4 +1,4 @@
-"""Draws the figures of docs/plots.md with its own code: python docs/draw_plots.py."""
+"""Draws the figures in docs/plots.md with the code on the page."""
 
 import io
 import pathlib
@@ -7,12 +7,12 @@ import re
 from PIL import Image
 
 PAGE = pathlib.Path(__file__).parent / "plots.md"
-# A block of Python, and the name of the figure that follows it, if any.
+# A Python block and the name of the figure that follows it, if there is one.
 BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n!\[[^]]*]\((.*?)\))?", re.DOTALL)
 
 
 def save(figure, path):
-    """Saves a PNG with a palette, which takes a third of the space."""
+    """Saves a PNG file with a color palette, which is a third of the size."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=110)
     image = Image.open(drawn).convert("RGB").quantize(128)

@@ -1,4 +1,4 @@
-"""Draws the figures of docs/problems.md: python docs/draw_problems.py [name ...]."""
+"""Draws the figures in docs/problems.md. Usage: docs/draw_problems.py [name ...]."""
 
 import io
 import pathlib
@@ -20,7 +20,7 @@ PLAIN, CLIPPED = "crimson", "royalblue"
 
 
 class Surface(NamedTuple):
-    """Two weights: a window, and descents at one rate with and without clipping."""
+    """A surface over two weights, with descents with and without clipping."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -31,13 +31,13 @@ class Surface(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """One weight: a window."""
+    """A function of one weight."""
 
     x: tuple[float, float]
 
 
 class Curves(NamedTuple):
-    """Learning curves: a small rate, a large one, and the large one clipped."""
+    """Learning curves for a small and a large rate, the latter also with clipping."""
 
     small: float
     large: float
@@ -78,7 +78,7 @@ def make(name):
 
 
 def descent(problem, rate, max_norm, steps):
-    """Returns the weights of each step of clipped gradient descent."""
+    """Returns the weights at each step of clipped gradient descent."""
     optimizer = optax.chain(stabjax.clip_by_global_norm(max_norm), optax.sgd(rate))
     init_key, key = jax.random.split(jax.random.key(0))
     w = problem.init(init_key)
@@ -157,7 +157,7 @@ def draw_curves(ax, name, figure):
 
 
 def save(fig, path):
-    """Saves a PNG with a palette, which takes a third of the space."""
+    """Saves a PNG file with a color palette, which is a third of the size."""
     drawn = io.BytesIO()
     fig.savefig(drawn, dpi=100)
     plt.close(fig)

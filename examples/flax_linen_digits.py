@@ -1,4 +1,4 @@
-"""Handwritten digits with Flax Linen, clipped at a threshold that is a schedule."""
+"""Trains a Flax Linen network on digits with a scheduled clipping threshold."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ STEPS, BATCH = 600, 64
 
 
 class Network(nn.Module):
-    """Two dense layers: 64 pixels to 10 digits."""
+    """Network with two dense layers that maps 64 pixels to 10 logits."""
 
     @nn.compact
     def __call__(self, x):
@@ -43,7 +43,8 @@ def main():
     rate = stabjax.warmup_cosine_decay_schedule(
         0.0, 3e-3, warmup_steps=50, decay_steps=STEPS
     )
-    # Strict at first, when gradients are large; looser later. The logs show its value.
+    # The threshold increases during training, because gradients are largest early on.
+    # Its current value appears in the logs.
     max_norm = stabjax.linear_schedule(0.5, 2.0, transition_steps=STEPS)
     clip = stabjax.clip_by_global_norm(max_norm)
     network = Network()

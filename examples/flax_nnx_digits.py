@@ -1,7 +1,7 @@
-"""Handwritten digits with Flax NNX: clipped AdamW with a schedule, guarded and logged.
+"""Trains a Flax NNX network on digits with clipping, a schedule, a guard and logging.
 
-One minibatch is corrupt. The guard skips its step, and `unless_skipped` also keeps its
-NaN out of the batch statistics.
+One minibatch is corrupt. The guard skips this step, and `unless_skipped` keeps NaN out
+of the batch statistics.
 """
 
 import jax
@@ -18,7 +18,7 @@ STEPS, BATCH = 600, 64
 
 
 class Network(nnx.Module):
-    """Two dense layers, 64 pixels to 10 digits, and batch normalization."""
+    """Network with two dense layers and batch normalization."""
 
     def __init__(self, rngs):
         self.hidden = nnx.Linear(64, 128, rngs=rngs)

@@ -1,17 +1,18 @@
-"""A Flax NNX transformer with float16 gradients, which Optax's clip turns into zeros.
+"""Trains a Flax NNX transformer with float16 gradients that overflow Optax's clipping.
 
-Mixed precision: float32 weights are cast to float16 for the forward and backward pass,
-and the loss is multiplied by 1024 so that small gradients do not underflow. The norm of
-such gradients is a few thousand. Optax sums their squares in float16, whose largest
-number is 65,504: the norm is inf, and the clipped update zero.
-`stabjax.clip_by_global_norm` returns an update of the requested norm.
+The float32 weights are cast to float16 for the forward and backward pass, and the loss
+is multiplied by 1024 to prevent underflow of small gradients. These gradients have a
+norm of several thousand. Optax sums their squares in float16, whose largest value is
+65,504. The norm overflows to inf, and the clipped update is zero. In contrast,
+`stabjax.clip_by_global_norm` returns an update with the requested norm.
 
     python examples/flax_nnx_transformer_float16.py                  # trains with both
     python examples/flax_nnx_transformer_float16.py --logdir runs    # for TensorBoard
     python examples/flax_nnx_transformer_float16.py --checkpoint /tmp/transformer
 
-With --checkpoint it saves half-way, and the next call resumes bit for bit (needs
-orbax-checkpoint; --logdir needs tensorboardX).
+With --checkpoint, the script saves a checkpoint halfway through training, and the next
+call resumes with bitwise identical results. --checkpoint requires orbax-checkpoint, and
+--logdir requires tensorboardX.
 """
 
 import argparse
@@ -30,7 +31,7 @@ CONTEXT, WIDTH, HEADS, BATCH = 32, 64, 4, 16
 
 
 class Block(nnx.Module):
-    """Causal attention and a hidden layer, in the dtype of the weights."""
+    """Transformer block that computes in the dtype of the weights."""
 
     def __init__(self, rngs):
         self.norms = nnx.List([nnx.RMSNorm(WIDTH, rngs=rngs) for _ in range(2)])
@@ -48,7 +49,7 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Two blocks that predict the next character."""
+    """Transformer with two blocks that predicts the next character."""
 
     def __init__(self, characters, rngs):
         self.character = nnx.Embed(characters, WIDTH, rngs=rngs)
@@ -77,8 +78,8 @@ def make_optimizer(clip, steps):
     schedule = stabjax.warmup_cosine_decay_schedule(
         0.0, 3e-3, warmup_steps=steps // 10, decay_steps=steps
     )
-    # The threshold applies to the scaled gradients. If one of them overflows, the guard
-    # skips the step: weights and moments stay the same.
+    # The threshold applies to the scaled gradients. If a gradient overflows, the guard
+    # skips the step and leaves the weights and moments unchanged.
     return stabjax.skip_if_nonfinite(
         optax.chain(
             stabjax.with_metrics(clip(1.0 * LOSS_SCALE), name="clip"),
@@ -89,7 +90,7 @@ def make_optimizer(clip, steps):
 
 
 def make_step(graph, tx, text):
-    """A training step as a function of its number, which makes it reproducible."""
+    """Returns a reproducible training step that depends only on the step number."""
 
     def loss_of(half, key):
         starts = jax.random.randint(key, (BATCH,), 0, len(text) - CONTEXT)
@@ -112,7 +113,7 @@ def make_step(graph, tx, text):
 
 
 def train(clip, options, *, checkpoint=None, writer=None):
-    """Trains with this clip; returns the loss of each step and the final weights."""
+    """Trains a model and returns the loss at each step and the final weights."""
     characters, codes = np.unique(
         list(stabjax.problems.markov_text()), return_inverse=True
     )
@@ -150,21 +151,21 @@ def save(path, state, number, steps):
 
 
 def restored(path, like, steps):
-    """Returns the saved state and its step, if it is of a run of `steps` steps."""
+    """Restores the saved state and step number, and checks the number of steps."""
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
         saved = checkpointer.restore(path, {"state": like, "number": 0, "steps": 0})
     if saved["steps"] != steps:
         raise SystemExit(  # the schedule depends on the number of steps
-            f"{path} is of a run of {saved['steps']} steps, not of {steps}:"
-            " give --steps or --checkpoint accordingly"
+            f"{path} belongs to a run with {saved['steps']} steps, not {steps}."
+            " Change --steps or --checkpoint."
         )
     return saved["state"], saved["number"]
 
 
 def main(arguments=None):
-    """Returns the losses of every step, by the name of the clip."""
+    """Trains with both clipping functions and returns their losses by name."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--checkpoint", type=pathlib.Path)
@@ -192,7 +193,7 @@ def main(arguments=None):
         writer.close()
     for name, losses in found.items():
         first, last = np.mean(losses[:5]), np.mean(losses[-20:])
-        print(f"{name}: loss {first:.3f} at the start, {last:.3f} at the end")
+        print(f"{name}: initial loss {first:.3f}, final loss {last:.3f}")
     return found
 
 

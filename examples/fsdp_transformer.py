@@ -1,12 +1,13 @@
-"""A transformer on eight devices: sharded weights, guarded, logged, saved and resumed.
+"""Trains a transformer on eight devices with sharded weights and checkpoints.
 
-The mesh is explicit, with an axis `fsdp` over which batch and weights are sharded, and
-an axis `tensor` over attention heads and hidden units. Parameters are float32, and
-computed with in bfloat16. Gradients of two microbatches accumulate. The optimizer
-clips, warms up, decays, skips NaN steps and logs; its state is sharded like the
-parameters. A run that is stopped continues from its checkpoint with the same losses.
+The mesh is explicit. The batch and the weights are sharded over the axis `fsdp`, and
+attention heads and hidden units are sharded over the axis `tensor`. Parameters are
+stored in float32 and cast to bfloat16 for computation. Gradients are accumulated over
+two microbatches. The optimizer uses clipping, a schedule with warm-up, a guard that
+skips NaN steps, and metrics. Its state is sharded like the parameters. A run that is
+resumed from a checkpoint gives the same losses as an uninterrupted run.
 
-    python examples/fsdp_transformer.py            # eight virtual devices of the CPU
+    python examples/fsdp_transformer.py            # eight virtual CPU devices
     python examples/fsdp_transformer.py --devices 1
 """
 
@@ -27,7 +28,7 @@ def parsed(arguments=None):
     return parser.parse_args(arguments)
 
 
-if __name__ == "__main__":  # before JAX is imported
+if __name__ == "__main__":  # must run before JAX is imported
     os.environ.setdefault(
         "XLA_FLAGS", f"--xla_force_host_platform_device_count={parsed().devices}"
     )
@@ -53,7 +54,8 @@ def mesh_of(devices):
     )
 
 
-# Every weight: its shape, how it is stored, and how it is used (gathered over `fsdp`).
+# The shape of each weight, its stored sharding, and its sharding during computation,
+# where it is gathered over `fsdp`.
 BLOCK = {
     "qkv": ((WIDTH, 3, HEADS, WIDTH // HEADS), P("fsdp", None, "tensor", None)),
     "out": ((HEADS, WIDTH // HEADS, WIDTH), P("tensor", None, "fsdp")),
@@ -63,7 +65,7 @@ BLOCK = {
 
 
 def gathered(weight, spec):
-    """The weight in bfloat16, replicated over `fsdp` for the time of its use."""
+    """Casts a weight to bfloat16 and replicates it over `fsdp` for computation."""
     used = P(*(None if axis == "fsdp" else axis for axis in spec))
     return reshard(weight[...].astype(jnp.bfloat16), used)
 
@@ -127,13 +129,14 @@ def make_optimizer(steps):
         stabjax.with_metrics(stabjax.clip_by_global_norm(1.0), name="clip"),
         stabjax.with_learning_rate(optax.adamw, rate, weight_decay=1e-3),
     )
-    # The guard stands outside: inside, a NaN would stay in the accumulated gradient.
+    # The guard wraps the accumulation. Inside it, a NaN would remain in the accumulated
+    # gradient.
     accumulated = optax.MultiSteps(chain, MICROBATCHES).gradient_transformation()
     return stabjax.skip_if_nonfinite(accumulated)
 
 
 def batch_of(step):
-    """Lines that count up from a random token by one, two or three."""
+    """Returns sequences that increase by one, two or three from a random token."""
     first, stride = jax.random.split(jax.random.fold_in(jax.random.key(1), step))
     first = jax.random.randint(first, (BATCH, 1), 0, VOCABULARY)
     stride = jax.random.randint(stride, (BATCH, 1), 1, 4)
@@ -184,7 +187,7 @@ def main(arguments=None):
         held = [leaf for leaf in jax.tree.leaves(opt_state) if leaf.ndim]
         share = sum(leaf.addressable_shards[0].data.nbytes for leaf in held)
         total = sum(leaf.nbytes for leaf in held)
-        print(f"optimizer state: {share} bytes a device, {total} in all")
+        print(f"optimizer state: {share} bytes per device, {total} in total")
 
         params, opt_state, losses = train(
             train_step, params, opt_state, 0, options.stop
@@ -195,15 +198,15 @@ def main(arguments=None):
             with ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(path, saved)
                 checkpointer.wait_until_finished()
-                # Shapes and shardings alone: no second copy while reading.
+                # Passes only shapes and shardings, to avoid a second copy.
                 shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, saved)
                 restored = checkpointer.restore(path, shapes)
         nnx.replace_by_pure_dict(params, restored["params"])
-        assert jax.tree.map(jax.typeof, params) == types  # sharded as before
+        assert jax.tree.map(jax.typeof, params) == types  # the sharding is preserved
         more = train(
             train_step, params, restored["opt_state"], options.stop, options.steps
         )[2]
-    print(f"loss {losses[0]:.3f} at first, {more[-1]:.3f} at last")
+    print(f"initial loss {losses[0]:.3f}, final loss {more[-1]:.3f}")
     return losses + more
 
 

@@ -1,8 +1,9 @@
-"""A clipping threshold and a peak learning rate, learned by gradient descent.
+"""Learns a clipping threshold and a peak learning rate by gradient descent.
 
-`stabjax.train` is a pure function, so `jax.grad` differentiates through all its steps.
-Here the logarithms of threshold and peak descend on the final loss of a run, from 1,000
-starts at once. A sweep draws the map of the same two numbers for comparison.
+`stabjax.train` is a pure function, so `jax.grad` can differentiate through all steps.
+This example minimizes the final loss of a run with respect to the logarithms of the
+threshold and the peak learning rate, from 1,000 initial points in parallel. A sweep
+over the same two hyperparameters provides a map for comparison.
 
     python examples/hypergradient.py
 """
@@ -21,7 +22,7 @@ import stabjax
 
 STEPS, SEEDS = 200, 4
 LOW, HIGH = np.array([-1.0, -3.5]), np.array([4.0, 0.5])  # log10: threshold, peak rate
-FLOOR = 1e-6  # losses below count as equal
+FLOOR = 1e-6  # losses below this value count as equal
 
 
 def make_optimizer(max_norm, peak_value):
@@ -32,7 +33,7 @@ def make_optimizer(max_norm, peak_value):
 
 
 def outcome(problem, logs):
-    """Mean over the seeds of log10 of the final loss."""
+    """Returns the mean of log10(final loss) over the seeds."""
 
     def final_loss(seed):
         optimizer = make_optimizer(*(10.0**logs))
@@ -43,9 +44,9 @@ def outcome(problem, logs):
 
 
 def learn(problem, start, rounds):
-    """Descends from one start; returns the best point and its loss after each round."""
-    # A diverged run has no useful gradient. Near the boundary gradients are huge, so
-    # the outer optimizer clips as well.
+    """Runs gradient descent and returns the best point and loss after each round."""
+    # A diverged run has no useful gradient. Gradients are very large near the
+    # stability boundary, so the outer optimizer also uses clipping.
     outer = optax.chain(
         optax.zero_nans(),
         stabjax.clip_by_global_norm(1.0),
@@ -58,7 +59,7 @@ def learn(problem, start, rounds):
         best = jnp.where(value < least, logs, best)
         least = jnp.minimum(value, least)
         updates, state = outer.update(slope, state, logs)
-        # After a step across the boundary, the next one starts from the best point.
+        # If a step crosses the boundary, the next step starts from the best point.
         base = jnp.where(jnp.isfinite(value), logs, best)
         logs = jnp.clip(optax.apply_updates(base, updates), LOW, HIGH)
         return (logs, state, best, least), (best, least)
@@ -68,7 +69,7 @@ def learn(problem, start, rounds):
 
 
 def map_of(problem, resolution):
-    """The same objective from a sweep: the mean of log10 of the final loss."""
+    """Computes the same objective on a grid with a sweep."""
     thresholds, peaks = np.logspace(LOW, HIGH, resolution).T
     space = stabjax.grid(max_norm=thresholds, peak_value=peaks, seed=range(SEEDS))
     runs = stabjax.sweep(problem, make_optimizer, space, steps=STEPS)
@@ -99,19 +100,19 @@ def draw(known, paths, values, path):
         yscale="log",
         xlabel="clipping threshold",
         ylabel="peak learning rate",
-        title="white: 150 starts and their ways; red: their ends; grey: diverged",
+        title="white: 150 paths; red: final points; gray: diverged",
     )
     share = np.linspace(0, 1, len(values))
     for column, label, colour in (
-        (0, "at the start", "0.5"),
+        (0, "initially", "0.5"),
         (-1, "learnt", "crimson"),
     ):
         right.plot(np.sort(values[:, column]), share, color=colour, label=label)
     right.axvline(float(known.min()), color="black", linestyle=":", label="best of map")
     right.set(
         xlabel="mean of log10(final loss)",
-        ylabel="share of the starts at or below",
-        title=f"{len(values):,} starts at once; the others diverge",
+        ylabel="fraction of runs at or below",
+        title=f"{len(values):,} initial points; the others diverge",
     )
     right.legend()
     fig.savefig(path, dpi=140)
@@ -119,13 +120,13 @@ def draw(known, paths, values, path):
 
 
 def main(arguments=None):
-    """Returns the fraction of stable starts and their loss, before and after."""
+    """Returns the stable fraction and the median loss before and after learning."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--starts", type=int, default=1000)
     parser.add_argument(
         "--rounds", type=int, default=100, help="steps of the outer optimizer"
     )
-    parser.add_argument("--resolution", type=int, default=96, help="of the map")
+    parser.add_argument("--resolution", type=int, default=96, help="map resolution")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("pictures"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -146,13 +147,13 @@ def main(arguments=None):
     print(f"{runs:,} runs differentiated in {seconds:.1f} s, including compilation")
     print(f"mean of log10(final loss): best of the map {best:.2f}")
     summary = {}
-    for column, when in ((0, "at the start"), (-1, "learnt")):
+    for column, when in ((0, "initially"), (-1, "learned")):
         stable = np.isfinite(values[:, column])
         near = np.mean(values[:, column] < best + 0.3)
         median = np.median(values[stable, column])
         summary[when] = {"stable": stable.mean(), "near": near, "median": median}
         print(
-            f"{when}: {stable.mean():.0%} stable, median of those {median:.2f}, "
+            f"{when}: {stable.mean():.0%} stable with a median of {median:.2f}, "
             f"{near:.0%} within a factor of 2 of the map's best"
         )
     draw(known, paths, values, options.out / "hypergradient.png")

@@ -1,19 +1,20 @@
-"""The boundary between runs that converge and runs that diverge: a fractal.
+"""Draws the fractal boundary between converging and diverging runs.
 
-Each pixel is one run of the network of Sohl-Dickstein (2024), trained by full gradient
-descent, coloured by its convergence score: green to blue where it converges, darker for
-slower, and orange to red where it diverges, darker for later. Three pictures:
+Each pixel is a run of the network of Sohl-Dickstein (2024), trained with full-batch
+gradient descent. The color shows the convergence score. Converged runs are green to
+blue, with darker colors for slower convergence. Diverged runs are orange to red, with
+darker colors for later divergence. There are three pictures:
 
-  rates      learning rate of the first layer x that of the second, without clipping
-  clipped    the same two rates, each step clipped at --max-norm
-  threshold  clipping threshold x one learning rate for both layers
+  rates      learning rates of the input and output layers, without clipping
+  clipped    the same learning rates, with clipping at --max-norm
+  threshold  clipping threshold and a common learning rate for both layers
 
     python examples/trainability_boundary.py                      # all three
     python examples/trainability_boundary.py --picture rates --x 3 4 --y 1 1.6
     python examples/trainability_boundary.py --width 16 --steps 1000   # as in the paper
 
-Finished chunks are kept in --store, and the same call resumes from them. Use another
-folder for other options.
+Finished chunks are saved in --store. To resume, run the same command again. Use a
+different folder if you change other options.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import optax
 
 import stabjax
 
-# log10 of the corners of each picture.
+# log10 of the axis limits of each picture.
 WINDOWS = {
     "rates": ((1.0, 5.0), (0.5, 3.5)),
     "clipped": ((1.0, 5.0), (0.5, 3.5)),
@@ -41,7 +42,7 @@ NAMES = {
 
 
 def layers_sgd(input_rate, output_rate):
-    """Gradient descent with one learning rate for each layer."""
+    """Returns gradient descent with a separate learning rate for each layer."""
     return optax.multi_transform(
         {"input": optax.sgd(input_rate), "output": optax.sgd(output_rate)},
         lambda params: jax.tree.map_with_path(lambda path, _: path[0].key, params),
@@ -49,7 +50,7 @@ def layers_sgd(input_rate, output_rate):
 
 
 def optimizer_of(picture, max_norm):
-    """Returns the function from a pixel's x and y to its optimizer."""
+    """Returns a function that maps the coordinates of a pixel to an optimizer."""
     if picture == "rates":
         return layers_sgd
 
@@ -64,7 +65,7 @@ def optimizer_of(picture, max_norm):
 
 
 def score_map(picture, options):
-    """The convergence score of each pixel, with y along the first axis."""
+    """Returns the convergence score of each pixel, with y along axis 0."""
     x_window, y_window = WINDOWS[picture]
     x = np.logspace(*(options.x or x_window), options.resolution)
     y = np.logspace(*(options.y or y_window), options.resolution)
@@ -74,7 +75,7 @@ def score_map(picture, options):
         optimizer_of(picture, options.max_norm),
         stabjax.grid(**{names[1]: y, names[0]: x}),
         steps=options.steps,
-        divergence_factor=np.inf,  # the score tells diverged runs apart
+        divergence_factor=np.inf,  # the score distinguishes diverged runs
         summaries=["convergence_score"],
         store=options.store and options.store / picture,
     )
@@ -85,14 +86,15 @@ def score_map(picture, options):
 
 
 def dimension(converged):
-    """Box-counting dimension of the boundary, from boxes of one pixel to an eighth.
+    """Estimates the box-counting dimension of the boundary.
 
-    The border is where a block of 2 x 2 pixels holds both kinds. The number of boxes of
-    s x s pixels that hold some of it grows as s to the power of minus the dimension,
-    found by least squares in the logarithms.
+    A block of 2 x 2 pixels belongs to the boundary if it contains both converged and
+    diverged runs. The number of boxes of size s that intersect the boundary scales as
+    s^(-dimension). The dimension is fitted by least squares to the logarithms, for box
+    sizes from one pixel to one eighth of the picture.
     """
     if len(converged) < 16:
-        return np.nan  # boxes of a single size
+        return np.nan  # only one box size
     blocks = np.lib.stride_tricks.sliding_window_view(converged, (2, 2))
     border = blocks.any(axis=(2, 3)) & ~blocks.all(axis=(2, 3))
     sizes = 2 ** np.arange(int(np.log2(len(converged))) - 2)
@@ -108,7 +110,7 @@ def dimension(converged):
 
 
 def draw(runs, title, path):
-    """Saves the picture as a PNG, with one pixel for each run."""
+    """Saves the picture as a PNG file with one pixel per run."""
     (ax,) = stabjax.plot.panels(1)
     ax.figure.set_size_inches(7.6, 6.9)
     y, x = runs.convergence_score.dims
@@ -118,7 +120,7 @@ def draw(runs, title, path):
 
 
 def main(arguments=None):
-    """Draws the pictures, and returns the dimension of each boundary."""
+    """Draws the pictures and returns the dimension of each boundary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--picture", choices=[*WINDOWS], help="default: all")
     parser.add_argument(
@@ -157,5 +159,5 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())  # one for each core
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())  # one device per core
     main()

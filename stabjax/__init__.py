@@ -1,16 +1,16 @@
 """Training stability for JAX.
 
-Clip the gradient, schedule the learning rate, guard the step, log what they do, and
-sweep thousands of runs at once, as pure functions that drop into Optax.
+Provides gradient clipping, learning rate schedules, guards against bad steps, metrics,
+and sweeps over thousands of runs, as pure functions that work with Optax.
 """
 
 from stabjax._extras import load as _load
 
 __version__ = "0.1.0"
 
-# Every public name, by the package that defines it. Each package is imported when one
-# of its names is first used: importing all of them takes 0.1 s, half of it a garbage
-# collection. Type checkers read the same list in `__init__.pyi`.
+# Public names by the package that defines them. A package is imported when one of its
+# names is first used: importing all of them takes 0.1 s, half of it in the garbage
+# collector. Type checkers read the same list from `__init__.pyi`.
 _HOMES = {
     "_clipping": (
         "AdaptiveQuantileClipState",
@@ -126,14 +126,22 @@ _HOMES = {
         "sweep",
         "zipped",
     ),
-    "_train": ("RangeTest", "TrainResult", "range_test", "suggest_rate", "train"),
+    "_train": (
+        "BestEvaluation",
+        "EarlyStopping",
+        "RangeTest",
+        "TrainResult",
+        "range_test",
+        "suggest_rate",
+        "train",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = ("compat", "plot", "problems", "runs", "search", "study")
-# The extras of modules that need more than `stabjax[sweep]`.
+# Extras for modules that need more than `stabjax[sweep]`.
 _EXTRAS = {"search": "optuna", "study": "study"}
 
-# Names of earlier versions, and what each is called now.
+# Names from earlier versions and their replacements.
 _RENAMED = {
     "best": "runs.best",
     "check": "check_guards",

@@ -1,4 +1,4 @@
-"""The public names for type checkers; `__init__.py` loads each when first used."""
+"""Public names for type checkers. `__init__.py` imports them when first used."""
 
 from stabjax import compat, plot, problems, runs, search, study
 from stabjax._clipping import (
@@ -115,13 +115,23 @@ from stabjax._sweep import (
     sweep,
     zipped,
 )
-from stabjax._train import RangeTest, TrainResult, range_test, suggest_rate, train
+from stabjax._train import (
+    BestEvaluation,
+    EarlyStopping,
+    RangeTest,
+    TrainResult,
+    range_test,
+    suggest_rate,
+    train,
+)
 
 __version__: str
 
 __all__ = [
     "AdaptiveQuantileClipState",
+    "BestEvaluation",
     "DifferentiallyPrivateAggregateState",
+    "EarlyStopping",
     "GuardState",
     "HistoryClipState",
     "LearningRateState",

@@ -1,7 +1,7 @@
-"""One way to check an argument: its type, its range, and the message if it fails.
+"""Argument validation.
 
-A concrete value out of range raises. A traced one cannot, so the result of the check is
-a traced boolean, and `nan_unless` lets it show as NaN.
+Concrete values out of range raise an error. Traced values cannot, so the check returns
+a traced boolean, which `nan_unless` uses to turn invalid values into NaN.
 """
 
 import difflib
@@ -9,7 +9,7 @@ import functools
 import math
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
@@ -32,20 +32,20 @@ class _Range(NamedTuple):
     high_allowed: bool
 
     def contains(self, value: Any) -> Any:
-        """Whether a value, or each element of an array, is in the range; NaN never."""
+        """Returns whether each element is in the range. NaN is never in range."""
         above = value >= self.low if self.low_allowed else value > self.low
         below = value <= self.high if self.high_allowed else value < self.high
         return above & below
 
 
 def check(name: str, value: Number, allowed: str) -> bool | jax.Array:
-    """Returns whether a number is in a range; raises if it is concrete and is not.
+    """Returns whether a number is in range, or raises if a concrete number is not.
 
     Args:
-      name: the argument's name, for the message.
-      value: a number or an array, concrete or traced.
-      allowed: the range as documentation and message spell it: `"> 0"`, `">= 0"`,
-        `"< 0"`, `"<= 1"`, or `"in [0, 1)"`.
+      name: argument name used in the error message.
+      value: a concrete or traced number or array.
+      allowed: the range, spelled as in documentation and error messages: `"> 0"`,
+        `">= 0"`, `"< 0"`, `"<= 1"` or `"in [0, 1)"`.
     """
     bounds = _range(allowed)
     if not is_concrete(value):
@@ -57,16 +57,17 @@ def check(name: str, value: Number, allowed: str) -> bool | jax.Array:
 
 
 def as_number(name: str, value: object) -> jax.Array | float:
-    """Returns a number to compute with: a Python number, or a float or int32 array.
+    """Converts a value to a Python number or to a float or int32 array.
 
-    Python and NumPy scalars become Python numbers, whose arithmetic is float64; those
-    beyond int32 become floats. Unsigned and short integers become int32, as
-    `count - start` is below 0 before the start; half precision becomes float32.
+    Python and NumPy scalars become Python numbers, which keeps their arithmetic in
+    float64. Integers that do not fit in int32 become floats. Unsigned and short
+    integers become int32 because expressions such as `count - start` may be negative.
+    Half precision becomes float32.
 
     Raises:
-      TypeError: the value is a bool, a text, None, complex, or not a number at all.
+      TypeError: If the value is a bool, a string, None, complex, or not a number.
     """
-    if callable(getattr(value, "__jax_array__", None)):  # a variable of Flax NNX
+    if callable(getattr(value, "__jax_array__", None)):  # a Flax NNX variable
         value = value.__jax_array__()  # type: ignore[attr-defined]
     if isinstance(value, jax.Array):
         return _as_wide_array(name, value)
@@ -86,8 +87,8 @@ def as_integer(name: str, value: object, allowed: str = ">= 1") -> int:
     """Returns a static integer as a Python int.
 
     Raises:
-      TypeError: the value is not an integer known while tracing.
-      ValueError: it is out of range.
+      TypeError: If the value is not an integer that is known during tracing.
+      ValueError: If the value is out of range.
     """
     try:
         if isinstance(value, bool | np.bool_ | jax.core.Tracer):
@@ -97,7 +98,7 @@ def as_integer(name: str, value: object, allowed: str = ">= 1") -> int:
         traced = isinstance(value, jax.core.Tracer)
         hint = " In a sweep, pass its values as stabjax.static(...)." if traced else ""
         raise TypeError(
-            f"{name} must be an integer {allowed}, known before tracing, got {value!r}."
+            f"{name} must be an integer {allowed}, known at trace time, got {value!r}."
             f"{hint}"
         ) from None
     if not _range(allowed).contains(number):
@@ -108,11 +109,13 @@ def as_integer(name: str, value: object, allowed: str = ">= 1") -> int:
 def as_scalar(
     name: str, value: object, allowed: str = "in (-inf, inf)"
 ) -> float | jax.Array:
-    """Returns one finite number: a Python float, or a traced float, NaN out of range.
+    """Converts a value to one finite number.
+
+    Returns a Python float, or a traced float that is NaN if out of range.
 
     Raises:
-      TypeError: the value is not a single number.
-      ValueError: it is concrete and out of range, infinite or NaN.
+      TypeError: If the value is not a single number.
+      ValueError: If a concrete value is out of range, infinite or NaN.
     """
     number = as_number(name, value)
     if np.ndim(number):
@@ -127,19 +130,30 @@ def as_scalar(
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Raises a ValueError unless the value is one of the choices."""
+    """Raises a ValueError if the value is not one of the choices."""
     if not any(value is choice or value == choice for choice in choices):
         *first, last = map(repr, choices)
         listed = f"{', '.join(first)} or {last}" if first else last
-        raise ValueError(f"{name} must be {listed}, got {value!r}.")
+        words = [choice for choice in choices if isinstance(choice, str)]
+        hint = suggestion(value, words) if isinstance(value, str) else ""
+        raise ValueError(f"{name} must be {listed}, got {value!r}.{hint}")
+
+
+def unrounded(value: Number) -> Number:
+    """Replaces slightly negative schedule values with 0.
+
+    A compiled linear schedule of Optax that should end at 0 ends at -1e-8. Values
+    further below zero are errors and must become NaN.
+    """
+    return jnp.where((value < 0) & (value > -1e-6), 0, value)
 
 
 def is_schedule(value: object) -> "TypeIs[Schedule]":
-    """Returns whether an argument that may be a number or a schedule is a schedule.
+    """Returns whether an argument is a schedule rather than a number.
 
-    A callable is a schedule, unless it is a pytree with leaves, such as an Equinox
-    module of thresholds: that is a tree of numbers. `jax.tree_util.Partial` is a
-    function, whatever it holds.
+    Every callable is a schedule unless it is a pytree with leaves. For example, an
+    Equinox module of thresholds is a tree of numbers. `jax.tree_util.Partial` is always
+    a function.
     """
     if not callable(value) or isinstance(value, jax.tree_util.Partial):
         return callable(value)
@@ -147,30 +161,37 @@ def is_schedule(value: object) -> "TypeIs[Schedule]":
 
 
 def lookup(name: str, value: str, table: Mapping[str, T]) -> T:
-    """Returns the entry of this name from a table.
+    """Looks up a name in a table.
 
     Raises:
-      ValueError: there is none; the message lists the names and suggests close ones.
+      ValueError: If the name is unknown. The message lists the known names and suggests
+        similar ones.
     """
     if value in table:
         return table[value]
-    close = [known for known in table if value and value in known]
-    close = close or difflib.get_close_matches(value, table)
-    hint = f" Did you mean {' or '.join(close)}?" if 0 < len(close) < 4 else ""
     known = ", ".join(table)
+    hint = suggestion(value, table)
     raise ValueError(f"{name} must be one of {known}, got {value!r}.{hint}")
 
 
+def suggestion(value: str, known: Iterable[str]) -> str:
+    """Returns ` Did you mean ...?` where one to three known names are close."""
+    names = [*known]
+    close = [name for name in names if value and value in name]
+    close = close or difflib.get_close_matches(value, names)
+    return f" Did you mean {' or '.join(close)}?" if 0 < len(close) < 4 else ""
+
+
 def is_concrete(*values: object) -> bool:
-    """Returns whether the values can be looked at now: none is a tracer."""
+    """Returns whether none of the values is a tracer."""
     return not any(isinstance(value, jax.core.Tracer) for value in values)
 
 
 def select(condition: Condition, x: Number, y: Number) -> Number:
-    """Returns `x if condition else y`, also for arrays and tracers.
+    """Returns `x` if the condition is true, else `y`. Supports arrays and tracers.
 
-    A concrete condition picks the object itself, so that Python numbers keep their
-    float64 arithmetic.
+    A concrete condition returns one of the two objects unchanged, so Python numbers
+    keep their float64 arithmetic.
     """
     if isinstance(condition, bool | np.bool_):
         return x if condition else y
@@ -178,7 +199,7 @@ def select(condition: Condition, x: Number, y: Number) -> Number:
 
 
 def nan_unless(good: Condition, value: Number) -> Number:
-    """Returns the value, or NaN where a traced argument is out of range."""
+    """Returns the value, or NaN if a traced argument is out of range."""
     return select(good, value, jnp.nan)
 
 
@@ -199,7 +220,7 @@ def _as_numpy(name: str, value: object) -> np.ndarray:
         jnp.issubdtype(array.dtype, np.floating)
     )
     if isinstance(value, int) and not isinstance(value, bool):
-        number = True  # NumPy holds one beyond uint64 as an object
+        number = True  # NumPy stores integers beyond uint64 as objects
     if not number:
         raise TypeError(f"{name} must be a number, got {value!r}.")
     return array
@@ -219,7 +240,7 @@ def _as_wide_array(name: str, array: jax.Array) -> jax.Array | float:
 
 
 def _as_signed(array: jax.Array) -> jax.Array | float:
-    """Unsigned integers in a type that can be below zero and holds their values."""
+    """Converts unsigned integers to a signed type that holds their values."""
     if is_concrete(array) and array.ndim == 0:
         return _as_python_int(int(array))
     if jax.config.read("jax_enable_x64"):
@@ -231,7 +252,7 @@ def _as_signed(array: jax.Array) -> jax.Array | float:
 
 @functools.cache
 def _range(allowed: str) -> _Range:
-    """The range that a text such as `"> 0"` or `"in [0, 1)"` spells."""
+    """Parses a range such as `"> 0"` or `"in [0, 1)"`."""
     if match := re.fullmatch(r"(>=?|<=?) (\S+)", allowed):
         bound, closed = float(match[2]), match[1].endswith("=")
         if match[1][0] == ">":

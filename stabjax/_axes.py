@@ -1,4 +1,4 @@
-"""The mapped axes over which each leaf of a tree is sharded, and sums over them."""
+"""Mapped axes over which leaves are sharded, and sums over them."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from stabjax._paths import check_arrays, leaf_name, leaf_paths, match_prefix
 from stabjax._types import AxisName
 
-# The names of the mapped axes to sum over.
+# Names of mapped axes to reduce over.
 Axes: TypeAlias = tuple[AxisName, ...]
 
 
@@ -21,15 +21,17 @@ def leaf_axes(
     """Returns the mapped axes over which each leaf of a tree is sharded.
 
     Args:
-      argument: the name of the tree, for messages.
-      tree: arrays, whose types show the mesh axes of `shard_map` they vary over.
-      axis_name: None, to take these; a name or a tuple of names that holds them; or a
-        tree of these, a prefix of `tree`, that states each leaf's axes exactly.
-      some: whether leaves may vary over axes that `axis_name` does not hold.
+      argument: name of the tree in error messages.
+      tree: tree of arrays. Inside `shard_map`, array types list the mesh axes they vary
+        over.
+      axis_name: None to use the axes listed in the types, a name or tuple of names that
+        includes those axes, or a prefix tree of `tree` with the exact axes of each
+        leaf.
+      some: whether leaves may vary over axes that are not in `axis_name`.
 
     Raises:
-      ValueError: the types contradict `axis_name`.
-      TypeError: a leaf is not an array or a number.
+      ValueError: If the types contradict `axis_name`.
+      TypeError: If a leaf is not an array or a number.
     """
     leaves = jax.tree.leaves(tree)
     try:
@@ -58,36 +60,36 @@ def leaf_axes(
         beyond = shown - stated and (exact or names) and not some
         if beyond or (exact and stated - shown):
             raise ValueError(
-                f"axis_name must name the mesh axes that "
-                f"{leaf_name((argument, *leaf_paths(tree)[i]))!r} varies over, "
-                f"{sorted(map(str, shown))}, got {names!r}."
+                f"axis_name must contain the mesh axes {sorted(map(str, shown))} of "
+                f"{leaf_name((argument, *leaf_paths(tree)[i]))!r}, got {names!r}."
             )
         axes.append(tuple(n for n in names if n in shown or not typed[n]))
     return tuple(axes)
 
 
 def over_devices(x: jax.Array, axes: Axes) -> jax.Array:
-    """The sum of an array over mapped axes."""
+    """Sums an array over mapped axes."""
     return lax.psum(x, axes) if axes else x
 
 
 def global_size(x: jax.Array, axes: Axes) -> int:
-    """The number of elements of an array that is sharded over mapped axes."""
+    """Returns the global size of an array that is sharded over mapped axes."""
     size: int = x.size * (lax.psum(1, axes) if axes else 1)
     return size
 
 
 def any_shard(flag: jax.Array, axes: Sequence[Axes] = ()) -> jax.Array:
-    """Whether a flag is true on any device, over all axes it or `axes` know of."""
+    """Returns whether a flag is true on any device along its own axes or `axes`."""
     given = {name for names in axes for name in names if not _shows_in_types(name)}
     names = tuple(sorted(given | varying_axes(flag), key=str))
     return over_devices(flag.astype(jnp.int32), names) > 0 if names else flag
 
 
 def varying_axes(x: ArrayLike | jax.ShapeDtypeStruct) -> frozenset[AxisName]:
-    """The mesh axes of `shard_map` over which a type says that an array varies.
+    """Returns the `shard_map` mesh axes over which an array varies.
 
-    JAX 0.7 calls this set `vma`, JAX 0.10 `manual_axis_type.varying`.
+    The type attribute is called `vma` in JAX 0.7 and `manual_axis_type.varying` in JAX
+    0.10.
     """
     kind = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
     manual = getattr(kind, "manual_axis_type", None)
@@ -96,13 +98,16 @@ def varying_axes(x: ArrayLike | jax.ShapeDtypeStruct) -> frozenset[AxisName]:
 
 
 def _shows_in_types(name: AxisName) -> bool:
-    """Whether types know an axis; not in `vmap`, nor with `check_vma=False`."""
-    # The index along an axis varies over it.
+    """Returns whether types track an axis.
+
+    Types do not track `vmap` axes, or any axes with `check_vma=False`.
+    """
+    # `axis_index` varies over its axis if types track that axis.
     return name in varying_axes(lax.axis_index(name))
 
 
 def _is_axes(value: object) -> bool:
-    """Whether a value names axes: None, a name, or a tuple of names; or is a tree."""
+    """Returns whether a value is None, an axis name or a tuple of names."""
     if type(value) is tuple:
         return all(name is not None and _is_axes(name) for name in value)
     return value is None or jax.tree_util.all_leaves([value])

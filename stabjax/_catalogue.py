@@ -1,47 +1,54 @@
-"""Problems, clippings, schedules and optimizers by name, for command line and study."""
+"""Problems, clipping methods, schedules and optimizers, looked up by name."""
 
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from stabjax import _clipping as c
+from stabjax import _guards as g
 from stabjax import _schedules as s
 from stabjax import problems
+from stabjax._arguments import lookup
 from stabjax._types import Number, Schedule
 
-WARMUP_FRACTION = 0.1  # of the steps, in schedules that warm up
-_COOLDOWN_FRACTION = 0.2  # of the steps, in schedules that end with a cool-down
-_WINDOW = 32  # norms in a history; the defaults exceed the length of a short run
+WARMUP_FRACTION = 0.1  # fraction of steps, for schedules with a warmup
+_COOLDOWN_FRACTION = 0.2  # fraction of steps, for schedules with a cooldown
+_WINDOW = 32  # norms; many default windows are longer than short runs
 
 Range = tuple[float, float]
 MakeClipping = Callable[[Number], optax.GradientTransformation]
-MakeSchedule = Callable[[Number, int], Schedule]
+MakeSchedule = Callable[..., Schedule]  # of the peak and the number of steps
 MakeOptimizer = Callable[..., optax.GradientTransformation]
 
-# Members of `stabjax.problems` that are not problems.
+# Public names in `stabjax.problems` that are not problems.
 _NOT_PROBLEMS = ("Problem", "supervised", "bracket_text", "copy_text", "markov_text")
 PROBLEMS: Mapping[str, Callable[..., problems.Problem]] = MappingProxyType(
     {
-        name: getattr(problems, name)
-        for name in problems.__all__
+        name: functools.partial(problems.quadratic, noise=1.0)
+        if name == "noisy_quadratic"
+        else getattr(problems, name)
+        for name in sorted([*problems.__all__, "noisy_quadratic"])
         if name not in _NOT_PROBLEMS
     }
 )
 
 
 class Clipping(NamedTuple):
-    """A transformation that clips, as a function of one number.
+    """A clipping transformation with one hyperparameter.
 
     Attributes:
-      make: from that number to the transformation.
-      number: the name of its argument.
-      range: sensible values, from strict to lax; None where the number is a gradient
-        norm, whose range depends on the problem.
-      after: whether it clips the optimizer's update instead of the gradient.
+      make: function that maps the hyperparameter to a transformation.
+      number: name of the hyperparameter.
+      range: recommended range, from strict to permissive; None if the hyperparameter is
+        a gradient norm, whose range depends on the problem.
+      after: whether to clip the optimizer's update instead of the gradient.
     """
 
     make: MakeClipping
@@ -50,7 +57,7 @@ class Clipping(NamedTuple):
     after: bool = False
 
 
-# Name -> (the argument, sensible values); None for a gradient norm.
+# Name -> (hyperparameter, recommended range); the range of gradient norms is None.
 _NUMBERS: dict[str, tuple[str, Range | None]] = {
     "adagc": ("relative_clip", (1.0, 10.0)),
     "adaptive_grad_clip": ("clipping", (1e-3, 10.0)),
@@ -75,17 +82,47 @@ _AFTER = ("clip_by_relative_update", "clip_update_norm")
 _WITH_WINDOW = ("clip_by_percentile", "clip_update_norm")
 
 
+# The functions that clip, with all their arguments.
+CLIPS: Mapping[str, Callable[..., optax.GradientTransformation]] = MappingProxyType(
+    {
+        name: functools.partial(getattr(c, name), window=_WINDOW)
+        if name in _WITH_WINDOW
+        else getattr(c, name)
+        for name in _NUMBERS
+    }
+)
+
+# The functions that skip a bad step of the transformation they wrap.
+GUARDS: Mapping[str, Callable[..., optax.GradientTransformation]] = MappingProxyType(
+    {name: getattr(g, name) for name in g.__all__ if name.startswith("skip_")}
+)
+
+
 def _clipping(name: str) -> Clipping:
     number, bounds = _NUMBERS[name]
-    fixed = {"window": _WINDOW} if name in _WITH_WINDOW else {}
 
     def make(value: Number) -> optax.GradientTransformation:
-        built: optax.GradientTransformation = getattr(c, name)(
-            **{number: value}, **fixed
-        )
-        return built
+        return CLIPS[name](**{number: value})
 
     return Clipping(make, number, bounds, name in _AFTER)
+
+
+def unless_infinite(
+    clipping: optax.GradientTransformation, threshold: Number
+) -> optax.GradientTransformation:
+    """The transformation, or the identity at an infinite threshold."""
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        clipped, state = clipping.update(updates, state, params)
+        on = threshold < jnp.inf
+        kept = jax.tree.map(lambda c, u: jnp.where(on, c, u), clipped, updates)
+        return kept, state
+
+    return optax.GradientTransformation(clipping.init, update)
 
 
 CLIPPINGS: Mapping[str, Clipping] = MappingProxyType(
@@ -97,62 +134,230 @@ def _warmup(steps: int) -> int:
     return round(WARMUP_FRACTION * steps)
 
 
-def _rest(steps: int) -> int:
-    return steps - _warmup(steps)
-
-
 def _cooldown(steps: int) -> int:
     return round(_COOLDOWN_FRACTION * steps)
 
 
-# Functions of the peak p and the number of steps n.
-SCHEDULES: Mapping[str, MakeSchedule] = MappingProxyType(
+Arguments = Mapping[str, Number]
+Default = Callable[[Arguments, int], Number]
+
+
+@dataclass(frozen=True)
+class Scheduling:
+    """A schedule, as a function of its peak and the number of steps.
+
+    Attributes:
+      function: the schedule, with all its arguments.
+      peak: the name of the argument that is the peak.
+      defaults: by name of an argument, its value as a function of those before it and
+        of the number of steps.
+    """
+
+    function: Callable[..., Schedule]
+    peak: str
+    defaults: Mapping[str, Default]
+
+    def __call__(self, peak: Number, steps: int, **given: Any) -> Schedule:
+        """Returns the schedule."""
+        return self.function(**self.arguments(steps, {self.peak: peak, **given}))
+
+    def arguments(self, steps: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the given arguments, and defaults for others."""
+        found = dict(given)
+        for name, default in self.defaults.items():
+            if name not in found:
+                found[name] = default(found, steps)
+        return found
+
+
+def constant(peak_value: Number, warmup_steps: Number = 0) -> Schedule:
+    """Constant, after a linear warm-up."""
+    return _warmed(peak_value, warmup_steps, s.constant_schedule(peak_value))
+
+
+def linear(
+    peak_value: Number, decay_steps: Number, warmup_steps: Number = 0
+) -> Schedule:
+    """Linear decay to 0, after a linear warm-up."""
+    decay = s.linear_schedule(peak_value, 0.0, decay_steps)
+    return _warmed(peak_value, warmup_steps, decay)
+
+
+def cosine(
+    peak_value: Number, decay_steps: Number, warmup_steps: Number = 0
+) -> Schedule:
+    """Cosine decay to 0, after a linear warm-up."""
+    decay = s.cosine_decay_schedule(peak_value, decay_steps)
+    return _warmed(peak_value, warmup_steps, decay)
+
+
+def _warmed(peak: Number, warmup: Number, decay: Schedule) -> Schedule:
+    rise = s.linear_schedule(0.0, peak, warmup)
+    schedule: Schedule = s.join_schedules([rise, decay], [warmup])
+    return schedule
+
+
+def _all(arguments: Arguments, n: int) -> Number:
+    del arguments
+    return n
+
+
+def _tenth(arguments: Arguments, n: int) -> Number:
+    del arguments
+    return _warmup(n)
+
+
+def _after_warmup(arguments: Arguments, n: int) -> Number:
+    return n - arguments.get("warmup_steps", 0)
+
+
+def _always(value: float) -> Default:
+    return lambda arguments, n: value
+
+
+def _part(number: int) -> Default:
+    return lambda arguments, n: -(-n // number)
+
+
+_ZERO = _always(0.0)
+_RISE = {"init_value": _ZERO, "warmup_steps": _tenth}
+
+SCHEDULES: Mapping[str, Scheduling] = MappingProxyType(
     {
-        "cosine_decay_schedule": s.cosine_decay_schedule,
-        "cosine_onecycle_schedule": lambda p, n: s.cosine_onecycle_schedule(n, p),
-        "cosine_restarts_schedule": lambda p, n: s.cosine_restarts_schedule(
-            p, -(-n // 4)
+        "cosine": Scheduling(cosine, "peak_value", {"decay_steps": _after_warmup}),
+        "linear": Scheduling(linear, "peak_value", {"decay_steps": _after_warmup}),
+        "cosine_decay_schedule": Scheduling(
+            s.cosine_decay_schedule, "init_value", {"decay_steps": _all}
         ),
-        "cyclic_schedule": lambda p, n: s.cyclic_schedule(
-            0.1 * p, p, -(-n // 8), -(-n // 8)
+        "cosine_onecycle_schedule": Scheduling(
+            s.cosine_onecycle_schedule, "peak_value", {"transition_steps": _all}
         ),
-        "exponential_decay": lambda p, n: s.exponential_decay(p, n, 0.01),
-        "exponential_warmup_schedule": lambda p, n: s.exponential_warmup_schedule(
-            p, _warmup(n)
+        "cosine_restarts_schedule": Scheduling(
+            s.cosine_restarts_schedule, "peak_value", {"period": _part(4)}
         ),
-        "infinite_schedule": lambda p, n: s.infinite_schedule(
-            p, 0.5 * p, _warmup(n), _rest(n)
+        "cyclic_schedule": Scheduling(
+            s.cyclic_schedule,
+            "peak_value",
+            {
+                "init_value": lambda a, n: 0.1 * a["peak_value"],
+                "up_steps": _part(8),
+                "down_steps": _part(8),
+            },
         ),
-        "inverse_sqrt_schedule": lambda p, n: s.inverse_sqrt_schedule(p, _warmup(n)),
-        "linear_onecycle_schedule": lambda p, n: s.linear_onecycle_schedule(n, p),
-        "linear_schedule": lambda p, n: s.linear_schedule(p, 0.0, n),
-        "polynomial_schedule": lambda p, n: s.polynomial_schedule(p, 0.0, 2, n),
-        "rex_schedule": s.rex_schedule,
-        "warmup_constant_schedule": lambda p, n: s.warmup_constant_schedule(
-            0.0, p, _warmup(n)
+        "exponential_decay": Scheduling(
+            s.exponential_decay,
+            "init_value",
+            {"transition_steps": _all, "decay_rate": _always(0.01)},
         ),
-        "warmup_cosine_decay_schedule": lambda p, n: s.warmup_cosine_decay_schedule(
-            0.0, p, _warmup(n), n
+        "exponential_warmup_schedule": Scheduling(
+            s.exponential_warmup_schedule, "peak_value", {"timescale": _tenth}
         ),
-        "warmup_exponential_decay_schedule": (
-            lambda p, n: s.warmup_exponential_decay_schedule(
-                0.0, p, _warmup(n), _rest(n), 0.01
-            )
+        "infinite_schedule": Scheduling(
+            s.infinite_schedule,
+            "peak_value",
+            {
+                "constant_value": lambda a, n: 0.5 * a["peak_value"],
+                "warmup_steps": _tenth,
+                "cooldown_steps": _after_warmup,
+            },
         ),
-        "wsd_schedule": lambda p, n: s.wsd_schedule(
-            p, _warmup(n), _rest(n) - _cooldown(n), _cooldown(n)
+        "inverse_sqrt_schedule": Scheduling(
+            s.inverse_sqrt_schedule, "init_value", {"timescale": _tenth}
+        ),
+        "linear_onecycle_schedule": Scheduling(
+            s.linear_onecycle_schedule, "peak_value", {"transition_steps": _all}
+        ),
+        "linear_schedule": Scheduling(
+            s.linear_schedule,
+            "init_value",
+            {"end_value": _ZERO, "transition_steps": _all},
+        ),
+        "polynomial_schedule": Scheduling(
+            s.polynomial_schedule,
+            "init_value",
+            {"end_value": _ZERO, "power": _always(2), "transition_steps": _all},
+        ),
+        "rex_schedule": Scheduling(
+            s.rex_schedule, "init_value", {"transition_steps": _all}
+        ),
+        "warmup_constant_schedule": Scheduling(
+            s.warmup_constant_schedule, "peak_value", _RISE
+        ),
+        "warmup_cosine_decay_schedule": Scheduling(
+            s.warmup_cosine_decay_schedule, "peak_value", {**_RISE, "decay_steps": _all}
+        ),
+        "warmup_exponential_decay_schedule": Scheduling(
+            s.warmup_exponential_decay_schedule,
+            "peak_value",
+            {
+                **_RISE,
+                "transition_steps": _after_warmup,
+                "decay_rate": _always(0.01),
+            },
+        ),
+        "wsd_schedule": Scheduling(
+            s.wsd_schedule,
+            "peak_value",
+            {
+                "warmup_steps": _tenth,
+                "decay_steps": lambda a, n: _cooldown(n),
+                "stable_steps": lambda a, n: n - a["warmup_steps"] - a["decay_steps"],
+            },
         ),
     }
 )
 
 
+# With the baseline, which is not a treatment.
+ALL_SCHEDULES: Mapping[str, Scheduling] = MappingProxyType(
+    {"constant": Scheduling(constant, "peak_value", {}), **SCHEDULES}
+)
+
+
+def optimizer_named(name: str) -> MakeOptimizer:
+    """Returns the function of Optax of this name.
+
+    Raises:
+      ValueError: there is none that takes a learning rate, or it is L-BFGS.
+    """
+    if name == "lbfgs":
+        raise ValueError(
+            "optimizer must work from gradients alone, got 'lbfgs', whose line search "
+            "calls the loss function."
+        )
+    return lookup("optimizer", name, optimizers())
+
+
 @functools.cache
 def optimizers() -> Mapping[str, MakeOptimizer]:
-    """Returns the functions of Optax that take a learning rate, by name."""
+    """Returns the functions of Optax that take a learning rate, by name.
+
+    L-BFGS is not among them: its line search calls the loss function.
+    """
     return {
         name: make
         for name, make in vars(optax).items()
         if inspect.isfunction(make)
+        and name != "lbfgs"
         and not name.startswith(("_", "scale_by_"))
         and "learning_rate" in inspect.signature(make).parameters
+    }
+
+
+_NOT_VALUES = ("axis_name", "inner", "key", "learning_rate", "text")
+
+
+def arguments_of(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
+    """Returns the parameters of a function that are numbers, flags or words."""
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in _NOT_VALUES
+        and not name.endswith("mask")
+        and (
+            isinstance(parameter.default, int | float | str)
+            or parameter.default is parameter.empty
+            or (parameter.default is None and "Number" in str(parameter.annotation))
+            or (parameter.default is None and "float" in str(parameter.annotation))
+        )
     }

@@ -1,19 +1,20 @@
-"""Modules that need a package of an extra, imported when first used."""
+"""Lazy imports of modules that need optional dependencies."""
 
 import importlib
 from types import ModuleType
 
 
 def load(module: str, *, needed_by: str = "", extra: str = "sweep") -> ModuleType:
-    """Imports a module that may need a package which is not installed.
+    """Imports a module that may need an optional dependency.
 
     Args:
-      module: the full name of the module.
-      needed_by: what the user asked for, for the message; the module by default.
-      extra: the extra of this package that brings the missing one.
+      module: full module name.
+      needed_by: name shown in the error message. Defaults to `module`.
+      extra: the stabjax extra that installs the missing package.
 
     Raises:
-      ModuleNotFoundError: the package is missing. The message says how to install it.
+      ModuleNotFoundError: If the package is missing. The message says how to install
+        it.
     """
     try:
         return importlib.import_module(module)

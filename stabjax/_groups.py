@@ -1,4 +1,4 @@
-"""A transformation for each group of parameters, by their paths."""
+"""Different transformations for different parameter groups, selected by path."""
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
@@ -14,29 +14,30 @@ def by_group(
     transformations: Mapping[str, optax.GradientTransformation],
     group_of: Mapping[str, str] | Callable[[str], str],
 ) -> optax.GradientTransformationExtraArgs:
-    """Applies a transformation of its own to each group of parameters.
+    """Applies a different transformation to each parameter group.
 
-    A thin layer over `optax.partition`, which labels parameters by their paths, such as
-    `encoder/dense/kernel` or `layers/0/bias`, in any tree: nested dicts, Linen's trees,
-    Flax NNX states, Equinox modules. So thresholds, schedules, and multipliers of the
-    learning rate or the weight decay can differ by layer.
+    A thin wrapper around `optax.partition` that labels parameters by path, such as
+    `encoder/dense/kernel` or `layers/0/bias`. It supports nested dicts, Linen
+    variables, Flax NNX states and Equinox modules. Use it to vary thresholds,
+    schedules, learning-rate multipliers or weight decay across layers.
 
     Args:
-      transformations: by the name of the group. In a chain, `optax.identity()` leaves a
-        group as it is, and `optax.scale(0.1)` multiplies its learning rate.
-      group_of: the name of the group by a pattern of the path, where the first pattern
-        that matches decides (`*` stands for any text, slashes included), or a function
-        from the path to the name. **Static.**
+      transformations: dict of group names to transformations. In a chain,
+        `optax.identity()` leaves a group unchanged and `optax.scale(0.1)` multiplies
+        its learning rate.
+      group_of: a dict of path patterns to group names, or a function from path to group
+        name. The first matching pattern is used, and `*` matches any text, including
+        slashes. **Static.**
 
     Returns:
-      A transformation with the state of `optax.partition`. Where groups have metrics of
-      one name, `stabjax.metrics` puts the name of the group in front.
+      A transformation with the state of `optax.partition`. If several groups report
+      metrics with the same name, `stabjax.metrics` prefixes them with the group name.
 
     Raises:
-      TypeError: `transformations` holds something else, or `group_of` is neither a dict
-        nor a function.
-      ValueError: a parameter has no group or an unknown one, or a pattern matches no
-        parameter; on `init` and `update`.
+      TypeError: If `transformations` contains other objects, or `group_of` is neither a
+        dict nor a function.
+      ValueError: If a parameter has no group or an unknown group, or if a pattern
+        matches no parameter. Raised by `init` and `update`.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -69,7 +70,7 @@ def by_group(
         for path, group in zip(paths, groups, strict=True):
             if group not in transformations:
                 raise ValueError(
-                    f"group_of must give one of {sorted(transformations)}, got "
+                    f"group_of must return one of {sorted(transformations)}, got "
                     f"{group!r} for {path!r}."
                 )
         return jax.tree.unflatten(jax.tree.structure(tree), groups)
@@ -85,7 +86,7 @@ def _by_pattern(patterns: Mapping[str, str], paths: list[str]) -> list[str | Non
     for pattern in patterns:
         if paths and not any(fnmatchcase(path, pattern) for path in paths):
             raise ValueError(
-                f"group_of must have patterns that match a parameter, got {pattern!r}; "
-                f"the parameters are {', '.join(paths)}."
+                f"group_of must have patterns that match a parameter, got {pattern!r}. "
+                f"The parameters are {', '.join(paths)}."
             )
     return groups

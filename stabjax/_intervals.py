@@ -1,23 +1,107 @@
-"""Intervals of a fraction, and the share of a logarithmic axis of each rate."""
+"""Confidence intervals, and interval widths on a logarithmic axis."""
 
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-LEAST_SHARE = 0.5  # of the runs must be stable at a rate that counts as stable
+LEAST_SHARE = 0.5  # minimum fraction of stable runs at a stable learning rate
+_RESAMPLES = 1000
+
+_Array = np.ndarray[Any, Any]
+
+
+class Interval(NamedTuple):
+    """A confidence interval.
+
+    Attributes:
+      low: lower bound. It is -inf (or 0 for positive quantities) if the runs do not
+        determine it, and NaN if there is no interval, for example with a single seed.
+      high: upper bound. Similarly, it may be inf or NaN.
+      confidence: confidence level, in (0, 1).
+    """
+
+    low: float
+    high: float
+    confidence: float = 0.95
+
+    def __str__(self) -> str:
+        """Formats the bounds."""
+        return f"{self.low:.3g} to {self.high:.3g}"
+
+
+def student(values: Any, confidence: float = 0.95) -> Interval:
+    """Computes the Student t interval of a mean over independent seeds.
+
+    The interval is mean +- t(confidence, n - 1) s / sqrt(n). It is NaN for fewer than
+    two values, or if any value is non-finite.
+    """
+    values = np.asarray(values, float)
+    if values.size < 2 or not np.isfinite(values).all():
+        return Interval(np.nan, np.nan, confidence)
+    mean, half = float(values.mean()), float(student_half_width(values, confidence))
+    return Interval(mean - half, mean + half, confidence)
+
+
+def student_half_width(values: _Array, confidence: float = 0.95) -> _Array:
+    """Computes half the width of the Student t interval of means over the last axis.
+
+    It is NaN for a single value, or where a value is non-finite.
+    """
+    number = values.shape[-1]
+    if number < 2:
+        return np.full(values.shape[:-1], np.nan)
+    from scipy.special import stdtrit  # SciPy is optional for the other functions
+
+    with np.errstate(invalid="ignore"):  # infinite values
+        error = values.std(axis=-1, ddof=1) / np.sqrt(number)
+    found: _Array = stdtrit(number - 1, 0.5 + confidence / 2) * error
+    return found
+
+
+def decades_that_train(
+    success: _Array, rates: Any, confidence: float = 0.95
+) -> tuple[float, Interval]:
+    """Computes how many decades of rates train, with a bootstrap interval over seeds.
+
+    A rate trains if at least half of the runs succeed. Seeds are resampled whole,
+    because runs of one seed at different rates are not independent.
+
+    Args:
+      success: 1, 0 or NaN (not run) for each rate, seed and further run.
+      rates: learning rates, increasing.
+      confidence: confidence level, in (0, 1).
+    """
+    count = np.nansum(success, axis=-1)
+    size = (~np.isnan(success)).sum(axis=-1)
+
+    def width(weights: _Array) -> _Array:  # one number of draws for each seed
+        fraction = weights @ count.T / np.maximum(weights @ size.T, 1)
+        found: _Array = (fraction >= LEAST_SHARE) @ decades(rates)
+        return found
+
+    seeds = success.shape[1]
+    value = float(width(np.ones(seeds)))
+    if seeds < 2:
+        return value, Interval(np.nan, np.nan, confidence)
+    draw = np.random.default_rng(0)
+    draws = draw.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(width(draws), [tail, 1 - tail], method="nearest")
+    return value, Interval(float(low), float(high), confidence)
 
 
 def wilson(count: Any, size: Any, confidence: float = 0.95) -> tuple[Any, Any]:
-    """Returns the ends of Wilson's interval for `count` of `size`; NaN if `size` is 0.
+    """Returns the bounds of the Wilson interval for `count` out of `size`.
 
-    Numbers or arrays; `stable_fraction` has the formula.
+    Accepts numbers and arrays. Returns NaN if `size` is 0. See
+    `stabjax.runs.stable_fraction` for the formula.
     """
     n = np.where(size > 0, size, np.nan)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     half = z / 2
 
-    def low(k: Any) -> Any:  # exactly 0 if k is
+    def low(k: Any) -> Any:  # exactly 0 if k is 0
         spread = z * np.sqrt(k * (n - k) / n + half * half)
         return (k + z * half - spread) / (n + z * z)
 
@@ -25,10 +109,11 @@ def wilson(count: Any, size: Any, confidence: float = 0.95) -> tuple[Any, Any]:
 
 
 def decades(rates: Any) -> np.ndarray[Any, Any]:
-    """Returns the length of a logarithmic axis that belongs to each rate, in decades.
+    """Returns the width of each rate's interval on a logarithmic axis, in decades.
 
-    It reaches halfway to the neighbours, and as far again at the ends, so that the
-    rates of an even grid add up to their number times their distance.
+    Intervals meet halfway between neighboring rates. The outermost intervals are
+    symmetric, so the widths on an even grid add up to the number of rates times their
+    spacing.
     """
     if len(rates) < 2:
         return np.zeros(len(rates))

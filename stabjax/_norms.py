@@ -1,6 +1,8 @@
-"""Norms of trees on any mesh: no overflow, no underflow, one read."""
+"""Norms of pytrees on any mesh, without overflow or underflow."""
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeGuard, TypeVar
@@ -18,48 +20,50 @@ Tree = TypeVar("Tree")
 
 
 class ScaledNorm(NamedTuple):
-    """A norm, `value * unit`, whose two parts are finite where the product is not."""
+    """A norm `value * unit` whose parts stay finite even if their product overflows."""
 
     value: jax.Array
-    unit: jax.Array  # a positive constant: no derivative flows through it
+    unit: jax.Array  # a positive constant with no derivative
 
     @property
     def product(self) -> jax.Array:
-        """The norm itself: inf where it exceeds the dtype."""
+        """The norm as one number, or inf if it exceeds the dtype's range."""
         return self.value * self.unit
 
 
 def global_norm(tree: object, ord: float = 2, *, axis_name: object = None) -> jax.Array:
-    """Norm of all elements of a tree together, right for every finite input.
+    """Computes the global norm of a tree.
 
         |g|_p = (sum_i |g_i|^p)^(1/p),  and  max_i |g_i|  for ord=inf
 
-    Squares are summed in float32 or wider. Where a sum leaves the range of safe
-    squares it is recomputed with rescaled elements, so the 2-norm reads the tree once
-    (other orders read it twice) and neither overflows nor underflows. The derivative at
-    zero is zero.
+    The norm is correct for all finite inputs. Squares are summed in float32 or wider.
+    If the sum leaves the safe range, it is recomputed with rescaled elements. The
+    2-norm therefore reads the tree once in most cases and neither overflows nor
+    underflows. Other orders read the tree twice. The derivative at zero is zero.
 
-    Inside `shard_map`, the type of each array says over which mesh axes it is sharded,
-    and the norm is that of the whole tree: the sum runs over just those axes, leaf by
-    leaf. On automatic and explicit meshes nothing needs to be said either.
+    Inside `shard_map`, array types list the mesh axes over which each leaf is sharded,
+    and the function sums over those axes to compute the norm of the full tree.
+    Automatic and explicit meshes need no extra arguments either.
 
     Args:
-      tree: any tree of arrays and numbers, real or complex, of any mixture of dtypes.
-        None and the gradients of integers (float0) count for nothing; an empty tree has
-        norm 0.
+      tree: a tree of real or complex arrays and numbers, possibly with mixed dtypes.
+        None and gradients of integers (float0) are ignored. The norm of an empty tree
+        is 0.
       ord: order of the norm, in [1, inf]. **Static.**
-      axis_name: for axes that types do not show (`vmap`, `pmap`, and `shard_map` with
-        `check_vma=False`), the name or the tuple of names of the mapped axes over which
-        every leaf is sharded, or a tree of these that is a prefix of `tree`. `()` gives
-        the norm of each device's own part. **Static.**
+      axis_name: only needed for axes that types do not track: in `vmap`, in `pmap`, and
+        in `shard_map` with `check_vma=False`. The name or tuple of names of the mapped
+        axes over which every leaf is sharded, or a prefix tree of such names. `()`
+        returns the norm of each device's local shard. **Static.**
 
     Returns:
-      A scalar, float32, or float64 if a leaf is. Inf only if the norm itself exceeds
-      that dtype or an element is inf; NaN if an element is NaN.
+      A scalar, float64 if any leaf is float64 and float32 otherwise. The result is inf
+      only if the norm exceeds that dtype's range or an element is inf, and NaN if an
+      element is NaN.
 
     Raises:
-      ValueError: `ord` is out of range, or `axis_name` contradicts the type of a leaf.
-      TypeError: a leaf is not an array or a number.
+      ValueError: If `ord` is out of range, or `axis_name` contradicts the type of a
+        leaf.
+      TypeError: If a leaf is not an array or a number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -80,23 +84,24 @@ def global_norm(tree: object, ord: float = 2, *, axis_name: object = None) -> ja
 
 
 def leaf_norms(tree: Tree, ord: float = 2, *, axis_name: object = None) -> Tree:
-    """Norm of each leaf of a tree by itself.
+    """Computes the norm of each leaf of a tree.
 
         |g_l|_p  for every leaf l
 
-    Has the arguments and the numerical care of `stabjax.global_norm`.
+    Uses the same overflow-safe arithmetic as `stabjax.global_norm`.
 
     Args:
-      tree: any tree of arrays and numbers.
+      tree: a tree of arrays and numbers.
       ord: order of the norm, in [1, inf]. **Static.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A tree of the same structure that holds a scalar for each leaf.
+      A tree with the same structure and one scalar for each leaf.
 
     Raises:
-      ValueError: `ord` is out of range, or `axis_name` contradicts the type of a leaf.
-      TypeError: a leaf is not an array or a number.
+      ValueError: If `ord` is out of range, or `axis_name` contradicts the type of a
+        leaf.
+      TypeError: If a leaf is not an array or a number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -118,7 +123,7 @@ def scaled_norm(
     axis_name: object = None,
     argument: str = "updates",
 ) -> ScaledNorm:
-    """The norm of a whole tree as value and unit; see `global_norm`."""
+    """Computes the global norm as value and unit. See `global_norm`."""
     axes = leaf_axes(argument, tree, axis_name)
     norm: ScaledNorm = norm_of_leaves(jax.tree.leaves(tree), axes, ord, False)
     return norm
@@ -131,23 +136,23 @@ def scaled_leaf_norms(
     axis_name: object = None,
     argument: str = "updates",
 ) -> ScaledNorm:
-    """The norms of all leaves along axis 0, as values and units."""
+    """Stacks the norms of all leaves along axis 0, as values and units."""
     axes = leaf_axes(argument, tree, axis_name)
     norms: ScaledNorm = norm_of_leaves(jax.tree.leaves(tree), axes, ord, True)
     return norms
 
 
-# Under `jit`: in eager mode each call would compile its `cond` anew.
+# Without `jit`, every eager call would compile its `cond` again.
 @partial(jax.jit, static_argnames=("axes", "ord", "apart"), inline=True)
 def norm_of_leaves(
     leaves: Sequence[ArrayLike], axes: tuple[Axes, ...], ord: float, apart: bool
 ) -> ScaledNorm:
-    """The norm of all leaves together, or the vector of their norms if `apart`."""
+    """Computes the norm of all leaves together, or one norm per leaf if `apart`."""
     dtype = norm_dtype(leaves)
     if not leaves:
         shape = (0,) if apart else ()
         return ScaledNorm(jnp.zeros(shape, dtype), jnp.ones(shape, dtype))
-    # What has no elements counts as one zero, since it has no largest element.
+    # Empty arrays have no maximum, so they count as a single zero.
     wide = [
         widened(x, dtype) if has_elements(x) else jnp.zeros(1, dtype) for x in leaves
     ]
@@ -156,7 +161,7 @@ def norm_of_leaves(
 
     def total(k: jax.Array | None) -> jax.Array:
         scales = list(k) if apart and k is not None else [k] * len(wide)
-        sums = [jnp.sum(_squares(x, k)) for x, k in zip(wide, scales, strict=True)]
+        sums = [_sum(_squares(x, k)) for x, k in zip(wide, scales, strict=True)]
         return reduced(sums, axes, apart)
 
     return _root_of_squares(total)
@@ -168,7 +173,7 @@ def norms_of_units(
     units: tuple[int | tuple[int, ...] | None, ...],
     axes: tuple[Axes, ...],
 ) -> list[ScaledNorm]:
-    """2-norms of the slices of each array along its `units`; dimensions are kept."""
+    """Computes 2-norms of each array along its `units` axes, keeping dimensions."""
     wide = [widened(x, norm_dtype([x])) for x in arrays]
 
     def total(k: list[jax.Array] | None) -> list[jax.Array]:
@@ -188,10 +193,10 @@ def norms_of_units(
 def norms_of_examples(
     leaves: Sequence[ArrayLike], axes: tuple[Axes, ...]
 ) -> ScaledNorm:
-    """2-norm of each example over all leaves, which have the examples along axis 0.
+    """Computes the 2-norm of each example's gradient, with examples along axis 0.
 
-    One decision for all examples: under `vmap` there would be two sums, and on explicit
-    meshes JAX 0.10 refuses a `cond` whose condition is batched.
+    One `cond` serves all examples. Under `vmap` both branches would run, and on
+    explicit meshes JAX 0.10 does not support a batched `cond` predicate.
     """
     dtype = norm_dtype(leaves)
     wide = [widened(x, dtype) for x in leaves]
@@ -207,13 +212,13 @@ def norms_of_examples(
 
 
 def unit_norms(x: jax.Array, axis: int | tuple[int, ...] | None) -> ScaledNorm:
-    """2-norms of the slices of one array along `axis`; its dimensions are kept."""
+    """Computes 2-norms of one array along `axis`, keeping dimensions."""
     norms: list[ScaledNorm] = norms_of_units([x], (axis,), ((),))
     return norms[0]
 
 
 def as_scaled(norm: jax.Array) -> ScaledNorm:
-    """A known norm, with a unit that keeps the square of its value in range."""
+    """Wraps a known norm with a unit that keeps squared values in range."""
     exponent = np.finfo(norm.dtype).maxexp
     down, large = 2.0 ** -(5 * exponent // 8), 2.0 ** (3 * exponent // 8)
     k = jnp.where(norm > large, down, jnp.ones_like(norm))
@@ -222,7 +227,7 @@ def as_scaled(norm: jax.Array) -> ScaledNorm:
 
 
 def norm_dtype(tree: object) -> np.dtype:
-    """The dtype of a tree's statistics: float64 if a leaf has it, or else float32.
+    """Returns float64 if any leaf is float64, and float32 otherwise.
 
     Leaves may be arrays, Python numbers or `jax.ShapeDtypeStruct`.
     """
@@ -236,47 +241,74 @@ def norm_dtype(tree: object) -> np.dtype:
 
 
 def is_float0(leaf: object) -> TypeGuard[jax.Array]:
-    """Whether a leaf is the gradient of an integer parameter, which holds no number."""
+    """Returns whether a leaf is a float0 gradient of an integer parameter."""
     return getattr(leaf, "dtype", None) == jax.dtypes.float0
 
 
 def has_elements(leaf: ArrayLike) -> bool:
-    """Whether a leaf holds a number at all."""
+    """Returns whether a leaf is not empty."""
     return not is_float0(leaf) and jnp.size(leaf) > 0
 
 
 def widened(x: ArrayLike, dtype: DTypeLike) -> jax.Array:
-    """The elements in the dtype of the statistics, or in the complex one beside it."""
+    """Casts an array to the given dtype, or to its complex counterpart."""
     if jnp.iscomplexobj(x):
         dtype = jnp.complex128 if dtype == jnp.float64 else jnp.complex64
     return jnp.asarray(x).astype(dtype)
 
 
 def check_order(ord: float) -> float:
-    """Returns the order of a norm; raises a ValueError if it is not in [1, inf]."""
+    """Returns the order of a norm, or raises a ValueError if not in [1, inf]."""
     numbers = (int, float, np.integer, np.floating)
     if not isinstance(ord, numbers) or not ord >= 1:
         raise ValueError(
-            f"ord must be a number in [1, inf], known before tracing, got {ord!r}."
+            f"ord must be a number in [1, inf], known at trace time, got {ord!r}."
         )
-    # Powers that are integers are products.
+    # Integer powers compile to multiplications.
     return int(ord) if float(ord).is_integer() else float(ord)
 
 
 def _squares(x: jax.Array, k: jax.Array | None) -> jax.Array:
-    """|k x|^2 of each element."""
+    """Computes |k x|^2 elementwise."""
     if jnp.iscomplexobj(x):
         return _squares(x.real, k) + _squares(x.imag, k)
     if k is not None:
-        # Unseen by XLA, which makes x^2 k^2 of this where x is known when compiling.
-        x, k = lax.optimization_barrier((x, k))
-        x = x * k
-    return x * x  # no square: its derivative takes 2 x, which may overflow
+        # Without the minimum, which has no effect, XLA rewrites this to x^2 k^2 if x is
+        # a constant. A barrier would prevent fusion under `vmap`.
+        x = jnp.minimum(x * k, np.finfo(x.dtype).max)
+    return x * x  # not jnp.square: its derivative 2 x may overflow
+
+
+def _sum(x: jax.Array) -> jax.Array:
+    """Sums all elements. Adds up to four one by one, unless they are sharded.
+
+    Under `vmap` over 65,536 trials of two elements, clipping with `jnp.sum` takes 14
+    times as long (XLA:CPU, jaxlib 0.10).
+    """
+    sharding = getattr(jax.typeof(x), "sharding", None)
+    if x.ndim == 0 or x.size > 4 or any(getattr(sharding, "spec", ())):
+        return jnp.sum(x)
+    parts: list[jax.Array] = list(x.reshape(-1))
+    return sum(parts[1:], parts[0])
 
 
 def magnitudes(x: jax.Array) -> jax.Array:
-    """|x| of each element, with derivative 0 at 0, where that of `abs` is 1."""
-    return jnp.abs(x) if jnp.iscomplexobj(x) else x * jnp.sign(x)
+    """Computes |x| elementwise, with derivative 0 at 0 (`jnp.abs` has 1)."""
+    return jnp.abs(x) if jnp.iscomplexobj(x) else _magnitudes(x)
+
+
+@jax.custom_jvp
+def _magnitudes(x: jax.Array) -> jax.Array:
+    # Not x * sign(x): XLA:CPU (jaxlib 0.10) writes signs to memory before it reduces.
+    return jnp.abs(x)
+
+
+@_magnitudes.defjvp
+def _magnitudes_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x,), (tangent,) = primals, tangents
+    return _magnitudes(x), jnp.sign(x) * tangent
 
 
 def reduced(
@@ -286,10 +318,10 @@ def reduced(
     *,
     largest: bool = False,
 ) -> jax.Array:
-    """The sum (or the largest) of one number for each leaf, over devices.
+    """Reduces one number per leaf by sum (or maximum) over devices.
 
-    And over leaves, unless these stay apart, along axis 0. There is one collective for
-    each set of axes, and not for each leaf.
+    Also reduces over leaves along axis 0 unless `apart`. Issues one collective for each
+    set of axes instead of one for each leaf.
     """
 
     def joined(numbers: list[jax.Array]) -> jax.Array:
@@ -311,32 +343,35 @@ def reduced(
 
 
 def _root_of_squares(total: Callable[[Any], Any]) -> ScaledNorm:
-    """sqrt(total(1)), where total(k) are sums of the squares of the elements times k.
+    """Computes sqrt(total(1)), where total(k) sums squared elements multiplied by k.
 
-    Where a plain sum is huge (its square, in a derivative, would overflow too), or so
-    small that squares may have been flushed to zero, it is recomputed with a power of
-    two for k. One `cond` decides for all sums, since on a GPU each takes 17
-    microseconds; only the sums leave it. Under `vmap` it becomes a second sum.
+    A plain sum may be so large that its square overflows in the derivative, or so small
+    that squares may have been flushed to zero. In both cases it is recomputed with a
+    power of two as k. A single `cond` handles all sums because each takes 17
+    microseconds on a GPU, and only the sums are its outputs. Under `vmap` both branches
+    run.
     """
     plain = total(None)
     k = jax.tree.map(_rescaling, plain)
-    safe = [jnp.ones((), bool), *(jnp.all(x == 1) for x in jax.tree.leaves(k))]
-    squares = lax.cond(jnp.all(jnp.stack(safe)), lambda: plain, lambda: total(k))
+    # Not stacked: under `vmap`, XLA would write the stacked flags to memory.
+    flags = [jnp.all(x == 1) for x in jax.tree.leaves(k)]
+    safe = functools.reduce(operator.and_, flags, jnp.ones((), bool))
+    squares = lax.cond(safe, lambda: plain, lambda: total(k))
     return ScaledNorm(
         jax.tree.map(safe_root, squares), jax.tree.map(lambda x: 1 / x, k)
     )
 
 
 def _rescaling(squares: jax.Array) -> jax.Array:
-    """The power of two by which to multiply elements whose sum of squares this is."""
+    """Returns the power of two that rescales elements with this sum of squares."""
     exponent = np.finfo(squares.dtype).maxexp
-    down = 2.0 ** -(5 * exponent // 8)  # the largest number to the 3/8 of its exponent
+    down = 2.0 ** -(5 * exponent // 8)
     k = jnp.where(squares > 2.0 ** (3 * exponent // 4), down, jnp.ones_like(squares))
     return jnp.where(squares < 2.0 ** -(exponent // 2), 1 / down, k)
 
 
 def safe_root(x: jax.Array) -> jax.Array:
-    """Square root whose derivative at zero is finite."""
+    """Computes the square root with a finite derivative at zero."""
     positive = x > 0
     root = jnp.sqrt(jnp.where(positive, x, 1))
     return jnp.where(positive, root, lax.stop_gradient(x))
@@ -345,7 +380,7 @@ def safe_root(x: jax.Array) -> jax.Array:
 def _power_norm(
     arrays: Sequence[jax.Array], axes: tuple[Axes, ...], ord: float, apart: bool
 ) -> ScaledNorm:
-    """M (sum_i (|x_i| / M)^p)^(1/p) with M = max_i |x_i|, a constant of the scaling."""
+    """Computes M (sum_i (|x_i| / M)^p)^(1/p) with M = max_i |x_i| held constant."""
 
     def each(x: jax.Array) -> list[jax.Array]:
         return list(x) if apart else [x] * len(arrays)
@@ -354,14 +389,14 @@ def _power_norm(
     largest = [jnp.max(magnitudes(x)) for x in arrays]
     bound = total(lax.stop_gradient(largest), largest=True)
     if ord == math.inf:
-        # Through sums, since a maximum over devices has no derivative: the shards
-        # that attain it share it.
+        # A maximum over devices has no derivative, so this sums instead. Shards that
+        # attain the maximum share its derivative.
         pairs = list(zip(largest, each(bound), strict=True))
         attains = [(m == b).astype(m.dtype) for m, b in pairs]
         shares = [a * m for a, m in zip(attains, largest, strict=True)]
         return ScaledNorm(total(shares) / total(attains), jnp.ones_like(bound))
     unit = jnp.where((bound > 0) & jnp.isfinite(bound), bound, 1)
-    # 1 / M may be subnormal, which devices flush to zero: to its middle range first.
+    # 1 / M may be subnormal and flushed to zero, so k first moves M to mid-range.
     half = 2.0 ** (np.finfo(bound.dtype).maxexp // 2)
     k = jnp.where(unit > 1, 1 / half, half)
     scaled = zip(arrays, each(k), each(unit * k), strict=True)
@@ -369,7 +404,7 @@ def _power_norm(
     positive = powers > 0
     root = jnp.where(positive, powers, 1) ** (1 / ord)
     value = jnp.where(positive, root, lax.stop_gradient(powers))
-    # M itself as the unit might have no inverse: the power of two near to it, or 1.
+    # M may have no finite inverse, so the unit is a nearby power of two or 1.
     large, small = unit > half, unit < 1 / half
     power = jnp.where(large, half, jnp.ones_like(unit))
     power = jnp.where(small, 1 / half, power)

@@ -1,4 +1,4 @@
-"""The paths of a tree's leaves: one name for a parameter, whatever holds it."""
+"""Paths of the leaves of a tree, independent of the containers used."""
 
 from collections.abc import Callable, Container, Sequence
 
@@ -7,10 +7,10 @@ import numpy as np
 
 
 def leaf_paths(tree: object) -> list[tuple[str, ...]]:
-    """The path of each leaf, in the order of `jax.tree.leaves`.
+    """Returns the path of each leaf, in the order of `jax.tree.leaves`.
 
-    A variable of Flax NNX, or a Linen array boxed with its partitioning, has the path
-    of the array that stands for it in gradients.
+    Flax NNX variables and Linen arrays boxed with partitioning metadata have the path
+    of their array in the gradient tree.
     """
     paths = []
     for path, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_variable):
@@ -24,19 +24,19 @@ def leaf_paths(tree: object) -> list[tuple[str, ...]]:
 
 
 def leaf_name(path: Sequence[str]) -> str:
-    """The path of a leaf as text: `dense/kernel`."""
+    """Formats the path of a leaf, for example `dense/kernel`."""
     return "/".join(path)
 
 
 def check_arrays(argument: str, tree: object) -> None:
-    """Raises a TypeError that names the first leaf that is not an array or a number."""
+    """Raises a TypeError that names the first leaf that is not an array or number."""
     for path, leaf in zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True):
         number = isinstance(leaf, bool | int | float | complex | np.number)
         if not number and not hasattr(leaf, "dtype"):
             shown = getattr(leaf, "__name__", repr(leaf))
             raise TypeError(
-                f"{argument} must hold arrays, got {shown} at {leaf_name(path)!r}. "
-                "Replace what is not an array by None, as equinox.filter does."
+                f"{argument} must contain arrays, got {shown} at {leaf_name(path)!r}. "
+                "Replace other leaves with None, for example with equinox.filter."
             )
 
 
@@ -46,19 +46,20 @@ def match_prefix(
     tree: object,
     is_value: Callable[[object], bool] | None = None,
 ) -> list[int]:
-    """Returns, for each leaf of a tree, the position of its value in a prefix.
+    """Returns the position in a prefix tree of each leaf's value.
 
-    A value stands for all leaves whose path begins with its own, whatever containers
-    hold them: a dict matches a Flax NNX state, a FrozenDict or an Equinox module.
+    A value applies to all leaves whose path begins with the path of the value.
+    Container types do not matter: a dict matches a Flax NNX state, a FrozenDict or an
+    Equinox module.
 
     Args:
-      argument: the name of the prefix, for messages.
-      prefix: a tree of values.
-      tree: the tree whose leaves need values.
-      is_value: tells a value that is itself a tree, such as None or a tuple.
+      argument: name of the prefix tree in error messages.
+      prefix: tree of values.
+      tree: tree whose leaves need values.
+      is_value: predicate for values that are themselves trees, such as None or a tuple.
 
     Raises:
-      ValueError: a leaf has no value, or a value has no place in the tree.
+      ValueError: If a leaf has no value, or a value does not match any leaf.
     """
     values, structure = jax.tree.flatten(prefix, is_leaf=is_value)
     paths = leaf_paths(jax.tree.unflatten(structure, range(len(values))))
@@ -74,7 +75,7 @@ def match_prefix(
         unused.discard(place)
         positions.append(places[place])
     if unused:
-        # Masked parameters have no leaves, but a place.
+        # Masked parameters have a path but no leaves.
         filled = jax.tree.map(
             lambda _: 0, tree, is_leaf=lambda x: not jax.tree.leaves(x)
         )
@@ -82,15 +83,15 @@ def match_prefix(
         for place in sorted(unused):
             if _beginning(place, nodes) is None:
                 raise ValueError(
-                    f"{argument} must have values for parameters only, "
+                    f"{argument} must only have values for parameters, "
                     f"got one for {leaf_name(place)!r}."
                 )
     return positions
 
 
 def _is_variable(node: object) -> bool:
-    """Whether a node wraps an array: a variable of Flax NNX, or a box of Linen."""
-    # By name: Flax need not be installed.
+    """Returns whether a node is a Flax NNX variable or a Linen box."""
+    # Compares names because Flax may not be installed.
     return any(
         (kind.__name__ == "Variable" and kind.__module__.startswith("flax.nnx"))
         or (kind.__name__ == "AxisMetadata" and kind.__module__ == "flax.core.meta")
@@ -99,7 +100,7 @@ def _is_variable(node: object) -> bool:
 
 
 def _key(entry: object) -> str:
-    """The field, key or index in an entry of a path."""
+    """Returns the field, key or index of a path entry."""
     for attribute in ("name", "key", "idx"):
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))
@@ -109,6 +110,6 @@ def _key(entry: object) -> str:
 def _beginning(
     path: tuple[str, ...], places: Container[tuple[str, ...]]
 ) -> tuple[str, ...] | None:
-    """The place that a path begins with, if there is one."""
+    """Returns the shortest prefix of a path that is in `places`, or None."""
     starts = (path[:depth] for depth in range(len(path) + 1))
     return next((start for start in starts if start in places), None)

@@ -1,4 +1,4 @@
-"""The arithmetic of clipping: a factor that cannot overflow, applied in float32."""
+"""Overflow-safe scale factors, applied in float32 or wider."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,48 +14,44 @@ from stabjax._norms import ScaledNorm, is_float0, norm_dtype, widened
 
 
 class ClipFactor(NamedTuple):
-    """The factor `min(1, max_norm / norm)`, as two factors applied one by one."""
+    """The factor `min(1, max_norm / norm)`, split into two multipliers."""
 
     first: jax.Array
-    second: jax.Array  # 1, unless the product of the two alone would underflow
+    second: jax.Array  # 1, unless a single factor would underflow
     exceeded: jax.Array  # whether the norm is finite and above max_norm
 
 
-# Under `jit`: in eager mode each of about thirty operations would be dispatched.
+# Without `jit`, eager mode would dispatch about thirty operations one by one.
 @partial(jax.jit, inline=True)
 def clip_factor(norm: ScaledNorm, max_norm: jax.Array) -> ClipFactor:
-    """Returns what to multiply elements by so that their norm is at most `max_norm`.
+    """Computes the factor that limits a norm to `max_norm`.
 
-    Exactly 1 up to `max_norm`, and exactly 0 for a `max_norm` of 0. A non-finite norm
-    and a negative or NaN `max_norm` give NaN. Every decision is made among scalars: a
-    product with one scalar fuses into the loops that follow, which a selection among
-    elements does not.
+    The factor is exactly 1 for norms up to `max_norm` and exactly 0 if `max_norm` is 0.
+    It is NaN for a non-finite norm and for a negative or NaN `max_norm`. All selections
+    are between scalars because XLA fuses a multiplication by a scalar into later loops,
+    but not an elementwise selection.
     """
     valid = jnp.isfinite(norm.value) & (max_norm >= 0)
-    # XLA may round a max_norm that it computes twice in two ways: never below 0.
+    # XLA may compute max_norm twice with different rounding; abs keeps both >= 0.
     max_norm = jnp.abs(max_norm)
     k = 1 / norm.unit
-    exceeded = valid & (norm.value > max_norm * k)
-    value = jnp.where(exceeded, norm.value, 1)
-    # max_norm / norm, with the power of two k where every step stays in range. One
-    # division only: XLA turns a / b / c into a / (b c), and b c may overflow.
-    ratio = max_norm * jnp.maximum(k, 1) / value * jnp.minimum(k, 1)
-    # Where that is too small for the dtype: 1 / norm and then max_norm, each of them
-    # moved away from the ends of its range (a norm may exceed the largest number).
-    apart = 2.0**24
-    whole = (ratio >= np.finfo(norm.value.dtype).tiny) | (max_norm == 0)
-    inverse = apart * k / value
-    first = jnp.where(exceeded, jnp.where(whole, ratio, inverse), 1)
-    return ClipFactor(
-        first=jnp.where(valid, first, jnp.nan),
-        second=jnp.where(exceeded & ~whole, max_norm / apart, 1),
-        exceeded=exceeded,
-    )
+    limit = max_norm * k
+    exceeded = valid & (norm.value > limit)
+    # If max_norm / norm underflows, applies 1 / norm and max_norm separately. Both are
+    # scaled away from the limits of the dtype (the norm may exceed its largest number).
+    tiny, apart = np.finfo(norm.value.dtype).tiny, 2.0**24
+    whole = (limit * (1 / tiny) >= norm.value) | (max_norm == 0)
+    numerator = jnp.where(exceeded, jnp.where(whole, limit, -apart * k), 1)
+    # One division, at the end: under `vmap`, XLA stores its result, and later loops
+    # need not compute the norm again. A negative result asks for the second factor.
+    first = jnp.where(valid, numerator, jnp.nan) / jnp.where(exceeded, norm.value, 1)
+    second = jnp.where(first < 0, -max_norm / apart, 1)
+    return ClipFactor(first, second, exceeded)
 
 
 @partial(jax.jit, inline=True)
 def apply_factor(x: ArrayLike, factor: ClipFactor) -> jax.Array:
-    """Returns an array times both factors, in their dtype, cast back to its own."""
+    """Multiplies an array by both factors in their dtype and casts it back."""
     if is_float0(x):
         return x
     x = jnp.asarray(x)
@@ -67,7 +63,7 @@ def apply_factor(x: ArrayLike, factor: ClipFactor) -> jax.Array:
 
 
 def apply_factors(arrays: Sequence[jax.Array], factors: ClipFactor) -> list[jax.Array]:
-    """Returns each array times its own factors, which lie along axis 0."""
+    """Multiplies each array by its own factors, which are stacked along axis 0."""
     return [
         apply_factor(x, ClipFactor(*(part[i] for part in factors)))
         for i, x in enumerate(arrays)
@@ -75,7 +71,7 @@ def apply_factors(arrays: Sequence[jax.Array], factors: ClipFactor) -> list[jax.
 
 
 def multiply(x: ArrayLike, scalar: ArrayLike) -> jax.Array:
-    """Returns an array times a scalar, taken in float32 or wider and cast back."""
+    """Multiplies an array by a scalar in float32 or wider and casts it back."""
     if is_float0(x):
         return x
     wide = widened(x, norm_dtype([x, scalar]))
@@ -84,12 +80,12 @@ def multiply(x: ArrayLike, scalar: ArrayLike) -> jax.Array:
 
 
 def cast_back(wide: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """Returns an array in the dtype it came in; what was an integer stays wide."""
+    """Casts to the given dtype if it is inexact. Other results stay wide."""
     return wide.astype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else wide
 
 
 def safe_ratio(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns a / b of positive numbers; its derivative, with 1 / b^2, is in range."""
+    """Computes a / b for positive numbers without overflow in the derivative."""
     exponent = np.finfo(b.dtype).maxexp
     far, up = 2.0 ** (exponent // 4), 2.0 ** (5 * exponent // 8)
     k = jnp.where(b > far, 1 / up, jnp.where(b < 1 / far, up, jnp.ones_like(b)))
@@ -97,8 +93,8 @@ def safe_ratio(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def as_scalar(name: str, value: ArrayLike, dtype: DTypeLike) -> jax.Array:
-    """Returns a number or an array of one element as a scalar of a dtype."""
-    # A Python integer may be beyond int32.
+    """Converts a number or one-element array to a scalar of the given dtype."""
+    # Python integers may exceed the int32 range.
     array = jnp.asarray(float(value) if isinstance(value, int) else value)
     if array.size != 1:
         raise ValueError(f"{name} must be a scalar, got shape {array.shape}.")

@@ -1,4 +1,4 @@
-"""Types that signatures share, and those that Optax leaves out."""
+"""Type aliases for public signatures."""
 
 from collections.abc import Callable, Hashable
 from typing import TypeAlias
@@ -6,12 +6,12 @@ from typing import TypeAlias
 import jax
 import numpy as np
 
-# What a numeric argument may be: a Python number, a NumPy or JAX array, or a tracer.
-# Unlike `jax.typing.ArrayLike` it has arithmetic and order, so no cast is needed.
+# A Python number, NumPy or JAX array, or tracer. Unlike `jax.typing.ArrayLike`, this
+# type supports arithmetic and comparison without a cast.
 Number: TypeAlias = jax.Array | np.ndarray | np.number | float
-# What a comparison of numbers returns.
+# The result of comparing numbers.
 Condition: TypeAlias = jax.Array | np.ndarray | np.bool_ | bool
-# From a count of updates to a value; what Optax calls a schedule.
+# Maps an update count to a value, as in Optax.
 Schedule: TypeAlias = Callable[[Number], Number]
-# The name of a mapped axis, or of several.
+# The name of a mapped axis, or a tuple of names.
 AxisName: TypeAlias = Hashable

@@ -1,13 +1,13 @@
-"""Optuna: its samplers choose the trials of sweeps, and datasets become studies.
+"""Optuna integration: samplers for sweeps, and studies of their results.
 
-`ask` and `tell` let any sampler choose many trials at once:
+Use `ask` and `tell` to run batches of trials from any sampler:
 
     for _ in range(10):
         space = stabjax.search.ask(study, 64, rate=FloatDistribution(1e-3, 1, log=True))
         runs = stabjax.sweep(problem, make_optimizer, space, steps=200)
         stabjax.search.tell(study, runs)
 
-`to_study` shows Optuna's importances, plots and dashboard what a sweep has found.
+Use `to_study` to analyze a sweep with Optuna's importances, plots and dashboard.
 """
 
 import os
@@ -34,7 +34,7 @@ from stabjax.runs.points import NO_HYPERPARAMETERS, mean_of, values_of
 __all__ = ["ask", "tell", "to_study"]
 
 _STORE = "store"  # the attribute of a trial that was asked for the store of its sweep
-_LOG_RATIO = 100.0  # of the largest to the smallest value of a logarithmic axis
+_LOG_RATIO = 100.0  # minimum ratio of largest to smallest value for a logarithmic axis
 
 
 def ask(
@@ -44,27 +44,29 @@ def ask(
     /,
     **axes: BaseDistribution,
 ) -> Space:
-    """Asks a study for `n` trials, as a space for `sweep`.
+    """Asks a study for `n` trials, and returns them as a space for `sweep`.
 
     With `store`, the folder of the sweep that will train them, a search resumes: the
     same script asks for the same trials, trains only those that the store lacks, and
     reports only those that the study lacks.
 
     Args:
-      study: any study; its sampler chooses. To resume, it needs a sampler with a seed,
-        or a storage such as `sqlite:///study.db`.
-      n: number of trials, >= 1; the same in each batch, so that `sweep` compiles once.
-      store: a folder for each batch, as in `sweep`; kept as an attribute of its trials.
-        Trials of the study that were asked for it before are returned again.
-      **axes: a distribution of `optuna.distributions` for each axis. Numbers are
-        traced; each combination of other choices is one compilation.
+      study: any Optuna study. Its sampler chooses the trials. To resume a search, use a
+        storage such as `sqlite:///study.db`, or a sampler with a seed.
+      n: number of trials, >= 1. Use the same number for each batch to compile only
+        once.
+      store: the folder of the sweep that trains the batch, a different one for each
+        batch. If the study already has trials for the folder, they are returned again.
+      **axes: a distribution from `optuna.distributions` for each axis. Numbers are
+        traced. Each combination of other values requires a separate compilation.
 
     Returns:
-      A space with one dimension `trial`, whose coordinate is the number of each trial
-      in the study; `ask(...) * grid(seed=range(8))` trains each with eight seeds.
+      A space with a single dimension `trial`, whose coordinate is the trial number in
+      the study. To train each trial with eight seeds, use
+      `ask(...) * grid(seed=range(8))`.
 
     Raises:
-      ValueError: `n` is not positive or there is no axis.
+      ValueError: If `n` is not positive, or there are no axes.
 
     Example:
       >>> import optuna, stabjax
@@ -86,7 +88,7 @@ def ask(
     """
     n = as_integer("n", n)
     if not axes:
-        raise ValueError("ask needs at least one axis and its distribution.")
+        raise ValueError("ask requires at least one axis with a distribution.")
     asked = _asked_before(study, store, n, axes) if store is not None else []
     while len(asked) < n:
         trial = study.ask(axes)
@@ -112,27 +114,27 @@ def tell(
     *,
     over: str | Sequence[str] = "seed",
 ) -> bool:
-    """Reports the results of trials from `ask` to their study.
+    """Reports the results of trials from `ask` to a study.
 
-    The value of a trial is the mean of a variable over the seeds; one diverged run
-    makes it infinitely bad. A trial that was not run is reported as failed. Trials are
-    known by their numbers, so several processes can share a study, and several batches
-    can be open at once. Trials that were asked for a store may be reported again, which
-    changes nothing.
+    The value of a trial is the mean of a variable over seeds. If any run of the trial
+    diverged, the value is infinitely bad. Trials without runs are reported as failed.
+    Trials are identified by number, so several processes can share a study and several
+    batches can be in progress at the same time. Reporting a trial of a store again has
+    no effect.
 
     Args:
-      study: the study of the trials.
-      runs: the dataset of `sweep` for the space that `ask` returned.
+      study: the study that the trials belong to.
+      runs: the dataset of `sweep` for the space from `ask`.
       variable: a variable with one value for each run.
-      over: the dimension or dimensions to average over.
+      over: dimension or dimensions to average over.
 
     Returns:
-      Whether the sampler has more to suggest: False once `GridSampler` or
-      `BruteForceSampler` has tried everything.
+      Whether the sampler has more trials to suggest. It is False after `GridSampler` or
+      `BruteForceSampler` has tried all combinations.
 
     Raises:
-      ValueError: these are not open trials of the study, or the dataset lacks the
-        variable or a dimension.
+      ValueError: If the runs are not open trials of the study, or the dataset does not
+        have the variable or a dimension.
 
     Example:
       >>> import optax, optuna, stabjax
@@ -154,8 +156,8 @@ def tell(
     mean = mean_of(runs, variable, over, maximize)
     if mean.dims != ("trial",):
         raise ValueError(
-            f"runs must be those of a space from ask, with no other dimension than "
-            f"trial and those of over, got {', '.join(map(str, mean.dims))}."
+            "runs must be from a space returned by ask, with no dimensions except "
+            f"trial and those in over, got {', '.join(map(str, mean.dims))}."
         )
     numbers = runs["trial"].values.tolist()
     _check_open(study, numbers, _columns(runs, mean))
@@ -174,8 +176,8 @@ def tell(
                 TrialState.FAIL if failed else TrialState.COMPLETE,
             )
         except RuntimeError as error:
-            # A sampler that has tried everything stops `Study.optimize`, which is not
-            # running; the value is stored before that is found out (Optuna 4 and 5).
+            # An exhausted sampler calls `Study.stop`, which raises outside of
+            # `optimize` after the value has been stored (Optuna 4 and 5).
             if "Study.stop" not in str(error):
                 raise
             more = False
@@ -206,7 +208,7 @@ def _asked_before(
 def _check_open(
     study: optuna.Study, numbers: list[int], columns: dict[str, list[Any]]
 ) -> None:
-    """Raises unless these are trials that the study waits for, with these values."""
+    """Raises a ValueError unless these are open trials of the study."""
     known = {
         trial.number: trial.params
         for trial in study.get_trials(deepcopy=False)
@@ -221,8 +223,8 @@ def _check_open(
         for row, number in enumerate(numbers)
     ):
         raise ValueError(
-            "runs must be of trials that the study was asked for and that are still "
-            "open, each once: these are not."
+            "runs must contain open trials that were returned by ask for this study, "
+            "without duplicates."
         )
 
 
@@ -234,29 +236,29 @@ def to_study(
     maximize: bool = False,
     study: optuna.Study | None = None,
 ) -> optuna.Study:
-    """Returns an Optuna study of a dataset: one complete trial for each point.
+    """Converts a dataset to an Optuna study with one completed trial per point.
 
-    The value of a trial is the mean of a variable over the seeds; one diverged run
-    makes it infinitely bad. The fraction of stable seeds is its user attribute
-    `stable_fraction`, and the mean of a recorded loss is its intermediate values.
-    Points that did not run are left out.
+    The value of a trial is the mean of a variable over seeds. If any run of a point
+    diverged, the value is infinitely bad. The user attribute `stable_fraction` is the
+    fraction of stable seeds. If the loss was recorded, its mean over seeds provides the
+    intermediate values. Points without runs are omitted.
 
     Args:
-      runs: the dataset of `sweep`, or a part of it.
+      runs: a dataset from `sweep`, or part of one.
       variable: a variable with one value for each run.
-      over: the dimension or dimensions to average over.
-      maximize: whether larger values are better; makes a study that maximizes.
-      study: a study to add the trials to, such as one in a database, instead of a new
-        one in memory. Its direction must agree with `maximize`.
+      over: dimension or dimensions to average over.
+      maximize: whether larger values are better, which sets the direction of the study.
+      study: an existing study to add the trials to, for example one in a database. Its
+        direction must match `maximize`. By default, creates a new study in memory.
 
     Returns:
-      The study. Axes of numbers have a Float- or IntDistribution, logarithmic if the
-      largest value is at least 100 times the smallest. All other axes, and those with
-      an infinite value, are categorical.
+      The study. Numeric axes have a `FloatDistribution` or `IntDistribution`, on a
+      logarithmic scale if the largest value is at least 100 times the smallest. All
+      other axes, and axes with an infinite value, are categorical.
 
     Raises:
-      ValueError: the dataset lacks the variable or a dimension, or the study has the
-        other direction.
+      ValueError: If the dataset does not have the variable or a dimension, or the
+        direction of the study does not match.
 
     Example:
       >>> import optax, optuna, stabjax
@@ -275,7 +277,7 @@ def to_study(
     study = study or optuna.create_study(direction=direction)
     if study.direction != direction:
         raise ValueError(
-            f"study must {direction.name.lower()} as maximize={maximize} does, but its "
+            f"study must {direction.name.lower()} because maximize={maximize}, but its "
             f"direction is {study.direction.name}."
         )
     mean = mean_of(runs, variable, over, maximize)
@@ -301,7 +303,7 @@ def to_study(
 
 
 def _columns(runs: xr.Dataset, mean: xr.DataArray) -> dict[str, list[Any]]:
-    """For each axis, its value at every point as Optuna stores it."""
+    """Returns each axis as a list of values at every point, as Optuna stores them."""
     rows = np.unravel_index(np.arange(mean.size), mean.shape)
     positions = dict(zip(mean.dims, rows, strict=True))
     columns = {}
@@ -315,7 +317,7 @@ def _columns(runs: xr.Dataset, mean: xr.DataArray) -> dict[str, list[Any]]:
 
 
 def _curves(runs: xr.Dataset, mean: xr.DataArray) -> Callable[[int], dict[int, float]]:
-    """Returns a function of a point that returns its recorded losses by step."""
+    """Returns a function that maps a point to its recorded losses by step."""
     if "step" not in runs.dims or "loss" not in runs:
         return lambda row: {}
     loss = runs["loss"]

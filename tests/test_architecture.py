@@ -21,6 +21,7 @@ ARROWS = {
     "_arguments": set(),
     "_paths": set(),
     "_intervals": set(),
+    "_outcomes": set(),
     "_axes": set(),
     "_norms": {"_axes"},
     "_scaling": {"_norms"},
@@ -29,13 +30,13 @@ ARROWS = {
     "_groups": {"_metrics"},
     "_guards": {"_axes", "_norms", "_scaling", "_metrics", "_schedules"},
     "_schedules": set(),
-    "_train": {"_metrics"},
+    "_train": {"_guards", "_metrics"},
     "problems": {"_train"},
     "_sweep": {"_train"},
-    "runs": {"_intervals", "_sweep", "_train"},
-    "plot": {"_intervals", "_schedules"},
+    "runs": {"_intervals", "_outcomes", "_sweep", "_train"},
+    "plot": {"_intervals", "_outcomes", "_schedules"},
     "search": {"_sweep", "runs"},
-    "_catalogue": {"_clipping", "_schedules", "problems"},
+    "_catalogue": {"_clipping", "_guards", "_schedules", "problems"},
     "compat": {"_guards", "_norms", "_scaling", "_schedules"},
 }
 HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm", "optuna")
@@ -45,14 +46,16 @@ HEAVY += ("torch", "transformers", "timm")
 # all; `successive_halving` is a sweep with a rule; `supervised` names a module, its
 # data, its loss and its batch; SPAM, Stable-SPAM, `zclip`, `adagc` and
 # `adaptive_quantile_clip` have as many
-# in their authors' code; `heatmap` names two axes, a variable, its direction and its
-# limits.
+# in their authors' code; plots name axes, a variable, its direction and its target.
 MANY_PARAMETERS = {
     "adagc",
     "adaptive_quantile_clip",
     "heatmap",
+    "rate_ranges",
     "scale_by_spam",
     "scale_by_stable_spam",
+    "sensitivity",
+    "stable_fraction",
     "successive_halving",
     "supervised",
     "sweep",

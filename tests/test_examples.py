@@ -65,7 +65,7 @@ def test_hypergradient_learns_both_numbers(tmp_path, standard_promotion):
     main = main_of("hypergradient")
     options = "--starts 16 --rounds 30 --resolution 8"
     found = main([*options.split(), "--out", str(tmp_path)])
-    assert found["learnt"]["median"] < found["at the start"]["median"] - 0.5
+    assert found["learned"]["median"] < found["initially"]["median"] - 0.5
     assert (tmp_path / "hypergradient.png").stat().st_size > 5000
 
 

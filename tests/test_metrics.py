@@ -272,7 +272,7 @@ def test_rates_of_two_groups_are_told_apart(standard_promotion):
 def test_a_guard_in_a_guard_is_checked():
     guards = stabjax.skip_if_nonfinite(stabjax.skip_if_nonfinite(optax.sgd(0.1)))
     state = updated(guards, {"a": jnp.full(2, jnp.nan), "b": jnp.array(0.0)})
-    with pytest.raises(RuntimeError, match="skip_if_nonfinite met 1 bad step"):
+    with pytest.raises(RuntimeError, match="nonfinite found 1 consecutive bad step"):
         stabjax.check_guards(state, PARAMS, max_consecutive=0)
 
 
@@ -473,5 +473,5 @@ def test_a_boxed_parameter_of_linen_has_the_name_of_the_plain_one():
 def test_a_function_among_parameters_is_named():
     params = {"w": jnp.ones(2), "act": jax.nn.relu}
     for tx in (stabjax.zclip(), stabjax.skip_if_nonfinite(optax.sgd(0.1))):
-        with pytest.raises(TypeError, match="must hold arrays, got relu at 'act'"):
+        with pytest.raises(TypeError, match="must contain arrays, got relu at 'act'"):
             tx.init(params)

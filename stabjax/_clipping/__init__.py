@@ -1,4 +1,4 @@
-"""Transformations that bound an update."""
+"""Gradient and update clipping."""
 
 from stabjax._clipping.fixed import (
     clip,

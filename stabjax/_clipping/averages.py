@@ -1,8 +1,8 @@
-"""Running averages without initial bias that neither overflow nor take in NaN.
+"""Bias-corrected moving averages that ignore NaN and do not overflow.
 
-An average over `count` updates is stored debiased: its newest value has the weight
-(1 - decay) / (1 - decay^count), which is 1 at first. The biased average of the papers
-is `bias_correction(decay, count)` times it.
+Averages are stored bias-corrected. After `count` updates, the newest value has weight
+(1 - decay) / (1 - decay^count), which is 1 for the first value. To get the biased
+average used in the papers, multiply by `bias_correction(decay, count)`.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,41 +18,49 @@ from jax.typing import DTypeLike
 
 from stabjax._axes import Axes, leaf_axes
 from stabjax._metrics import count_clip
-from stabjax._norms import is_float0, norm_dtype, safe_root, scaled_norm
+from stabjax._norms import (
+    ScaledNorm,
+    is_float0,
+    magnitudes,
+    norm_dtype,
+    norm_of_leaves,
+    safe_root,
+    scaled_norm,
+)
 from stabjax._types import Number
 
 
 class Weight(NamedTuple):
-    """The weight of the newest value in a debiased average."""
+    """The weight of the newest value in a bias-corrected average."""
 
     new: jax.Array
-    first: jax.Array  # whether it is the first one
-    valid: jax.Array  # whether it enters at all
+    first: jax.Array  # whether this is the first value
+    valid: jax.Array  # whether to include the value
 
 
 def average_weight(decay: jax.Array, count: jax.Array, valid: jax.Array) -> Weight:
-    """Returns the weight of value number `count`, from 1 on."""
+    """Returns the weight of value number `count`, counted from 1."""
     return Weight((1 - decay) / bias_correction(decay, count), count == 1, valid)
 
 
 def bias_correction(decay: jax.Array, count: jax.Array) -> jax.Array:
-    """Returns 1 - decay^count, without cancellation for a decay near 1."""
+    """Computes 1 - decay^count without cancellation for a decay near 1."""
     tiny = np.finfo(decay.dtype).tiny
     return -jnp.expm1(count.astype(decay.dtype) * jnp.log(jnp.maximum(decay, tiny)))
 
 
 def update_mean(mean: jax.Array, x: jax.Array, weight: Weight) -> jax.Array:
-    """Returns (1 - a) mean + a x."""
+    """Computes (1 - a) mean + a x."""
     a = weight.new.astype(mean.dtype)
     old = jnp.where(weight.first, x, mean)
-    # The difference of products, not a (x - old), which overflows for opposite signs.
-    # It keeps a constant x to the bit, also where a x is subnormal.
+    # a (x - old) would overflow for opposite signs. The difference of products also
+    # keeps a constant x exact if a * x is subnormal.
     return jnp.where(weight.valid, old + (a * x - a * old), mean)
 
 
 def update_root(root: jax.Array, x: jax.Array, weight: Weight) -> jax.Array:
-    """Returns sqrt((1 - a) root^2 + a x^2), without squares that leave the range."""
-    a, size = weight.new.astype(root.dtype), x * jnp.sign(x)
+    """Computes sqrt((1 - a) root^2 + a x^2) without overflow or underflow."""
+    a, size = weight.new.astype(root.dtype), magnitudes(x)
     before = jnp.where(weight.first, size, root)
     largest = lax.stop_gradient(jnp.maximum(before, size))
     unit = jnp.where(largest > 0, largest, 1)
@@ -62,49 +70,63 @@ def update_root(root: jax.Array, x: jax.Array, weight: Weight) -> jax.Array:
 
 
 def divide_or_zero(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """Returns the quotient, or 0 where the denominator is 0."""
+    """Divides, returning 0 where the denominator is 0."""
     nonzero = denominator != 0
     return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1), 0)
 
 
 def zero_moments(params: optax.Params) -> optax.Params:
-    """Returns zeros like each leaf, sharded like it, in the dtype of its statistics."""
+    """Returns zeros with the shape and sharding of each leaf, in float32 or wider."""
 
     def zeros(path: tuple[object, ...], leaf: Number) -> jax.Array:
         dtype = jnp.result_type(leaf)
         if jnp.issubdtype(dtype, jnp.complexfloating):
             place = f"params{jax.tree_util.keystr(path)}"
             raise TypeError(f"{place} must be real, got an array of {dtype}.")
-        # From the leaf, not its shape: eager zeros of a shape are on one device, and
-        # on an explicit mesh their type says that they are replicated.
+        # `zeros_like(leaf)` keeps the sharding. Eager zeros of the same shape would be
+        # on one device, and replicated on an explicit mesh.
         return jnp.zeros_like(leaf, norm_dtype([leaf]))
 
     return jax.tree.map_with_path(zeros, params)
 
 
 class Step(NamedTuple):
-    """What one update of a method with averages reads: lists of leaves, and counts."""
+    """Inputs to one update of a method with averages, as lists of leaves."""
 
     updates: list[jax.Array]
     averages: list[list[jax.Array]]
     params: list[jax.Array] | None
-    axes: list[Axes]  # mapped axes over which each of the updates is sharded
-    number: jax.Array  # int32: how many updates were finite, this one included
-    finite: jax.Array  # whether this one is; if not, averages must not change
-    dtype: DTypeLike  # of the statistics
+    axes: list[Axes]  # mapped axes over which each update is sharded
+    number: jax.Array  # int32: number of finite updates, including this one
+    finite: jax.Array  # whether this update is finite; if not, averages are kept
+    dtype: DTypeLike  # dtype of the statistics
 
     def leaves(self) -> Iterator[tuple[jax.Array, list[jax.Array], Axes]]:
-        """Returns each of the updates with its averages and its axes."""
+        """Yields each update with its averages and axes."""
         averages = map(list, zip(*self.averages, strict=True))
         return zip(self.updates, averages, self.axes, strict=True)
 
 
+def leaf_norms(step: Step) -> list[ScaledNorm]:
+    """Computes the norm of each leaf, using a single `cond` for each dtype."""
+    dtypes = [norm_dtype([g]) for g in step.updates]
+    found: dict[int, ScaledNorm] = {}
+    for dtype in dict.fromkeys(dtypes):
+        members = [i for i, own in enumerate(dtypes) if own == dtype]
+        updates = [step.updates[i] for i in members]
+        axes = tuple(step.axes[i] for i in members)
+        values, units = norm_of_leaves(updates, axes, 2, True)
+        for i, value, unit in zip(members, values, units, strict=True):
+            found[i] = ScaledNorm(value, unit)
+    return [found[i] for i in range(len(dtypes))]
+
+
 class Moved(NamedTuple):
-    """The result for one leaf."""
+    """The new update and averages of one leaf."""
 
     update: jax.Array
     averages: tuple[jax.Array, ...]
-    clipped: jax.Array  # whether an element was bounded, on any device
+    clipped: jax.Array  # whether any element was clipped, on any device
 
 
 def with_averages(
@@ -116,12 +138,11 @@ def with_averages(
     scalars: int = 0,
     moments: int = 0,
 ) -> optax.GradientTransformation:
-    """Returns the transformation `name`, with state (step, clips, *averages, metrics).
+    """Returns a transformation with state (step, clips, *averages, metrics).
 
-    The first averages, `scalars` of them, are vectors of one number for each leaf. The
-    others, `moments` of them, are trees of arrays like the parameters. A non-finite
-    gradient gives NaN in every element of the updates, and leaves averages and counts
-    unchanged.
+    The first `scalars` averages are vectors with one element per leaf, and the other
+    `moments` averages are trees like the parameters. A non-finite gradient turns every
+    element of the updates into NaN and leaves averages and counts unchanged.
     """
 
     def init_fn(params: optax.Params) -> Any:
@@ -129,8 +150,8 @@ def with_averages(
         norm = jnp.zeros((), norm_dtype(params))
         clipped, fraction = jnp.zeros((), bool), jnp.zeros((), jnp.float32)
         metrics = _metrics(name, norm, clipped, fraction)
-        # Vectors, since what has the parameters' structure is taken to have their
-        # shapes, and is sharded like them. Not empty: Orbax does not save such arrays.
+        # Vectors, because a tree of scalars would be sharded like the parameters. The
+        # size is at least 1 because Orbax cannot save empty arrays.
         size = max(len(jax.tree.leaves(params)), 1)
         vectors = [jnp.zeros(size, norm.dtype) for _ in range(scalars)]
         trees = [zero_moments(params) for _ in range(moments)]
@@ -144,7 +165,7 @@ def with_averages(
         count, clips, *averages, old = state
         like = jax.tree.leaves(averages[scalars] if moments else updates)
         averages = [_unstack(v, like) for v in averages[:scalars]] + averages[scalars:]
-        # Gradients of integers (float0) hold no numbers and pass unchanged.
+        # Gradients of integers (float0) have no values and are returned unchanged.
         kept = [i for i, g in enumerate(jax.tree.leaves(updates)) if not is_float0(g)]
         axes = leaf_axes("updates", updates, axis_name)
         step = Step(
@@ -172,7 +193,7 @@ def with_averages(
             clipped,
             jnp.where(finite, fraction, old[f"{name}:clip_fraction"]),
         )
-        # A product, since a selection would not fuse into the loops before it.
+        # Multiplication fuses into the preceding loops; `where` would not.
         factor = jnp.where(finite, 1.0, jnp.nan)
         new = [leaf.update * factor.astype(leaf.update.dtype) for leaf in moved]
         new_state = state_type(*counts, *vectors, *averages[scalars:], metrics)
@@ -182,15 +203,15 @@ def with_averages(
 
 
 def _unstack(vector: jax.Array, like: list[jax.Array]) -> list[jax.Array]:
-    """The elements of a vector, in the dtypes of the statistics of these leaves."""
+    """Splits a vector into scalars with the statistics dtype of each leaf."""
     numbers = list(vector)
-    if vector.dtype == np.float64:  # one leaf is of float64, others may be narrower
+    if vector.dtype == np.float64:  # other leaves may be narrower
         for i, leaf in enumerate(like):
             numbers[i] = numbers[i].astype(norm_dtype([leaf]))
     return numbers
 
 
-# Under `jit`: in eager mode an operation for each leaf would be dispatched.
+# Without `jit`, eager mode would dispatch one operation for each leaf.
 @partial(jax.jit, inline=True)
 def _stack(numbers: list[jax.Array], vector: jax.Array) -> jax.Array:
     return jnp.stack([x.astype(vector.dtype) for x in numbers])

@@ -1,4 +1,4 @@
-"""Clipping to a given threshold: by element, by global norm, by block."""
+"""Clipping to a fixed or scheduled threshold, elementwise, globally or per leaf."""
 
 import math
 from collections.abc import Callable
@@ -30,26 +30,31 @@ from stabjax._scaling import (
 from stabjax._types import Number
 
 
-def clip(max_delta: Threshold) -> optax.GradientTransformation:
+def clip(
+    max_delta: Threshold, *, axis_name: object = None
+) -> optax.GradientTransformation:
     """Clips every element of the updates to `[-max_delta, max_delta]`.
 
         u_i = min(max(g_i, -max_delta), max_delta)
 
-    The only transformation here that makes an infinite element finite, as in Optax; NaN
-    stays NaN.
+    This is the only stabjax transformation that makes infinite elements finite, as
+    Optax does. NaN stays NaN.
 
     Args:
       max_delta: a number >= 0, an array that broadcasts with every leaf, a schedule
-        (count of updates -> number), or a tree of these: see
-        `stabjax.clip_by_global_norm`. **Traceable.**
+        (update count -> number), or a tree of these. See `stabjax.clip_by_global_norm`.
+        **Traceable.**
+      axis_name: see `stabjax.global_norm`. It affects the metrics of a schedule and of
+        `stabjax.with_metrics`, but not the updates. **Static.**
 
     Returns:
-      A transformation; stateless unless `max_delta` is a schedule. A traced threshold
-      that is negative or NaN gives NaN.
+      A transformation. It is stateless unless `max_delta` is a schedule. A traced
+      threshold that is negative or NaN turns the updates into NaN.
 
     Raises:
-      ValueError: `max_delta` is concrete and negative or NaN.
-      TypeError: `max_delta` is not a number, or a leaf is complex.
+      ValueError: If `max_delta` is concrete and negative or NaN, or `axis_name`
+        contradicts the type of a leaf.
+      TypeError: If `max_delta` is not a number, or a leaf is complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -58,53 +63,44 @@ def clip(max_delta: Threshold) -> optax.GradientTransformation:
       >>> updates.tolist()
       [1.0, -1.0, 0.5]
     """
-
-    def bound(group: Group, max_delta: Number) -> tuple[list[jax.Array], jax.Array]:
-        limit = jnp.asarray(as_number("max_delta", max_delta))
-        pairs = [_clip_elements(g, limit) for g in group.updates]
-        exceeded = jax.tree.reduce(
-            jnp.logical_or, [flag for _, flag in pairs], jnp.zeros((), bool)
-        )
-        return [x for x, _ in pairs], any_shard(exceeded, group.axes)
-
-    return clip_to_threshold("clip", Thresholds("max_delta", max_delta), bound)
+    return clip_elements("clip", Thresholds("max_delta", max_delta, axis_name))
 
 
 def clip_by_global_norm(
     max_norm: Threshold, *, ord: float | None = None, axis_name: object = None
 ) -> optax.GradientTransformation:
-    """Rescales the updates so that their global norm is at most `max_norm`.
+    """Rescales updates to have a global norm of at most `max_norm`.
 
         u = g min(1, max_norm / |g|_p)
 
-    The norm is that of all leaves together. It is right for every finite gradient in
-    every dtype, even where the norm itself exceeds the dtype; below the threshold the
-    updates are unchanged, bit for bit. The product is taken in float32 or wider. The
-    derivative at a zero gradient is that of the identity.
+    The global norm is taken over all leaves together. It is correct for all finite
+    gradients in any dtype, even if the norm itself exceeds the dtype's range. Below the
+    threshold, the updates are unchanged bit for bit. The scaling is computed in float32
+    or wider. At a zero gradient, the derivative is the identity.
 
     Args:
-      max_norm: a number >= 0 (inf: never clip), a scalar array, or a schedule (count of
-        updates -> number), whose values in (-1e-6, 0) count as 0. Or a tree of
-        these, such as `{"body": 1.0, "head": 0.1}`, whose keys are the first keys of
-        the parameters' paths, whatever containers hold these: each group is then
-        clipped by the norm of its own leaves. A callable is a schedule, unless it is a
-        pytree with leaves, such as an Equinox module of thresholds. All thresholds of
-        this library follow these rules. **Traceable.**
-      ord: order p of the norm, in [1, inf]; PyTorch's `norm_type`. None is 2. Belongs
-        to `static_args` under `optax.inject_hyperparams`. **Static.**
-      axis_name: inside `shard_map`, types show over which mesh axes each leaf is
-        sharded; for axes that they do not show, see `stabjax.global_norm`. **Static.**
+      max_norm: a number >= 0 (inf disables clipping), a scalar array, a schedule
+        (update count -> number) or a tree of these. Schedule values in (-1e-6, 0) count
+        as 0. In a tree such as `{"body": 1.0, "head": 0.1}`, each key applies to the
+        parameters whose path begins with it, independent of container types, and each
+        group of parameters is clipped by its own norm. A callable is a schedule unless
+        it is a pytree with leaves, such as an Equinox module of thresholds. These rules
+        apply to all thresholds in stabjax. **Traceable.**
+      ord: order p of the norm, in [1, inf], like PyTorch's `norm_type`. None means 2.
+        Add it to `static_args` when using `optax.inject_hyperparams`. **Static.**
+      axis_name: only needed inside `vmap`, `pmap` or `shard_map` for axes that array
+        types do not track. See `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation; stateless unless `max_norm` is a schedule, and then its
-      threshold, whether it clipped and the fraction of updates it clipped are metrics.
-      A non-finite gradient gives NaN in every element (Optax leaves zeros beside the
-      NaN), and so does a traced threshold that is negative or NaN.
+      A transformation. It is stateless unless `max_norm` is a schedule, in which case
+      its metrics are the threshold, whether the update was clipped, and the fraction of
+      clipped updates. A non-finite gradient turns every element into NaN (Optax keeps
+      zeros next to the NaN). So does a traced threshold that is negative or NaN.
 
     Raises:
-      ValueError: `max_norm` is concrete and negative or NaN, or not a scalar; `ord` is
-        out of range; or `axis_name` contradicts the type of a leaf.
-      TypeError: `max_norm` is not a number, or a leaf is not an array.
+      ValueError: If `max_norm` is concrete and negative or NaN, or not a scalar, if
+        `ord` is out of range, or if `axis_name` contradicts the type of a leaf.
+      TypeError: If `max_norm` is not a number, or a leaf is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -145,25 +141,25 @@ def clip_by_global_norm(
 def clip_by_block_norm(
     max_norm: Threshold, *, axis_name: object = None
 ) -> optax.GradientTransformation:
-    """Rescales each leaf of the updates so that its norm is at most `max_norm`.
+    """Rescales each leaf of the updates to have a norm of at most `max_norm`.
 
         u_l = g_l min(1, max_norm / |g_l|_2)  for every leaf l
 
-    Has the numerical care of `stabjax.clip_by_global_norm`.
+    Uses the same overflow-safe arithmetic as `stabjax.clip_by_global_norm`.
 
     Args:
-      max_norm: a number >= 0, a scalar array, a schedule (count of updates -> number),
-        or a tree of these: see `stabjax.clip_by_global_norm`. **Traceable.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      max_norm: a number >= 0, a scalar array, a schedule (update count -> number), or a
+        tree of these. See `stabjax.clip_by_global_norm`. **Traceable.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation; stateless unless `max_norm` is a schedule. A leaf with a
-      non-finite element becomes NaN as a whole.
+      A transformation. It is stateless unless `max_norm` is a schedule. If an element
+      of a leaf is non-finite, the entire leaf becomes NaN.
 
     Raises:
-      ValueError: `max_norm` is concrete and negative or NaN, or not a scalar; or
+      ValueError: If `max_norm` is concrete and negative or NaN, or not a scalar, or if
         `axis_name` contradicts the type of a leaf.
-      TypeError: `max_norm` is not a number, or a leaf is not an array.
+      TypeError: If `max_norm` is not a number, or a leaf is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -180,26 +176,27 @@ def clip_by_block_norm(
 def clip_by_block_rms(
     threshold: Threshold, *, axis_name: object = None
 ) -> optax.GradientTransformation:
-    """Rescales each leaf so that its root mean square is at most `threshold`.
+    """Rescales each leaf to have a root mean square of at most `threshold`.
 
         u_l = g_l / max(1, rms(g_l) / threshold),  rms(g) = |g|_2 / sqrt(n)
 
-    over the n elements of a leaf. After `optax.scale_by_factored_rms` and before the
-    learning rate, with 1, it is the update clipping of Adafactor.
+    Here n is the number of elements of the leaf. This is Adafactor's update clipping if
+    `threshold` is 1 and the transformation is placed between
+    `optax.scale_by_factored_rms` and the learning rate.
 
     Args:
-      threshold: a number >= 0, a scalar array, a schedule (count of updates -> number),
-        or a tree of these: see `stabjax.clip_by_global_norm`. **Traceable.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      threshold: a number >= 0, a scalar array, a schedule (update count -> number), or
+        a tree of these. See `stabjax.clip_by_global_norm`. **Traceable.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation; stateless unless `threshold` is a schedule. A leaf with a
-      non-finite element becomes NaN as a whole.
+      A transformation. It is stateless unless `threshold` is a schedule. If an element
+      of a leaf is non-finite, the entire leaf becomes NaN.
 
     Raises:
-      ValueError: `threshold` is concrete and negative or NaN, or not a scalar; or
+      ValueError: If `threshold` is concrete and negative or NaN, or not a scalar, or if
         `axis_name` contradicts the type of a leaf.
-      TypeError: `threshold` is not a number, or a leaf is not an array.
+      TypeError: If `threshold` is not a number, or a leaf is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -215,6 +212,20 @@ def clip_by_block_rms(
     """
     thresholds = Thresholds("threshold", threshold, axis_name)
     return _clip_blocks("clip_by_block_rms", thresholds, math.sqrt)
+
+
+def clip_elements(name: str, thresholds: Thresholds) -> optax.GradientTransformation:
+    """Builds the transformation `name`, which clips each element to a threshold."""
+
+    def bound(group: Group, threshold: Number) -> tuple[list[jax.Array], jax.Array]:
+        limit = jnp.asarray(as_number(thresholds.argument, threshold))
+        pairs = [_clip_elements(g, limit) for g in group.updates]
+        exceeded = jax.tree.reduce(
+            jnp.logical_or, [flag for _, flag in pairs], jnp.zeros((), bool)
+        )
+        return [x for x, _ in pairs], any_shard(exceeded, group.axes)
+
+    return clip_to_threshold(name, thresholds, bound)
 
 
 @partial(jax.jit, inline=True)
@@ -234,7 +245,7 @@ def _clip_elements(g: jax.Array, limit: jax.Array) -> tuple[jax.Array, jax.Array
 def _clip_blocks(
     name: str, thresholds: Thresholds, norm_of_ones: Callable[[int], float]
 ) -> optax.GradientTransformation:
-    """Bounds each leaf's norm by a multiple, found from its size, of the threshold."""
+    """Clips each leaf's norm to the threshold, scaled by a function of its size."""
 
     def bound(group: Group, threshold: Number) -> tuple[list[jax.Array], jax.Array]:
         norms = norm_of_leaves(group.updates, group.axes, 2, True)

@@ -1,4 +1,4 @@
-"""Thresholds learned from past norms: what all such methods share."""
+"""Shared implementation of thresholds that adapt to past norms."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -16,19 +16,19 @@ from stabjax._scaling import ClipFactor, apply_factor, clip_factor, safe_ratio
 
 Statistics = TypeVar("Statistics", bound=optax.OptState)
 
-# (norms, statistics of past norms) -> (their bounds, statistics with these norms). All
-# arrays have one element for each norm along axis 0.
+# (norms, statistics) -> (bounds, new statistics). All arrays have one element per norm
+# along axis 0.
 Rule = Callable[[jax.Array, Statistics], tuple[jax.Array, Statistics]]
 
 
 class HistoryClipState(NamedTuple):
-    """State of a transformation that learns its threshold from past norms.
+    """State of transformations whose threshold adapts to past norms.
 
     Attributes:
-      statistics: the statistics of the method; the first axis runs over the norms.
-      history_step: int32: number of updates.
-      clip_count: int32: updates that were clipped.
-      metrics: scalars that `stabjax.metrics` collects.
+      statistics: statistics of past norms, with norms along the first axis.
+      history_step: number of updates (int32).
+      clip_count: number of clipped updates (int32).
+      metrics: see `stabjax.metrics`.
     """
 
     statistics: optax.OptState
@@ -46,12 +46,12 @@ def clip_by_history(
     reference: bool = False,
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Returns the transformation `name`, which bounds norms as a rule says.
+    """Returns the transformation `name`, which clips norms to the bounds of a rule.
 
-    `init(number, dtype)` returns the statistics of so many norms: the global norm, or
-    that of each leaf. An update with a norm that is not finite leaves them unchanged.
-    So does a norm of zero, except for `reference`: it says nothing about the scale, and
-    a threshold that is a multiple of it would stay zero for ever.
+    `init(number, dtype)` returns initial statistics for `number` norms: a single global
+    norm, or one norm per leaf. Updates with a non-finite norm leave the statistics
+    unchanged. So do zero norms unless `reference` is set, because a threshold
+    proportional to zero would never recover.
     """
     check_choice("per_leaf", per_leaf, (False, True))
     check_choice("reference", reference, (False, True))
@@ -59,7 +59,7 @@ def clip_by_history(
     def init_fn(params: optax.Params) -> HistoryClipState:
         leaves = jax.tree.leaves(params)
         dtype, number = norm_dtype(params), max(len(leaves), 1) if per_leaf else 1
-        # Separate arrays: a state may be donated, and no buffer twice.
+        # A donated state must not use the same buffer twice.
         steps, clips = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
         norms, bounds = jnp.zeros(number, dtype), jnp.zeros(number, dtype)
         exceeded, fraction = jnp.zeros(number, bool), jnp.zeros((), jnp.float32)
@@ -74,7 +74,7 @@ def clip_by_history(
         del params
         scaled = _norms(updates)
         norms = scaled.product.astype(state.metrics[f"{name}:grad_norm"].dtype)
-        # Elements may be finite where their norm is not: it counts as the largest one.
+        # If the norm of finite elements overflows, the dtype's maximum replaces it.
         finite = jnp.minimum(norms, np.finfo(norms.dtype).max)
         known = jnp.where(jnp.isfinite(scaled.value), finite, jnp.nan)
         bounds, statistics = rule(known, state.statistics)
@@ -93,7 +93,7 @@ def clip_by_history(
         return _apply(updates, factor), state
 
     def _norms(tree: optax.Params) -> ScaledNorm:
-        """The norms along axis 0, at least one: Orbax does not save an empty array."""
+        """Returns at least one norm along axis 0, as Orbax cannot save empty arrays."""
         if per_leaf and jax.tree.leaves(tree):
             return scaled_leaf_norms(tree, axis_name=axis_name)
         norm = scaled_norm(tree, axis_name=axis_name)
@@ -111,23 +111,24 @@ def clip_by_history(
 
 
 class Streak(NamedTuple):
-    """Consecutive clips of each norm: a spike is short, a change of scale is not."""
+    """Consecutive clipped updates of each norm. Long streaks indicate a new scale."""
 
     streak_length: jax.Array  # int32
-    streak_least: jax.Array  # the smallest norm among them; inf if there are none
+    streak_least: jax.Array  # the smallest norm in the streak; inf if it is empty
 
 
 def init_streak(number: int, dtype: DTypeLike) -> Streak:
-    """Returns the streaks of so many norms, none of which was clipped."""
+    """Returns empty streaks for `number` norms."""
     return Streak(jnp.zeros(number, jnp.int32), jnp.full(number, jnp.inf, dtype))
 
 
 def extend_streak(
     streak: Streak, clipped: jax.Array, norms: jax.Array, patience: jax.Array
 ) -> tuple[Streak, jax.Array, jax.Array]:
-    """Returns a streak with one more update, where it ended, and its smallest norm.
+    """Adds an update to a streak.
 
-    It ends when it is `patience` clips long: the scale has changed.
+    A streak ends after `patience` clipped updates. Returns the streak, whether it has
+    ended, and its smallest norm.
     """
     length = jnp.where(clipped, optax.safe_increment(streak.streak_length), 0)
     least = jnp.where(clipped, jnp.minimum(streak.streak_least, norms), jnp.inf)
@@ -137,7 +138,7 @@ def extend_streak(
 
 
 def with_eps(bound: jax.Array, norms: jax.Array, eps: float) -> jax.Array:
-    """Returns the bound that gives the authors' factor bound / (norm + eps)."""
+    """Adjusts the bound to use the reference factor bound / (norm + eps)."""
     return bound * safe_ratio(norms, norms + eps) if eps else bound
 
 

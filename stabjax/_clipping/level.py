@@ -1,4 +1,4 @@
-"""Bounds relative to a running level of past norms, taken after clipping."""
+"""Clipping relative to a moving average of past norms, taken after clipping."""
 
 import math
 from typing import Literal, NamedTuple
@@ -22,11 +22,11 @@ from stabjax._types import Number
 
 
 class NormLevel(NamedTuple):
-    """The level that each norm is compared with."""
+    """The reference level for each norm."""
 
     norm_level: jax.Array
-    level_seen: jax.Array  # int32: norms that entered
-    level_streak: Streak | None  # None for a method without patience
+    level_seen: jax.Array  # int32: number of norms in the average
+    level_streak: Streak | None  # None for methods without patience
 
 
 def adagc(
@@ -40,42 +40,47 @@ def adagc(
     variant: Literal["megatron", "paddle"] = "megatron",
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Bounds each leaf's norm by a multiple of its own running average: AdaGC.
+    """Clips each leaf's norm to a multiple of its moving average (AdaGC).
 
-    During warm-up, a leaf with norm `n` is scaled by `h = min(1, max_norm / N)` with
-    the global norm `N`, and its level `a` is the smallest `h n` so far. After it,
+    Let `n` be a leaf's norm and `N` the global norm. During warmup, the leaf is
+    multiplied by `h = min(1, max_norm / N)`, and its level `a` is the smallest `h n` so
+    far. After warmup,
 
         u = g min(1, relative_clip a / n)
         a = decay a + (1 - decay) ||u||
 
-    With `reference=True` it gives the authors' numbers, which differ in four ways:
-    1e-6 (paddle: 1e-8) is added to the norm that divides, zero norms enter the average
-    (one of them during warm-up stops its leaf for ever), `patience` is inf, and with
-    paddle the warm-up is one update longer and takes the smallest `n`.
+    Set `reference=True` to reproduce the authors' implementation, which differs in four
+    ways. It adds 1e-6 (PaddlePaddle: 1e-8) to the norm in the denominator. Zero norms
+    are included in the average, and a zero norm during warmup permanently stops
+    updates of the leaf. `patience` is inf. The PaddlePaddle variant also has a warmup
+    that is one update longer and uses the smallest `n`.
 
     Args:
       relative_clip: multiple of the average, >= 0. **Traceable.**
-      decay: decay of the average, in [0, 1]. **Traceable.**
-      max_norm: bound of the global norm during warm-up, >= 0. **Traceable.**
-      warmup_steps: updates of the warm-up, counted for each leaf. **Traceable.**
-      patience: number of consecutive clips of a leaf after which its level becomes the
-        smallest norm among them, as its scale has changed; inf: never. **Traceable.**
-      reference: whether to give the authors' numbers. **Static.**
-      variant: which of their codes `reference` follows. **Static.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      decay: decay rate of the average, in [0, 1]. **Traceable.**
+      max_norm: maximum global norm during warmup, >= 0. **Traceable.**
+      warmup_steps: number of warmup updates, counted separately for each leaf.
+        **Traceable.**
+      patience: number of consecutive clipped updates of a leaf that indicates a change
+        of scale. The level is then set to the smallest norm among them. Use inf to
+        disable. **Traceable.**
+      reference: whether to reproduce the authors' implementation. **Static.**
+      variant: which of the authors' implementations to reproduce. **Static.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation whose state reports the norm, the number of clipped leaves,
-      whether any was clipped and how often. A non-finite leaf becomes NaN (during
-      warm-up all leaves do); such an update and the zero norm of a leaf leave the state
-      unchanged. It lets a lasting rise of the scale through, by any factor, after at
-      most `2 patience` updates (the authors' threshold grows by
-      `1 + (1 - decay) (relative_clip - 1)` per update: twofold in 1733). After a fall
-      by a factor `r` it has followed in about `ln r / (1 - decay)` updates.
+      A transformation with metrics for the norm, the number of clipped leaves, whether
+      any leaf was clipped, and the fraction of clipped updates. A non-finite leaf
+      becomes NaN (during warmup, all leaves do). Non-finite updates and zero norms of
+      leaves leave the state unchanged. If gradients become permanently larger by any
+      factor, clipping stops after at most `2 patience` updates. (The authors' threshold
+      grows by a factor of `1 + (1 - decay) (relative_clip - 1)` per update and takes
+      1733 updates to double.) If gradients become smaller by a factor of `r`, the
+      threshold adapts in about `ln r / (1 - decay)` updates.
 
     Raises:
-      ValueError: a number is concrete and out of range, or `variant` is unknown.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete number is out of range, or `variant` is unknown.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -111,7 +116,7 @@ def adagc(
         bound = jnp.where(known, relative * past.norm_level, jnp.inf)
         warmup_bound = _bound_by_global_norm(norms, max_norm, eps)
         clipped = ~warming_up & (norms > bound)
-        # Paddle takes the least norm before the warm-up's clip, Megatron after it.
+        # Paddle takes the smallest norm before warmup clipping, Megatron after.
         least = norms if paddle else warmup_bound
         least = jnp.where(known, jnp.minimum(past.norm_level, least), least)
         average = _average(past, jnp.minimum(norms, bound), beta)
@@ -139,41 +144,43 @@ def clip_by_norm_ratio(
     reference: bool = False,
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Bounds each norm by a multiple of the running average of past norms.
+    """Clips norms to a multiple of their moving average.
 
-    With the norm `n` of a leaf (or the global norm) and the average `a` of the norms
-    after clipping, which starts at the first `n`,
+    Let `n` be the norm of a leaf (or the global norm) and `a` the moving average of
+    norms after clipping, initialized to the norm of the first gradient:
 
         u = g min(1, max_norm_ratio a / n)
         a = decay a + (1 - decay) ||u||
 
-    With `reference=True` it gives OLMo's numbers, which differ in four ways: the
-    average starts with the second update, 1e-6 is added to the norm that divides, zero
-    norms enter, and `patience` is inf.
+    Set `reference=True` to reproduce OLMo, which differs in four ways: the average
+    starts with the second update, 1e-6 is added to the norm in the denominator, zero
+    norms are included, and `patience` is inf.
 
     Args:
       max_norm_ratio: multiple of the average, >= 0. **Traceable.**
-      decay: decay of the average, in [0, 1]; OLMo takes the larger of Adam's.
-        **Traceable.**
-      per_leaf: whether each leaf has its own norm and average. **Static.**
-      patience: number of consecutive clips of a norm after which the average becomes
-        the smallest norm among them, as the scale has changed; inf: never.
-        **Traceable.**
-      reference: whether to give OLMo's numbers. **Static.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      decay: decay rate of the average, in [0, 1]. OLMo uses the larger of Adam's two
+        decay rates. **Traceable.**
+      per_leaf: whether to use a separate norm and average for each leaf. **Static.**
+      patience: number of consecutive clipped updates of a norm that indicates a change
+        of scale. The average is then set to the smallest norm among them. Use inf to
+        disable. **Traceable.**
+      reference: whether to reproduce OLMo. **Static.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation whose state reports the norm, the threshold or the number of
-      clipped leaves, whether any was clipped and how often. A non-finite gradient gives
-      NaN, in the leaf if `per_leaf`, otherwise everywhere; it leaves the state
-      unchanged, and so does a zero norm. It lets a lasting rise of the scale through,
-      by any factor, after at most `2 patience` updates (OLMo's average grows by
-      `1 + (1 - decay) (max_norm_ratio - 1)` per update). After a fall by a factor `f`
-      it has followed in about `ln f / (1 - decay)` updates.
+      A transformation with metrics for the norm, the threshold (with `per_leaf`, the
+      number of clipped leaves), whether the update was clipped, and the fraction of
+      clipped updates. With `per_leaf`, a non-finite gradient turns its leaf into NaN.
+      Otherwise, it turns all updates into NaN. Non-finite gradients and zero norms
+      leave the state unchanged. If gradients become permanently larger by any factor,
+      clipping stops after at most `2 patience` updates. (OLMo's average grows by a
+      factor of `1 + (1 - decay) (max_norm_ratio - 1)` per update.) If gradients become
+      smaller by a factor of `f`, the threshold adapts in about `ln f / (1 - decay)`
+      updates.
 
     Raises:
-      ValueError: a number is concrete and out of range.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete number is out of range.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -198,7 +205,7 @@ def clip_by_norm_ratio(
 
     def rule(norms: jax.Array, past: NormLevel) -> tuple[jax.Array, NormLevel]:
         max_norm_ratio, beta, patience = as_finite(scalars(norms.dtype))
-        # OLMo overwrites its first average with the second norm.
+        # OLMo overwrites its initial average with the second norm.
         known = past.level_seen > int(reference)
         past = past._replace(norm_level=jnp.where(known, past.norm_level, norms))
         unsoftened = max_norm_ratio * past.norm_level
@@ -224,35 +231,37 @@ def limit_norm_growth(
     reference: bool = False,
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Bounds the growth of each norm from one update to the next.
+    """Limits the growth of each norm from one update to the next.
 
-    With the norm of a leaf (or the global norm), and with no bound on the first one,
+    Let `g_t` be the gradient of a leaf (or of all leaves). The first update is not
+    clipped. Afterwards,
 
         u_t = g_t min(1, max_growth max(||u_{t-1}||, min_norm) / ||g_t||)
 
-    Fira applies it to the part of the gradient outside of a subspace after scaling it,
-    APOLLO to the whole gradient after scaling it. With `reference=True` it gives Fira's
-    numbers, which differ in two ways: 1e-8 is added to the previous norm, and a zero
-    norm counts as one (a return to 1 then takes about 1400 updates).
+    APOLLO applies this rule to the scaled gradient. Fira applies it to the scaled
+    component of the gradient outside a subspace. Set `reference=True` to reproduce
+    Fira, which differs in two ways: 1e-8 is added to the previous norm, and a zero norm
+    counts as a previous norm. (Returning to a norm of 1 then takes about 1400 updates.)
 
     Args:
-      max_growth: largest ratio of consecutive norms, >= 0. **Traceable.**
-      min_norm: norm up to which growth is free, >= 0. **Traceable.**
-      per_leaf: whether each leaf has its own norm. **Static.**
-      reference: whether to give Fira's numbers. **Static.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      max_growth: maximum ratio of consecutive norms, >= 0. **Traceable.**
+      min_norm: norms up to this value may grow freely, >= 0. **Traceable.**
+      per_leaf: whether to use a separate norm for each leaf. **Static.**
+      reference: whether to reproduce Fira. **Static.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation whose state reports the norm, the threshold or the number of
-      clipped leaves, whether any was clipped and how often. A non-finite gradient gives
-      NaN, in the leaf if `per_leaf`, otherwise everywhere; it leaves the state
-      unchanged, and so does a zero norm. After a lasting rise of the scale by a factor
-      `r` it has followed in `ln r / ln max_growth` updates (463 for a hundredfold
-      rise), after a fall at once.
+      A transformation with metrics for the norm, the threshold (with `per_leaf`, the
+      number of clipped leaves), whether the update was clipped, and the fraction of
+      clipped updates. With `per_leaf`, a non-finite gradient turns its leaf into NaN.
+      Otherwise, it turns all updates into NaN. Non-finite gradients and zero norms
+      leave the state unchanged. If gradients become permanently larger by a factor of
+      `r`, the threshold adapts in `ln r / ln max_growth` updates (463 for a factor of
+      100). If they become smaller, the threshold adapts immediately.
 
     Raises:
-      ValueError: a number is concrete and negative or NaN.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete number is negative or NaN.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -301,7 +310,7 @@ def _init_with_streak(number: int, dtype: DTypeLike) -> NormLevel:
 
 
 def _average(past: NormLevel, norms: jax.Array, decay: jax.Array) -> jax.Array:
-    # In this form no subnormal number appears, which devices flush to zero.
+    # This form has no subnormal intermediate values, which devices flush to zero.
     return past.norm_level + (1 - decay) * (norms - past.norm_level)
 
 
@@ -313,7 +322,7 @@ def _with_level(past: NormLevel, level: jax.Array) -> NormLevel:
 def _with_streak(
     new: NormLevel, clipped: jax.Array, norms: jax.Array, patience: jax.Array
 ) -> NormLevel:
-    """The level where a streak of clips ended is the smallest norm among them."""
+    """Sets the level to the smallest norm of a streak that has ended."""
     if new.level_streak is None:
         return new
     streak, ended, least = extend_streak(new.level_streak, clipped, norms, patience)
@@ -324,7 +333,7 @@ def _with_streak(
 def _bound_by_global_norm(
     norms: jax.Array, max_norm: jax.Array, eps: float
 ) -> jax.Array:
-    """Each norm times min(1, max_norm / (their norm + eps))."""
+    """Multiplies each norm by min(1, max_norm / (global norm + eps))."""
     total = scaled_norm(norms)
     k = 1 / total.unit
     positive = norms > 0

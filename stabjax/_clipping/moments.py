@@ -1,10 +1,11 @@
-"""Adam's two moments of every element, their resets, and a bounded Adam."""
+"""Adam's moments, with periodic resets and bounded updates."""
 
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from stabjax._axes import Axes, global_size, over_devices
@@ -27,7 +28,7 @@ from stabjax._types import Number
 
 
 class AdamStep(NamedTuple):
-    """The numbers of one step of Adam: weights of averages, and their debiasing."""
+    """Weights and bias corrections for one step of Adam."""
 
     mean: Weight
     root: Weight
@@ -43,7 +44,7 @@ def adam_step(
     debias_count: jax.Array,
     valid: jax.Array,
 ) -> AdamStep:
-    """Returns the step for moments of `age` updates, debiased by another count."""
+    """Returns the Adam step for moments of `age` updates."""
     b1, b2 = decays
     mean, root = (bias_correction(b, age) for b in decays)
     return AdamStep(
@@ -58,7 +59,7 @@ def adam_step(
 def update_moments(
     g: jax.Array, mean: jax.Array, root: jax.Array, adam: AdamStep
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns Adam's direction mean / (root + eps), and the moments it comes from."""
+    """Computes Adam's direction mean / (root + eps) and the new moments."""
     mean, root = update_mean(mean, g, adam.mean), update_root(root, g, adam.root)
     dtype = mean.dtype
     denominator = root * adam.root_factor.astype(dtype) + adam.eps.astype(dtype)
@@ -67,12 +68,12 @@ def update_moments(
 
 
 def since_reset(count: jax.Array, every: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns whether moments were reset so far, and their age.
+    """Returns whether moments have ever been reset, and their age.
 
-    Resets come before the updates number `every`, `2 every`, and so on. The age is the
-    number of updates that the moments stand for, this one included.
+    Moments are reset before update number `every`, `2 every`, and so on. The age is the
+    number of updates included in the moments, counting this one.
     """
-    # Update number `every` is the first of a new period, and not the last of the old.
+    # Update number `every` begins a new period instead of ending the old one.
     was_reset = (every > 0) & (count >= every)
     age = jnp.where(was_reset, count % jnp.maximum(every, 1) + 1, count)
     return was_reset, age
@@ -81,7 +82,7 @@ def since_reset(count: jax.Array, every: jax.Array) -> tuple[jax.Array, jax.Arra
 def cosine_warmup(
     was_reset: jax.Array, age: jax.Array, warmup_steps: jax.Array
 ) -> jax.Array:
-    """Returns SPAM's factor after a reset, which rises from 0.01 to 1."""
+    """Computes SPAM's warmup factor after a reset, which rises from 0.01 to 1."""
     k = (age - 1).astype(warmup_steps.dtype)
     rising = was_reset & (k < warmup_steps)
     angle = jnp.pi * k / (warmup_steps + 1)
@@ -92,9 +93,9 @@ class ResetMomentsState(NamedTuple):
     """State of `reset_moments`.
 
     Attributes:
-      inner_state: the state of the wrapped transformation.
-      reset_step: int32: number of updates.
-      metrics: `age`; see `stabjax.metrics`.
+      inner_state: state of the wrapped transformation.
+      reset_step: number of updates (int32).
+      metrics: `age`. See `stabjax.metrics`.
     """
 
     inner_state: optax.OptState
@@ -109,32 +110,34 @@ def reset_moments(
 ) -> optax.GradientTransformationExtraArgs:
     """Resets a transformation to its initial state at regular intervals.
 
-    The updates number `every`, `2 every`, and so on start from `inner.init(params)`, so
-    that what a spike or a NaN left in the moments is gone after `every` updates. With
-    the `k` updates since the last reset, the first `warmup_steps` updates after it are
-    multiplied by `1 - 0.99 (1 + cos(pi k / (warmup_steps + 1))) / 2`.
+    The inner state is replaced by `inner.init(params)` before update number `every`,
+    `2 every`, and so on. Any effect of a spike or NaN on the moments is therefore gone
+    after at most `every` updates. Let `k` be the number of updates since the last
+    reset. While `k < warmup_steps`, the updates are multiplied by
+    `1 - 0.99 (1 + cos(pi k / (warmup_steps + 1))) / 2`.
 
-    It keeps SPAM's order of reset and update. In the code of Stable-SPAM, whose MoRet
-    this is, the update of the reset uses the old moments with the bias correction of
-    new ones.
+    As in SPAM, a reset takes effect before the update. Stable-SPAM calls the same
+    technique MoRet, but its implementation still uses the old moments at the update of
+    the reset, together with the bias correction of new ones.
 
     Args:
-      inner: an Optax transformation whose state holds moments. It must not hold a count
-        that goes on, such as that of a schedule. Extra arguments are passed on to it.
-      every: updates from reset to reset, >= 0; 0: never. **Traceable.**
-      warmup_steps: updates over which the factor rises, >= 0; Stable-SPAM has 0, SPAM
-        150. **Traceable.**
+      inner: an Optax transformation whose state contains moments. Schedule counts in
+        its state would also be reset. Extra arguments are passed to `inner`.
+      every: number of updates between resets, >= 0. Use 0 to disable. **Traceable.**
+      warmup_steps: number of updates with a reduced factor after a reset, >= 0.
+        Stable-SPAM uses 0 and SPAM uses 150. **Traceable.**
 
     Returns:
-      A transformation with a `ResetMomentsState`, whose `update` needs `params`. It
-      also counts updates with a non-finite gradient. Whatever `inner` learned from a
-      NaN, or from gradients of another scale, is forgotten after at most `every`
-      updates, and the warm-up is over `warmup_steps` updates later.
+      A transformation with a `ResetMomentsState`. Its `update` requires `params`.
+      Updates with non-finite gradients are counted as well. Any effect of NaN or
+      differently scaled gradients on `inner` ends after at most `every` updates,
+      followed by the warmup.
 
     Raises:
-      ValueError: `every` or `warmup_steps` is concrete and out of range, or not a
-        scalar, or `params` is None.
-      TypeError: one of them is not a number, or `inner` not a transformation.
+      ValueError: If `every` or `warmup_steps` is concrete and out of range or not a
+        scalar, or if `params` is None.
+      TypeError: If `every` or `warmup_steps` is not a number, or `inner` is not a
+        transformation.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -173,13 +176,13 @@ def reset_moments(
     ) -> tuple[optax.Updates, ResetMomentsState]:
         if params is None:
             raise ValueError(
-                "params must be given to make new moments, got None. "
+                "params must be passed to reset_moments, got None. "
                 "Call update(updates, state, params)."
             )
         count = optax.safe_increment(state.reset_step)
         (every,), (warmup_steps,) = counts(jnp.int32), scalars(jnp.float32)
         was_reset, age = since_reset(count, every)
-        # A selection, not a `cond`: under `vmap` that would become a selection anyway.
+        # `cond` has no benefit: under `vmap` it becomes a `where` anyway.
         inner_state = jax.tree.map(
             lambda new, old: jnp.where(was_reset & (age == 1), new, old),
             inner.init(params),
@@ -198,11 +201,11 @@ class StableAdamState(NamedTuple):
     """State of `scale_by_stable_adam`.
 
     Attributes:
-      stable_adam_step: int32: number of finite updates.
-      stable_adam_clips: int32: updates in which a leaf was bounded.
-      stable_adam_mean: debiased first moment of each element.
-      stable_adam_root: root of the debiased second moment of each element.
-      metrics: `grad_norm`, `clipped`, `clip_fraction`; see `stabjax.metrics`.
+      stable_adam_step: number of finite updates (int32).
+      stable_adam_clips: number of updates with a clipped leaf (int32).
+      stable_adam_mean: bias-corrected first moments.
+      stable_adam_root: square roots of the bias-corrected second moments.
+      metrics: `grad_norm`, `clipped`, `clip_fraction`. See `stabjax.metrics`.
     """
 
     stable_adam_step: jax.Array
@@ -221,37 +224,39 @@ def scale_by_stable_adam(
     weight_decay: Number | None = None,
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Adam whose step shrinks, leaf by leaf, where gradients exceed their moments.
+    """Rescales updates with Adam and clips each leaf by its scaled gradient's RMS.
 
-    With the debiased averages `m` of `g` and `v` of `g^2`, this gradient included, each
-    leaf with parameters `w` becomes
+    Let `m` and `v` be the bias-corrected averages of `g` and `g^2`, including the
+    current gradient. For each leaf with parameters `w`,
 
         u = (m / (sqrt(v) + eps) + weight_decay w) / max(1, rms / threshold)
         rms = sqrt(mean(g^2 / max(v, eps^2)))
 
-    where `rms` exceeds 1 if the second moment lags behind.
+    An `rms` above 1 indicates that the second moment lags behind the gradients.
 
     Args:
-      b1: decay of `m`, in [0, 1). **Traceable.**
-      b2: decay of `v`, in [0, 1). **Traceable.**
+      b1: decay rate of `m`, in [0, 1). **Traceable.**
+      b2: decay rate of `v`, in [0, 1). **Traceable.**
       eps: added to the denominator, >= 0. **Traceable.**
-      threshold: largest `rms` without shrinking, >= 0; inf: plain Adam. **Traceable.**
-      weight_decay: >= 0; it shrinks with the step, as in the authors' StableAdamW.
-        Without it (None) `update` does not need `params`. **Traceable.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      threshold: maximum `rms` without clipping, >= 0. Use inf for plain Adam.
+        **Traceable.**
+      weight_decay: weight decay rate, >= 0. It is scaled down along with the update, as
+        in the authors' StableAdamW. If None, `update` does not require `params`.
+        **Traceable.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation with a `StableAdamState`, to be followed by the learning rate. It
-      bounds the step, not the moments, which a spike enters. A non-finite gradient
-      gives NaN in every element and leaves the state unchanged. After a lasting rise of
-      the gradients by a factor of 100, the updates have their former size, within a
-      factor of 2, after `1 / (1 - b1)` updates; after such a fall, after
-      `ln 10^4 / (1 - b2)`.
+      A transformation with a `StableAdamState`. Place it before the learning rate. Only
+      the update is clipped: spikes still affect the moments. A non-finite gradient
+      turns every element into NaN and leaves the state unchanged. If gradients become
+      permanently larger by a factor of 100, the updates return to within a factor of 2
+      of their previous size after `1 / (1 - b1)` updates. If gradients become smaller
+      by the same factor, this takes `ln 10^4 / (1 - b2)` updates.
 
     Raises:
-      ValueError: an argument is concrete and out of range, or not a scalar, or `params`
-        is None with `weight_decay`.
-      TypeError: an argument is not a number, or a parameter is complex.
+      ValueError: If an argument is concrete and out of range or not a scalar, or if
+        `params` is None and `weight_decay` is not.
+      TypeError: If an argument is not a number, or a parameter is complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -282,7 +287,7 @@ def scale_by_stable_adam(
         if weight_decay is not None:
             if step.params is None:
                 raise ValueError(
-                    "params must be given for weight_decay, got None. "
+                    "params must be passed to use weight_decay, got None. "
                     "Call update(updates, state, params)."
                 )
             decayed = [(w, rate) for w in step.params]
@@ -315,8 +320,10 @@ def _bounded_adam_leaf(
     if decayed:
         w, rate = decayed
         direction = direction + rate.astype(dtype) * widened(w, dtype)
-    # Quotients of at most 1 / sqrt(1 - b2): their squares do not overflow.
-    squares = divide_or_zero(x, jnp.maximum(root, adam.eps.astype(dtype))) ** 2
+    # Each quotient is at most 1 / sqrt(1 - b2), so squares do not overflow. If the
+    # root is 0, x is 0 too. With `where`, XLA:CPU would write the quotients to memory.
+    least = jnp.maximum(adam.eps.astype(dtype), np.finfo(dtype).tiny)
+    squares = (x / jnp.maximum(root, least)) ** 2
     mean_square = over_devices(jnp.sum(squares), axes) / max(global_size(x, axes), 1)
     rms = safe_root(mean_square)
     factor = clip_factor(ScaledNorm(rms, jnp.ones_like(rms)), threshold.astype(dtype))

@@ -1,4 +1,4 @@
-"""The numbers of a method: checked when it is made, scalars when it runs."""
+"""Validation of numeric arguments and conversion to scalars."""
 
 from collections.abc import Callable
 
@@ -13,13 +13,12 @@ from stabjax._types import Number
 
 
 def checked(**numbers: tuple[Number, str]) -> Callable[[DTypeLike], list[jax.Array]]:
-    """Checks numbers, and returns a function that makes scalars of a dtype of them.
+    """Checks numbers and returns a function that converts them to scalars.
 
-    A traced number out of its range becomes NaN, so that it shows, except in a dtype of
-    integers.
+    If the requested dtype is floating-point, traced numbers out of range become NaN.
 
     Args:
-      numbers: by the argument's name, its value and the range that is allowed.
+      numbers: maps argument names to tuples of value and allowed range.
     """
     for name, (value, allowed) in numbers.items():
         check(name, value, allowed)
@@ -39,5 +38,5 @@ def checked(**numbers: tuple[Number, str]) -> Callable[[DTypeLike], list[jax.Arr
 
 
 def as_finite(scalars: list[jax.Array]) -> list[jax.Array]:
-    """Scalars with the largest number instead of inf, which times zero is NaN."""
+    """Replaces inf with the largest finite number, because inf times zero is NaN."""
     return [jnp.minimum(x, np.finfo(x.dtype).max) for x in scalars]

@@ -1,4 +1,4 @@
-"""Clipping the gradient of each example before they are summed."""
+"""Per-example gradient clipping."""
 
 import math
 
@@ -16,28 +16,29 @@ from stabjax._types import Number
 def per_example_global_norm_clip(
     grads: optax.Updates, l2_norm_clip: Number, *, axis_name: object = None
 ) -> tuple[optax.Updates, jax.Array]:
-    """Clips each example's gradient by its global norm, and sums over the examples.
+    """Clips each example's gradient by its global norm and sums over examples.
 
         sum_b g_b min(1, l2_norm_clip / |g_b|_2)
 
-    The norm is that of all leaves of example b together; the sum is taken in float32 or
-    wider.
+    The global norm of example b is taken over all leaves. Gradients are summed in
+    float32 or wider.
 
     Args:
-      grads: a tree whose leaves all have the examples along axis 0.
-      l2_norm_clip: a number >= 0 or a scalar array. **Traceable.**
-      axis_name: inside `shard_map`, the mapped axes over which parameters are sharded,
-        as in `stabjax.global_norm`; `()` where each device has whole gradients, of its
-        own examples. Types do not show which of the two they vary over. **Static.**
+      grads: a tree of per-example gradients, with examples along axis 0 of every leaf.
+      l2_norm_clip: maximum norm, a number >= 0 or a scalar array. **Traceable.**
+      axis_name: inside `shard_map`, the mesh axes over which parameters are sharded
+        (see `stabjax.global_norm`), or `()` if parameters are replicated and each
+        device has its own examples. Array types do not distinguish the two cases.
+        **Static.**
 
     Returns:
-      The sum of the clipped gradients, and the number of examples that were clipped
-      (int32). One example with a non-finite element makes the sum NaN.
+      A tuple of the summed gradients and the number of clipped examples (int32). If any
+      example has a non-finite element, the sum is NaN.
 
     Raises:
-      ValueError: the leaves do not share axis 0, or `l2_norm_clip` is concrete and
-        negative or NaN.
-      TypeError: `l2_norm_clip` is not a number.
+      ValueError: If the leaves have different sizes along axis 0, or if `l2_norm_clip`
+        is concrete and negative or NaN.
+      TypeError: If `l2_norm_clip` is not a number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -64,26 +65,27 @@ def per_example_layer_norm_clip(
     *,
     axis_name: object = None,
 ) -> tuple[optax.Updates, optax.Updates]:
-    """Clips each example's gradient layer by layer, and sums over the examples.
+    """Clips each example's gradient per layer and sums over examples.
 
-    Like `stabjax.per_example_global_norm_clip` of each leaf by itself. Of the bound
-    C, a leaf has C / sqrt(K) for K leaves if `uniform`, or else C sqrt(D_i / D), where
-    it holds D_i of the D parameters.
+    Applies `stabjax.per_example_global_norm_clip` to each leaf separately. Let C be the
+    global bound, K the number of leaves, D the number of parameters and D_i the size of
+    leaf i. The bound of leaf i is C / sqrt(K) if `uniform`, and C sqrt(D_i / D)
+    otherwise.
 
     Args:
-      grads: a tree whose leaves all have the examples along axis 0.
+      grads: a tree of per-example gradients, with examples along axis 0 of every leaf.
       global_l2_norm_clip: C, a number >= 0 or a scalar array. **Traceable.**
-      uniform: whether all leaves have the same bound. **Static.**
-      axis_name: as in `stabjax.per_example_global_norm_clip`. **Static.**
+      uniform: whether to use the same bound for all leaves. **Static.**
+      axis_name: see `stabjax.per_example_global_norm_clip`. **Static.**
 
     Returns:
-      The sums of the clipped gradients, and for each leaf the number of examples that
-      were clipped (int32), both of the structure of `grads`.
+      A tuple of the summed gradients and the number of clipped examples for each leaf
+      (int32). Both have the same structure as `grads`.
 
     Raises:
-      ValueError: the leaves do not share axis 0, or `global_l2_norm_clip` is concrete
-        and negative or NaN.
-      TypeError: `global_l2_norm_clip` is not a number.
+      ValueError: If the leaves have different sizes along axis 0, or if
+        `global_l2_norm_clip` is concrete and negative or NaN.
+      TypeError: If `global_l2_norm_clip` is not a number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -122,7 +124,7 @@ def per_example_layer_norm_clip(
 def clipped_sums(
     grads: optax.Updates, l2_norm_clip: Number, axis_name: object
 ) -> tuple[optax.Updates, jax.Array]:
-    """Sums of clipped gradients, float32 or wider, and how many were clipped."""
+    """Sums clipped gradients in float32 or wider, and counts clipped examples."""
     axes = axes_of_parameters(grads, axis_name)
     norms = norms_of_examples(jax.tree.leaves(grads), axes)
     limit = as_scalar("l2_norm_clip", l2_norm_clip, norms.value.dtype)
@@ -136,31 +138,31 @@ def clipped_sums(
 
 
 def cast_like(grads: optax.Updates, sums: optax.Updates) -> optax.Updates:
-    """The sums in the dtypes of the gradients."""
+    """Casts the sums to the dtypes of the gradients."""
     return jax.tree.map(lambda g, x: cast_back(x, jnp.asarray(g).dtype), grads, sums)
 
 
 def check_examples(function: str, grads: optax.Updates) -> None:
-    """Raises a ValueError unless all leaves have the same examples along axis 0."""
+    """Raises a ValueError unless all leaves have the same size along axis 0."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(grads)]
     if not shapes or len({shape[:1] for shape in shapes}) > 1 or () in shapes:
         raise ValueError(
-            f"{function}: every leaf of grads must have the examples along axis 0, "
+            f"{function}: all leaves of grads must have examples along axis 0, "
             f"got shapes {shapes}."
         )
 
 
 def axes_of_parameters(grads: optax.Updates, axis_name: object) -> tuple[Axes, ...]:
-    """The mapped axes over which each leaf is sharded, examples apart."""
+    """Returns the mapped axes over which each leaf's parameters are sharded."""
     axes = leaf_axes("grads", grads, axis_name, some=True)
     if axis_name is None and any(axes):
         raise ValueError(
-            "axis_name must name the mesh axes over which parameters are sharded, or "
-            "be () where each device has its own examples, got None."
+            "axis_name must contain the mesh axes over which parameters are sharded, "
+            "or be () if each device has its own examples, got None."
         )
     return axes
 
 
 def number_of_examples(grads: optax.Updates) -> int:
-    """The number of examples, or 1 if there are none, to divide by."""
+    """Returns the number of examples, or 1 if there are none, as a divisor."""
     return max(jnp.shape(jax.tree.leaves(grads)[0])[0], 1)

@@ -1,4 +1,4 @@
-"""Means of clipped per-example gradients with noise, for differential privacy."""
+"""Clipped and noised gradient averages for differential privacy."""
 
 from typing import NamedTuple
 
@@ -27,8 +27,8 @@ class DifferentiallyPrivateAggregateState(NamedTuple):
     """State of `differentially_private_aggregate`.
 
     Attributes:
-      rng_key: uint32: key data for the noise of the next update.
-      metrics: `clip_fraction`; see `stabjax.metrics`.
+      rng_key: key data for the noise of the next update (uint32).
+      metrics: `clip_fraction`. See `stabjax.metrics`.
     """
 
     rng_key: jax.Array
@@ -39,9 +39,9 @@ class AdaptiveQuantileClipState(NamedTuple):
     """State of `adaptive_quantile_clip`.
 
     Attributes:
-      quantile_norm: the threshold of the next update.
-      quantile_key: uint32: key data for the noise of the threshold; None without noise.
-      metrics: `max_norm`, `clip_fraction`; see `stabjax.metrics`.
+      quantile_norm: threshold of the next update.
+      quantile_key: key data for noise (uint32), or None without noise.
+      metrics: `max_norm`, `clip_fraction`. See `stabjax.metrics`.
     """
 
     quantile_norm: jax.Array
@@ -56,30 +56,33 @@ def differentially_private_aggregate(
     *,
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Averages clipped per-example gradients and adds noise: the update of DP-SGD.
+    """Averages clipped per-example gradients and adds noise (DP-SGD).
 
         u = (sum_b g_b min(1, C / |g_b|_2) + N(0, z^2 C^2)) / B
 
-    over the B examples, with the numerical care of
-    `stabjax.per_example_global_norm_clip`. Noise is drawn in float32 or wider.
+    B is the number of examples. Norms are computed as in
+    `stabjax.per_example_global_norm_clip`, without overflow. Noise is sampled in
+    float32 or wider.
 
     Args:
       l2_norm_clip: C, a number >= 0 or a scalar array. **Traceable.**
       noise_multiplier: z, a number >= 0 or a scalar array. **Traceable.**
-      key: what `jax.random.key` or `PRNGKey` returns, or an integer that seeds it; the
-        state carries it from update to update.
-      axis_name: as in `stabjax.per_example_global_norm_clip`. **Static.**
+      key: a key from `jax.random.key` or `jax.random.PRNGKey`, or an integer seed. The
+        state stores the key for the next update.
+      axis_name: see `stabjax.per_example_global_norm_clip`. With `()`, each device
+        averages its own examples, and all devices add the same noise, so averaging over
+        devices does not reduce it. **Static.**
 
     Returns:
-      A transformation to stand first, whose gradients have the examples along axis 0,
-      and whose updates do not. One example with a non-finite element makes the update
-      NaN; the next update works. The metric, the fraction of examples that were
-      clipped, is not private.
+      A transformation that averages per-example gradients, with examples along axis 0
+      of every leaf. Place it at the beginning of a chain. If any example has a
+      non-finite element, the update is NaN, but later updates are not affected. The
+      metric is the fraction of clipped examples and is not private.
 
     Raises:
-      ValueError: `l2_norm_clip` or `noise_multiplier` is concrete and negative or NaN,
-        or not a scalar; or the leaves do not share axis 0.
-      TypeError: either is not a number.
+      ValueError: If `l2_norm_clip` or `noise_multiplier` is concrete and negative or
+        NaN, or not a scalar, or if the leaves have different sizes along axis 0.
+      TypeError: If `l2_norm_clip` or `noise_multiplier` is not a number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -102,7 +105,7 @@ def differentially_private_aggregate(
 
     def init_fn(params: optax.Params) -> DifferentiallyPrivateAggregateState:
         del params
-        data = jnp.array(jax.random.key_data(typed))  # its own: a state may be donated
+        data = jnp.array(jax.random.key_data(typed))  # a copy: states may be donated
         metrics = {metric_key(name, "clip_fraction"): jnp.zeros((), jnp.float32)}
         return DifferentiallyPrivateAggregateState(data, metrics)
 
@@ -117,7 +120,7 @@ def differentially_private_aggregate(
         check_examples(name, updates)
         limit, z = numbers(norm_dtype(updates))
         sums, clipped = clipped_sums(updates, limit, axis_name)
-        std = jnp.where(z == 0, 0, z * limit)  # and not NaN if the limit is inf
+        std = jnp.where(z == 0, 0, z * limit)  # 0 * inf would be NaN
         data, noise_key = _next_key(state.rng_key, typed)
         size = number_of_examples(updates)
         fraction = clipped.astype(jnp.float32) / size
@@ -140,40 +143,42 @@ def adaptive_quantile_clip(
     key: jax.Array | np.ndarray | int | None = None,
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Averages per-example gradients that are clipped at a quantile of their norms.
+    """Averages per-example gradients clipped at a running quantile of their norms.
 
-    Like `stabjax.differentially_private_aggregate`, with a threshold C that follows the
-    norms of the B examples:
+    Like `stabjax.differentially_private_aggregate`, but with a threshold C that adapts
+    to the norms of the B examples:
 
         b = (#{|g_b| <= C} + N(0, s^2)) / B,  C <- C exp(-learning_rate (b - q))
 
-    The sum has noise of standard deviation z' C, z' = (z^-2 - (2 s)^-2)^(-1/2), so that
-    both together cost the privacy of noise z.
+    The noise added to the gradient sum has standard deviation z' C with z' = (z^-2 - (2
+    s)^-2)^(-1/2). The total privacy cost therefore equals the cost of noise multiplier
+    z.
 
     Args:
-      init_norm: the first C, >= 0. **Traceable.**
-      target_quantile: q, the fraction of examples that is not clipped, in [0, 1].
-        **Traceable.**
+      init_norm: initial C, >= 0. **Traceable.**
+      target_quantile: q, the target fraction of examples that are not clipped, in [0,
+        1]. **Traceable.**
       learning_rate: a number >= 0. **Traceable.**
       noise_multiplier: z, 0 or in (0, 2 s). **Traceable.**
-      count_noise: s, >= 0; the authors use B / 20. **Traceable.**
-      key: what `jax.random.key` or `PRNGKey` returns, or an integer that seeds it;
-        None: no noise.
-      axis_name: as in `stabjax.per_example_global_norm_clip`. **Static.**
+      count_noise: s, >= 0. The authors use B / 20. **Traceable.**
+      key: a key from `jax.random.key` or `jax.random.PRNGKey`, or an integer seed. Use
+        None for no noise.
+      axis_name: see `stabjax.per_example_global_norm_clip`. **Static.**
 
     Returns:
-      A transformation with an `AdaptiveQuantileClipState`, to stand first, whose
-      gradients have the examples along axis 0, and whose updates do not. One example
-      with a non-finite element makes the update NaN and leaves the threshold unchanged.
-      Without `count_noise` an update moves the threshold by at most a factor
-      exp(learning_rate q) up and exp(learning_rate (1 - q)) down: to follow gradients
-      that grow a hundredfold takes ln(100) / (learning_rate q) updates, 47 with the
-      defaults, and as many after a fall. Its metrics are as private as the threshold.
+      A transformation with an `AdaptiveQuantileClipState` that averages per-example
+      gradients, with examples along axis 0 of every leaf. Place it at the beginning of
+      a chain. If any example has a non-finite element, the update is NaN and the
+      threshold is unchanged. Without `count_noise`, each update changes the threshold
+      by a factor of at most exp(learning_rate q) upwards and exp(learning_rate (1 - q))
+      downwards. With the default arguments, the threshold takes 47 updates (ln(100) /
+      (learning_rate q)) to adapt to gradients that become 100 times larger or smaller.
+      The metrics are as private as the threshold.
 
     Raises:
-      ValueError: an argument is concrete and out of range, or not a scalar; there is
-        noise and no key; or the leaves do not share axis 0.
-      TypeError: an argument is not a number.
+      ValueError: If an argument is concrete and out of range or not a scalar, if there
+        is noise but no key, or if the leaves have different sizes along axis 0.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -208,7 +213,7 @@ def adaptive_quantile_clip(
 
     def init_fn(params: optax.Params) -> AdaptiveQuantileClipState:
         dtype = norm_dtype(params)
-        # Each its own array: a state may be donated, and no buffer twice.
+        # A donated state must not use the same buffer twice.
         norm, shown = (jnp.array(numbers(dtype)[0]) for _ in range(2))
         data = None if typed is None else jnp.array(jax.random.key_data(typed))
         return AdaptiveQuantileClipState(
@@ -254,7 +259,7 @@ def _noisy_means(
     key: jax.Array | None,
     axes: tuple[Axes, ...],
 ) -> optax.Updates:
-    """(sum + noise) / size, every leaf and every shard of it with its own key."""
+    """Computes (sum + noise) / size, with a separate key for each leaf and shard."""
     leaves, structure = jax.tree.flatten(sums)
     if key is not None:
         keys = list(jax.random.split(key, len(leaves)))
@@ -269,7 +274,7 @@ def _noisy_means(
 
 
 def _typed_key(key: jax.Array | np.ndarray | int) -> jax.Array:
-    """A key from a new or an old one, or from a seed."""
+    """Converts a typed key, a legacy key or a seed to a typed key."""
     if isinstance(key, int | np.integer):
         return jax.random.key(int(key))
     array = jnp.asarray(key)
@@ -280,14 +285,14 @@ def _typed_key(key: jax.Array | np.ndarray | int) -> jax.Array:
 
 
 def _next_key(data: jax.Array, like: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The data of the key for the next update, and the key of this one."""
+    """Splits a key into data for the next update and a key for this one."""
     key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(like))
     following, now = jax.random.split(key)
     return jax.random.key_data(following), now
 
 
 def _noise_beside_count(z: jax.Array, s: jax.Array) -> jax.Array:
-    """(z^-2 - (2 s)^-2)^(-1/2), and NaN where the count reveals more than that."""
+    """Computes (z^-2 - (2 s)^-2)^(-1/2), or NaN if the count is less private than z."""
     some = z > 0
     ratio = jnp.where(some, z / jnp.where(some, 2 * s, 1), 0)
     private = ratio < 1
@@ -299,8 +304,9 @@ def _check_noise(noise_multiplier: Number, count_noise: Number, key: object) -> 
     known = is_concrete(noise_multiplier, count_noise)
     if known and 0 < float(noise_multiplier) >= 2 * float(count_noise):
         raise ValueError(
-            "noise_multiplier must be 0 or below 2 count_noise, or the count reveals "
-            f"more than it allows, got {noise_multiplier} and {count_noise}."
+            "noise_multiplier must be 0 or below 2 * count_noise, got "
+            f"{noise_multiplier} and {count_noise}. Otherwise the noisy count alone "
+            "uses up the privacy budget."
         )
     if key is None and not (known and float(count_noise) == 0):
-        raise ValueError("key must be a random key where there is noise, got None.")
+        raise ValueError("key must be a random key if there is noise, got None.")

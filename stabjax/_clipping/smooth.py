@@ -1,4 +1,4 @@
-"""Rescaling by a smooth function of the global norm, with no threshold to exceed."""
+"""Smooth gradient clipping and gradient normalization."""
 
 from typing import Literal
 
@@ -25,29 +25,30 @@ def smooth_clip_by_global_norm(
     kind: Literal["rational", "sqrt"] = "rational",
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Rescales the updates so that their norm approaches `max_norm` from below.
+    """Rescales updates with a smooth approximation to clipping by global norm.
 
         u = g / (1 + |g|_2 / max_norm)              if kind is "rational"
         u = g / sqrt(1 + (|g|_2 / max_norm)^2)      if kind is "sqrt"
 
-    Close to the identity for norms far below `max_norm`, of norm close to it far above,
-    and smooth in between. The factor of the first is at least half of that of clipping.
+    Updates are almost unchanged for norms far below `max_norm`, and the new norm
+    approaches `max_norm` for norms far above. The factor of "rational" is at least half
+    the factor of hard clipping.
 
     Args:
-      max_norm: a number >= 0, a scalar array (inf: the identity), a schedule (count of
-        updates -> number), or a tree of these: see `stabjax.clip_by_global_norm`.
+      max_norm: a number >= 0, a scalar array (inf: the identity), a schedule (update
+        count -> number), or a tree of these. See `stabjax.clip_by_global_norm`.
         **Traceable.**
-      kind: the function. **Static.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      kind: the scaling function. **Static.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation; stateless unless `max_norm` is a schedule. A non-finite gradient
-      gives NaN in every element.
+      A transformation. It is stateless unless `max_norm` is a schedule. A non-finite
+      gradient turns every element into NaN.
 
     Raises:
-      ValueError: `max_norm` is concrete and negative or NaN, or not a scalar; `kind` is
-        unknown; or `axis_name` contradicts the type of a leaf.
-      TypeError: `max_norm` is not a number, or a leaf is not an array.
+      ValueError: If `max_norm` is concrete and negative or NaN, or not a scalar, if
+        `kind` is unknown, or if `axis_name` contradicts the type of a leaf.
+      TypeError: If `max_norm` is not a number, or a leaf is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -79,26 +80,26 @@ def smooth_clip_by_global_norm(
 def normalize_by_update_norm(
     scale_factor: Number = 1.0, eps: Number = 1e-6, *, axis_name: object = None
 ) -> optax.GradientTransformation:
-    """Rescales the updates to the norm `scale_factor`: normalized gradient descent.
+    """Rescales updates to global norm `scale_factor` (normalized gradient descent).
 
         u = scale_factor g / (|g|_2 + eps)
 
-    The norm is that of all leaves together, in float32 or wider and safe from overflow.
-    Zero stays zero, even with `eps=0`. Optax has the same name.
+    The global norm is computed in float32 or wider and does not overflow. Zero
+    gradients stay zero, even with `eps=0`. Optax has a transformation of the same name.
 
     Args:
       scale_factor: any number. **Traceable.**
       eps: a number >= 0. **Traceable.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A stateless transformation. A non-finite gradient gives NaN in every element, and
-      so does a traced `eps` that is negative.
+      A stateless transformation. A non-finite gradient turns every element into NaN. So
+      does a traced `eps` that is negative.
 
     Raises:
-      ValueError: `eps` is concrete and negative or NaN; either is not a scalar; or
-        `axis_name` contradicts the type of a leaf.
-      TypeError: either is not a number, or a leaf is not an array.
+      ValueError: If `eps` is concrete and negative or NaN, if an argument is not a
+        scalar, or if `axis_name` contradicts the type of a leaf.
+      TypeError: If an argument is not a number, or a leaf is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -139,7 +140,7 @@ def normalize_by_update_norm(
 
 
 def _approached(norm: jax.Array, max_norm: jax.Array, kind: str) -> jax.Array:
-    """n / (1 + n / c) or n / sqrt(1 + (n / c)^2), symmetric in n and c."""
+    """Computes n / (1 + n / c) or n / sqrt(1 + (n / c)^2), symmetric in n and c."""
     low, high = jnp.minimum(norm, max_norm), jnp.maximum(norm, max_norm)
     share = safe_ratio(low, jnp.where((high > 0) & (high < jnp.inf), high, 1))
     share = jnp.where(high < jnp.inf, share, 0)
@@ -147,13 +148,13 @@ def _approached(norm: jax.Array, max_norm: jax.Array, kind: str) -> jax.Array:
 
 
 def _normalization(norm: ScaledNorm, factor: jax.Array, eps: jax.Array) -> ClipFactor:
-    """factor / (norm + eps), as two factors of which none leaves the range."""
+    """Splits factor / (norm + eps) into two factors that do not overflow."""
     k = 1 / norm.unit
     divisor = norm.value + eps * k
     valid = jnp.isfinite(norm.value) & (eps >= 0)
     inverse = jnp.where(divisor > 0, 1 / jnp.where(divisor > 0, divisor, 1), 0)
     inverse = jnp.where(valid, inverse, jnp.nan)
-    # A large entry shrinks first, a small one grows first.
+    # Applies the factor below 1 before the factor above 1.
     return ClipFactor(
         first=jnp.where(k > 1, k, inverse),
         second=jnp.where(k > 1, inverse, k) * factor,

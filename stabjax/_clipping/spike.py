@@ -1,4 +1,4 @@
-"""Elements that jump above their second moment: SPAM and its clip."""
+"""Clipping of elements that spike above their second moment (SPAM)."""
 
 from functools import partial
 from typing import NamedTuple
@@ -35,10 +35,10 @@ class SecondMomentClipState(NamedTuple):
     """State of `clip_by_second_moment`.
 
     Attributes:
-      spike_step: int32: number of finite updates.
-      spike_clips: int32: updates in which an element was bounded.
-      spike_root: root of the debiased second moment of each element.
-      metrics: `grad_norm`, `clipped`, `clip_fraction`; see `stabjax.metrics`.
+      spike_step: number of finite updates (int32).
+      spike_clips: number of updates with a clipped element (int32).
+      spike_root: square roots of the bias-corrected second moments.
+      metrics: `grad_norm`, `clipped`, `clip_fraction`. See `stabjax.metrics`.
     """
 
     spike_step: jax.Array
@@ -51,11 +51,11 @@ class SpamState(NamedTuple):
     """State of `scale_by_spam`.
 
     Attributes:
-      spam_step: int32: number of finite updates.
-      spam_clips: int32: updates in which an element was bounded.
-      spam_mean: debiased first moment of each element.
-      spam_root: root of the debiased second moment of each element.
-      metrics: `grad_norm`, `clipped`, `clip_fraction`; see `stabjax.metrics`.
+      spam_step: number of finite updates (int32).
+      spam_clips: number of updates with a clipped element (int32).
+      spam_mean: bias-corrected first moments.
+      spam_root: square roots of the bias-corrected second moments.
+      metrics: `grad_norm`, `clipped`, `clip_fraction`. See `stabjax.metrics`.
     """
 
     spam_step: jax.Array
@@ -72,32 +72,34 @@ def clip_by_second_moment(
     *,
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Bounds every element by a multiple of the root of its second moment.
+    """Clips each element to a multiple of the square root of its second moment.
 
-    This is the spike clip of SPAM, for any optimizer. For each element `g` with second
-    moment `v`, which starts at 0,
+    This is SPAM's spike-aware clipping, for use with any optimizer. The second moment
+    `v` of each element is initialized to 0.
 
-        u = sign(g) min(|g|, sqrt(threshold v))  from update number `clip_delay` on
+        u = sign(g) min(|g|, sqrt(threshold v))  for update number >= `clip_delay`
         v = decay v + (1 - decay) u^2
 
     Args:
-      threshold: largest ratio of the square of an element to its second moment, >= 0;
-        inf turns clipping off. **Traceable.**
-      decay: decay of the second moment, in [0, 1). **Traceable.**
-      clip_delay: number of the first update that is clipped, >= 0. **Traceable.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      threshold: maximum ratio of an element's square to its second moment, >= 0. Use
+        inf to disable clipping. **Traceable.**
+      decay: decay rate of the second moment, in [0, 1). **Traceable.**
+      clip_delay: number of the first update to clip, >= 0. **Traceable.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation with a `SecondMomentClipState`. An element whose moment is 0 is
-      not bounded (in SPAM's code it stays 0 for ever). A non-finite gradient gives NaN
-      in every element and leaves the state unchanged. While an element is bounded, its
-      bound grows by `sqrt(1 + (1 - decay) (threshold - 1))` per update, by 2.4 with the
-      defaults: elements a hundred times larger pass unchanged from the fourth update
-      on, smaller ones at once.
+      A transformation with a `SecondMomentClipState`. Elements with a second moment of
+      0 are not clipped (in SPAM's implementation, they stay 0 permanently). A
+      non-finite gradient turns every element into NaN and leaves the state unchanged.
+      While an element is clipped, its bound grows by a factor of
+      `sqrt(1 + (1 - decay) (threshold - 1))` per update, which is 2.4 with the default
+      arguments. If elements become permanently larger by a factor of 100, clipping
+      therefore stops at the fourth update. If elements become smaller, they are not
+      clipped.
 
     Raises:
-      ValueError: an argument is concrete and out of range, or not a scalar.
-      TypeError: an argument is not a number, or a parameter is complex.
+      ValueError: If an argument is concrete and out of range or not a scalar.
+      TypeError: If an argument is not a number, or a parameter is complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -150,46 +152,49 @@ def scale_by_spam(
     reference: bool = False,
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Adam with bounded elements and periodic resets of its moments: SPAM.
+    """Rescales updates with SPAM: Adam with spike-aware clipping and moment resets.
 
-    Update number `n` first sets the moments to 0 if `n` is a multiple of `reset_every`.
-    It bounds each element by `sqrt(threshold v)`, except in the first `clip_delay`
-    updates after a reset. Then, with the `k` updates since the last reset,
+    If `n` is a multiple of `reset_every`, update number `n` begins by setting the
+    moments to 0. Each element is then clipped to `sqrt(threshold v)`, except in the
+    `clip_delay` updates that follow a reset. Let `k` be the number of updates since the
+    last reset:
 
         m = b1 m + (1 - b1) g
         v = b2 v + (1 - b2) g^2
         u = s_k sqrt(1 - b2^(k + 1)) / (1 - b1^(k + 1)) m / (sqrt(v) + eps)
         s_k = 1 - 0.99 (1 + cos(pi k / (warmup_steps + 1))) / 2
 
-    and `s_k = 1` from `k = warmup_steps` on and before the first reset.
+    The factor `s_k` is 1 before the first reset and for `k >= warmup_steps`.
 
-    With `reference=True` it gives the numbers of the authors' code, which differ in two
-    ways: after a reset the moments are still debiased by the number of all updates, so
-    that the first updates are about three times too large, and elements whose moment is
-    0 are bounded by 0, so for ever.
+    Set `reference=True` to reproduce the authors' implementation, which differs in two
+    ways. After a reset, bias correction still uses the total number of updates, which
+    makes the next updates about three times too large. Elements with a second moment of
+    0 are clipped to 0 and never recover.
 
     Args:
-      b1: decay of the first moment, in [0, 1). **Traceable.**
-      b2: decay of the second moment, in [0, 1). **Traceable.**
+      b1: decay rate of the first moment, in [0, 1). **Traceable.**
+      b2: decay rate of the second moment, in [0, 1). **Traceable.**
       eps: added to the denominator, >= 0. **Traceable.**
-      threshold: largest ratio of the square of an element to its second moment, >= 0;
-        inf turns clipping off. **Traceable.**
-      reset_every: updates from reset to reset, >= 0; 0: never. **Traceable.**
-      warmup_steps: updates over which `s_k` rises, >= 0. **Traceable.**
-      clip_delay: updates after a reset without bounds, >= 0. **Traceable.**
-      reference: whether to give the numbers of the authors' code. **Static.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      threshold: maximum ratio of an element's square to its second moment, >= 0. Use
+        inf to disable clipping. **Traceable.**
+      reset_every: number of updates between resets, >= 0. Use 0 to disable.
+        **Traceable.**
+      warmup_steps: number of updates over which `s_k` rises, >= 0. **Traceable.**
+      clip_delay: number of updates without clipping after a reset, >= 0. **Traceable.**
+      reference: whether to reproduce the authors' implementation. **Static.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation with a `SpamState`, to be followed by weight decay and the
-      learning rate. A non-finite gradient gives NaN in every element and leaves the
-      state unchanged. After a lasting rise or fall of the gradients by a factor of 100,
-      the updates have their former size, within a factor of 2, after at most
-      `reset_every + warmup_steps` updates: the next reset forgets the old scale.
+      A transformation with a `SpamState`. Place it before weight decay and the learning
+      rate. A non-finite gradient turns every element into NaN and leaves the state
+      unchanged. If gradients become permanently larger or smaller by a factor of 100,
+      the updates return to within a factor of 2 of their previous size after at most
+      `reset_every + warmup_steps` updates, because the next reset discards the old
+      moments.
 
     Raises:
-      ValueError: an argument is concrete and out of range, or not a scalar.
-      TypeError: an argument is not a number, or a parameter is complex.
+      ValueError: If an argument is concrete and out of range or not a scalar.
+      TypeError: If an argument is not a number, or a parameter is complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -226,7 +231,7 @@ def scale_by_spam(
             active &= age > 1
         bound = _element_bound(threshold, b2, age, active, zeros=reference)
         debias_count = step.number if reference else age
-        # The authors add eps to the root of the biased moment, Adam to the other.
+        # The authors add eps before bias correction, Adam adds it after.
         eps = eps / jnp.sqrt(bias_correction(b2, debias_count))
         adam = adam_step((b1, b2), eps, age, debias_count, step.finite)
         scale = cosine_warmup(was_reset, age, warmup_steps)
@@ -245,11 +250,11 @@ def scale_by_spam(
 
 
 class _ElementBound(NamedTuple):
-    """Elements are bounded by `factor` times the root of their second moment."""
+    """Bounds on elements: `factor` times the square root of their second moment."""
 
     factor: jax.Array
     active: jax.Array
-    zeros: jax.Array  # whether those whose moment is 0 are bounded too
+    zeros: jax.Array  # whether to clip elements with a second moment of 0
 
 
 def _element_bound(
@@ -260,8 +265,8 @@ def _element_bound(
     *,
     zeros: bool,
 ) -> _ElementBound:
-    """The bound from the moment before update number `age`, biased as in Adam."""
-    # SPAM compares g^2 with the moment before g^2 enters, and without debiasing it.
+    """Computes the bound for update number `age` from the biased second moment."""
+    # SPAM uses the moment before g^2 is included, and does not correct its bias.
     square = threshold * bias_correction(decay, age - 1)
     active = active & (square != jnp.inf)
     factor = safe_root(jnp.where(active, square, 1))
@@ -271,13 +276,13 @@ def _element_bound(
 def _clip(
     x: jax.Array, root: jax.Array, bound: _ElementBound
 ) -> tuple[jax.Array, jax.Array]:
-    """Bounded elements, and whether any was bounded."""
+    """Clips elements and returns whether any element was clipped."""
     applies = bound.active & (bound.zeros | (root != 0))
     limit = jnp.where(applies, root * bound.factor.astype(root.dtype), jnp.inf)
     return jnp.clip(x, -limit, limit), jnp.any(abs(x) > limit)
 
 
-# Under `jit`: in eager mode each of some twenty operations would be dispatched.
+# Without `jit`, eager mode would dispatch about twenty operations one by one.
 @partial(jax.jit, static_argnames="axes", inline=True)
 def _clip_leaf(
     g: jax.Array, root: jax.Array, bound: _ElementBound, weight: Weight, axes: Axes

@@ -1,4 +1,4 @@
-"""Gradients scaled by the history of their size: Stable-SPAM and its parts."""
+"""Clipping and normalization by tracked gradient statistics (Stable-SPAM)."""
 
 import math
 from functools import partial
@@ -18,6 +18,7 @@ from stabjax._clipping.averages import (
     average_weight,
     bias_correction,
     divide_or_zero,
+    leaf_norms,
     update_mean,
     with_averages,
 )
@@ -32,10 +33,10 @@ class TrackedMaxState(NamedTuple):
     """State of `clip_by_tracked_max`.
 
     Attributes:
-      tracked_max_step: int32: number of finite updates.
-      tracked_max_clips: int32: updates in which an element was bounded.
-      tracked_max: of each leaf: debiased average of its largest magnitude.
-      metrics: `grad_norm`, `clipped`, `clip_fraction`; see `stabjax.metrics`.
+      tracked_max_step: number of finite updates (int32).
+      tracked_max_clips: number of updates with a clipped element (int32).
+      tracked_max: bias-corrected average of each leaf's largest magnitude.
+      metrics: `grad_norm`, `clipped`, `clip_fraction`. See `stabjax.metrics`.
     """
 
     tracked_max_step: jax.Array
@@ -48,11 +49,11 @@ class TrackedNormState(NamedTuple):
     """State of `normalize_by_tracked_norm`.
 
     Attributes:
-      tracked_norm_step: int32: number of finite updates.
-      tracked_norm_clips: int32: updates in which a norm became smaller.
-      tracked_norm_mean: of each leaf: debiased average of its norm.
-      tracked_norm_root: of each leaf: root of the average of its squared norm.
-      metrics: `grad_norm`, `clipped`, `clip_fraction`; see `stabjax.metrics`.
+      tracked_norm_step: number of finite updates (int32).
+      tracked_norm_clips: number of updates in which a norm decreased (int32).
+      tracked_norm_mean: bias-corrected average of each leaf's norm.
+      tracked_norm_root: root mean square of each leaf's norm, bias-corrected.
+      metrics: `grad_norm`, `clipped`, `clip_fraction`. See `stabjax.metrics`.
     """
 
     tracked_norm_step: jax.Array
@@ -66,14 +67,14 @@ class StableSpamState(NamedTuple):
     """State of `scale_by_stable_spam`.
 
     Attributes:
-      stable_spam_step: int32: number of finite updates.
-      stable_spam_clips: int32: updates in which an element was bounded.
-      stable_spam_max: of each leaf: debiased average of its largest magnitude.
-      stable_spam_norm_mean: of each leaf: debiased average of its norm.
-      stable_spam_norm_root: of each leaf: root of the average of its squared norm.
-      stable_spam_mean: debiased first moment of each element.
-      stable_spam_root: root of the debiased second moment of each element.
-      metrics: `grad_norm`, `clipped`, `clip_fraction`; see `stabjax.metrics`.
+      stable_spam_step: number of finite updates (int32).
+      stable_spam_clips: number of updates with a clipped element (int32).
+      stable_spam_max: bias-corrected average of each leaf's largest magnitude.
+      stable_spam_norm_mean: bias-corrected average of each leaf's norm.
+      stable_spam_norm_root: root mean square of each leaf's norm, bias-corrected.
+      stable_spam_mean: bias-corrected first moments.
+      stable_spam_root: square roots of the bias-corrected second moments.
+      metrics: `grad_norm`, `clipped`, `clip_fraction`. See `stabjax.metrics`.
     """
 
     stable_spam_step: jax.Array
@@ -89,32 +90,33 @@ class StableSpamState(NamedTuple):
 def clip_by_tracked_max(
     decay: Number = 0.999, *, axis_name: object = None
 ) -> optax.GradientTransformation:
-    """Shrinks elements above the average of the largest one: AdaFN of Stable-SPAM.
+    """Clips elements to a moving average of the largest magnitude (AdaFN).
 
-    With the largest magnitude `top` of a leaf, this gradient's, and its debiased
-    average `M`, which includes it,
+    AdaFN is a component of Stable-SPAM. Let `top` be the largest magnitude in a leaf of
+    the gradient, and `M` its bias-corrected moving average:
 
         M = decay M + (1 - decay) top
-        u = g M / top  for elements with |g| > M, and  u = g  for others.
+        u = g M / top  if |g| > M,  and  u = g  otherwise
 
-    The largest element becomes `M`, and other elements above `M` less than that, so the
-    order of elements may change.
+    The largest element is scaled to `M`, and other elements above `M` are scaled by the
+    same factor. A clipped element can therefore end up smaller than one that was not
+    clipped.
 
     Args:
-      decay: decay of the average, in [0, 1). **Traceable.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      decay: decay rate of the average, in [0, 1). **Traceable.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation with a `TrackedMaxState`. A non-finite gradient gives NaN in
-      every element and leaves the state unchanged. After a lasting rise of the
-      gradients, by any factor, their largest element is at most halved from
-      `ln 2 / (1 - decay)` updates on, 693 with the default. After a fall by a factor of
-      100 nothing is clipped, and the bound is within twice the largest element after
-      `ln 100 / (1 - decay)` updates.
+      A transformation with a `TrackedMaxState`. A non-finite gradient turns every
+      element into NaN and leaves the state unchanged. If gradients become permanently
+      larger by any factor, the largest element is scaled down by at most a factor of 2
+      after `ln 2 / (1 - decay)` updates (693 with the default). If gradients become
+      smaller by a factor of 100, nothing is clipped, and `M` falls below twice the
+      largest magnitude after `ln 100 / (1 - decay)` updates.
 
     Raises:
-      ValueError: `decay` is concrete and out of range, or not a scalar.
-      TypeError: it is not a number.
+      ValueError: If `decay` is concrete and out of range or not a scalar.
+      TypeError: If `decay` is not a number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -157,33 +159,33 @@ def normalize_by_tracked_norm(
     *,
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Scales each leaf to its average norm in units of its spread: AdaGN.
+    """Rescales each leaf to the ratio of its average norm to its RMS norm (AdaGN).
 
-    With the norm `n` of a leaf and the debiased averages `m` of `n` and `v` of `n^2`,
-    this gradient included,
+    Let `n` be the norm of a leaf, and `m` and `v` the bias-corrected averages of `n`
+    and `n^2`, including the current gradient:
 
         u = g / n m / (sqrt(v) + eps)
 
-    Every leaf has a norm of about 1, which no spike moves much. A zero gradient stays
-    zero. It is part of Stable-SPAM, and by itself the GradientStabilizer of its authors
-    (2026).
+    The new norm of every leaf is about 1, and spikes hardly affect it. Zero gradients
+    stay zero. AdaGN is a component of Stable-SPAM. The authors later published it on
+    its own as GradientStabilizer (2026).
 
     Args:
-      b1: decay of `m`, in [0, 1). **Traceable.**
-      b2: decay of `v`, in [0, 1). **Traceable.**
+      b1: decay rate of `m`, in [0, 1). **Traceable.**
+      b2: decay rate of `v`, in [0, 1). **Traceable.**
       eps: added to the denominator, >= 0. **Traceable.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation with a `TrackedNormState`. A non-finite gradient gives NaN in
-      every element and leaves the state unchanged. With the defaults, after a lasting
-      rise of the gradients by a factor of 100 the norms stay within a factor of 2;
-      after such a fall they are much smaller for `ln 10^4 / (1 - b2)` updates, 92 with
-      the defaults.
+      A transformation with a `TrackedNormState`. A non-finite gradient turns every
+      element into NaN and leaves the state unchanged. With the default arguments, if
+      gradients become permanently larger by a factor of 100, the new norms stay within
+      a factor of 2. If gradients become smaller by the same factor, the new norms are
+      much smaller for `ln 10^4 / (1 - b2)` updates (92 with the defaults).
 
     Raises:
-      ValueError: an argument is concrete and out of range, or not a scalar.
-      TypeError: an argument is not a number.
+      ValueError: If an argument is concrete and out of range or not a scalar.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -207,8 +209,10 @@ def normalize_by_tracked_norm(
         b1, b2, eps = scalars(step.dtype)
         adam = adam_step((b1, b2), eps, step.number, step.number, step.finite)
         return [
-            _normalize_leaf(g, averages, adam, axes)
-            for g, averages, axes in step.leaves()
+            _normalize_leaf(g, norm, averages, adam)
+            for (g, averages, _), norm in zip(
+                step.leaves(), leaf_norms(step), strict=True
+            )
         ]
 
     return with_averages(
@@ -232,44 +236,45 @@ def scale_by_stable_spam(
     reference: bool = False,
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Stable-SPAM: AdaFN, then AdaGN, then Adam with periodic resets of its moments.
+    """Rescales updates with Stable-SPAM: AdaFN, AdaGN, and Adam with moment resets.
 
-    These are `stabjax.clip_by_tracked_max(gamma3)`,
-    `stabjax.normalize_by_tracked_norm(gamma1, gamma2, eps)` and Adam in
-    `stabjax.reset_moments`, as one transformation. A reset leaves the averages of norms
-    and their counts unchanged. The authors' option `total_T`, which lowers `gamma1` and
-    `b1` by a cosine, is a schedule of both under `optax.inject_hyperparams`.
+    Combines `stabjax.clip_by_tracked_max(gamma3)`,
+    `stabjax.normalize_by_tracked_norm(gamma1, gamma2, eps)` and Adam inside
+    `stabjax.reset_moments` in one transformation. Resets do not affect AdaFN's and
+    AdaGN's statistics. To reproduce the authors' option `total_T`, pass cosine
+    schedules for `gamma1` and `b1` with `optax.inject_hyperparams`.
 
-    With `reference=True` it gives the numbers of the authors' code, which differ in two
-    ways: a reset also sets back the count that debiases the averages of norms, so that
-    AdaFN clips almost nothing for a thousand updates, and the update of the reset uses
-    the old moments with the bias correction of new ones.
+    Set `reference=True` to reproduce the authors' implementation, which differs in two
+    ways. A reset also resets the count that corrects the bias of AdaFN's and AdaGN's
+    statistics, and AdaFN then clips almost nothing for a thousand updates. The update
+    of the reset uses the old moments with the bias correction of new ones.
 
     Args:
-      b1: decay of Adam's first moment, in [0, 1). **Traceable.**
-      b2: decay of its second moment, in [0, 1). **Traceable.**
+      b1: decay rate of Adam's first moment, in [0, 1). **Traceable.**
+      b2: decay rate of Adam's second moment, in [0, 1). **Traceable.**
       eps: added to the denominators of Adam and AdaGN, >= 0. **Traceable.**
-      gamma1: decay of AdaGN's average of norms, in [0, 1); the authors use 0.85 in
+      gamma1: decay rate of AdaGN's average norm, in [0, 1). The authors use 0.85 in
         bfloat16. **Traceable.**
-      gamma2: decay of its average of squared norms, in [0, 1); the authors use 0.99999
-        in bfloat16. **Traceable.**
-      gamma3: decay of AdaFN's average, in [0, 1). **Traceable.**
-      reset_every: updates from reset to reset, >= 0; 0: never; the authors use 500 in 4
-        bits. **Traceable.**
-      reference: whether to give the numbers of the authors' code. **Static.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      gamma2: decay rate of AdaGN's average squared norm, in [0, 1). The authors use
+        0.99999 in bfloat16. **Traceable.**
+      gamma3: decay rate of AdaFN's average, in [0, 1). **Traceable.**
+      reset_every: number of updates between resets, >= 0. Use 0 to disable. The authors
+        use 500 for 4-bit training. **Traceable.**
+      reference: whether to reproduce the authors' implementation. **Static.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation with a `StableSpamState`, to be followed by weight decay and the
-      learning rate. A non-finite gradient gives NaN in every element and leaves the
-      state unchanged. With the defaults, after a lasting rise of the gradients by a
-      factor of 100 the updates keep their size within a factor of 2; after such a fall
-      they have it again after `ln 10^4 / (1 - gamma2) + 1 / (1 - b1)` updates, 102 with
-      the defaults.
+      A transformation with a `StableSpamState`. Place it before weight decay and the
+      learning rate. A non-finite gradient turns every element into NaN and leaves the
+      state unchanged. With the default arguments, if gradients become permanently
+      larger by a factor of 100, the size of the updates stays within a factor of 2. If
+      gradients become smaller by the same factor, the updates return to their previous
+      size after `ln 10^4 / (1 - gamma2) + 1 / (1 - b1)` updates (102 with the
+      defaults).
 
     Raises:
-      ValueError: an argument is concrete and out of range, or not a scalar.
-      TypeError: an argument is not a number, or a parameter is complex.
+      ValueError: If an argument is concrete and out of range or not a scalar.
+      TypeError: If an argument is not a number, or a parameter is complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -302,7 +307,7 @@ def scale_by_stable_spam(
         _, age = since_reset(step.number, every)
         norm_count, moments_age = step.number, age
         if reference:
-            # The authors set counts back before an update, and moments after it.
+            # The authors reset counts before an update and moments after it.
             norm_count = since_reset(step.number - 1, every)[1] + 1
             within = (step.number - 1) % jnp.maximum(every, 1) + 1
             moments_age = jnp.where(every > 0, within, step.number)
@@ -324,7 +329,7 @@ def scale_by_stable_spam(
 
 class _Numbers(NamedTuple):
     largest: Weight
-    bias: jax.Array  # factor of AdaFN's average
+    bias: jax.Array  # factor applied to AdaFN's average
     norms: AdamStep
     moments: AdamStep
 
@@ -332,13 +337,13 @@ class _Numbers(NamedTuple):
 def _clip(
     x: jax.Array, average: jax.Array, weight: Weight, bias: Number, axes: Axes
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Bounded elements, the average, whether it bounded, and the largest magnitude."""
+    """Clips elements, updates the average, and flags whether anything was clipped."""
     top = norm_of_leaves([x], (axes,), math.inf, False).product
-    # The new maximum enters the average before it is bounded by it.
+    # The average includes the current maximum before it is used as the bound.
     average = update_mean(average, top, weight)
     bound = average * bias
     factor = clip_factor(as_scaled(top), bound)
-    # In this order a bound of NaN shows: no comparison with it is true.
+    # In this order a NaN bound propagates, because comparisons with NaN are false.
     x = jnp.where(abs(x) <= bound, x, apply_factor(x, factor))
     return x, average, factor.exceeded, jnp.minimum(top, bound)
 
@@ -346,19 +351,19 @@ def _clip(
 def _normalize(
     x: jax.Array, norm: ScaledNorm, mean: jax.Array, root: jax.Array, adam: AdamStep
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Normalized elements, the two averages, and whether the norm became smaller."""
-    # A larger norm counts as half of the largest number: the average of inf would stay
-    # inf, and that of the largest number may, rounded, exceed it.
+    """Normalizes elements, updates both averages, and flags decreased norms."""
+    # Caps norms at half the dtype's maximum: an average never recovers from inf, and an
+    # average of the maximum may round to inf.
     value = jnp.minimum(norm.product, np.finfo(mean.dtype).max / 2).astype(mean.dtype)
     target, mean, root = update_moments(value, mean, root, adam)
     smaller = target < value
-    # The unit first: the quotient may be as small as the inverse of the unit is large.
+    # Dividing by the unit before applying the quotient avoids overflow and underflow.
     quotient = divide_or_zero(target, norm.value)
     x = apply_factor(x, ClipFactor(1 / norm.unit, quotient, smaller))
     return x, mean, root, smaller
 
 
-# Under `jit`: in eager mode each of some fifty operations would be dispatched.
+# Without `jit`, eager mode would dispatch about fifty operations one by one.
 @partial(jax.jit, static_argnames="axes", inline=True)
 def _clip_leaf(g: jax.Array, average: jax.Array, weight: Weight, axes: Axes) -> Moved:
     x = widened(g, average.dtype)
@@ -366,12 +371,11 @@ def _clip_leaf(g: jax.Array, average: jax.Array, weight: Weight, axes: Axes) -> 
     return Moved(cast_back(x, jnp.result_type(g)), (average,), clipped)
 
 
-@partial(jax.jit, static_argnames="axes", inline=True)
+@partial(jax.jit, inline=True)
 def _normalize_leaf(
-    g: jax.Array, averages: list[jax.Array], adam: AdamStep, axes: Axes
+    g: jax.Array, norm: ScaledNorm, averages: list[jax.Array], adam: AdamStep
 ) -> Moved:
     mean, root = averages
-    norm = norm_of_leaves([g], (axes,), 2, False)
     x, mean, root, smaller = _normalize(widened(g, mean.dtype), norm, mean, root, adam)
     return Moved(cast_back(x, jnp.result_type(g)), (mean, root), smaller)
 
@@ -384,7 +388,7 @@ def _stable_spam_leaf(
     x = widened(g, mean.dtype)
     bias = numbers.bias.astype(mean.dtype)
     x, largest, clipped, top = _clip(x, largest, numbers.largest, bias, axes)
-    # With the largest magnitude known, one sum gives the norm of what is clipped.
+    # The maximum provides the scale, so one sum yields the norm after clipping.
     unit = as_scaled(top).unit
     squares = over_devices(jnp.sum((x * (1 / unit)) ** 2), axes)
     norm = ScaledNorm(safe_root(squares), unit)

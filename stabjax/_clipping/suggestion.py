@@ -1,4 +1,4 @@
-"""A threshold suggested by the gradient norms of past runs."""
+"""Suggested thresholds based on gradient norms of past runs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
@@ -8,25 +8,26 @@ import numpy as np
 
 from stabjax._arguments import check
 
-_TAIL = 99  # percent of the steps
-_NORMAL = 1.4826  # deviation of a normal distribution / its median absolute deviation
-_DRIFT = 3.0  # a drift by more than this factor is reported
+_TAIL = 99  # percentile
+_NORMAL = 1.4826  # standard deviation / median absolute deviation, if normal
+_DRIFT = 3.0  # report drifts by more than this factor
 
 _Norms: TypeAlias = Sequence[float] | np.ndarray | jax.Array
 
 
 class MaxNormSuggestion(NamedTuple):
-    """The result of `suggest_max_norm`; `print` it.
+    """Result of `suggest_max_norm`. Use `print` to display it.
 
     Attributes:
       max_norm: the suggested threshold.
-      clip_fraction: the share of steps above it; non-finite norms do not count.
-      median: the median of the norms.
-      tail: the 99th percentile of the norms.
-      largest: the largest finite norm.
-      drift: the median over the last fifth of the steps divided by that over the first.
+      clip_fraction: fraction of steps with a finite norm above the threshold.
+      median: median norm.
+      tail: 99th percentile of the norms.
+      largest: largest finite norm.
+      drift: ratio of the median norm in the last fifth of the steps to the median in
+        the first fifth.
       steps: number of norms.
-      nonfinite: number of norms that were inf or NaN and are left out.
+      nonfinite: number of inf and NaN norms, which are excluded.
     """
 
     max_norm: float
@@ -50,36 +51,33 @@ class MaxNormSuggestion(NamedTuple):
             lines.append(f"{self.nonfinite} of {self.steps} norms were not finite")
         if not 1 / _DRIFT < self.drift < _DRIFT:
             lines.append(
-                f"the last norms are {self.drift:.3g} times the first: one threshold "
-                "does not fit both; one learned from history does"
+                f"norms changed by a factor of {self.drift:.3g} during training: "
+                "use an adaptive threshold instead of a constant one"
             )
         return "\n".join(lines)
 
 
 def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSuggestion:
-    """Suggests the threshold that clips the outliers in a history of gradient norms.
+    """Suggests a threshold that clips the outliers in a history of gradient norms.
 
         max_norm = exp(m + 1.4826 z_threshold d),  m = median(log n),
                                                    d = median(|log n - m|)
 
-    The norms n of most steps are taken to be log-normal, and the threshold is the upper
-    end of that bulk. A few spikes move neither median.
+    Assumes that most norms n are log-normally distributed, and returns the upper end of
+    that distribution. A few spikes do not affect the medians.
 
     Args:
-      norms: gradient norms before clipping, with steps along the last axis, of one run
-        or of many. Zeros and what is not finite are not part of the bulk. **Static.**
-      z_threshold: how many standard deviations the bulk reaches up, >= 0; of a
-        log-normal bulk, three clip 0.13 %. **Static.**
+      norms: gradient norms before clipping, from one or more runs, with steps along the
+        last axis. Zeros and non-finite norms are ignored. **Static.**
+      z_threshold: number of standard deviations above the median, >= 0. The default
+        clips 0.13% of log-normal norms. **Static.**
 
     Returns:
-      A `MaxNormSuggestion`: `max_norm`; the fraction of the steps that it clips; the
-      `median`, the `tail` (99th percentile) and the `largest` of the finite norms;
-      their `drift`, the median of the last fifth of the steps over that of the first;
-      the number of `steps`, and of those whose norm is `nonfinite`.
+      A `MaxNormSuggestion` with the suggested `max_norm` and statistics of the norms.
 
     Raises:
-      ValueError: no norm is positive and finite, one is negative, or `z_threshold` is
-        negative.
+      ValueError: If there is no positive finite norm, a norm is negative, or
+        `z_threshold` is negative.
 
     Example:
       >>> import numpy as np
@@ -103,7 +101,7 @@ def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSugge
     if np.any(finite < 0):
         raise ValueError(f"norms must be >= 0, got {finite.min()}.")
     if not np.any(finite > 0):
-        raise ValueError(f"norms must hold a positive finite number, got {norms!r}.")
+        raise ValueError(f"norms must contain a positive finite number, got {norms!r}.")
     logs = np.log(finite[finite > 0])
     middle = np.median(logs)
     spread = _NORMAL * np.median(np.abs(logs - middle))
@@ -121,7 +119,7 @@ def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSugge
 
 
 def _drift(history: np.ndarray) -> float:
-    """Median of the last fifth of the steps over the median of the first."""
+    """Divides the median norm of the last fifth of the steps by the first fifth's."""
     fifth = -(-history.shape[-1] // 5)
     first, last = (
         part[np.isfinite(part) & (part > 0)]

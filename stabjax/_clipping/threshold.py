@@ -1,4 +1,4 @@
-"""Thresholds: a number, a schedule, or a tree with one of these for each group."""
+"""Thresholds: numbers, schedules, or trees of them for different parameter groups."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -7,24 +7,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from stabjax._arguments import check, is_schedule
+from stabjax._arguments import check, is_schedule, unrounded
 from stabjax._axes import Axes, leaf_axes
 from stabjax._metrics import Report, ReportingTransformation, count_clip, metric_key
 from stabjax._norms import global_norm, is_float0
 from stabjax._paths import leaf_paths, match_prefix
 from stabjax._types import Number, Schedule
 
-# Quoted: to evaluate the union of recursive types takes 90 ms at import (Python 3.11).
+# Quoted because evaluating this union takes 90 ms at import on Python 3.11.
 Threshold: TypeAlias = "Number | Schedule | optax.Params"
 
 
 class ScheduledClipState(NamedTuple):
-    """State of a transformation whose threshold is a schedule.
+    """State of transformations whose threshold is a schedule.
 
     Attributes:
-      clip_step: int32: the count passed to the schedule.
-      clip_count: int32: updates that were clipped.
-      metrics: `threshold`, `clipped`, `clip_fraction`; see `stabjax.metrics`.
+      clip_step: update count passed to the schedule (int32).
+      clip_count: number of clipped updates (int32).
+      metrics: `threshold`, `clipped`, `clip_fraction`. See `stabjax.metrics`.
     """
 
     clip_step: jax.Array
@@ -33,17 +33,17 @@ class ScheduledClipState(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The leaves that share a threshold."""
+    """Leaves that share a threshold."""
 
-    members: list[int]  # their positions among the leaves of the updates
+    members: list[int]  # indices among the leaves of the updates
     updates: list[jax.Array]
     params: list[jax.Array] | None
-    axes: tuple[Axes, ...]  # over which each leaf of the updates is sharded
+    axes: tuple[Axes, ...]  # mapped axes over which each update is sharded
 
 
-# (leaves, threshold) -> (bounded leaves, whether an element became smaller)
+# (group, threshold) -> (clipped leaves, whether any element was clipped)
 Bound: TypeAlias = Callable[[Group, Number], tuple[list[jax.Array], jax.Array]]
-# (leaves, threshold) -> what the bound does, where that needs no measurement
+# (group, threshold) -> report, for methods that can compute it from the norm
 Reporter: TypeAlias = Callable[[Group, Number], Report]
 
 
@@ -53,17 +53,17 @@ def clip_to_threshold(
     bound: Bound,
     reporter: Reporter | None = None,
 ) -> optax.GradientTransformation:
-    """Returns the transformation `name`, which bounds updates by thresholds.
+    """Returns a transformation that clips updates to thresholds.
 
-    Constants need no state; a schedule keeps its count there, with metrics. What the
-    transformation reports is decided by norms and thresholds, not by rounded updates.
+    Constant thresholds need no state. Schedules keep a count and metrics in the state.
+    Reports are based on norms and thresholds rather than on rounded updates.
     """
 
     def init_fn(params: optax.Params) -> optax.OptState:
         del params
         if not thresholds.scheduled:
             return optax.EmptyState()
-        # Each its own array: a state may be donated, and no buffer twice.
+        # A donated state must not use the same buffer twice.
         step, count = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
         values: list[Number] = [jnp.zeros(()) for _ in thresholds.limits]
         clipped, fraction = jnp.zeros((), bool), jnp.zeros((), jnp.float32)
@@ -101,20 +101,11 @@ def clip_to_threshold(
     return transformation
 
 
-def _unrounded(value: Number) -> Number:
-    """A schedule's value, 0 where rounding has moved it below.
-
-    A compiled line of Optax that ends at 0 ends at -1e-8. What is further below zero is
-    a mistake, and shows as NaN in the updates.
-    """
-    return jnp.where((value < 0) & (value > -1e-6), 0, value)
-
-
 class Thresholds:
-    """What a user gave as threshold: the limit of each group, and its place.
+    """Threshold limits and the parameter groups they apply to.
 
-    A callable is a schedule, unless it is a tree of numbers: see `is_schedule`. Each
-    leaf of a tree is the limit of the parameters in its place.
+    A callable is a schedule unless it is a tree of numbers (see `is_schedule`). Each
+    leaf of a threshold tree applies to the parameters under its path.
     """
 
     def __init__(
@@ -138,16 +129,16 @@ class Thresholds:
         self.paths = leaf_paths(jax.tree.unflatten(structure, range(len(leaves))))
 
     def at(self, state: optax.OptState) -> list[Number]:
-        """The value of each limit at the count that a state holds."""
+        """Evaluates each limit at the count in the state."""
         return [
-            _unrounded(limit(state.clip_step)) if is_schedule(limit) else limit
+            unrounded(limit(state.clip_step)) if is_schedule(limit) else limit
             for limit in self.limits
         ]
 
     def groups(
         self, updates: optax.Updates, params: optax.Params | None
     ) -> list[Group]:
-        """The leaves of each limit, but for those of float0, which have no elements."""
+        """Groups the leaves of the updates by limit, without float0 leaves."""
         axes = leaf_axes("updates", updates, self.axis_name, some=self.some_axes)
         leaves = jax.tree.leaves(updates)
         weights = None if params is None else _beside(updates, params)
@@ -174,7 +165,7 @@ class Thresholds:
         updates: optax.Updates,
         params: optax.Params | None,
     ) -> tuple[optax.Updates, jax.Array]:
-        """The bounded updates, and whether an element became smaller."""
+        """Clips the updates, and returns whether any element was clipped."""
         leaves, structure = jax.tree.flatten(updates)
         clipped = jnp.zeros((), bool)
         for group, value in zip(self.groups(updates, params), values, strict=True):
@@ -187,7 +178,7 @@ class Thresholds:
     def metrics(
         self, name: str, values: list[Number], clipped: jax.Array, fraction: jax.Array
     ) -> dict[str, jax.Array]:
-        """The metrics of a state: each limit, and how often updates are clipped."""
+        """Returns metrics with the value of each limit and the clipping statistics."""
         keys = [metric_key(name, self.argument, *path) for path in self.paths]
         limits = [jnp.asarray(value, jnp.float32) for value in values]
         return {
@@ -198,14 +189,17 @@ class Thresholds:
 
 
 def _beside(updates: optax.Updates, params: optax.Params) -> list[jax.Array]:
-    """The parameter of each leaf of the updates."""
+    """Returns the parameters that correspond to the leaves of the updates."""
     found: list[jax.Array] = []
     jax.tree.map(lambda _, w: found.append(w), updates, params)
     return found
 
 
 def check_params(name: str, group: Group) -> list[jax.Array]:
-    """The parameters of a group; raises a ValueError if `update` was given none."""
+    """Returns the parameters of a group, or raises a ValueError if there are none."""
     if group.params is None:
-        raise ValueError(f"{name} needs params: call update(updates, state, params).")
+        raise ValueError(
+            f"params must be passed to {name}, got None. "
+            "Call update(updates, state, params)."
+        )
     return group.params

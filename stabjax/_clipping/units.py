@@ -1,4 +1,4 @@
-"""Clipping by unit: the norm of its gradient against that of its parameters."""
+"""Unit-wise clipping by the ratio of gradient norm to parameter norm."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -31,35 +31,38 @@ def adaptive_grad_clip(
     *,
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Bounds the norm of each unit by a multiple of the norm of its parameters.
+    """Clips the gradient norm of each unit to a multiple of its parameter norm (AGC).
 
         u_i = g_i min(1, clipping max(|w_i|, eps) / |g_i|)
 
-    for every unit i, the slices of `stabjax.unitwise_norm`. Optax divides by no less
-    than 1e-6, so units with smaller gradients shrink too far; this obeys the formula.
+    Units are the slices described in `stabjax.unitwise_norm`. Optax never divides by
+    less than 1e-6, so it scales units with very small gradients too much. This function
+    follows the formula exactly.
 
     Args:
-      clipping: a number >= 0, a scalar array, a schedule (count of updates -> number),
-        or a tree of these: see `stabjax.clip_by_global_norm`. **Traceable.**
-      eps: the smallest norm that parameters count with, >= 0, so that those that start
-        at zero can learn; the default is the authors'. **Traceable.**
-      axis: the axes of a unit; None: by rank, as in `stabjax.unitwise_norm`, which in
-        `shard_map` is that of the shard. Belongs to `static_args` under
-        `optax.inject_hyperparams`. **Static.**
-      axis_name: inside `shard_map`, the mapped axes that split units, as in
-        `stabjax.global_norm`; `()` if each device holds whole units. Types do not show
-        which array axis is sharded, so it must be given where a matrix is. **Static.**
+      clipping: a number >= 0, a scalar array, a schedule (update count -> number), or a
+        tree of these. See `stabjax.clip_by_global_norm`. **Traceable.**
+      eps: minimum parameter norm, >= 0, which allows parameters initialized to zero to
+        train. The default is the authors' value. **Traceable.**
+      axis: the axes of a unit. None selects them by rank, as in
+        `stabjax.unitwise_norm`. Inside `shard_map`, this is the rank of the shard. Add
+        it to `static_args` when using `optax.inject_hyperparams`. **Static.**
+      axis_name: inside `shard_map`, the mesh axes that split units (see
+        `stabjax.global_norm`), or `()` if each device has complete units. Required for
+        sharded matrices because types do not show which array axis is sharded.
+        **Static.**
 
     Returns:
-      A transformation whose `update` needs `params`; stateless unless `clipping` is a
-      schedule. A unit with a non-finite element becomes NaN as a whole.
+      A transformation. Its `update` requires `params`. It is stateless unless
+      `clipping` is a schedule. If an element of a unit is non-finite, the entire unit
+      becomes NaN.
 
     Raises:
-      ValueError: `clipping` or `eps` is concrete and negative or NaN; `params` are
-        missing; `axis` is None and a leaf has more than 5 axes, or is a shard that
-        squeezes to a vector; or `axis_name` is missing or contradicts the type of a
+      ValueError: If `clipping` or `eps` is concrete and negative or NaN, if `params` is
+        None, if `axis` is None and a leaf has more than 5 axes or is a shard that
+        squeezes to a vector, or if `axis_name` is missing or contradicts the type of a
         leaf.
-      TypeError: `clipping` or `eps` is not a number, or a leaf is not an array.
+      TypeError: If `clipping` or `eps` is not a number, or a leaf is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -88,7 +91,7 @@ def adaptive_grad_clip(
             least = as_scalar("eps", eps, dtype)
             size = jnp.maximum(of_params.product.astype(dtype), least)
             limit = as_scalar("clipping", clipping, dtype)
-            # Not NaN where clipping is inf and the size is 0.
+            # inf * 0 would be NaN.
             limit = jnp.where(limit == jnp.inf, limit, limit * size)
             factor = clip_factor(norm, limit)
             bounded.append(apply_factor(g, factor))
@@ -101,30 +104,33 @@ def adaptive_grad_clip(
 def unitwise_norm(
     x: Number, axis: Axis = None, *, axis_name: object = None
 ) -> jax.Array:
-    """2-norm of the unit that each element of an array belongs to.
+    """Computes the 2-norm of the unit that each element of an array belongs to.
 
         |x_i| = sqrt(sum_{j in unit(i)} |x_j|^2)
 
-    A unit is what one output sees. With `axis=None` it is all of a scalar or a vector
-    (or of what becomes one when squeezed), axis 0 of a matrix or an array of rank 3,
-    axes (0, 1, 2) of rank 4 (HWIO), axes (0, 1, 2, 3) of rank 5. The norm neither
-    overflows nor underflows.
+    A unit consists of the weights of one output. With `axis=None`, the unit is a whole
+    scalar or vector (including arrays that squeeze to a vector), axis 0 of an array
+    with 2 or 3 axes, axes (0, 1, 2) of an array with 4 axes (HWIO), and axes (0, 1, 2,
+    3) of an array with 5 axes. The norm neither overflows nor underflows.
 
-    Inside `shard_map` the rank is that of the shard. Pass `axis` where a shard has a
-    dimension of size 1: with None, a shard of rank >= 2 that squeezes to a vector
-    raises, and counts as a vector with `check_vma=False` and no `axis_name`.
+    Inside `shard_map`, the rank is that of the shard. Pass `axis` if a shard may have a
+    dimension of size 1. With `axis=None`, a shard with two or more axes that squeezes
+    to a vector raises an error, or is treated as a vector with `check_vma=False` and no
+    `axis_name`.
 
     Args:
       x: an array. **Traceable.**
       axis: the axes of a unit. **Static.**
-      axis_name: as in `stabjax.adaptive_grad_clip`. **Static.**
+      axis_name: see `stabjax.adaptive_grad_clip`. **Static.**
 
     Returns:
-      An array of the shape of `x`, float32 or wider, with each element's unit norm.
+      An array with the shape of `x`, in float32 or wider, containing the unit norm of
+      each element.
 
     Raises:
-      ValueError: `axis` is None and `x` has more than 5 axes, or is a shard that
-        squeezes to a vector; or `axis_name` is missing or contradicts the type of `x`.
+      ValueError: If `axis` is None and `x` has more than 5 axes or is a shard that
+        squeezes to a vector, or if `axis_name` is missing or contradicts the type of
+        `x`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -143,24 +149,26 @@ def unitwise_norm(
 def unitwise_clip(
     g_norm: Number, max_norm: Number, grad: Number, div_eps: Number = 1e-6
 ) -> jax.Array:
-    """Rescales the units of a gradient whose norm reaches their bound.
+    """Rescales the units of a gradient to maximum norms.
 
         u_i = g_i where n_i < c_i, else g_i c_i / max(n_i, div_eps)
 
-    The product is taken in float32 or wider and cast back. Optax has the same name.
+    The product is computed in float32 or wider and cast back. Optax has a function of
+    the same name.
 
     Args:
-      g_norm: n, the unit norm of each element, of the shape of `grad`. **Traceable.**
-      max_norm: c, the bound of each element's unit, of the same shape. **Traceable.**
+      g_norm: n, the unit norm of each element, with the shape of `grad`. **Traceable.**
+      max_norm: c, the maximum unit norm for each element, with the same shape.
+        **Traceable.**
       grad: g, the gradient. **Traceable.**
-      div_eps: the smallest divisor, > 0. **Traceable.**
+      div_eps: minimum denominator, > 0. **Traceable.**
 
     Returns:
-      The bounded gradient, of the dtype of `grad`; NaN where n is not finite or c is
+      The clipped gradient, with the dtype of `grad`. NaN where n is not finite or c is
       negative.
 
     Raises:
-      ValueError: the three shapes differ.
+      ValueError: If the three shapes differ.
 
     Example:
       >>> import jax.numpy as jnp
@@ -177,7 +185,7 @@ def unitwise_clip(
     shapes = jnp.shape(g_norm), jnp.shape(max_norm), grad.shape
     if len(set(shapes)) > 1:
         listed = ", ".join(map(str, shapes))
-        message = f"g_norm, max_norm and grad must have one shape, got {listed}."
+        message = f"g_norm, max_norm and grad must have the same shape, got {listed}."
         raise ValueError(message)
     dtype = norm_dtype([grad])
     norm, limit = jnp.asarray(g_norm, dtype), jnp.asarray(max_norm, dtype)
@@ -193,7 +201,7 @@ def unitwise_clip(
 def _unit_norms(
     arrays: Sequence[Number], axis: Axis, given: Sequence[Axes | None]
 ) -> list[ScaledNorm]:
-    """The norms of the units of each array, summed over mapped axes that split them."""
+    """Computes unit norms of each array, summed over mapped axes that split units."""
     known = [jnp.asarray(x) for x in arrays]
     units = tuple(_unit(x, axis, names) for x, names in zip(known, given, strict=True))
     axes = tuple(map(_axes_of_unit, known, units, given))
@@ -206,7 +214,7 @@ def _unit(x: jax.Array, axis: Axis, given: Axes | None) -> Axis:
         return axis
     if jnp.squeeze(x).ndim < 2:
         if given or varying_axes(x):
-            # A shard of one row may be of a matrix, or of a vector of that shape.
+            # A shard with one row may belong to a matrix or to a vector.
             raise ValueError(
                 f"axis must be given for a sharded array of shape {x.shape}, got None."
             )
@@ -221,14 +229,14 @@ def _unit(x: jax.Array, axis: Axis, given: Axes | None) -> Axis:
 
 
 def _axes_of_unit(x: jax.Array, unit: Axis, given: Axes | None) -> Axes:
-    """The mapped axes that split the units of an array."""
+    """Returns the mapped axes that split the units of an array."""
     shown = varying_axes(x)
     units = x.ndim if unit is None else len(np.atleast_1d(unit))
-    if units == x.ndim:  # the whole array, so any axis splits it
+    if units == x.ndim:  # every mapped axis splits a unit that is the whole array
         return tuple(sorted({*shown, *(given or ())}, key=str))
     if given is None and shown:
         raise ValueError(
-            "axis_name must name the mesh axes that split units, or be () if none do, "
+            "axis_name must contain the mesh axes that split units, or be (), "
             f"got None for an array of shape {x.shape} that varies over "
             f"{sorted(map(str, shown))}."
         )

@@ -1,4 +1,4 @@
-"""Bounds of the finished update, against parameters and time; and of attention."""
+"""Clipping relative to parameters, step count or attention logits."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from jax import lax
 
 from stabjax._arguments import check
 from stabjax._axes import Axes
-from stabjax._clipping.fixed import clip
+from stabjax._clipping.fixed import clip_elements
 from stabjax._clipping.threshold import (
     Group,
     Threshold,
@@ -26,30 +26,31 @@ from stabjax._types import Number
 def clip_by_relative_update(
     relative: Threshold = 0.5, absolute: Number = 1e-2, *, axis_name: object = None
 ) -> optax.GradientTransformation:
-    """Shrinks an update until no element changes its parameter by too much: Clippy.
+    """Scales updates to limit the relative change of each parameter (Clippy).
 
         u_l <- u_l min(1, min_i (relative |w_i| + absolute) / |u_i|)  for every leaf l
 
-    The direction of a leaf stays, and the element with the largest relative change sets
-    the scale.
+    All elements of a leaf are scaled by the same factor, which preserves the direction
+    of its update. The element with the largest relative change determines the factor.
 
     Args:
-      relative: a number >= 0 (inf: the identity), a scalar array, a schedule (count of
-        updates -> number), or a tree of these: see `stabjax.clip_by_global_norm`.
+      relative: a number >= 0 (inf: the identity), a scalar array, a schedule (update
+        count -> number), or a tree of these. See `stabjax.clip_by_global_norm`.
         **Traceable.**
-      absolute: what a parameter of 0 may change by, >= 0. With 0, a parameter of 0
-        whose update is not 0 stops its whole leaf. **Traceable.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      absolute: maximum change of a parameter that is 0, >= 0. With an `absolute` of 0,
+        a zero parameter with a nonzero update prevents any change of its leaf.
+        **Traceable.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation to stand last, after the learning rate, whose `update` needs
-      `params`; stateless unless `relative` is a schedule. A leaf with a non-finite
-      element becomes NaN as a whole.
+      A transformation. Place it at the end of a chain, after the learning rate. Its
+      `update` requires `params`. It is stateless unless `relative` is a schedule. If an
+      element of a leaf is non-finite, the entire leaf becomes NaN.
 
     Raises:
-      ValueError: an argument is concrete and negative or NaN, or not a scalar;
-        `params` are missing; or `axis_name` contradicts the type of a leaf.
-      TypeError: an argument is not a number, or a leaf is not an array.
+      ValueError: If an argument is concrete and negative or NaN, or not a scalar, if
+        `params` is None, or if `axis_name` contradicts the type of a leaf.
+      TypeError: If an argument is not a number, or a leaf is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -80,24 +81,28 @@ def clip_by_relative_update(
     return clip_to_threshold("clip_by_relative_update", thresholds, bound)
 
 
-def adopt_clip(exponent: Number = 0.25) -> optax.GradientTransformation:
-    """Clips every element to a bound that grows with the updates, as ADOPT does.
+def adopt_clip(
+    exponent: Number = 0.25, *, axis_name: object = None
+) -> optax.GradientTransformation:
+    """Clips each element to a bound that grows with the update count (ADOPT).
 
         u_i = min(max(g_i, -t^exponent), t^exponent)  in update t = 1, 2, ...
 
-    `stabjax.clip` with the schedule t^exponent, for directions that are normalized
-    already, by Adam's second moment for example.
+    This is `stabjax.clip` with the schedule t^exponent. Use it for normalized
+    directions, for example after division by the square root of Adam's second moment.
 
     Args:
-      exponent: a number >= 0 (0: the bound is always 1). **Traceable.**
+      exponent: a number >= 0. With 0, the bound is always 1. **Traceable.**
+      axis_name: see `stabjax.clip`. **Static.**
 
     Returns:
-      A transformation that keeps its count, with the metrics of a scheduled `clip`. An
-      infinite element is bounded and NaN stays NaN; the state remembers neither.
+      A transformation whose state contains the update count and the metrics of a
+      scheduled `clip`. Infinite elements are clipped and NaN stays NaN. Neither affects
+      later updates.
 
     Raises:
-      ValueError: `exponent` is concrete and negative or NaN, or not a scalar.
-      TypeError: `exponent` is not a number, or a leaf is complex.
+      ValueError: If `exponent` is concrete and negative or NaN, or not a scalar.
+      TypeError: If `exponent` is not a number, or a leaf is complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -119,7 +124,7 @@ def adopt_clip(exponent: Number = 0.25) -> optax.GradientTransformation:
         t = jnp.asarray(count).astype(jnp.float32) + 1
         return t ** as_scalar("exponent", exponent, jnp.float32)
 
-    return clip(growing)
+    return clip_elements("adopt_clip", Thresholds("max_delta", growing, axis_name))
 
 
 def qk_clip(
@@ -130,33 +135,32 @@ def qk_clip(
     power: Number = 0.5,
     axis: int = -2,
 ) -> optax.Params:
-    """Scales the projections of queries and keys down where attention logits are large.
+    """Scales down query and key projections with large attention logits (QK-Clip).
 
         W_h <- W_h min(1, max_logit / S_h)^power  for every head h
 
-    after the optimizer's update. With a power of 1/2 for queries and for keys, the
-    logits that were S_h would have been `max_logit`.
+    Apply it to the parameters after each optimizer update. With a power of 1/2 for both
+    queries and keys, a logit of S_h is scaled down to `max_logit`.
 
     Args:
-      params: the arrays to scale, and no others: kernels (and biases) of queries and
-        keys, with the heads along `axis`.
+      params: the kernels (and biases) of queries and keys, with heads along `axis`.
+        Every array in this tree is scaled.
       logits: S, the largest logit of each head in the forward pass: an array of shape
-        (heads,), a scalar for all heads, or a tree of these that is a prefix of
-        `params`.
-      max_logit: a number >= 0; the default is the authors'. **Traceable.**
-      power: a number >= 0. Where heads share a part of the keys, leave that part out
-        and give its queries a power of 1. **Traceable.**
-      axis: the axis of the heads in every leaf; the default is that of Flax's
-        attention. **Static.**
+        (heads,), a scalar for all heads, or a prefix tree of `params` with such values.
+      max_logit: a number >= 0. The default is the authors' value. **Traceable.**
+      power: a number >= 0. If heads share part of the keys, exclude that part from
+        `params` and use a power of 1 for its queries. **Traceable.**
+      axis: the axis of the heads in every leaf. The default matches Flax's attention.
+        **Static.**
 
     Returns:
-      The scaled parameters, in their dtypes; bit for bit the same where
-      S_h <= `max_logit`. A non-finite logit gives NaN in its head.
+      The scaled parameters, with their dtypes preserved. Heads with S_h <= `max_logit`
+      are unchanged bit for bit. A non-finite logit turns its head into NaN.
 
     Raises:
-      ValueError: `max_logit` or `power` is concrete and negative or NaN, or not a
+      ValueError: If `max_logit` or `power` is concrete and negative or NaN, or not a
         scalar.
-      TypeError: either is not a number.
+      TypeError: If `max_logit` or `power` is not a number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -203,26 +207,27 @@ def _bounded(
     absolute: jax.Array,
     axes: tuple[Axes, ...],
 ) -> tuple[list[jax.Array], jax.Array]:
-    """Clips max |u| / allowed of each leaf, as if it were a norm, to 1."""
+    """Clips each leaf's max |u| / allowed to 1."""
     dtype = relative.dtype
     limits = np.finfo(dtype)
     valid = (relative >= 0) & (absolute >= 0)
-    # Not NaN where relative is inf and a parameter is 0.
+    # inf * 0 would be NaN.
     everything = relative == jnp.inf
     slope = jnp.where(everything, 0, relative)
     start = jnp.where(everything, jnp.inf, absolute)
 
-    def largest(scales: jax.Array) -> jax.Array:
-        quotients = []
-        for u, w, k in zip(updates, params, scales, strict=True):
+    def largest(scales: jax.Array | None) -> jax.Array:
+        peaks = []
+        for i, (u, w) in enumerate(zip(updates, params, strict=True)):
             allowed = slope * magnitudes(widened(w, dtype)) + start
-            allowed = jnp.maximum(allowed, limits.tiny)
-            quotients.append(magnitudes(widened(u, dtype)) * k / allowed)
-        peaks = [jnp.max(x, initial=0) for x in quotients]
+            size = magnitudes(widened(u, dtype))
+            size = size if scales is None else size * scales[i]
+            quotients = size / jnp.maximum(allowed, limits.tiny)
+            peaks.append(jnp.max(quotients, initial=0))
         return reduced(peaks, axes, apart=True, largest=True)
 
-    # Recomputed, rescaled, where a quotient exceeds the largest number.
-    plain = largest(jnp.ones(len(updates), dtype))
+    # If a quotient overflows, recomputes with rescaled values.
+    plain = largest(None)
     huge = ~(plain < limits.max)
     down = jnp.where(huge, limits.tiny, 1).astype(dtype)
     value = lax.cond(jnp.any(huge), lambda: largest(down), lambda: plain)

@@ -1,4 +1,4 @@
-"""Bounds learned from a window of the last norms: percentile, mean and deviation."""
+"""Clipping relative to a window of past norms, by percentile or z-score."""
 
 from typing import Literal, NamedTuple
 
@@ -15,10 +15,10 @@ from stabjax._types import Number
 
 
 class NormWindow(NamedTuple):
-    """The last norms that entered, in a ring."""
+    """Ring buffer of past norms."""
 
-    window_norms: jax.Array  # (norms, window); inf where none has entered yet
-    window_seen: jax.Array  # (norms,), int32: how many have entered
+    window_norms: jax.Array  # (norms, window); unused entries are inf
+    window_seen: jax.Array  # (norms,), int32: number of norms recorded so far
 
 
 def clip_by_percentile(
@@ -30,41 +30,44 @@ def clip_by_percentile(
     variant: Literal["autoclip", "bitsandbytes"] = "autoclip",
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Rescales updates to a percentile of the last norms: AutoClip.
+    """Clips updates to a percentile of recent gradient norms (AutoClip).
 
         u = g min(1, c / n)
 
-    with the norm `n` and the percentile `c` of the last `window` norms, this one
-    included, interpolated as in `numpy.percentile`. The window holds norms before
-    clipping. With the authors' `percentile` of 10, nine updates of ten shrink.
+    Let `n` be the norm of the current gradient, and `c` the percentile of the last
+    `window` norms, including `n`. Percentiles are interpolated as in
+    `numpy.percentile`. The window contains norms before clipping. With the authors'
+    `percentile` of 10, nine out of ten updates are clipped.
 
-    With `reference=True` it gives the authors' numbers, in which zero norms enter.
-    AutoClip's factor is `min(1, c / (n + 1e-6))`; set `window` to the number of updates
-    or more, as the authors forget nothing. With bitsandbytes the first norm fills the
-    window, and `c` is element `floor(percentile)` of the sorted window (its defaults
-    are `window=100, per_leaf=True`).
+    Set `reference=True` to reproduce an existing implementation. In both variants, zero
+    norms enter the window. AutoClip computes the factor `min(1, c / (n + 1e-6))` and
+    keeps all norms, which requires a `window` of at least the number of updates. In
+    bitsandbytes, the first norm fills the whole window, and `c` is element
+    `floor(percentile)` of the sorted window. Its defaults are `window=100` and
+    `per_leaf=True`.
 
     Args:
-      percentile: in [0, 100]. **Traceable.**
-      window: number of norms that are remembered, >= 1. **Static** (`static_args` under
-        `optax.inject_hyperparams`).
-      per_leaf: whether each leaf has its own norm and window. **Static.**
-      reference: whether to give the authors' numbers. **Static.**
-      variant: which of the two codes `reference` follows. **Static.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      percentile: a number in [0, 100]. **Traceable.**
+      window: number of norms to keep, >= 1. Add it to `static_args` when using
+        `optax.inject_hyperparams`. **Static.**
+      per_leaf: whether to use a separate norm and window for each leaf. **Static.**
+      reference: whether to reproduce an existing implementation. **Static.**
+      variant: which implementation to reproduce. **Static.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation whose state reports the norm, the threshold (per leaf: the number
-      of clipped leaves), whether any was clipped and how often. A non-finite gradient
-      gives NaN, in the leaf if `per_leaf`, otherwise everywhere; it leaves the state
-      unchanged, and so does a zero norm. After a lasting rise of the scale the
-      threshold has followed when `(1 - percentile / 100) window` norms have entered,
-      after a fall when `percentile / 100 window` have.
+      A transformation with metrics for the norm, the threshold (with `per_leaf`, the
+      number of clipped leaves), whether the update was clipped, and the fraction of
+      clipped updates. With `per_leaf`, a non-finite gradient turns its leaf into NaN.
+      Otherwise, it turns all updates into NaN. Non-finite gradients and zero norms
+      leave the state unchanged. If gradients become permanently larger, the threshold
+      adapts after `(1 - percentile / 100) window` norms. If gradients become smaller,
+      it adapts after `percentile / 100 window` norms.
 
     Raises:
-      ValueError: `percentile` is concrete and out of range, `window` is below 1, or
+      ValueError: If `percentile` is concrete and out of range, `window` is below 1, or
         `variant` is unknown.
-      TypeError: `percentile` is not a number or `window` not a Python integer.
+      TypeError: If `percentile` is not a number, or `window` is not a Python integer.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -117,35 +120,38 @@ def clip_update_norm(
     reference: bool = False,
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Rescales updates whose norm is an outlier among the last norms.
+    """Clips updates whose norm is an outlier among recent norms.
 
         u = g min(1, (mean + z_threshold std) / n)
 
-    with the global norm `n` and the mean and the standard deviation (of the population)
-    of the `window` norms before it, taken before clipping. Nothing is clipped until
-    `max(2, window // 2)` norms are known. Place it late in a chain, after the
-    optimizer's own scaling.
+    Let `n` be the global norm, and `mean` and `std` the mean and population standard
+    deviation of the previous `window` norms before clipping. Clipping begins after
+    `max(2, window // 2)` norms. Place the transformation near the end of a chain, after
+    the optimizer's scaling.
 
-    With `reference=True` it gives Levanter's numbers, which differ in three ways: the
-    deviation is at least 1e-6, so is the norm that divides, and zero norms enter.
+    Set `reference=True` to reproduce Levanter, which differs in three ways: the
+    standard deviation and the norm in the denominator are at least 1e-6, and zero norms
+    enter the window.
 
     Args:
-      z_threshold: deviations above the mean, >= 0. **Traceable.**
-      window: number of norms that are remembered, >= 2. **Static** (`static_args` under
-        `optax.inject_hyperparams`).
-      reference: whether to give Levanter's numbers. **Static.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      z_threshold: number of standard deviations above the mean, >= 0. **Traceable.**
+      window: number of norms to keep, >= 2. Add it to `static_args` when using
+        `optax.inject_hyperparams`. **Static.**
+      reference: whether to reproduce Levanter. **Static.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation whose state reports the norm, the threshold, whether it clipped
-      and how often. A non-finite gradient gives NaN everywhere; it leaves the state
-      unchanged, and so does a zero norm. After a lasting rise of the scale by any
-      factor it stops clipping when `window / (1 + z_threshold^2)` norms have entered;
-      after a fall the threshold has followed when `window` have.
+      A transformation with metrics for the norm, the threshold, whether the update was
+      clipped, and the fraction of clipped updates. A non-finite gradient turns all
+      updates into NaN. Non-finite gradients and zero norms leave the state unchanged.
+      If gradients become permanently larger by any factor, clipping stops after
+      `window / (1 + z_threshold^2)` norms. If gradients become smaller, the threshold
+      adapts after `window` norms.
 
     Raises:
-      ValueError: `z_threshold` is concrete and negative or NaN, or `window` is below 2.
-      TypeError: `z_threshold` is not a number or `window` not a Python integer.
+      ValueError: If `z_threshold` is concrete and negative or NaN, or `window` is below
+        2.
+      TypeError: If `z_threshold` is not a number, or `window` is not a Python integer.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -189,7 +195,7 @@ def _as_window(window: int, allowed: str) -> int:
     try:
         return as_integer("window", window, allowed)
     except TypeError as error:
-        hint = "Under optax.inject_hyperparams pass static_args=('window',)."
+        hint = "With optax.inject_hyperparams, pass static_args=('window',)."
         raise TypeError(f"{error} {hint}") from None
 
 
@@ -199,7 +205,7 @@ def _empty(number: int, window: int, dtype: DTypeLike) -> NormWindow:
 
 
 def _push(past: NormWindow, norms: jax.Array) -> NormWindow:
-    """Replaces the oldest norms."""
+    """Replaces the oldest norm of each window."""
     size = past.window_norms.shape[1]
     positions = jnp.arange(size, dtype=jnp.int32)[None, :]
     oldest = positions == (past.window_seen % size)[:, None]
@@ -210,12 +216,12 @@ def _push(past: NormWindow, norms: jax.Array) -> NormWindow:
 
 
 def _size(past: NormWindow) -> jax.Array:
-    """How many norms each window holds."""
+    """Returns the number of norms in each window."""
     return jnp.minimum(past.window_seen, past.window_norms.shape[1])
 
 
 def _percentile(past: NormWindow, percentile: jax.Array) -> jax.Array:
-    # Places not yet filled hold inf, which comes last.
+    # Unused entries are inf, which sorts to the end.
     ordered = jnp.sort(past.window_norms, axis=1)
     position = (_size(past) - 1).astype(percentile.dtype) * (percentile / 100)
     below = jnp.nan_to_num(jnp.floor(position)).astype(jnp.int32)
@@ -235,12 +241,12 @@ def _order_statistic(norms: jax.Array, percentile: jax.Array) -> jax.Array:
 
 
 def _mean_and_std(past: NormWindow) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation of the norms in each window; 0 if it is empty."""
+    """Computes mean and standard deviation of each window, or 0 if it is empty."""
     positions = jnp.arange(past.window_norms.shape[1], dtype=jnp.int32)[None, :]
     known = positions < _size(past)[:, None]
     size = jnp.maximum(_size(past), 1)[:, None].astype(past.window_norms.dtype)
     norms = jnp.where(known, past.window_norms, 0)
-    # Each norm is divided first: the sum of large ones would overflow.
+    # Divides before summing because the sum of large norms may overflow.
     mean = jnp.sum(norms / size, axis=1, keepdims=True)
     deviations = unit_norms(jnp.where(known, norms - mean, 0), 1).product
     return mean[:, 0], (deviations / jnp.sqrt(size))[:, 0]

@@ -1,4 +1,4 @@
-"""A bound from the mean and the standard deviation of past norms: ZClip."""
+"""Clipping by z-score of the gradient norm (ZClip)."""
 
 import math
 from typing import Literal, NamedTuple
@@ -23,11 +23,11 @@ from stabjax._types import Number
 
 
 class ZClipStatistics(NamedTuple):
-    """Running mean and standard deviation of the norms."""
+    """Running mean and standard deviation of norms."""
 
     zclip_mean: jax.Array
-    zclip_std: jax.Array  # not the variance, which may exceed the dtype
-    zclip_seen: jax.Array  # int32: norms that entered
+    zclip_std: jax.Array  # the variance could overflow
+    zclip_seen: jax.Array  # int32: number of norms in the statistics
     zclip_streak: Streak
 
 
@@ -44,53 +44,55 @@ def zclip(
     reference: bool = False,
     axis_name: object = None,
 ) -> optax.GradientTransformation:
-    """Rescales updates whose norm is an outlier from the running mean: ZClip.
+    """Clips updates with outlier norms, detected by z-score (ZClip).
 
-    With the running mean and std of the global norm `n`, an update is a spike if
-    `n - mean > z_threshold std`. A spike is bounded by
+    Let `mean` and `std` be the running mean and standard deviation of the global norm
+    `n`. An update is a spike if `n - mean > z_threshold std`. Spikes are clipped to
 
         clip_factor (mean + (z_threshold std)^2 / (n - mean))  (mode "adaptive"),
         mean                                                   (mode "mean"),
         mean + z_threshold std          (mode "threshold"; the authors' "percentile"),
 
-    and every update by `max_norm`. Then `x`, the bound of a spike or otherwise `n`,
-    enters the statistics:
+    and every update is clipped to `max_norm`. The statistics are then updated with `x`,
+    which is the bound for a spike and `n` otherwise:
 
         mean = decay mean + (1 - decay) x
         std^2 = decay std^2 + (1 - decay) (x - mean)^2
 
-    The first `warmup_steps` norms (at least one) are only bounded by `max_norm`, and
-    the statistics start from their mean and standard deviation.
+    During the first `warmup_steps` updates (at least one), only `max_norm` applies. The
+    mean and standard deviation of their norms initialize the statistics.
 
-    With `reference=True` it gives the authors' numbers, which differ in three ways:
-    1e-6 is added to the std and to the norm that divides, zero norms enter, and
-    `patience` is inf.
+    Set `reference=True` to reproduce the authors' implementation, which differs in
+    three ways: 1e-6 is added to `std` and to the norm in the denominator, zero norms
+    are included, and `patience` is inf.
 
     Args:
-      decay: decay of the statistics, in [0, 1]. **Traceable.**
-      z_threshold: standard deviations above the mean, >= 0. **Traceable.**
-      max_norm: bound of every update's norm, >= 0; inf turns it off. **Traceable.**
-      warmup_steps: norms from which the statistics start, >= 0. **Traceable.**
-      mode: what bounds a spike. **Static.**
-      clip_factor: factor of the mode "adaptive", >= 0. **Traceable.**
+      decay: decay rate of the statistics, in [0, 1]. **Traceable.**
+      z_threshold: number of standard deviations above the mean, >= 0. **Traceable.**
+      max_norm: maximum norm of every update, >= 0. Use inf to disable. **Traceable.**
+      warmup_steps: number of norms that initialize the statistics, >= 0. **Traceable.**
+      mode: how to bound spikes. **Static.**
+      clip_factor: factor for mode "adaptive", >= 0. **Traceable.**
       skip_update_on_spike: whether spikes leave the statistics unchanged. **Static.**
-      patience: number of consecutive spikes after which the mean becomes the smallest
-        norm among them, as the scale has changed; inf: never. **Traceable.**
-      reference: whether to give the authors' numbers. **Static.**
-      axis_name: as in `stabjax.global_norm`. **Static.**
+      patience: number of consecutive spikes that indicates a change of scale. The mean
+        is then set to the smallest norm among them. Use inf to disable. **Traceable.**
+      reference: whether to reproduce the authors' implementation. **Static.**
+      axis_name: see `stabjax.global_norm`. **Static.**
 
     Returns:
-      A transformation whose state reports the norm, the threshold, whether it clipped
-      and how often. A non-finite gradient gives NaN everywhere and leaves the state
-      unchanged (in the authors' code it ends all clipping). When `patience` spikes
-      follow one another, the std grows with the mean; so a lasting rise of the scale,
-      by any factor, is let through after at most `2 patience` updates (in the authors'
-      code a tenfold rise is not within 3000). After a fall by a factor `r` the
-      threshold has followed in about `2 ln(z_threshold r) / (1 - decay)` updates.
+      A transformation with metrics for the norm, the threshold, whether the update was
+      clipped, and the fraction of clipped updates. A non-finite gradient turns all
+      updates into NaN and leaves the state unchanged. (In the authors' implementation,
+      it permanently disables clipping.) After `patience` consecutive spikes, the
+      standard deviation is rescaled together with the mean. If gradients become
+      permanently larger by any factor, clipping therefore stops after at most
+      `2 patience` updates. (The authors' implementation does not adapt to a tenfold
+      increase within 3000 updates.) If gradients become smaller by a factor of `r`, the
+      threshold adapts in about `2 ln(z_threshold r) / (1 - decay)` updates.
 
     Raises:
-      ValueError: a number is concrete and out of range, or `mode` is unknown.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete number is out of range, or `mode` is unknown.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -135,7 +137,7 @@ def zclip(
         streak, ended, least = extend_streak(past.zclip_streak, spike, norms, patience)
         new = _rescale(new, past, ended, least)._replace(zclip_streak=streak)
         bound = jnp.minimum(jnp.where(spike, bound, jnp.inf), max_norm)
-        # The authors' 1e-6 applies to clipped updates alone.
+        # The authors add 1e-6 only for clipped updates.
         clipped = norms > bound
         return jnp.where(clipped, with_eps(bound, norms, eps), bound), new
 
@@ -161,7 +163,7 @@ def _spike_bound(
     mode: str,
     eps: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Whether each norm is a spike, which NaN is too, and the bound of a spike."""
+    """Returns whether each norm is a spike or NaN, and the bound for spikes."""
     mean, std = past.zclip_mean, past.zclip_std
     deviation = norms - mean
     if mode == "threshold":
@@ -170,7 +172,7 @@ def _spike_bound(
     spike = ~(deviation <= least)
     if mode == "mean":
         return spike, mean
-    # z^2 std over the z-score, in an order that takes no square: it may overflow.
+    # z^2 std divided by the z-score, in an order that avoids overflowing squares.
     excess = z * std * safe_ratio(least, jnp.where(spike, deviation, 1))
     return spike, clip_factor * (mean + excess)
 
@@ -178,12 +180,12 @@ def _spike_bound(
 def _update(
     past: ZClipStatistics, x: jax.Array, decay: jax.Array, warmup_steps: jax.Array
 ) -> ZClipStatistics:
-    """The statistics with x: during warm-up all norms weigh the same."""
+    """Adds x to the statistics. During warmup, all norms have equal weight."""
     seen = optax.safe_increment(past.zclip_seen)
     number = seen.astype(x.dtype)
     warming_up = number <= jnp.maximum(warmup_steps, 1)
     weight = jnp.where(warming_up, 1 / number, 1 - decay)
-    # The variance shrinks by 1 - weight and gains the square of a part of x - mean.
+    # The variance is multiplied by 1 - weight and increased by gain (x - mean)^2.
     gain = jnp.where(warming_up, weight * (1 - weight), weight * decay * decay)
     parts = [_root(1 - weight) * past.zclip_std, _root(gain) * (x - past.zclip_mean)]
     std = unit_norms(jnp.stack(parts), 0).product[0]
@@ -192,14 +194,14 @@ def _update(
 
 
 def _root(x: jax.Array) -> jax.Array:
-    """Square root of a number >= 0 that passes NaN, with a finite derivative at 0."""
+    """Computes the square root of a number >= 0, with a finite derivative at 0."""
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0 * x)
 
 
 def _rescale(
     new: ZClipStatistics, past: ZClipStatistics, ended: jax.Array, least: jax.Array
 ) -> ZClipStatistics:
-    """Where a streak ended, its smallest norm is the mean, and the std grows alike."""
+    """Sets the mean to the smallest norm of an ended streak, and rescales the std."""
     positive = ended & (past.zclip_mean > 0)
     factor = safe_ratio(least, jnp.where(positive, past.zclip_mean, 1))
     return new._replace(

@@ -1,4 +1,4 @@
-"""Guards of a step: what a bad loss or gradient must not change."""
+"""Guards: wrappers that protect the training state from bad steps."""
 
 from stabjax._guards.check import check_guards
 from stabjax._guards.guard import GuardState

@@ -1,4 +1,4 @@
-"""Raises on the host if a guard has met too many bad steps in a row."""
+"""Host-side check that raises after too many consecutive bad steps."""
 
 import jax
 import numpy as np
@@ -18,28 +18,29 @@ def check_guards(
     *,
     max_consecutive: int = 10,
 ) -> None:
-    """Raises if a guard met more bad steps in a row than it should.
+    """Raises an error if a guard has seen too many consecutive bad steps.
 
-    Call it on the host every N steps: it waits for the values of the state. A callback
-    inside a compiled program would have prevented its export.
+    Call this function on the host every N steps. It blocks until the optimizer state is
+    available. It is separate from the guards because programs with host callbacks
+    cannot be exported.
 
     Args:
-      opt_state: the state of an optimizer with guards at any depth, also one batched by
-        `vmap`.
-      params: parameters, or gradients, as the guard's `init` took them. With them the
-        message names the parameter whose gradient was not finite, without them its
-        position.
-      max_consecutive: the number of bad steps in a row, skipped or not, that is
-        accepted; >= 0. **Static.**
+      opt_state: an optimizer state that contains guards at any depth. It may be batched
+        by `vmap`.
+      params: parameters or gradients, used to name the parameter with a non-finite
+        gradient in the error message. If None, the message reports its index.
+      max_consecutive: maximum number of consecutive bad steps to allow, whether skipped
+        or not, >= 0. **Static.**
 
     Returns:
-      None, if no guard met more.
+      None.
 
     Raises:
-      RuntimeError: a guard met more; the message says how many steps, why, and where.
-      ValueError: a guard stands inside `optax.MultiSteps`, whose accumulated gradient
-        keeps a NaN: every later update would be skipped.
-      TypeError: the state is traced.
+      RuntimeError: If a guard has seen more than `max_consecutive` consecutive bad
+        steps. The message includes their number, cause and location.
+      ValueError: If a guard is inside `optax.MultiSteps`. Its accumulated gradient
+        would keep a NaN, and every later update would be skipped.
+      TypeError: If the state is traced.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -51,16 +52,16 @@ def check_guards(
       >>> stabjax.check_guards(state)
       >>> stabjax.check_guards(state, params, max_consecutive=0)
       Traceback (most recent call last):
-      RuntimeError: skip_if_nonfinite met 1 bad step in a row, where 0 are accepted
-      (nonfinite_count 1, skip_count 1, skip_fraction 1). 'weight' was the first
-      parameter whose gradient was not finite.
+      RuntimeError: skip_if_nonfinite found 1 consecutive bad step, expected at most 0
+      (nonfinite_count 1, skip_count 1, skip_fraction 1). The first parameter with a
+      non-finite gradient was 'weight'.
     """
     allowed = as_integer("max_consecutive", max_consecutive, ">= 0")
     check_accumulation(opt_state)
     found = metrics(opt_state)
     if any(isinstance(value, jax.core.Tracer) for value in found.values()):
         raise TypeError(
-            "opt_state must hold concrete values, got tracers. Call check_guards "
+            "opt_state must contain concrete values, got tracers. Call check_guards "
             "outside of jit."
         )
     guards = [name.removesuffix(_STREAK) for name in found if name.endswith(_STREAK)]
@@ -79,7 +80,7 @@ def check_guards(
 def _message(
     guard: str, own: dict[str, np.generic], params: optax.Params | None, allowed: int
 ) -> str:
-    """Says what the metrics of a guard mean."""
+    """Formats the error message from the metrics of a guard."""
     counts = [
         f"{metric} {number}"
         for metric, number in own.items()
@@ -87,11 +88,12 @@ def _message(
     ]
     streak, leaf = int(own["consecutive"]), int(own["nonfinite_leaf"])
     text = (
-        f"{guard} met {streak} bad step{'s' * (streak != 1)} in a row, where {allowed} "
-        f"are accepted ({', '.join(counts)}, skip_fraction {own['skip_fraction']:.3g})."
+        f"{guard} found {streak} consecutive bad step{'s' * (streak != 1)}, expected "
+        f"at most {allowed} ({', '.join(counts)}, skip_fraction "
+        f"{own['skip_fraction']:.3g})."
     )
     if leaf < 0:
         return text
     paths = leaf_paths(params)
-    first = repr(leaf_name(paths[leaf])) if leaf < len(paths) else f"Number {leaf}"
-    return f"{text} {first} was the first parameter whose gradient was not finite."
+    first = repr(leaf_name(paths[leaf])) if leaf < len(paths) else f"number {leaf}"
+    return f"{text} The first parameter with a non-finite gradient was {first}."

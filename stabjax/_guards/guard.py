@@ -1,4 +1,4 @@
-"""The part that all guards share: judge a step, then apply it or skip it whole."""
+"""Shared implementation of guards, which apply or skip entire steps."""
 
 import math
 from collections.abc import Callable
@@ -22,13 +22,13 @@ from stabjax._types import Number
 
 
 class GuardState(NamedTuple):
-    """State of a guard.
+    """State of guards.
 
     Attributes:
-      inner_state: the state of the wrapped transformation.
-      skip_step: int32: number of updates.
-      skip_history: the past losses and norms, or () where the rule needs none.
-      metrics: scalars that `stabjax.metrics` collects.
+      inner_state: state of the wrapped transformation.
+      skip_step: number of updates (int32).
+      skip_history: past losses and norms, or () if the guard does not use them.
+      metrics: see `stabjax.metrics`.
     """
 
     inner_state: optax.OptState
@@ -38,25 +38,25 @@ class GuardState(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a guard judges."""
+    """Inputs for a guard's decision."""
 
     number: jax.Array
     grad_norm: jax.Array
-    value: Number | None  # the loss, if `update` gets it
+    value: Number | None  # the loss, if passed to `update`
     nonfinite: jax.Array
 
 
 class Verdict(NamedTuple):
-    """What a judge makes of a step; the keys are names of metrics."""
+    """A guard's decision. Keys are metric names."""
 
-    reasons: dict[str, jax.Array]  # "what_count" -> whether it speaks against the step
+    reasons: dict[str, jax.Array]  # count metric -> whether it is a reason to skip
     limits: dict[str, jax.Array]
     history: History | tuple[()]
 
 
 Judge = Callable[[Step, Any], Verdict]
 
-# Metrics of all guards beside their reasons, limits and the norm.
+# Metrics of all guards, in addition to reasons, limits and the norm.
 _COMMON: dict[str, Any] = {
     "skipped": bool,
     "skip_count": jnp.int32,
@@ -75,7 +75,7 @@ def guard(
     max_consecutive: Number,
     axis_name: object,
 ) -> optax.GradientTransformationExtraArgs:
-    """The guard that skips a step which is not finite, or for the judge's reasons."""
+    """Returns a guard that skips non-finite steps and steps rejected by `judge`."""
     check_transformation("inner", inner)
     max_consecutive = checked("max_consecutive", max_consecutive, ">= 0")
     inner = optax.with_extra_args_support(inner)
@@ -89,7 +89,7 @@ def guard(
         reasons, limits, _ = jax.eval_shape(judge, nothing, history)
         dtypes = _COMMON | dict.fromkeys(reasons, jnp.int32)
         dtypes |= dict.fromkeys((*limits, "grad_norm"), dtype)
-        # Arrays of their own: no buffer of a donated state may occur twice.
+        # A donated state must not use the same buffer twice.
         zeros = {metric: jnp.zeros((), kind) for metric, kind in dtypes.items()}
         metrics = zeros | {"nonfinite_leaf": jnp.full((), -1, jnp.int32)}
         return GuardState(inner.init(params), number, history, _keyed(name, metrics))
@@ -102,8 +102,8 @@ def guard(
     ) -> tuple[optax.Updates, GuardState]:
         before = {key.rpartition(":")[2]: value for key, value in state.metrics.items()}
         dtype = before["grad_norm"].dtype
-        # A decision has no derivative. That of the norms, which metrics publish, may be
-        # NaN, also times 0.
+        # Decisions have no derivative. The norms, which are published as metrics, may
+        # have a NaN derivative, and NaN times 0 is NaN.
         norm, leaf = _norm_and_nonfinite_leaf(
             jax.tree.leaves(lax.stop_gradient(updates)),
             leaf_axes("updates", updates, axis_name),
@@ -139,7 +139,7 @@ def guard(
 
 
 def checked(name: str, value: Any, allowed: str) -> Number:
-    """Returns a single number, or NaN where a traced one is out of range."""
+    """Converts to a single number, or NaN if a traced number is out of range."""
     good = check(name, value, allowed)
     if np.size(value) != 1:
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}.")
@@ -148,15 +148,15 @@ def checked(name: str, value: Any, allowed: str) -> Number:
     return nan_unless(jnp.reshape(good, ()) if np.ndim(good) else good, scalar)
 
 
-# Under `jit`: in eager mode each call would compile its `cond` again.
+# Without `jit`, every eager call would compile its `cond` again.
 @partial(jax.jit, static_argnames="axes", inline=True)
 def _norm_and_nonfinite_leaf(
     leaves: list[jax.Array], axes: tuple[Axes, ...]
 ) -> tuple[jax.Array, jax.Array]:
-    """The norm, and the position of the first leaf that is not finite, or -1.
+    """Returns the norm and the index of the first non-finite leaf, or -1.
 
-    Where the norm is finite all elements are, so the tree is read once. Finite elements
-    whose norm overflows have the largest number for a norm.
+    A finite norm implies finite elements, so the tree is usually read once. If the norm
+    of finite elements overflows, the dtype's maximum is returned instead.
     """
     norm = norm_of_leaves(leaves, axes, 2, False).product
     leaf: jax.Array = lax.cond(
@@ -169,14 +169,14 @@ def _norm_and_nonfinite_leaf(
 
 
 def _first_nonfinite(leaves: list[jax.Array], axes: tuple[Axes, ...]) -> jax.Array:
-    """The position of the first leaf that is not finite on some shard, or -1."""
+    """Returns the index of the first leaf with non-finite elements, or -1."""
     flags = [
         (~jnp.isfinite(leaf)).any().astype(jnp.float32)
         if has_elements(leaf)
         else jnp.zeros((), jnp.float32)
         for leaf in leaves
     ]
-    # As norms, the flags of all shards are combined.
+    # An inf-norm combines the flags of all shards.
     nonfinite = norm_of_leaves(flags, axes, math.inf, True).product > 0
     position = jnp.arange(len(leaves), dtype=jnp.int32)
     first = jnp.min(position, where=nonfinite, initial=len(leaves))
@@ -189,13 +189,13 @@ def _step_or_skip(
     arguments: tuple[optax.Updates, optax.OptState, optax.Params | None],
     extra_args: dict[str, Any],
 ) -> tuple[optax.Updates, optax.OptState]:
-    """The updates and the state of `inner`; or zeros, and its state as it was."""
+    """Updates with `inner`, or returns zeros and the unchanged inner state."""
 
     def step(
         updates: optax.Updates, inner_state: optax.OptState, params: optax.Params | None
     ) -> tuple[optax.Updates, optax.OptState]:
-        # Under `vmap` this runs for skipped steps too. Its derivative, which is then
-        # multiplied by 0, must be finite: so it is taken at ones.
+        # Under `vmap`, this also runs for skipped steps. Their derivatives are then
+        # multiplied by 0 and must be finite, so they are computed at ones.
         def safe(g: jax.Array) -> jax.Array:
             return g if is_float0(g) else jnp.where(passes, g, jnp.ones_like(g))
 
@@ -216,8 +216,8 @@ def _step_or_skip(
 
         return jax.tree.map(zeros, updates, made), inner_state
 
-    # Operands: a closure would hold arrays outside of `jit`, whose `ones_like` has no
-    # sharding on an explicit mesh (jax 0.10).
+    # Operands are passed explicitly: on an explicit mesh, `ones_like` of an array in a
+    # closure loses its sharding outside of `jit` (JAX 0.10).
     result: tuple[optax.Updates, optax.OptState] = lax.cond(
         passes, *of_one_type(step, skip, arguments), *arguments
     )
@@ -227,7 +227,7 @@ def _step_or_skip(
 def _incremented(
     before: dict[str, jax.Array], happened: dict[str, jax.Array]
 ) -> dict[str, jax.Array]:
-    """Counts one more of each event that happened."""
+    """Increments the counts of events that happened."""
     return {
         metric: jnp.where(now, optax.safe_increment(before[metric]), before[metric])
         for metric, now in happened.items()

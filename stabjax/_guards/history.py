@@ -1,4 +1,4 @@
-"""The last losses and gradient norms, and the limits of the next."""
+"""Histories of losses and gradient norms, and the limits derived from them."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,16 +9,16 @@ import numpy as np
 
 from stabjax._types import Number
 
-# Deviations are at least this part of the largest magnitude: a constant may still move
-# by its roundings.
+# Minimum standard deviation relative to the largest magnitude, to allow for rounding
+# errors in constant values.
 _LEAST_DEVIATION = 1e-6
 
 
 class History(NamedTuple):
-    """The last losses and norms; the latest stand in the last column."""
+    """Recent losses and norms, with the latest in the last column."""
 
     values: jax.Array  # (2, window)
-    number: jax.Array  # int32: number of columns that hold values
+    number: jax.Array  # int32: number of recorded columns
 
 
 def no_history(window: int, dtype: Any) -> History:
@@ -27,7 +27,7 @@ def no_history(window: int, dtype: Any) -> History:
 
 
 def recorded(history: History, latest: jax.Array) -> History:
-    """Returns the history with the latest loss and norm, if both are finite."""
+    """Adds the latest loss and norm to the history if both are finite."""
     window = history.values.shape[1]
     longer = History(
         jnp.concatenate([history.values[:, 1:], latest[:, None]], axis=1),
@@ -39,10 +39,10 @@ def recorded(history: History, latest: jax.Array) -> History:
 
 
 def limits_of(history: History, z_threshold: Number, min_count: Number) -> jax.Array:
-    """Mean + z_threshold * deviation of each row; inf below `min_count` values.
+    """Computes mean + z_threshold * deviation of each row.
 
-    Values are relative to the largest magnitude, so that no square overflows. Zeros
-    alone say nothing about the scale and set no limit.
+    Returns inf if there are fewer than `min_count` values, or if all values are zero.
+    Computations are relative to the largest magnitude to prevent overflowing squares.
     """
     values = history.values
     dtype, window = values.dtype, values.shape[1]
@@ -53,7 +53,7 @@ def limits_of(history: History, z_threshold: Number, min_count: Number) -> jax.A
         return jnp.sum(jnp.where(held, terms, 0), axis=1, keepdims=True)
 
     largest = jnp.max(jnp.abs(values), axis=1, keepdims=True)
-    # 1 / largest may be subnormal, which devices flush to zero: scale by k first.
+    # 1 / largest may be subnormal and flushed to zero, so k rescales both.
     half = 2.0 ** (np.finfo(dtype).maxexp // 2)
     k = jnp.where(largest > 1, 1 / half, half)
     relative = (values * k) / (jnp.where(largest > 0, largest, 1) * k)

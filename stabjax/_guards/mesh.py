@@ -1,4 +1,4 @@
-"""Decisions inside `shard_map`: equal on all shards, and of one type in a `cond`."""
+"""Consistent decisions across shards and matching `cond` branch types."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,9 +14,10 @@ from stabjax._types import Number
 
 
 def scalar_loss(value: Number, dtype: Any, axis_name: object) -> jax.Array:
-    """The loss as a scalar: its mean over the shards, so that all decide alike.
+    """Returns the loss as a scalar, averaged over shards.
 
-    The mean is over the axes along which it varies, and over those that are named.
+    Averages over all mesh axes along which the loss varies and over axes in
+    `axis_name`. All shards therefore make the same decision.
     """
     loss = jnp.asarray(as_number("value", value))
     if loss.size != 1:
@@ -31,7 +32,7 @@ def scalar_loss(value: Number, dtype: Any, axis_name: object) -> jax.Array:
 def of_one_type(
     first: Callable[..., Any], second: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Two functions whose results vary along the same axes of `shard_map`."""
+    """Makes the results of two functions vary over the same `shard_map` axes."""
     shapes = [jax.eval_shape(branch, *arguments) for branch in (first, second)]
     axes = jax.tree.map(lambda x, y: varying_axes(x) | varying_axes(y), *shapes)
 
@@ -47,7 +48,7 @@ def _varying(x: jax.Array, axes: frozenset[Any]) -> jax.Array:
     missing = tuple(sorted(axes - varying_axes(x), key=str))
     if not missing:
         return x
-    # `pcast` replaced `pvary` in jax 0.9.
+    # JAX 0.9 replaced `pvary` with `pcast`.
     older: Any = getattr(lax, "pvary", None)
     cast: Any = partial(lax.pcast, to="varying") if older is None else older
     varying: jax.Array = cast(x, missing)

@@ -1,10 +1,11 @@
-"""A learning rate that falls when the loss no longer does."""
+"""Learning rate reduction when a metric stops improving."""
 
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from stabjax._arguments import check_choice
@@ -18,16 +19,16 @@ from stabjax._types import Number
 
 
 class ReduceOnPlateauState(NamedTuple):
-    """State of `reduce_on_plateau`; names and order are Optax's.
+    """State of `reduce_on_plateau`. Field names and order follow Optax.
 
     Attributes:
-      scale: the factor of the update.
-      best_value: the best mean value so far.
-      plateau_count: int32: decisions in a row without improvement.
-      cooldown_count: int32: decisions still to be ignored.
-      value_count: int32: values in the current mean; Optax calls it count.
-      avg_value: the mean of these values.
-      metrics: `scale`, `best_value`; see `stabjax.metrics`.
+      scale: current scale of the updates.
+      best_value: best mean value so far.
+      plateau_count: consecutive decisions without improvement (int32).
+      cooldown_count: remaining cooldown decisions (int32).
+      value_count: number of values in the current mean (int32). Optax calls it `count`.
+      avg_value: mean of the current values.
+      metrics: `scale`, `best_value`. See `stabjax.metrics`.
     """
 
     scale: jax.Array
@@ -40,7 +41,7 @@ class ReduceOnPlateauState(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """The numbers of `reduce_on_plateau`; a plateau as long as `limit` reduces."""
+    """Numeric arguments of `reduce_on_plateau`. `limit` is the plateau length."""
 
     factor: Any
     limit: Any
@@ -68,51 +69,50 @@ def reduce_on_plateau(
     semantics: Literal["optax", "torch"] = "optax",
     eps: Number = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Multiplies the updates by a scale that falls when a metric no longer improves.
+    """Reduces the scale of updates when a metric has stopped improving.
 
-    The scale `s` starts at 1. With `v` the mean of `accumulation_size` values and `b`
-    the best of these means so far, a decision finds an improvement where
+    The scale `s` is initially 1. Let `v` be the mean of `accumulation_size` values and
+    `b` the best mean so far. A mean counts as an improvement if
 
         v < b - rtol |b| - atol    (v > b + rtol |b| + atol for mode="max")
 
-    and sets `b = v`. After too many decisions in a row without one, `s` becomes
-    `max(factor * s, min_scale)`, and the next `cooldown` decisions do not count.
+    and then `b = v`. After too many consecutive means without improvement, `s` becomes
+    `max(factor * s, min_scale)`, and the next `cooldown` means are ignored.
 
-    A metric may have any sign. Optax and PyTorch multiply `b` by `1 - rtol` or
-    `1 + rtol`, so that a negative metric improves by standing still. A value that is
-    not finite is not an improvement and never becomes the best.
+    Metrics may be negative. Optax and PyTorch compare with `b` times `1 - rtol` or
+    `1 + rtol`, which treats an unchanged negative metric as an improvement. Non-finite
+    values are never improvements.
 
     Args:
-      factor: multiplies the scale; in (0, 1). **Traceable.**
-      patience: number of decisions without improvement, >= 0. The last of them reduces
-        the scale in Optax's semantics, the next one after them in PyTorch's. A fraction
-        counts as Optax's next or PyTorch's last whole number. 0 reduces the scale at
-        each improvement, and only then, in Optax's semantics; at each failure to
-        improve in PyTorch's. **Traceable.**
-      rtol: relative improvement that counts; >= 0, and <= 1 for `mode="min"`.
+      factor: factor by which the scale is reduced, in (0, 1). **Traceable.**
+      patience: number of means without improvement, >= 0. With Optax semantics, the
+        last of them reduces the scale. With PyTorch semantics, the next one does.
+        Fractions are rounded up for Optax and down for PyTorch. With 0, Optax reduces
+        the scale only at improvements, and PyTorch at every mean without improvement.
         **Traceable.**
-      atol: absolute improvement that counts; >= 0. If both are 0, any gain counts.
+      rtol: relative threshold for an improvement, >= 0, and <= 1 for `mode="min"`.
         **Traceable.**
-      cooldown: number of decisions after a reduction at which the scale stays; >= 0.
+      atol: absolute threshold for an improvement, >= 0. If both thresholds are 0, any
+        gain counts. **Traceable.**
+      cooldown: number of means to ignore after a reduction, >= 0. **Traceable.**
+      accumulation_size: number of values to average, with one value per update, >= 1.
         **Traceable.**
-      accumulation_size: number of values, one per update, in each decision; >= 1.
-        **Traceable.**
-      min_scale: lower bound of the scale; >= 0. In Optax's semantics the scale is
-        raised to it, in PyTorch's never. **Traceable.**
-      mode: `"min"` where smaller is better, or `"max"`. **Static.**
+      min_scale: lower bound on the scale, >= 0. With Optax semantics, smaller scales
+        are raised to this bound. **Traceable.**
+      mode: `"min"` if smaller values are better, or `"max"`. **Static.**
       semantics: `"optax"` or `"torch"`. **Static.**
-      eps: a reduction that lowers the scale by no more than this is left out; >= 0. In
-        PyTorch it is 1e-8 of a learning rate. **Traceable.**
+      eps: minimum decrease of the scale, >= 0. Smaller reductions are ignored. PyTorch
+        uses 1e-8 of the learning rate. **Traceable.**
 
     Returns:
-      A transformation whose `update` needs the extra argument `value`, a scalar. The
-      scale applies to the update that came with the value. Inside `shard_map` the
-      value is averaged over the axes along which it varies. Its metrics are `scale` and
-      `best_value`: float32, or float64 if a parameter is.
+      A transformation. Its `update` requires the extra argument `value`, a scalar. The
+      new scale applies to the same update. Inside `shard_map`, the value is averaged
+      over the mesh axes along which it varies. The metrics are `scale` and
+      `best_value`, in float64 if any parameter is float64 and float32 otherwise.
 
     Raises:
-      ValueError: an argument is out of its range, or `value` is not a scalar.
-      TypeError: a number is not one, or a leaf of the parameters is not an array.
+      ValueError: If an argument is out of range, or `value` is not a scalar.
+      TypeError: If an argument is not a number, or a parameter is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -157,7 +157,7 @@ def reduce_on_plateau(
         dtype = norm_dtype(params)
 
         def fields() -> dict[str, jax.Array]:
-            # New arrays at each call: no buffer of a donated state may occur twice.
+            # A donated state must not use the same buffer twice.
             best = jnp.full((), sign * jnp.inf, dtype)
             return {"scale": jnp.ones((), dtype), "best_value": best}
 
@@ -187,16 +187,22 @@ def reduce_on_plateau(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-# Jitted: outside of `jit`, a call for each of its operations would take long.
+# Without `jit`, eager mode would dispatch each operation one by one.
 @partial(jax.jit, static_argnames="sign", inline=True)
 def _next(
     state: ReduceOnPlateauState, value: jax.Array, rule: _Rule, sign: int
 ) -> ReduceOnPlateauState:
-    """The state after one more value: a new mean, and a decision if it is complete."""
+    """Adds a value to the mean, and makes a decision if the mean is complete."""
     dtype = value.dtype
     count = optax.safe_increment(state.value_count)
-    total = state.value_count.astype(dtype) * state.avg_value.astype(dtype) + value
-    state = state._replace(value_count=count, avg_value=total / count.astype(dtype))
+    before = state.avg_value.astype(dtype)
+    # Without k, the sum of values near the largest number would overflow.
+    huge = jnp.maximum(abs(before), abs(value)) > 2.0 ** (np.finfo(dtype).maxexp - 32)
+    k, inverse = jnp.where(huge, 2.0**-32, 1.0), jnp.where(huge, 2.0**32, 1.0)
+    k, inverse = k.astype(dtype), inverse.astype(dtype)
+    total = state.value_count.astype(dtype) * (before * k) + value * k
+    mean = total / count.astype(dtype) * inverse
+    state = state._replace(value_count=count, avg_value=mean)
     complete = count.astype(dtype) >= rule.accumulation_size
     state = jax.tree.map(
         lambda new, old: jnp.where(complete, new, old),
@@ -210,7 +216,7 @@ def _next(
 def _decided(
     state: ReduceOnPlateauState, rule: _Rule, sign: int
 ) -> ReduceOnPlateauState:
-    """The state after a decision about the mean; `sign` is -1 for `mode="max"`."""
+    """Makes a decision about the mean. `sign` is -1 for `mode="max"`."""
     best, value = sign * state.best_value, sign * state.avg_value
     bar = jnp.where(
         jnp.isfinite(best), best * (1 - rule.rtol * jnp.sign(best)) - rule.atol, best
@@ -235,7 +241,7 @@ def _decided(
 
 
 def scaled_updates(updates: optax.Updates, scale: jax.Array) -> optax.Updates:
-    """Returns all leaves times a scalar, in their own dtypes."""
+    """Multiplies all leaves by a scalar, preserving their dtypes."""
     return jax.tree.map(lambda g: multiply(g, scale), updates)
 
 

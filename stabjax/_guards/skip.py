@@ -1,4 +1,4 @@
-"""Wrappers that skip a bad step: no update, and the optimizer's state stays."""
+"""Wrappers that skip bad steps without changing the optimizer state."""
 
 from functools import partial
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from stabjax._arguments import as_integer, is_schedule
+from stabjax._arguments import as_integer, is_schedule, unrounded
 from stabjax._guards.guard import Step, Verdict, checked, guard
 from stabjax._guards.history import History, limits_of, no_history, recorded
 from stabjax._guards.mesh import scalar_loss
@@ -19,41 +19,42 @@ def skip_if_nonfinite(
     max_consecutive: Number = jnp.inf,
     axis_name: object = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Skips the steps whose gradient is not finite.
+    """Skips steps with a non-finite gradient.
 
-    If an element of the gradient is inf or NaN, the update is zero and the state of
-    `inner` stays as it was, including its step counts. The guard learns nothing from
-    the past: the next finite gradient is an ordinary step. Optax's `apply_if_finite`
-    gives up after a number of steps, which it requires.
+    If any element of the gradient is inf or NaN, the update is zero and the state of
+    `inner` is unchanged, including step counts. Past steps do not affect later
+    decisions. Unlike Optax's `apply_if_finite`, this wrapper has no mandatory limit on
+    the number of skipped steps.
 
     Derivatives through a skipped step are finite, and zero with respect to its
-    gradient. (The operation that computed a NaN may still make NaN of that zero.)
+    gradient. (The operation that produced a NaN may still turn this zero into NaN.)
 
-    `optax.MultiSteps` belongs inside,
-    `skip_if_nonfinite(optax.MultiSteps(...).gradient_transformation())`. Around a
-    guard, it keeps a NaN in its accumulated gradient, and every later update is
-    skipped; `stabjax.check_guards` raises in that case. Whatever else a step changes,
-    such as batch statistics, `stabjax.unless_skipped` leaves as it was.
+    Put `optax.MultiSteps` inside the guard, as in
+    `skip_if_nonfinite(optax.MultiSteps(...).gradient_transformation())`. If it is
+    outside instead, a NaN stays in its accumulated gradient and every later update is
+    skipped. `stabjax.check_guards` raises an error in this case. Use
+    `stabjax.unless_skipped` for other state that a step changes, such as batch
+    statistics.
 
     Args:
-      inner: the whole optimizer; extra arguments reach it.
-      max_consecutive: the next bad step after this number of skipped steps in a row is
-        applied, and so are those that follow until a good one; >= 0. Infinite, the
-        default, skips them all. **Traceable.**
-      axis_name: the mapped axes over which the leaves are sharded, as in
-        `stabjax.global_norm`, for axes that types do not show; all shards decide alike.
-        **Static.**
+      inner: the complete optimizer. Extra arguments are passed to it.
+      max_consecutive: maximum number of consecutive steps to skip, >= 0. Further bad
+        steps are applied until the next good step. By default, all bad steps are
+        skipped. **Traceable.**
+      axis_name: mapped axes over which leaves are sharded, if types do not track them
+        (see `stabjax.global_norm`). All shards make the same decision. **Static.**
 
     Returns:
       A transformation with a `GuardState`. Its metrics are `skipped` (whether the last
-      step was), `skip_count`, `skip_fraction`, `consecutive` (bad steps in a row),
-      `nonfinite` (whether the last gradient was), `nonfinite_count`, `nonfinite_leaf`
-      (the position, in the tree, of the first leaf that was not finite when that began
-      last; -1 if all always were) and `grad_norm`. See `stabjax.check_guards`.
+      step was skipped), `skip_count`, `skip_fraction`, `consecutive` (number of
+      consecutive bad steps), `nonfinite` (whether the last gradient was non-finite),
+      `nonfinite_count`, `nonfinite_leaf` (index of the first non-finite leaf when
+      gradients last became non-finite, or -1 if they never did) and `grad_norm`. See
+      also `stabjax.check_guards`.
 
     Raises:
-      TypeError: `inner` is not an Optax transformation, or a leaf is not an array.
-      ValueError: `max_consecutive` is negative.
+      TypeError: If `inner` is not an Optax transformation, or a leaf is not an array.
+      ValueError: If `max_consecutive` is negative.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -81,28 +82,28 @@ def skip_above_norm(
     max_consecutive: Number = jnp.inf,
     axis_name: object = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Skips the steps whose gradient is too large, or not finite.
+    """Skips steps whose gradient norm is too large or non-finite.
 
-    A step is skipped, as by `stabjax.skip_if_nonfinite`, unless
-    `||g||_2 <= drop_norm`. The guard learns nothing from the past: the next gradient
-    within the limit is an ordinary step, and after a lasting change of scale the limit
-    must change.
+    Like `stabjax.skip_if_nonfinite`, but also skips a step unless
+    `||g||_2 <= drop_norm`. Past steps do not affect later decisions. If the scale of
+    the gradients changes permanently, change `drop_norm`.
 
     Args:
-      inner: the whole optimizer; extra arguments reach it.
-      drop_norm: the largest norm that is applied, >= 0, or a schedule of it, given the
-        number of steps so far including skipped ones. **Traceable.**
-      max_consecutive: as in `stabjax.skip_if_nonfinite`. **Traceable.**
-      axis_name: as in `stabjax.skip_if_nonfinite`. **Static.**
+      inner: the complete optimizer. Extra arguments are passed to it.
+      drop_norm: maximum norm of applied gradients, >= 0, or a schedule of the number of
+        steps, including skipped ones. Scheduled values in (-1e-6, 0) count as 0. Other
+        negative values become NaN and skip every step. **Traceable.**
+      max_consecutive: see `stabjax.skip_if_nonfinite`. **Traceable.**
+      axis_name: see `stabjax.skip_if_nonfinite`. **Static.**
 
     Returns:
       A transformation with a `GuardState`. Its metrics are those of
-      `stabjax.skip_if_nonfinite`, `drop_norm`, and `large_count`.
+      `stabjax.skip_if_nonfinite`, `drop_norm` and `large_count`.
 
     Raises:
-      TypeError: `inner` is not an Optax transformation, or `drop_norm` is neither a
+      TypeError: If `inner` is not an Optax transformation, or `drop_norm` is neither a
         number nor a schedule.
-      ValueError: a number is negative.
+      ValueError: If a number is negative.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -122,8 +123,11 @@ def skip_above_norm(
         drop_norm = checked("drop_norm", drop_norm, ">= 0")
 
     def judge(step: Step, history: Any) -> Verdict:
-        limit = drop_norm(step.number) if is_schedule(drop_norm) else drop_norm
-        # A copy, so that a donated state does not take the caller's array with it.
+        limit = drop_norm
+        if is_schedule(drop_norm):
+            limit = unrounded(drop_norm(step.number))
+            limit = jnp.where(limit < 0, jnp.nan, limit)
+        # Copied because a donated state would delete the caller's array.
         limit = jnp.array(limit, step.grad_norm.dtype)
         large = ~step.nonfinite & ~(step.grad_norm <= limit)
         return Verdict({"large_count": large}, {"drop_norm": limit}, history)
@@ -142,47 +146,50 @@ def skip_on_spike(
     max_consecutive: Number = jnp.inf,
     axis_name: object = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Skips the steps whose loss or gradient norm spikes, or is not finite.
+    """Skips steps with a spike in the loss or gradient norm, or a non-finite gradient.
 
-    With `m` and `s` the mean and the standard deviation of the last `window` losses
-    before this one, and `M` the largest of their magnitudes, the loss `x` is a spike if
+    Let `m` and `s` be the mean and standard deviation of the previous `window` losses,
+    and `M` their largest magnitude. The loss `x` is a spike if
 
         x > m + z_threshold * max(s, 1e-6 M)
 
-    and so is a gradient norm, by the last norms. A step with a spike is skipped, as by
+    The same rule applies to gradient norms. Spikes are skipped in the same way as by
     `stabjax.skip_if_nonfinite`.
 
-    Spikes enter the history, so that a lasting rise is accepted: a jump to a new level
-    of any height after at most `ceil(window / (1 + z_threshold^2))` skipped steps,
-    which are 4 with the defaults. After `window` more steps the old level is forgotten
-    and the guard as sensitive as before. Values that are not finite never enter, and
-    the step after one is an ordinary step.
+    Spikes are added to the history, which allows the guard to adapt to permanent
+    changes. After a jump to a new level of any height, at most
+    `ceil(window / (1 + z_threshold^2))` steps are skipped (4 with the defaults). After
+    `window` more steps, the old level is out of the window and the guard is as
+    sensitive as before. Non-finite values are never added to the history and do not
+    affect the next step.
 
-    OLMo-core's rule multiplies skipped updates by 0, which keeps NaN; takes NaN into
-    its history, and skips the `window` steps that follow; skips the second step of a
-    window of five or less, whose deviation is NaN; and skips any rise after a constant.
+    OLMo-core's optimizer multiplies skipped updates by 0, which preserves NaN. It adds
+    NaN to its history and then skips the next `window` steps. With windows of five or
+    fewer steps, it skips the second step because the standard deviation is NaN. It also
+    skips any increase after constant values.
 
     Args:
-      inner: the whole optimizer; extra arguments reach it.
-      z_threshold: the number of standard deviations; >= 0. **Traceable.**
-      window: number of losses and norms in the history; >= 2. **Static.**
-      min_count: number of steps in the history before anything is a spike, in
-        [1, window]; None is half the window, and at least 2. **Traceable.**
-      max_consecutive: after this number of skipped steps in a row the next one is
-        applied; infinite, only the rule above accepts it. >= 0. **Traceable.**
-      axis_name: as in `stabjax.skip_if_nonfinite`; the loss is averaged over it.
+      inner: the complete optimizer. Extra arguments are passed to it.
+      z_threshold: number of standard deviations above the mean, >= 0. **Traceable.**
+      window: number of losses and norms in the history, >= 2. **Static.**
+      min_count: minimum number of steps in the history to detect spikes, in [1,
+        window]. None uses half the window, but at least 2. **Traceable.**
+      max_consecutive: maximum number of consecutive steps to skip, >= 0. The next step
+        is then applied. **Traceable.**
+      axis_name: see `stabjax.skip_if_nonfinite`. The loss is averaged over these axes.
         **Static.**
 
     Returns:
-      A transformation with a `GuardState`. Its `update` takes the loss as the extra
-      argument `value`; without it, only the norm is judged. Metrics are those of
+      A transformation with a `GuardState`. Pass the loss to `update` as the extra
+      argument `value`. Without a loss, only norms are checked. Its metrics are those of
       `stabjax.skip_if_nonfinite`, the limits `value_limit` and `grad_norm_limit`, and
-      how often each of them was exceeded: `grad_norm_count` and `value_count`, which
-      also counts losses that were not finite.
+      the number of times each was exceeded, `value_count` and `grad_norm_count`.
+      `value_count` includes non-finite losses.
 
     Raises:
-      TypeError: `inner` is not an Optax transformation, or a number is not one.
-      ValueError: a number is out of range, or `value` is not a scalar.
+      TypeError: If `inner` is not an Optax transformation, or an argument is not a
+        number.
+      ValueError: If a number is out of range, or `value` is not a scalar.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -203,7 +210,7 @@ def skip_on_spike(
     z = checked("z_threshold", z_threshold, ">= 0")
 
     def judge(step: Step, history: History) -> Verdict:
-        # Without a loss a constant, which never spikes.
+        # Without a loss, uses a constant, which never spikes.
         value = 0.0 if step.value is None else step.value
         loss = scalar_loss(value, step.grad_norm.dtype, axis_name)
         latest = jnp.stack([loss, step.grad_norm])

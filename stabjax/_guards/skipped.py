@@ -1,4 +1,4 @@
-"""Keeps the rest of a model as it was in a step that a guard skipped."""
+"""Model state updates that depend on whether a step was skipped."""
 
 import itertools
 from typing import TypeVar
@@ -14,25 +14,25 @@ _T = TypeVar("_T")
 
 
 def unless_skipped(opt_state: optax.OptState, new: _T, old: _T) -> _T:
-    """Returns the new tree, or the old one if a guard skipped the last update.
+    """Returns the new tree, or the old tree if a guard skipped the last update.
 
-    A guard leaves parameters and optimizer as they were. Whatever else a step changes,
-    such as batch statistics, averaged weights or a position in the data, takes this
-    function to be left so too: the forward pass that gave the NaN gradient has also put
-    NaN into the running mean.
+    Guards only protect parameters and optimizer state. Use this function for other
+    state that a step changes, such as batch statistics, averaged weights or the
+    position in a dataset. For example, a forward pass that causes a NaN gradient also
+    puts NaN into the running mean of batch normalization.
 
     Args:
-      opt_state: the state after the update, with guards at any depth.
+      opt_state: the optimizer state after the update, with guards at any depth.
       new: any tree of arrays, such as the batch statistics after the step.
-      old: a tree of the same structure, as it was before the step.
+      old: a tree of the same structure from before the step.
 
     Returns:
-      A tree of that structure: `old` where a guard skipped the update, else `new`.
+      `old` if a guard skipped the update, and `new` otherwise.
 
     Raises:
-      ValueError: the state has no guard, or one inside `optax.MultiSteps`, as for
-        `stabjax.check_guards`; it is a batch of states; or `new` and `old` differ in
-        shapes or dtypes.
+      ValueError: If the state contains no guard or is a batch of states, if a guard is
+        inside `optax.MultiSteps` (see `stabjax.check_guards`), or if `new` and `old`
+        have different shapes or dtypes.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -44,40 +44,53 @@ def unless_skipped(opt_state: optax.OptState, new: _T, old: _T) -> _T:
       >>> float(stabjax.unless_skipped(state, new=jnp.array(jnp.nan), old=mean))
       3.0
     """
+    if (flag := skipped(opt_state)) is None:
+        raise ValueError(
+            "opt_state must contain the state of a guard such as "
+            "stabjax.skip_if_nonfinite, got a state without guards."
+        )
+    return selected(flag, old, new)
+
+
+def skipped(opt_state: optax.OptState) -> jax.Array | None:
+    """Returns whether a guard skipped the last update, or None without a guard."""
     check_accumulation(opt_state)
     found = metrics(opt_state)
     flags = [value for name, value in found.items() if name.endswith("/skipped")]
     if not flags:
-        raise ValueError(
-            "opt_state must hold the state of a guard such as "
-            "stabjax.skip_if_nonfinite, got a state without one."
-        )
-    skipped = jnp.stack([jnp.asarray(flag) for flag in flags]).any(axis=0)
-    if skipped.ndim:
+        return None
+    flag = jnp.stack([jnp.asarray(flag) for flag in flags]).any(axis=0)
+    if flag.ndim:
         raise ValueError(
             f"opt_state must be the state of one run, got a batch of shape "
-            f"{skipped.shape}. Use jax.vmap(stabjax.unless_skipped)."
+            f"{flag.shape}. Use jax.vmap(stabjax.unless_skipped)."
         )
+    return flag
+
+
+def selected(condition: jax.Array, old: _T, new: _T) -> _T:
+    """Returns the old tree where the condition holds, else the new one."""
 
     def select(x: jax.Array, y: jax.Array) -> jax.Array:
         if jnp.shape(x) != jnp.shape(y) or jnp.result_type(x) != jnp.result_type(y):
             raise ValueError(
-                "new and old must hold arrays of the same shapes and dtypes, got "
+                "new and old must have the same shapes and dtypes, got "
                 f"{jnp.result_type(x)}{jnp.shape(x)} and "
                 f"{jnp.result_type(y)}{jnp.shape(y)}."
             )
-        return jnp.where(skipped, y, x)
+        return jnp.where(condition, y, x)
 
     chosen: _T = jax.tree.map(select, new, old)
     return chosen
 
 
 def check_accumulation(opt_state: optax.OptState) -> None:
-    """Raises a ValueError if a guard stands inside `optax.MultiSteps`.
+    """Raises a ValueError if a guard is inside `optax.MultiSteps`.
 
-    One NaN in a minibatch stays in the accumulated gradient: Optax multiplies by 0 to
-    start again, and every later update is skipped. With `optax.skip_not_finite` the
-    state has fields of its own, and no NaN enters.
+    A NaN in one minibatch stays in the accumulated gradient because Optax resets it by
+    multiplying by 0. Every later update would then be skipped. With
+    `optax.skip_not_finite`, NaN never enters the accumulated gradient, and the state
+    has extra fields.
     """
     paths = leaf_paths(opt_state)
     nodes = {path[:depth] for path in paths for depth in range(len(path))}
@@ -93,8 +106,8 @@ def check_accumulation(opt_state: optax.OptState) -> None:
                 for node in outer
             ):
                 raise ValueError(
-                    f"{guard} must stand outside of optax.MultiSteps, which keeps a "
-                    f"NaN in its accumulated gradient. Use {guard}(optax.MultiSteps("
+                    f"{guard} must be outside optax.MultiSteps, which keeps a NaN in "
+                    f"its accumulated gradient. Use {guard}(optax.MultiSteps("
                     "...).gradient_transformation()), or MultiSteps(..., "
                     "should_skip_update_fn=optax.skip_not_finite)."
                 )

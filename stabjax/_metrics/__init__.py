@@ -1,4 +1,4 @@
-"""Metrics: numbers about the last update, kept in the optimizer's state."""
+"""Metrics of the last update, stored in the optimizer state."""
 
 from stabjax._metrics.collection import metric_key, metrics
 from stabjax._metrics.with_learning_rate import LearningRateState, with_learning_rate

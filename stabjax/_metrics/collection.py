@@ -1,4 +1,4 @@
-"""Collects the metrics of a nested state under distinct names."""
+"""Collection of metrics from nested optimizer states under unique names."""
 
 import itertools
 import re
@@ -11,34 +11,35 @@ import optax
 
 from stabjax._paths import leaf_paths
 
-_Place: TypeAlias = tuple[str, ...]  # keys from the root of a state
+_Place: TypeAlias = tuple[str, ...]  # path from the root to a state
 
 
 def metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
-    """Collects the metrics that an optimizer's state holds about the last update.
+    """Collects metrics of the last update from an optimizer state.
 
-    These are the elements of every field `metrics`, which `stabjax.with_metrics` and
-    all transformations of this library with a state have, and the current values of
-    `optax.inject_hyperparams` under their own names. States may be nested: in
-    `optax.chain`, `masked`, `partition`, `MultiSteps`, or in the forms that Flax NNX
-    gives them.
+    Metrics are the elements of all fields named `metrics`. These are included in the
+    states of `stabjax.with_metrics` and all stateful stabjax transformations.
+    Hyperparameters of `optax.inject_hyperparams` are collected under their own names.
+    States may be nested in `optax.chain`, `masked`, `partition`, `MultiSteps` or Flax
+    NNX variables.
 
-    A name is that of the transformation and of the metric: `zclip/grad_norm`. Where
-    several transformations have one name, their places stand in front, as far as they
-    differ: the position in `optax.chain`, the name in `optax.named_chain`, the label in
-    `optax.partition`, or the field of a state that wraps another. Two `zclip` in a
-    chain are `0/zclip/grad_norm` and `2/zclip/grad_norm`; around another guard of its
-    kind, a guard keeps its name, and the inner one has `inner_state` in front.
+    Metric names combine the names of transformation and metric, such as
+    `zclip/grad_norm`. If several transformations have the same name, the parts of their
+    paths that differ are added as a prefix: the index in `optax.chain`, the name in
+    `optax.named_chain`, the label in `optax.partition`, or the field of a wrapper's
+    state. For example, two `zclip` in a chain are called `0/zclip/grad_norm` and
+    `2/zclip/grad_norm`. In two nested guards of the same kind, the outer guard keeps
+    its name and the inner guard gets the prefix `inner_state`.
 
-    A state of your own takes part with a field `metrics` that is a dict with keys
-    `name:metric`. No key has a slash, so that flat checkpoints restore.
+    To add metrics to your own state, give it a field `metrics` that is a dict with keys
+    of the form `name:metric`. Avoid slashes in keys, which break flattened checkpoints.
 
     Args:
-      opt_state: the state of any optimizer; arrays or tracers.
+      opt_state: any optimizer state, with concrete or traced arrays.
 
     Returns:
-      A flat dict, sorted by name; the values are scalars (arrays of the batch's shape
-      if the state was batched by `vmap`).
+      A flat dict of scalars, sorted by name. If the state is batched by `vmap`, values
+      have its batch shape.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -61,7 +62,7 @@ def metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
         "/".join((*place, *map(unquote, metric.parts)))
         for place, metric in zip(shown, found, strict=True)
     ]
-    # Two leaves, "a/b" and "b" in "a", or a name that reads like another's place.
+    # Names may coincide, for example for a leaf "a/b" and a leaf "b" in "a".
     for longer in (shown, [metric.place for metric in found]):
         count = Counter(names)
         names = [
@@ -73,29 +74,29 @@ def metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
 
 
 def metric_key(*parts: str) -> str:
-    """The key of a metric in a state: its parts, quoted, between colons.
+    """Returns the state key of a metric: its quoted parts, joined by colons.
 
-    Checkpoint libraries that flatten a state take a slash for a level. The colon marks
-    the key of a metric, since a model may have a module called `metrics`.
+    Checkpoint libraries that flatten states interpret slashes as nesting. The colon
+    distinguishes metrics from model parameters in a module named `metrics`.
     """
     return ":".join(quote(part, safe="") for part in parts)
 
 
 class _Metric(NamedTuple):
-    """A metric as it was found in a state."""
+    """A metric found in a state."""
 
-    place: _Place  # of the state that holds it
+    place: _Place  # path of the containing state
     parts: tuple[str, ...]  # quoted
     value: jax.Array
 
     @property
     def owner(self) -> str:
-        """The name of the transformation, or of an injected hyperparameter."""
+        """Returns the name of the transformation or injected hyperparameter."""
         return unquote(self.parts[0])
 
 
 def _found(opt_state: optax.OptState) -> list[_Metric]:
-    """All metrics of a state, with the places of the states that hold them."""
+    """Finds all metrics of a state and the paths of their containing states."""
     leaves = list(zip(leaf_paths(opt_state), jax.tree.leaves(opt_state), strict=True))
     counts = {keys for keys, _ in leaves if keys and keys[-1] == "count"}
     found = []
@@ -108,7 +109,7 @@ def _found(opt_state: optax.OptState) -> list[_Metric]:
                 parts += [quote(part, safe="") for part in keys[depth + 2 :]]
                 found.append(_Metric(place, tuple(parts), leaf))
                 break
-            # A module of a model may have that name too, but has no count beside it.
+            # Model modules may also be called `hyperparams` but have no count.
             if field == "hyperparams" and (*place, "count") in counts:
                 found.append(_Metric(place, (quote(key, safe=""),), leaf))
                 break
@@ -116,7 +117,7 @@ def _found(opt_state: optax.OptState) -> list[_Metric]:
 
 
 def _difference(place: _Place, places: set[_Place]) -> list[str]:
-    """The keys of a place at which another one takes a different way, or ends."""
+    """Returns the keys of a path at which another path differs or ends."""
     return [
         key
         for depth, key in enumerate(place)

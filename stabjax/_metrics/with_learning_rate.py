@@ -1,4 +1,4 @@
-"""An optimizer that publishes its learning rate."""
+"""Learning rates as metrics."""
 
 import inspect
 from collections.abc import Callable
@@ -14,15 +14,15 @@ from stabjax._types import Number, Schedule
 
 
 class LearningRateState(NamedTuple):
-    """State of `with_learning_rate`; its names are those of `inject_hyperparams`.
+    """State of `with_learning_rate`. Field names follow `optax.inject_hyperparams`.
 
     Attributes:
-      count: int32: number of updates.
-      hyperparams: the learning rate of the last update.
-      inner_state: the state of the wrapped transformation.
+      count: number of updates (int32).
+      hyperparams: learning rate of the last update.
+      inner_state: state of the wrapped optimizer.
     """
 
-    count: jax.Array  # type: ignore[assignment]  # tuples have a method `count`
+    count: jax.Array  # type: ignore[assignment]  # overrides tuple.count
     hyperparams: dict[str, jax.Array]
     inner_state: optax.OptState
 
@@ -32,32 +32,30 @@ def with_learning_rate(
     learning_rate: Number | Schedule,
     **kwargs: object,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes an optimizer whose learning rate is a metric.
+    """Creates an optimizer that reports its learning rate as a metric.
 
-    The updates are those of `optimizer(learning_rate=learning_rate, **kwargs)`, and
-    `stabjax.metrics` shows the rate that the last one used as `learning_rate`. All
-    other arguments reach the optimizer as they are, in their own precision:
-    `optax.inject_hyperparams(optax.adamw)` casts every one of them to the dtype of the
-    parameters, in which `b2=0.999` is 1.0 for bfloat16 and the loss becomes NaN.
+    Returns the same updates as `optimizer(learning_rate=learning_rate, **kwargs)`.
+    `stabjax.metrics` reports the learning rate of the last update as `learning_rate`.
+    All other arguments keep their precision. In contrast,
+    `optax.inject_hyperparams(optax.adamw)` casts them to the dtype of the parameters.
+    In bfloat16, this rounds `b2=0.999` to 1.0 and turns the loss into NaN.
 
-    A parameter `learning_rate` that is annotated as a schedule, as in most of Optax,
-    receives a schedule; another receives a number, such as that of a function of your
-    own.
+    If the `learning_rate` parameter of `optimizer` is annotated as a schedule, as in
+    most of Optax, it receives a schedule. Otherwise it receives a number.
 
     Args:
-      optimizer: a function with a parameter `learning_rate` that returns an Optax
-        transformation: `optax.adamw`, or your own.
-      learning_rate: a number or a schedule of it, given the number of updates so far.
-        A number can be changed in the state: `state.hyperparams["learning_rate"]`.
-        **Traceable.**
-      **kwargs: the other arguments of `optimizer`.
+      optimizer: a function with a `learning_rate` parameter that returns an Optax
+        transformation, such as `optax.adamw`.
+      learning_rate: a number, or a schedule of the number of updates. A number can be
+        changed later in `state.hyperparams["learning_rate"]`. **Traceable.**
+      **kwargs: other arguments of `optimizer`.
 
     Returns:
-      A transformation with a `LearningRateState`. The rate is float32, or float64 if a
-      parameter is.
+      A transformation with a `LearningRateState`. The learning rate is float64 if any
+      parameter is float64, and float32 otherwise.
 
     Raises:
-      TypeError: `optimizer` has no parameter `learning_rate`, or `learning_rate` is
+      TypeError: If `optimizer` has no `learning_rate` parameter, or `learning_rate` is
         neither a number nor a schedule.
 
     Example:
@@ -87,7 +85,7 @@ def with_learning_rate(
 
     def rate_at(count: jax.Array, known: Any, dtype: Any) -> jax.Array:
         rate = learning_rate(count) if is_schedule(learning_rate) else known
-        # A copy, so that a donated state does not take the caller's array with it.
+        # Copied because a donated state would delete the caller's array.
         return jnp.array(rate, dtype)
 
     def init_fn(params: optax.Params) -> LearningRateState:

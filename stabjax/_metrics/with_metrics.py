@@ -1,4 +1,4 @@
-"""Records what a transformation did to the gradient."""
+"""Metrics of a transformation's effect on the gradient."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -18,7 +18,7 @@ LeafMetric: TypeAlias = Literal["grad_norm", "norm_share", "update_norm", "param
 
 
 class Report(NamedTuple):
-    """What a transformation did to the updates."""
+    """A transformation's effect on the updates."""
 
     grad_norm: jax.Array
     update_norm: jax.Array
@@ -28,23 +28,24 @@ class Report(NamedTuple):
 class ReportingTransformation(
     optax.GradientTransformation  # type: ignore[misc]  # Optax's is untyped
 ):
-    """A transformation that reports what it does, which saves measuring it.
+    """A transformation that computes its own report.
 
-    On CPUs measuring is slow: a sum over an expression that is not stored takes many
-    times as long as one over an array. A copy with parts replaced has no report.
+    This is faster than measuring updates: on CPUs, a reduction over an expression that
+    is not materialized takes many times as long as one over an array. `_replace`
+    returns a copy without the report.
     """
 
-    report: Callable[..., Report] | None = None  # of the arguments of `update`
+    report: Callable[..., Report] | None = None  # same arguments as `update`
 
 
 class MetricsState(NamedTuple):
     """State of `with_metrics`.
 
     Attributes:
-      inner_state: the state of the wrapped transformation.
-      metrics_step: int32: number of updates.
-      clip_count: int32: updates in which an element became smaller.
-      metrics: scalars that `stabjax.metrics` collects.
+      inner_state: state of the wrapped transformation.
+      metrics_step: number of updates (int32).
+      clip_count: number of updates that made any element smaller (int32).
+      metrics: see `stabjax.metrics`.
     """
 
     inner_state: optax.OptState
@@ -60,37 +61,40 @@ def with_metrics(
     per_leaf: bool | Sequence[LeafMetric] = False,
     axis_name: object = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Records what a transformation does to the gradient, for the logs.
+    """Records metrics of a transformation's effect on the gradient.
 
-    With the gradient `g` and the update `u`, the state holds, for `stabjax.metrics` to
-    read: `name/grad_norm = ||g||_2`, `name/update_norm = ||u||_2`, `name/clipped`
-    (whether `|u_i| < |g_i|` for some element in the last update) and
-    `name/clip_fraction` (the fraction of updates so far in which that was so). A
-    non-finite gradient shows as a non-finite norm.
+    Let `g` be the gradient and `u` the update. The state contains the metrics
+    `name/grad_norm = ||g||_2`, `name/update_norm = ||u||_2`, `name/clipped` (whether
+    `|u_i| < |g_i|` for any element in the last update) and `name/clip_fraction` (the
+    fraction of clipped updates so far). Use `stabjax.metrics` to read them. If the
+    gradient is non-finite, so is its norm.
 
-    Of `stabjax.clip_by_global_norm`, whether it clipped is known from the norm and the
-    threshold; of other transformations it is measured, between values rounded alike.
+    For `stabjax.clip_by_global_norm`, `clipped` is derived from the norm and the
+    threshold. For other transformations, it compares gradient and update after rounding
+    both to the same dtype.
 
     Args:
-      transformation: any Optax transformation. Its updates are unchanged, and extra
-        arguments such as `value` reach it.
-      name: stands in front of the metrics' names. **Static.**
-      per_leaf: also record metrics of each parameter, as `name/grad_norm/` and its
-        path, such as `dense/kernel`. True records `grad_norm` and `norm_share`, the
-        parameter's part of the squared norm; a sequence selects among these,
-        `update_norm` and `param_norm`. **Static.**
-      axis_name: the mapped axes over which the leaves are sharded, as in
-        `stabjax.global_norm`, for axes that types do not show. **Static.**
+      transformation: any Optax transformation. Its updates are unchanged. Extra
+        arguments such as `value` are passed to it.
+      name: prefix of metric names. **Static.**
+      per_leaf: whether to also record metrics of each parameter, named like
+        `name/grad_norm/dense/kernel`. True records `grad_norm` and `norm_share`, which
+        is the parameter's fraction of the squared global norm. Alternatively, a
+        sequence of `grad_norm`, `norm_share`, `update_norm` and `param_norm`.
+        **Static.**
+      axis_name: mapped axes over which leaves are sharded, if types do not track them
+        (see `stabjax.global_norm`). Pass it to the wrapped clip too: clips to a given
+        threshold report norms with their own `axis_name`. **Static.**
 
     Returns:
-      A transformation with a `MetricsState`. Metrics are 0 before the first update;
-      norms are float32, or float64 if a parameter is.
+      A transformation with a `MetricsState`. Metrics are initially 0. Norms are float64
+      if any parameter is float64, and float32 otherwise.
 
     Raises:
-      TypeError: `transformation` is not an Optax transformation, `name` is not a
-        string, or a leaf of the parameters is not an array.
-      ValueError: `per_leaf` names an unknown metric, or `param_norm` is recorded and
-        `update` gets no parameters.
+      TypeError: If `transformation` is not an Optax transformation, `name` is not a
+        string, or a parameter is not an array.
+      ValueError: If `per_leaf` contains an unknown metric, or `update` is called
+        without `params` for `param_norm`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -118,7 +122,7 @@ def with_metrics(
         }
         dtypes |= {("grad_norm",): dtype, ("update_norm",): dtype}
         dtypes |= {("clipped",): bool, ("clip_fraction",): jnp.float32}
-        # Arrays of their own: no buffer of a donated state may occur twice.
+        # A donated state must not use the same buffer twice.
         metrics = {
             metric_key(name, *path): jnp.zeros((), kind)
             for path, kind in dtypes.items()
@@ -158,14 +162,14 @@ def with_metrics(
 def count_clip(
     steps: jax.Array, clips: jax.Array, clipped: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Counts one more step: the steps, those that clipped, and their fraction."""
+    """Increments the step and clip counts and computes the clip fraction."""
     steps = optax.safe_increment(steps)
     clips = jnp.where(clipped, optax.safe_increment(clips), clips)
     return steps, clips, clips.astype(jnp.float32) / steps.astype(jnp.float32)
 
 
 def check_transformation(argument: str, value: object) -> None:
-    """Raises unless the value is a transformation; a function that makes one is not."""
+    """Raises a TypeError if the value is not a transformation."""
     if not isinstance(value, optax.GradientTransformation):
         raise TypeError(
             f"{argument} must be an optax.GradientTransformation, got {value!r}."
@@ -191,9 +195,9 @@ def _of_leaves(
     params: optax.Params | None,
     axis_name: object,
 ) -> dict[tuple[str, ...], jax.Array]:
-    """The metrics of each leaf, by the name of the metric and the path of the leaf."""
+    """Returns the metrics of each leaf by metric name and leaf path."""
     if params is None and "param_norm" in leaf_metrics:
-        raise ValueError("params must be given to update for 'param_norm', got None.")
+        raise ValueError("params must be passed to update for 'param_norm', got None.")
     trees = {"update_norm": updates, "param_norm": params}
     found: dict[tuple[str, ...], jax.Array] = {}
     for metric in leaf_metrics:
@@ -206,7 +210,7 @@ def _of_leaves(
 
 
 def _shares(norms: list[jax.Array]) -> list[jax.Array]:
-    """The part of each norm in the sum of their squares, without overflow."""
+    """Computes each norm's share of the sum of squared norms without overflow."""
     if not norms:
         return []
     dtype = norm_dtype(norms)
@@ -222,7 +226,7 @@ def _report(
     updates: optax.Updates,
     axis_name: object,
 ) -> Report:
-    """The transformation's own report, if it has one, or else a measured one."""
+    """Returns the transformation's own report if available, or measures one."""
     if known is None:
         return Report(
             global_norm(grads, axis_name=axis_name),
@@ -232,16 +236,17 @@ def _report(
     leaves = [leaf for leaf in jax.tree.leaves(grads) if not is_float0(leaf)]
     if all(jnp.result_type(leaf) == norm_dtype(leaves) for leaf in leaves):
         return known
-    # Rounding to a short dtype changes the norm of the updates.
+    # Rounding to a narrower dtype changes the norm of the updates.
     return known._replace(update_norm=global_norm(updates, axis_name=axis_name))
 
 
 def _any_smaller(
     updates: optax.Updates, grads: optax.Updates, axis_name: object
 ) -> jax.Array:
-    """Whether an element became smaller; norms cannot tell, as their rounding differs.
+    """Returns whether any element became smaller.
 
-    The flags of all shards are combined as a norm.
+    Compares elements because norms differ by rounding. An inf-norm combines the flags
+    of all shards.
     """
 
     def smaller(u: jax.Array, g: jax.Array) -> jax.Array:
@@ -256,11 +261,11 @@ def _any_smaller(
 
 
 def _rounded(x: jax.Array, dtype: Any) -> jax.Array:
-    """An array in a wider dtype, with the values that it has in its own.
+    """Converts an array to a wider dtype after rounding it to its own.
 
-    XLA leaves out the rounding of an intermediate bfloat16 or float16 array
-    (`xla_allow_excess_precision`, jax 0.10), so that an array and a copy of it compare
-    as different; a precision reduced on purpose stays.
+    XLA may skip the rounding of intermediate bfloat16 and float16 arrays
+    (`xla_allow_excess_precision`, JAX 0.10), in which case an array and its copy
+    differ. `lax.reduce_precision` is not skipped.
     """
     own = jnp.result_type(x)
     wide = widened(x, dtype)

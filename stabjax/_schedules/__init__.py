@@ -1,4 +1,4 @@
-"""Schedules: functions from a count of updates to a value."""
+"""Schedules, which map update counts to values."""
 
 from stabjax._schedules.compose import (
     join_schedules,

@@ -1,4 +1,4 @@
-"""Schedules made of schedules: joined, warmed up, restarted."""
+"""Composed schedules: joined, with warmup, or with restarts."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,29 +18,28 @@ def join_schedules(
     schedules: Sequence[Schedule],
     boundaries: Sequence[Number] | jax.Array | np.ndarray,
 ) -> Schedule:
-    """Returns one schedule after another, each with a count that starts at 0.
+    """Joins schedules in sequence. The count of each schedule starts at 0.
 
         f(t) = s_i(t - b_i)    for the last i with t >= b_i,  and s_0(t) before b_1
 
-    A boundary belongs to the schedule that starts there. Between two equal boundaries a
-    schedule is skipped.
+    At a boundary, the later schedule is used. A schedule between two equal boundaries
+    is skipped.
 
     Args:
-      schedules: functions of the count. Each is evaluated at every count: at its own
-        count while it is active, at 1 otherwise, so that its value or derivative
-        elsewhere does not matter.
-      boundaries: the steps b_i at which the second, third ... schedule starts, in
-        ascending order. Their number is static, their values are **traceable**. Integer
-        counts beyond 2**24 are subtracted exactly from boundaries without a fraction.
+      schedules: functions of the count. Inactive schedules are evaluated at count 1,
+        which keeps their values and derivatives elsewhere from affecting the result.
+      boundaries: the steps b_i at which the schedules after the first begin, in
+        ascending order. Their number is **static** and their values are **traceable**.
+        Integer counts above 2**24 are exact for boundaries without a fraction.
 
     Returns:
-      A function of the count (a scalar or an array) that returns the value. As in
-      Optax, extra schedules or boundaries are ignored.
+      A function of the count (a scalar or an array) that returns the value. Extra
+      schedules or boundaries are ignored, as in Optax.
 
     Raises:
-      ValueError: there is no schedule, or concrete boundaries are not in ascending
+      ValueError: If `schedules` is empty, or concrete boundaries are not in ascending
         order.
-      TypeError: a boundary is not a number.
+      TypeError: If a boundary is not a number.
 
     Example:
       >>> import stabjax
@@ -52,8 +51,8 @@ def join_schedules(
     """
     pieces = tuple(schedules)
     if not pieces:
-        raise ValueError("schedules must hold at least one schedule, got none.")
-    starts = [as_number("each of boundaries", b) for b in boundaries][: len(pieces) - 1]
+        raise ValueError("schedules must contain at least one schedule, got none.")
+    starts = [as_number("each boundary", b) for b in boundaries][: len(pieces) - 1]
     if is_concrete(*starts) and any(a > b for a, b in itertools.pairwise(starts)):
         raise ValueError(f"boundaries must be in ascending order, got {boundaries!r}.")
 
@@ -64,7 +63,7 @@ def join_schedules(
         own_counts = [count, *(since(count, start) for start in starts)]
         value: Number = jnp.nan
         for index, (piece, own) in enumerate(zip(pieces, own_counts, strict=False)):
-            # At 0, where it would wait, roots and logarithms have no derivative.
+            # Many roots and logarithms have no derivative at 0, so this uses 1.
             piece_value = piece(select(active == index, own, 1))
             value = (
                 piece_value
@@ -86,15 +85,15 @@ def warmup_constant_schedule(
 
     Args:
       init_value: I, the value at step 0. **Traceable.**
-      peak_value: P, the value from step W on. **Traceable.**
-      warmup_steps: W in steps; <= 0 keeps `init_value` forever, as in Optax.
+      peak_value: P, the value from step W onwards. **Traceable.**
+      warmup_steps: W in steps. If <= 0, the value is always `init_value`, as in Optax.
         **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value.
 
     Raises:
-      TypeError: an argument is not a number.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -122,20 +121,21 @@ def warmup_cosine_decay_schedule(
 
     Args:
       init_value: I, the value at step 0. **Traceable.**
-      peak_value: P, the value at step W. If it is 0, the value stays 0 from there on,
-        also if `end_value` is not 0. **Traceable.**
-      warmup_steps: W in steps; 0 starts at the peak. **Traceable.**
-      decay_steps: T in steps, the total length with the warmup. **Traceable.**
-      end_value: E, the value from step T on, exactly. **Traceable.**
+      peak_value: P, the value at step W. If P is 0, the value remains 0 even if
+        `end_value` is not 0. **Traceable.**
+      warmup_steps: W in steps. Use 0 to start at the peak. **Traceable.**
+      decay_steps: T in steps, the total length including the warmup. **Traceable.**
+      end_value: E, the exact value from step T onwards. **Traceable.**
       exponent: p. **Traceable.**
 
     Returns:
-      A function of the count (a scalar or an array) that returns the value, or NaN if
-      steps are traced and `decay_steps` is not greater than `warmup_steps`.
+      A function of the count (a scalar or an array) that returns the value. It returns
+      NaN if steps are traced and `decay_steps` is not greater than `warmup_steps`.
 
     Raises:
-      ValueError: concrete `decay_steps` are not greater than `warmup_steps`.
-      TypeError: an argument is not a number.
+      ValueError: If steps are concrete and `decay_steps` is not greater than
+        `warmup_steps`.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -161,12 +161,12 @@ def warmup_cosine_decay_schedule(
 
 
 def _longer_than_warmup(decay_steps: Number, warmup_steps: Number) -> Condition:
-    """Returns whether there are steps left to decay; raises if they are concrete."""
+    """Returns whether there are decay steps, or raises if concrete steps leave none."""
     longer = decay_steps > warmup_steps
     if is_concrete(longer) and not np.all(longer):
         raise ValueError(
-            "decay_steps must be greater than warmup_steps, which they include, got "
-            f"decay_steps={decay_steps} and warmup_steps={warmup_steps}."
+            "decay_steps must be greater than warmup_steps because it includes them, "
+            f"got decay_steps={decay_steps} and warmup_steps={warmup_steps}."
         )
     return longer
 
@@ -187,25 +187,25 @@ def warmup_exponential_decay_schedule(
         f(t) = I + (P - I) t / W    for t < W
         f(t) = P r^q                for t >= W,    q = max(t - W - B, 0) / T
 
-    with the staircase and the bound of `exponential_decay`.
+    `staircase` and `end_value` work as in `exponential_decay`.
 
     Args:
       init_value: I, the value at step 0. **Traceable.**
       peak_value: P, the value at step W. **Traceable.**
-      warmup_steps: W in steps; 0 starts at the peak. **Traceable.**
-      transition_steps: T in steps; <= 0 keeps the peak. **Traceable.**
-      decay_rate: r; 0 keeps the peak. **Traceable.**
-      transition_begin: B in steps, counted from the end of the warmup; a negative one
-        counts as 0. **Traceable.**
-      staircase: whether q is rounded down. **Static.**
-      end_value: the bound after the warmup, a lower one if r < 1, else an upper one; or
-        None. **Traceable.**
+      warmup_steps: W in steps. Use 0 to start at the peak. **Traceable.**
+      transition_steps: T in steps. If <= 0, the value stays at the peak. **Traceable.**
+      decay_rate: r. If 0, the value stays at the peak. **Traceable.**
+      transition_begin: B in steps, counted from the end of the warmup. Negative values
+        count as 0. **Traceable.**
+      staircase: whether to round q down. **Static.**
+      end_value: bound after the warmup, or None. It is a lower bound if r < 1 and an
+        upper bound otherwise. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value.
 
     Raises:
-      TypeError: an argument is not a number.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -231,22 +231,21 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Number]]) -> Schedule:
 
         f(t) = s_i(t - b_i)    for b_i <= t < b_{i+1} = b_i + T_i,    b_0 = 0
 
-    with s_i the `warmup_cosine_decay_schedule` of cycle i. The last cycle keeps its end
-    value.
+    Here s_i is the `warmup_cosine_decay_schedule` of cycle i. After the last cycle, the
+    value stays at the end value of that cycle.
 
     Args:
-      cosine_kwargs: for each cycle a dict of the arguments of
-        `warmup_cosine_decay_schedule`. Its `decay_steps` are the length T_i of the
-        cycle in steps. The number of cycles is static, the values are **traceable**.
+      cosine_kwargs: for each cycle, a dict of arguments for
+        `warmup_cosine_decay_schedule`. Its `decay_steps` is the cycle length T_i in
+        steps. The number of cycles is **static** and the values are **traceable**.
 
     Returns:
-      A function of the count (a scalar or an array) that returns the value, or NaN in a
-      cycle whose traced `decay_steps` are not greater than its `warmup_steps`.
+      A function of the count (a scalar or an array) that returns the value. It returns
+      NaN in cycles whose traced `decay_steps` is not greater than `warmup_steps`.
 
     Raises:
-      ValueError: there is no cycle, or the concrete `decay_steps` of one are not
-      greater
-        than its `warmup_steps`.
+      ValueError: If there are no cycles, or a concrete `decay_steps` is not greater
+        than `warmup_steps`.
 
     Example:
       >>> import stabjax
@@ -261,7 +260,7 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Number]]) -> Schedule:
     """
     cycles = [dict(kwargs) for kwargs in cosine_kwargs]
     if not cycles:
-        raise ValueError("cosine_kwargs must describe at least one cycle, got none.")
+        raise ValueError("cosine_kwargs must contain at least one cycle, got none.")
     schedules = [warmup_cosine_decay_schedule(**cycle) for cycle in cycles]
     lengths = [as_number("decay_steps", cycle["decay_steps"]) for cycle in cycles]
     return join_schedules(schedules, [*itertools.accumulate(lengths)][:-1])

@@ -1,8 +1,8 @@
-"""Counts of updates: of any integer type, subtracted and divided exactly.
+"""Exact arithmetic with update counts of any integer type.
 
-Inside a schedule a count is a Python number, an int32 array or a float array. Steps
-that are whole, integers or not, are subtracted from integer counts in integers: above
-2**24 float32 no longer tells one count from the next.
+Inside schedules, counts are Python numbers, int32 arrays or float arrays.
+Whole-numbered steps are subtracted from integer counts in integer arithmetic because
+float32 cannot represent all counts above 2**24.
 """
 
 import functools
@@ -25,10 +25,10 @@ _LARGEST = 2.0**31 - 128  # the largest float32 that int32 holds
 
 
 def standard_promotion(function: Callable[P, T]) -> Callable[P, T]:
-    """Lets a function mix int32 counts, float32 arrays and Python numbers.
+    """Allows a function to mix int32 counts, float32 arrays and Python numbers.
 
-    A schedule's purpose is to mix them, also where the user keeps JAX's promotion
-    strict. Optax's values are those of standard promotion.
+    Schedules mix dtypes by design, and must work even if the user enables strict
+    promotion. Standard promotion yields the same values as Optax.
     """
 
     @functools.wraps(function)
@@ -40,11 +40,11 @@ def standard_promotion(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def builder(build: Callable[P, Schedule]) -> Callable[P, Schedule]:
-    """Decorates a function that returns a schedule.
+    """Decorator for functions that return a schedule.
 
-    Arguments annotated as `Number` reach the function as Python numbers or arrays of
-    float or int32, and raise a TypeError if they are not numbers. The schedule accepts
-    counts of every integer or float type, and mixes dtypes.
+    Converts arguments annotated as `Number` to Python numbers or float or int32 arrays,
+    and raises a TypeError if they are not numbers. The schedule accepts counts of any
+    integer or float type.
     """
     signature = inspect.signature(build)
     required = {n for n, p in signature.parameters.items() if p.annotation == Number}
@@ -65,12 +65,12 @@ def builder(build: Callable[P, Schedule]) -> Callable[P, Schedule]:
 
 
 def at_any_count(schedule: Schedule) -> Schedule:
-    """Returns the schedule as a function of counts of every integer or float type."""
+    """Makes a schedule accept counts of any integer or float type."""
 
     @standard_promotion
     def value_at(count: Number) -> Number:
         if isinstance(count, jax.core.Tracer) and _is_uint32(count):
-            # int32 cannot hold the upper half; there float32 counts to one in 10**7.
+            # int32 cannot hold counts above 2**31; float32 is accurate to 1e-7 there.
             lower = schedule(count.astype(jnp.int32))
             upper = schedule(count.astype(jnp.float32))
             return jnp.where(count <= np.iinfo(np.int32).max, lower, upper)
@@ -83,10 +83,10 @@ def at_any_count(schedule: Schedule) -> Schedule:
 
 
 def since(count: Number, start: Number) -> Number:
-    """Returns `count - start`, subtracted in integers where both are whole.
+    """Computes `count - start` exactly if both are whole numbers.
 
-    A float `start` is split into a whole part, which is subtracted from an integer
-    count exactly, and the rest, which keeps the derivative.
+    A float `start` is split into a whole part, which is subtracted in integer
+    arithmetic, and a remainder, which keeps the derivative.
     """
     if not _is_integer_array(count):
         return count - start
@@ -95,13 +95,13 @@ def since(count: Number, start: Number) -> Number:
     start = jnp.asarray(start)
     if jnp.issubdtype(start.dtype, jnp.integer):
         return count - start
-    # What int32 cannot hold stays in the rest.
+    # The part of the whole number beyond int32 remains in the remainder.
     floor = lax.stop_gradient(jnp.clip(jnp.floor(start), -(2.0**30), _LARGEST))
     return (count - floor.astype(jnp.int32)) - (start - floor)
 
 
 def later(count: Number, steps: Number) -> Number:
-    """Returns `count + steps`; a sum beyond the count's type stays at the count."""
+    """Computes `count + steps`, or returns `count` if the sum overflows."""
     if isinstance(count, int | float) and isinstance(steps, int | float):
         return as_number("count", count + steps)
     count = jnp.asarray(count)
@@ -112,7 +112,7 @@ def later(count: Number, steps: Number) -> Number:
 
 
 def divmod_count(count: Number, period: Number) -> tuple[Number, Number]:
-    """Returns `divmod(count, period)`, in integers where both are whole."""
+    """Computes `divmod(count, period)`, exactly if both are whole numbers."""
     if isinstance(count, int | float) and isinstance(period, int | float):
         quotient, remainder = divmod(count, period)
         return as_number("count", quotient), as_number("count", remainder)
@@ -122,7 +122,7 @@ def divmod_count(count: Number, period: Number) -> tuple[Number, Number]:
     period = jnp.asarray(period)
     if jnp.issubdtype(period.dtype, jnp.integer):
         return jnp.floor_divide(count, period), jnp.mod(count, period)
-    # A whole float divides as an integer; the derivative is that of the division.
+    # Divides whole floats as integers, with the derivative of the float division.
     whole = jnp.clip(jnp.floor(lax.stop_gradient(period)), 1, _LARGEST)
     as_integer = whole.astype(jnp.int32)
     cycle, position = _divmod(count, period)
@@ -133,7 +133,7 @@ def divmod_count(count: Number, period: Number) -> tuple[Number, Number]:
 
 
 def as_whole(number: Number) -> Number:
-    """Returns a Python number as an integer if it is one that int32 holds."""
+    """Converts a whole Python number to an integer if it fits in int32."""
     if not isinstance(number, int | float):
         return number
     whole = abs(number) < 2**31 and float(number).is_integer()
@@ -142,7 +142,7 @@ def as_whole(number: Number) -> Number:
 
 def _divmod(count: Number, period: Number) -> tuple[Number, Number]:
     cycle = jnp.floor(count / period)
-    # Rounding may move the position out of its cycle.
+    # Rounding may put the position outside its cycle.
     return cycle, jnp.clip(count - cycle * period, 0, period)
 
 

@@ -1,4 +1,4 @@
-"""Schedules that repeat: triangles and restarts."""
+"""Cyclic schedules."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -19,32 +19,32 @@ def cyclic_schedule(
     cycle_factor: Number = 1.0,
     decay_rate: Number = 1.0,
 ) -> Schedule:
-    """Returns a schedule that goes linearly up and down between two values, repeatedly.
+    """Returns a cyclic schedule that alternates linearly between two values.
 
-    With k the number of the cycle, from 0, and c the steps since it started,
+    Let k be the cycle number, starting at 0, and c the number of steps in the cycle so
+    far:
 
-        f(t) = I + (P - I) a^k r^t h,    h = c / U for c <= U,  (U + D - c) / D after it
+        f(t) = I + (P - I) a^k r^t h,   h = c / U for c <= U, (U + D - c) / D otherwise
 
-    The policies of the paper are a = r = 1 (triangular), a = 1/2 (triangular2) and
-    r < 1 (exp_range).
+    The paper's policies are a = r = 1 (triangular), a = 1/2 (triangular2) and r < 1
+    (exp_range).
 
     Args:
-      init_value: I, the value at both ends of a cycle. **Traceable.**
+      init_value: I, the value at the ends of each cycle. **Traceable.**
       peak_value: P, the peak of the first cycle. **Traceable.**
       up_steps: U in steps, > 0. **Traceable.**
-      down_steps: D in steps, > 0. **Traceable.** If U + D has no fraction, integer
-        counts beyond 2**24 stay exact.
-      cycle_factor: a, the factor of the height from one cycle to the next.
-        **Traceable.**
-      decay_rate: r, the factor of the height from one step to the next. **Traceable.**
+      down_steps: D in steps, > 0. If U + D is a whole number, integer counts above
+        2**24 are exact. **Traceable.**
+      cycle_factor: a, the factor applied to the height after each cycle. **Traceable.**
+      decay_rate: r, the factor applied to the height after each step. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if
       traced steps are not > 0.
 
     Raises:
-      ValueError: concrete steps are not > 0.
-      TypeError: an argument is not a number.
+      ValueError: If concrete steps are not > 0.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -62,13 +62,13 @@ def cyclic_schedule(
     def schedule(count: Number) -> Number:
         cycle, position = divmod_count(count, up + down)
         rising = fraction_gone(position, 0, up)
-        # Exactly 1 at the peak, though compiled c / U is c times a rounded inverse.
+        # Exactly 1 at the peak, where XLA's c * (1 / U) may round differently.
         height = jnp.where(since(position, up) < 0, rising, 1.0)
         falling = fraction_left(position, up, down)
         height = jnp.where(since(position, up) > 0, falling, height)
         height *= power(cycle_factor, cycle) * power(decay_rate, count)
         value = init_value + (peak_value - init_value) * height
-        # To the last bit, with the derivative by the factors.
+        # The peak value is exact, with the derivative of the product.
         exact = jnp.where(height == 1, peak_value, value)
         exact = jnp.where(height < 1, within(exact, init_value, peak_value), exact)
         return nan_unless(good, value + lax.stop_gradient(exact - value))
@@ -77,7 +77,7 @@ def cyclic_schedule(
 
 
 def power(base: Number, exponent: Number) -> Number:
-    """Returns a float power: 1 for the exponent 0, without an infinite derivative."""
+    """Computes a float power. Exponent 0 yields 1 with a finite derivative."""
     exponent = jnp.asarray(exponent, jnp.result_type(exponent, float))
     zero = exponent <= 0
     return jnp.where(zero, 1.0, jnp.power(base, jnp.where(zero, 1, exponent)))
@@ -91,28 +91,27 @@ def cosine_restarts_schedule(
     peak_factor: Number = 1.0,
     end_value: Number = 0.0,
 ) -> Schedule:
-    """Returns half cosines that restart forever, each cycle longer than the one before.
+    """Returns a cosine decay that restarts forever, with increasingly long cycles.
 
         f(t) = E + (P d^i - E) cos(pi (t - b_i) / (2 T m^i))^2
         for b_i <= t < b_{i+1} = b_i + T m^i,    b_0 = 0
 
     Args:
-      peak_value: P, the value at the start of the first cycle. **Traceable.**
-      period: T, the length of the first cycle in steps, > 0. **Traceable.** Without a
-        fraction, and with `period_factor` 1, integer counts beyond 2**24 stay exact.
-      period_factor: m, the length of a cycle relative to the one before, >= 1.
-        **Traceable.** The Python number 1 needs no logarithm.
-      peak_factor: d, the peak of a cycle relative to the one before. **Traceable.**
-      end_value: E, which a cycle approaches and the next start precedes.
-        **Traceable.**
+      peak_value: P, the peak of the first cycle. **Traceable.**
+      period: T, the length of the first cycle in steps, > 0. If T is a whole number and
+        `period_factor` is 1, integer counts above 2**24 are exact. **Traceable.**
+      period_factor: m, the ratio of consecutive cycle lengths, >= 1. The Python number
+        1 compiles to a simpler program. **Traceable.**
+      peak_factor: d, the ratio of consecutive peaks. **Traceable.**
+      end_value: E, which each cycle approaches before the next restart. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
-      traced argument is out of its range.
+      traced argument is out of range.
 
     Raises:
-      ValueError: a concrete `period` is not > 0, or a `period_factor` is not >= 1.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete `period` is not > 0, or `period_factor` is not >= 1.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -141,7 +140,7 @@ def cosine_restarts_schedule(
 
 
 def cycle_of(count: Number, period: Number, factor: Number) -> tuple[Number, Number]:
-    """Returns the cycle of a count, and its position scaled to the first cycle.
+    """Returns the cycle of a count, and the position scaled to the first cycle.
 
     Cycle i has `period * factor**i` steps.
     """
@@ -150,7 +149,7 @@ def cycle_of(count: Number, period: Number, factor: Number) -> tuple[Number, Num
     count, period, factor = (jnp.asarray(x) for x in (count, period, factor))
     cycle = lax.stop_gradient(_growing_cycle(count, period, factor))
     position = since(count, period * _cycles_before(cycle, factor))
-    # Rounding may move the position out of its cycle.
+    # Rounding may put the position outside its cycle.
     return cycle, jnp.clip(position / _whole_if(factor, factor**cycle), 0, period)
 
 
@@ -161,7 +160,7 @@ def _growing_cycle(count: Number, period: Number, factor: Number) -> Number:
     cycle = jnp.floor(
         jnp.where(grows, jnp.log1p(growth * elapsed) / jnp.log1p(growth), elapsed)
     )
-    # The rounded logarithm may be off by one at a boundary.
+    # Due to rounding, the logarithm may be off by one at a boundary.
     starts = period * _cycles_before(cycle, factor)
     ends = period * _cycles_before(cycle + 1, factor)
     cycle = jnp.where(count >= ends, cycle + 1, cycle)
@@ -169,7 +168,7 @@ def _growing_cycle(count: Number, period: Number, factor: Number) -> Number:
 
 
 def _cycles_before(cycle: Number, factor: Number) -> Number:
-    """The length of all earlier cycles relative to the first: 1 + m + m^2 + ..."""
+    """Computes 1 + m + m^2 + ..., the relative length of all earlier cycles."""
     growth = factor - 1
     none = growth == 0
     growing = jnp.where(none, 1, growth)
@@ -179,6 +178,6 @@ def _cycles_before(cycle: Number, factor: Number) -> Number:
 
 
 def _whole_if(factor: Number, number: Number) -> Number:
-    """Rounds what is whole if the factor is; the derivative stays."""
+    """Rounds numbers that are whole if the factor is, keeping the derivative."""
     rounded = jnp.where(factor == jnp.floor(factor), jnp.round(number), number)
     return number + lax.stop_gradient(rounded - number)

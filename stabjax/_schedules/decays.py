@@ -1,4 +1,4 @@
-"""Schedules of one piece: from a count of updates to a value."""
+"""Elementary decay schedules."""
 
 import math
 
@@ -11,13 +11,13 @@ from stabjax._types import Condition, Number, Schedule
 
 
 def constant_schedule(value: Number) -> Schedule:
-    """Returns a schedule that never changes: `f(t) = v`.
+    """Returns a constant schedule: `f(t) = v`.
 
     Args:
       value: v, of any type and shape. **Traceable.**
 
     Returns:
-      A function of the count that returns the object `value` itself.
+      A function of the count that returns the object `value`.
 
     Example:
       >>> import stabjax
@@ -35,23 +35,25 @@ def polynomial_schedule(
     transition_steps: Number,
     transition_begin: Number = 0,
 ) -> Schedule:
-    """Returns a schedule that decays with a power of the remaining steps.
+    """Returns a polynomial decay.
 
         f(t) = E + (I - E) (1 - q)^p,    q = clip(t - B, 0, T) / T
 
     Args:
-      init_value: I, the value up to step B. **Traceable.**
-      end_value: E, the value from step B + T on, exactly. **Traceable.**
-      power: p; 1 is linear, 0 keeps `init_value` forever. **Traceable.**
-      transition_steps: T in steps; <= 0 keeps `init_value` forever. **Traceable.**
-      transition_begin: B in steps; a negative one counts as 0. **Traceable.**
+      init_value: I, the value until step B. **Traceable.**
+      end_value: E, the exact value from step B + T onwards. **Traceable.**
+      power: p. Use 1 for a linear schedule. If 0, the value is always `init_value`.
+        **Traceable.**
+      transition_steps: T in steps. If <= 0, the value is always `init_value`.
+        **Traceable.**
+      transition_begin: B in steps. Negative values count as 0. **Traceable.**
 
     Returns:
-      A function of the count (a scalar or an array) that returns the value. At q = 1
-      the derivative of the power is taken as 0 (for p < 1 it is infinite).
+      A function of the count (a scalar or an array) that returns the value. At q = 1,
+      the derivative of the power is defined as 0. (For p < 1, it would be infinite.)
 
     Raises:
-      TypeError: an argument is not a number.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -71,7 +73,7 @@ def polynomial_schedule(
         elapsed = since(count, begin)
         ended = elapsed >= steps
         left = 1 - jnp.clip(elapsed, 0, steps) / steps
-        # Rounding may leave less than nothing, and a root of that is NaN.
+        # `left` may be slightly negative due to rounding, and its root NaN.
         height = _power(left, power, ended | (left <= 0))
         value = _mix(init_value, end_value, height)
         return with_ends(value, init_value, elapsed <= 0, end, ended)
@@ -86,21 +88,22 @@ def linear_schedule(
     transition_steps: Number,
     transition_begin: Number = 0,
 ) -> Schedule:
-    """Returns a linear schedule from one value to another.
+    """Returns a linear schedule between two values.
 
         f(t) = E + (I - E) (1 - q),    q = clip(t - B, 0, T) / T
 
     Args:
-      init_value: I, the value up to step B. **Traceable.**
-      end_value: E, the value from step B + T on, exactly. **Traceable.**
-      transition_steps: T in steps; <= 0 keeps `init_value` forever. **Traceable.**
-      transition_begin: B in steps; a negative one counts as 0. **Traceable.**
+      init_value: I, the value until step B. **Traceable.**
+      end_value: E, the exact value from step B + T onwards. **Traceable.**
+      transition_steps: T in steps. If <= 0, the value is always `init_value`.
+        **Traceable.**
+      transition_begin: B in steps. Negative values count as 0. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value.
 
     Raises:
-      TypeError: an argument is not a number.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -122,27 +125,28 @@ def exponential_decay(
     staircase: bool = False,
     end_value: Number | None = None,
 ) -> Schedule:
-    """Returns a schedule that is multiplied by a rate every T steps.
+    """Returns an exponential decay.
 
         f(t) = I r^q,    q = max(t - B, 0) / T
 
-    In a staircase q is rounded down. An `end_value` E bounds the value at every count:
-    `max(f, E)` if r < 1, else `min(f, E)`.
+    With `staircase`, q is rounded down. If `end_value` is E, the value is `max(f, E)`
+    if r < 1, and `min(f, E)` otherwise.
 
     Args:
-      init_value: I, the value up to step B. **Traceable.**
-      transition_steps: T in steps; <= 0 keeps `init_value` forever. **Traceable.**
-      decay_rate: r; 0 keeps `init_value` forever, and a negative one gives NaN wherever
-        q is not an integer. **Traceable.**
-      transition_begin: B in steps; a negative one counts as 0. **Traceable.**
-      staircase: whether q is rounded down. **Static.**
-      end_value: the bound E, or None for none. **Traceable.**
+      init_value: I, the value until step B. **Traceable.**
+      transition_steps: T in steps. If <= 0, the value is always `init_value`.
+        **Traceable.**
+      decay_rate: r. If 0, the value is always `init_value`. If negative, the value is
+        NaN unless q is an integer. **Traceable.**
+      transition_begin: B in steps. Negative values count as 0. **Traceable.**
+      staircase: whether to round q down. **Static.**
+      end_value: the bound E, or None for no bound. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value.
 
     Raises:
-      TypeError: an argument is not a number.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -158,8 +162,8 @@ def exponential_decay(
     def schedule(count: Number) -> Number:
         elapsed = since(count, begin)
         elapsed = select(elapsed < 0, 0, elapsed)
-        # In integers: 2e9 - 1 is not 2e9, and 14 / 7, by a rounded inverse, not below
-        # 2.
+        # Integer arithmetic: as floats, 2e9 - 1 equals 2e9, and XLA may compute 14 / 7
+        # as 14 * (1 / 7) < 2.
         periods = elapsed / steps
         if staircase:
             periods = 1.0 * divmod_count(elapsed, steps)[0]
@@ -169,7 +173,7 @@ def exponential_decay(
         return select(off, init_value, value)
 
     def bounded(value: Number, periods: Number, bound: Number) -> Number:
-        # Beyond its bound a growing value may overflow, and its derivative be 0 * inf.
+        # Beyond its bound, a value may overflow, and its derivative be 0 * inf.
         beyond = jnp.where(rate < 1, value < bound, value > bound)
         value = init_value * jnp.power(rate, jnp.where(beyond, 0, periods))
         value = jnp.where(beyond, bound, value)
@@ -185,26 +189,26 @@ def cosine_decay_schedule(
     alpha: Number = 0.0,
     exponent: Number = 1.0,
 ) -> Schedule:
-    """Returns a half-cosine decay from a value to a fraction of it.
+    """Returns a cosine decay from a value to a fraction of that value.
 
         f(t) = I ((1 - alpha) ((1 + cos(pi q)) / 2)^p + alpha),    q = min(t / T, 1)
 
     Args:
       init_value: I, the value at step 0. **Traceable.**
       decay_steps: T in steps, > 0. **Traceable.**
-      alpha: the fraction of I at the end. **Traceable.**
-      exponent: p; 0 keeps `init_value` forever. **Traceable.**
+      alpha: the final value as a fraction of I. **Traceable.**
+      exponent: p. If 0, the value is always `init_value`. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
-      traced `decay_steps` is not > 0. At the end the derivative of the power is taken
-      as 0 (for p < 1/2 it is infinite). If `decay_steps` is an array, the cosine is
-      computed as the square of a sine, which is accurate to the last digits near the
-      end. If it is a Python number, it is Optax's `1 + cos`, to the last bit.
+      traced `decay_steps` is not > 0. At the last step, the derivative of the power is
+      defined as 0. (For p < 1/2, it would be infinite.) If `decay_steps` is an array,
+      the cosine is computed as the square of a sine, which is more accurate near the
+      last step. If it is a Python number, the result equals Optax's bit for bit.
 
     Raises:
-      ValueError: a concrete `decay_steps` is not > 0.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete `decay_steps` is not > 0.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -227,7 +231,7 @@ def cosine_decay(
     exponent: Number,
     end_value: Number,
 ) -> Schedule:
-    """`cosine_decay_schedule`, with `init_value * alpha` also given unrounded."""
+    """Implements `cosine_decay_schedule` for an unrounded `end_value`."""
     good = check("decay_steps", decay_steps, "> 0")
     init_value = nan_unless(good, init_value)
     end = nan_unless(good, select(exponent == 0, init_value, end_value))
@@ -242,7 +246,7 @@ def cosine_decay(
             wave = jnp.square(jnp.sin(jnp.pi / 2 * wave))
         height = _power(wave, exponent, wave <= 0)
         value = init_value * ((1 - alpha) * height + alpha)
-        # A float16 or beyond-int32 count is compared as it is.
+        # float16 counts and counts beyond int32 are compared without conversion.
         ended = since(count, decay_steps) >= 0
         return with_ends(value, init_value, count == 0, end, ended)
 
@@ -250,18 +254,18 @@ def cosine_decay(
 
 
 def _mix(start: Number, end: Number, height: Number) -> Number:
-    """Returns `end + (start - end) * height`, also if one of the two is infinite."""
+    """Computes `end + (start - end) * height`, even if one value is infinite."""
     infinite = any(isinstance(x, float) and math.isinf(x) for x in (start, end))
     if infinite and start != end:
-        # inf * 0 is at the ends alone, which are not taken from here.
+        # inf * 0 only occurs at the ends, whose values the caller replaces.
         return start * height + end * (1 - height)
     return (start - end) * height + end
 
 
 def _power(base: Number, exponent: Number, at_zero: Condition) -> Number:
-    """Returns `base ** exponent`; 0 to the power, with no derivative, if `at_zero`."""
+    """Computes `base ** exponent`, or 0 without a derivative if `at_zero`."""
     if isinstance(exponent, int) and exponent > 0:
-        return base**exponent  # a product: it has its derivative everywhere
+        return base**exponent  # compiles to a product, with derivatives everywhere
     return jnp.where(
         at_zero, jnp.power(0.0, exponent), jnp.where(at_zero, 1, base) ** exponent
     )

@@ -1,4 +1,4 @@
-"""Schedules given by boundaries and by the scales or values there."""
+"""Piecewise schedules, defined by boundaries and scales."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from stabjax._schedules.counts import builder, since
 from stabjax._schedules.shapes import with_ends
 from stabjax._types import Condition, Number, Schedule
 
-# A dict as in Optax, or a pair of the boundaries and the scales.
+# A dict as in Optax, or a pair of boundaries and scales.
 BoundariesAndScales: TypeAlias = (
     Mapping[int, Number]
     | Mapping[float, Number]
@@ -29,24 +29,25 @@ BoundariesAndScales: TypeAlias = (
 def piecewise_constant_schedule(
     init_value: Number, boundaries_and_scales: BoundariesAndScales = None
 ) -> Schedule:
-    """Returns a schedule that is multiplied by a scale at each boundary.
+    """Returns a piecewise constant schedule, multiplied by a scale at each boundary.
 
         f(t) = I prod_i s_i    over all i with b_i <= t
 
     Args:
       init_value: I, the value before the first boundary. **Traceable.**
-      boundaries_and_scales: a dict from boundaries b_i, in steps, to scales s_i >= 0;
-        or a pair of sequences or arrays, the boundaries and the scales, in which a
-        boundary may occur twice; or None for a constant. Their number is static; the
-        scales, and the boundaries of a pair, are **traceable**.
+      boundaries_and_scales: a dict of boundaries b_i in steps to scales s_i >= 0, a
+        pair of sequences or arrays with boundaries and scales, or None for a constant
+        schedule. A pair may contain the same boundary twice. Their number is
+        **static**. Scales, and boundaries in a pair, are **traceable**.
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
       traced scale is negative.
 
     Raises:
-      ValueError: a concrete scale is negative, or the two of a pair differ in length.
-      TypeError: a boundary or a scale is not a number.
+      ValueError: If a concrete scale is negative, or boundaries and scales have
+        different lengths.
+      TypeError: If a boundary or scale is not a number.
 
     Example:
       >>> import stabjax
@@ -72,33 +73,33 @@ def piecewise_interpolate_schedule(
     init_value: Number,
     boundaries_and_scales: BoundariesAndScales = None,
 ) -> Schedule:
-    """Returns a schedule that interpolates between knots.
+    """Returns a piecewise interpolated schedule.
 
-    The knots are (x_0, V_0) = (0, I) and (x_i, V_i) = (b_i, V_{i-1} s_i): the scales
-    accumulate. For x_{i-1} <= t < x_i, with q = (t - x_{i-1}) / max(x_i - x_{i-1}, 1),
+    Interpolates between the knots (x_0, V_0) = (0, I) and (x_i, V_i) = (b_i, V_{i-1}
+    s_i). Scales accumulate. For x_{i-1} <= t < x_i and q = (t - x_{i-1}) / max(x_i -
+    x_{i-1}, 1),
 
         f(t) = V_{i-1} + (V_i - V_{i-1}) q                        linear
         f(t) = V_i + (V_{i-1} - V_i) (1 + cos(pi q)) / 2          cosine
 
-    The value is that of the last knot from there on, and 0 before step 0.
+    After the last knot, the value is constant. Before step 0, it is 0.
 
     Args:
       interpolate_type: "linear" or "cosine". **Static.**
       init_value: I, the value at step 0. **Traceable.**
-      boundaries_and_scales: a dict from boundaries b_i, in steps, to scales s_i >= 0;
-        or a pair of sequences or arrays, the boundaries and the scales, in which a
-        boundary may occur twice; or None for a constant. Their number is static; the
-        scales, and the boundaries of a pair, are **traceable**.
+      boundaries_and_scales: a dict of boundaries b_i in steps to scales s_i >= 0, a
+        pair of sequences or arrays with boundaries and scales, or None for a constant
+        schedule. A pair may contain the same boundary twice. Their number is
+        **static**. Scales, and boundaries in a pair, are **traceable**.
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
       traced scale is negative.
 
     Raises:
-      ValueError: an unknown `interpolate_type`, a concrete scale is negative, or the
-      two
-        of a pair differ in length.
-      TypeError: a boundary or a scale is not a number.
+      ValueError: If `interpolate_type` is unknown, a concrete scale is negative, or
+        boundaries and scales have different lengths.
+      TypeError: If a boundary or scale is not a number.
 
     Example:
       >>> import stabjax
@@ -115,11 +116,11 @@ def piecewise_interpolate_schedule(
 def _interpolated(
     interpolate_type: str, knots: Sequence[Number], values: Sequence[Number]
 ) -> Schedule:
-    """The schedule through (knot, value), of which the first knot is step 0."""
+    """Interpolates between (knot, value) pairs, beginning at step 0."""
     interpolate = _INTERPOLATIONS[interpolate_type]
 
     def schedule(count: Number) -> Number:
-        # Arrays, for the same bits whether they came as Python numbers or not.
+        # Arrays yield the same bits for Python numbers and traced values.
         heights = [jnp.asarray(v, jnp.result_type(v, float)) for v in values]
         value: Number = jnp.where(since(count, 0) < 0, 0.0, heights[0])
         segments = zip(
@@ -138,7 +139,7 @@ def _interpolated(
 
 
 def _at_least_one(steps: Number) -> Number:
-    # In Python where possible: the steps may be beyond int32.
+    # Uses Python numbers if possible because steps may exceed int32.
     return max(steps, 1) if isinstance(steps, int | float) else jnp.maximum(steps, 1)
 
 
@@ -165,31 +166,32 @@ def linear_onecycle_schedule(
     div_factor: Number = 25.0,
     final_div_factor: Number = 1e4,
 ) -> Schedule:
-    """Returns the 1cycle schedule: linear up to the peak, down again, and further down.
+    """Returns a linear 1cycle schedule: warmup, cooldown and final decay.
 
-    With a = floor(p_s T) and b = floor(p_f T) the value goes linearly
+    Let a = floor(p_s T) and b = floor(p_f T). The value changes linearly between
 
         P / d  ->  P  ->  P / d  ->  P / (d F)    at steps 0, a, b, T
 
-    and stays there. If a = 0 it starts at the peak. If two boundaries are equal, the
-    first loses its scale, as in Optax: with `pct_final` 1 the end is P / F.
+    and is constant afterwards. If a = 0, the schedule starts at the peak. If two
+    boundaries are equal, only the scale of the second applies, as in Optax. For
+    example, with `pct_final=1` the final value is P / F.
 
     Args:
       transition_steps: T in steps, > 0. **Traceable.**
-      peak_value: P, the largest value. **Traceable.**
-      pct_start: p_s, in [0, 1]. The product with T is rounded down: in float64 for
-        Python numbers, in its own precision for an array. **Traceable.**
-      pct_final: p_f, in [0, 1], likewise. **Traceable.**
+      peak_value: P, the maximum value. **Traceable.**
+      pct_start: p_s, in [0, 1]. The product p_s T is rounded down, in float64 for
+        Python numbers and in the dtype of an array otherwise. **Traceable.**
+      pct_final: p_f, in [0, 1], rounded in the same way. **Traceable.**
       div_factor: d, > 0. **Traceable.**
       final_div_factor: F, > 0. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
-      traced argument is out of its range.
+      traced argument is out of range.
 
     Raises:
-      ValueError: a concrete argument is out of its range.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete argument is out of range.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -219,30 +221,31 @@ def cosine_onecycle_schedule(
     div_factor: Number = 25.0,
     final_div_factor: Number = 1e4,
 ) -> Schedule:
-    """Returns the 1cycle schedule of two half cosines: up to the peak, and down.
+    """Returns a cosine 1cycle schedule: warmup and decay along half cosines.
 
-    With a = floor(p_s T) the value goes along half cosines
+    Let a = floor(p_s T). The value follows half cosines between
 
         P / d  ->  P  ->  P / (d F)    at steps 0, a, floor(T)
 
-    and stays there. If a = 0 it starts at the peak. If a = T it never reaches the peak,
-    as in Optax: of two equal boundaries the first loses its scale.
+    and is constant afterwards. If a = 0, the schedule starts at the peak. If a = T, it
+    never reaches the peak: if two boundaries are equal, only the scale of the second
+    applies, as in Optax.
 
     Args:
       transition_steps: T in steps, > 0. **Traceable.**
-      peak_value: P, the largest value. **Traceable.**
-      pct_start: p_s, in [0, 1]. The product with T is rounded down: in float64 for
-        Python numbers, in its own precision for an array. **Traceable.**
+      peak_value: P, the maximum value. **Traceable.**
+      pct_start: p_s, in [0, 1]. The product p_s T is rounded down, in float64 for
+        Python numbers and in the dtype of an array otherwise. **Traceable.**
       div_factor: d, > 0. **Traceable.**
       final_div_factor: F, > 0. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
-      traced argument is out of its range.
+      traced argument is out of range.
 
     Raises:
-      ValueError: a concrete argument is out of its range.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete argument is out of range.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -268,9 +271,9 @@ def _onecycle(
     div_factor: Number,
     knots: list[tuple[Number, Number]],
 ) -> Schedule:
-    """The schedule from `peak_value / div_factor` through (boundary, scale)."""
+    """Returns the schedule from `peak_value / div_factor` through (boundary, scale)."""
     boundaries, scales = _ascending(*zip(*_last_of_equal(knots), strict=True))
-    # Heights relative to the peak: that of the peak itself is 1 to the last bit.
+    # Heights are relative to the peak, which makes the peak value exact.
     heights = _products(1.0 / div_factor, scales)
     values = [peak_value * height for height in heights]
     return _interpolated(interpolate_type, (0, *boundaries), values)
@@ -279,7 +282,7 @@ def _onecycle(
 def _last_of_equal(
     knots: list[tuple[Number, Number]],
 ) -> list[tuple[Number, Number]]:
-    """The knots as a dict would hold them: the last of equal boundaries replaces."""
+    """Keeps the last of equal boundaries, like a dict."""
     kept = []
     for index, (boundary, scale) in enumerate(knots):
         replaced: Condition = False
@@ -305,7 +308,7 @@ def _check_onecycle(
 def _pieces(
     given: BoundariesAndScales,
 ) -> tuple[Sequence[Number], Sequence[Number], Condition]:
-    """Boundaries in ascending order, their scales, and whether all are allowed."""
+    """Returns sorted boundaries, their scales, and whether all scales are valid."""
     if given is None:
         return (), (), True
     if isinstance(given, Mapping):
@@ -319,8 +322,8 @@ def _pieces(
         ) from None
     if len(boundaries) != len(scales) or any(map(np.ndim, boundaries + scales)):
         raise ValueError(
-            "boundaries_and_scales must hold as many boundaries as scales, all of them "
-            f"scalars, got {given!r}."
+            "boundaries_and_scales must contain the same number of boundaries and "
+            f"scales, as scalars, got {given!r}."
         )
     boundaries = tuple(
         as_number("each boundary in boundaries_and_scales", b) for b in boundaries
@@ -336,7 +339,7 @@ def _pieces(
 def _ascending(
     boundaries: Sequence[Number], scales: Sequence[Number]
 ) -> tuple[Sequence[Number], Sequence[Number]]:
-    """Both in the order of the boundaries; equal ones keep their order."""
+    """Sorts both by boundary with a stable sort."""
     if any(isinstance(boundary, jax.Array) for boundary in boundaries):
         by_boundary = jnp.argsort(jnp.stack(boundaries))
         return (
@@ -348,7 +351,7 @@ def _ascending(
 
 
 def _products(init_value: Number, scales: Sequence[Number]) -> list[Number]:
-    """The value after each boundary; in float64 while all are Python numbers."""
+    """Returns the value after each boundary, in float64 for Python numbers."""
     return [*itertools.accumulate((init_value, *scales), lambda a, b: a * b)]
 
 

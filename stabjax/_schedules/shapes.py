@@ -1,4 +1,4 @@
-"""Shapes of a cooldown, and of a warmup, which is a cooldown run backwards."""
+"""Shapes of cooldowns and warmups. A warmup is a reversed cooldown."""
 
 from collections.abc import Callable
 from typing import Literal, TypeAlias
@@ -13,9 +13,8 @@ Shape: TypeAlias = Literal[
     "linear", "1-sqrt", "cosine", "square", "mirror-cosine", "exponential"
 ]
 
-# The height above the low value when the fraction q of the steps is gone. The fraction
-# `left` = 1 - q is computed from the count on its own, so that small values near the
-# end keep their relative accuracy.
+# Maps the elapsed fraction q of the steps to the height above the low value. `left` = 1
+# - q is computed separately from the count to keep small values near the end accurate.
 _Height = Callable[[Number, Number], Number]
 
 
@@ -24,13 +23,13 @@ def _linear(q: Number, left: Number) -> Number:
 
 
 def _one_minus_sqrt(q: Number, left: Number) -> Number:
-    # 1 - sqrt(q) without its cancellation. The root has no derivative at 0.
+    # Avoids cancellation in 1 - sqrt(q), and the infinite derivative at 0.
     begun = q > 0
     return left / (1 + jnp.where(begun, jnp.sqrt(jnp.where(begun, q, 1)), 0))
 
 
 def half_cosine(left: Number) -> Number:
-    """Returns (1 + cos(pi (1 - left))) / 2, accurate where `left` is small."""
+    """Computes (1 + cos(pi (1 - left))) / 2, accurate for small `left`."""
     return jnp.square(jnp.sin(jnp.pi / 2 * left))
 
 
@@ -56,22 +55,22 @@ _HEIGHTS: dict[str, _Height] = {
 
 
 def check_shape(shape: Shape, name: str, low: Number) -> None:
-    """Raises unless the shape exists and can reach `low`, the argument `name`."""
+    """Raises a ValueError if the shape is unknown or cannot reach `low`."""
     check_choice("shape", shape, [*_HEIGHTS, "exponential"])
     if shape == "exponential":
         check(name, low, "> 0")
 
 
 def fraction_gone(count: Number, start: Number, steps: Number) -> Number:
-    """Returns the fraction of the steps that is gone, in [0, 1]."""
+    """Returns the elapsed fraction of the steps, in [0, 1]."""
     steps = jnp.where(jnp.asarray(steps) > 0, steps, 1)
     return jnp.clip(since(count, start) / steps, 0, 1)
 
 
 def fraction_left(count: Number, start: Number, steps: Number) -> Number:
-    """Returns the fraction of the steps that is left, in [0, 1]; at the end 0."""
+    """Returns the remaining fraction of the steps, in [0, 1], exactly 0 at the end."""
     elapsed = since(count, start)
-    # Not the end minus the count: both may be large, and the end beyond int32.
+    # Avoids subtracting the count from the end, which may exceed int32.
     left = (steps - jnp.maximum(elapsed, 0)) / jnp.where(
         jnp.asarray(steps) > 0, steps, 1
     )
@@ -79,37 +78,37 @@ def fraction_left(count: Number, start: Number, steps: Number) -> Number:
 
 
 def between(shape: Shape, high: Number, low: Number, q: Number, left: Number) -> Number:
-    """Returns the value on the way from `high` at q = 0 to `low` at left = 0."""
+    """Interpolates between `high` at q = 0 and `low` at left = 0."""
     if shape == "exponential":
         value = _geometric(high, low, q, left)
     else:
         value = low + (high - low) * _HEIGHTS[shape](q, left)
-    # Without steps, both fractions are 0: the phase is over.
+    # Without any steps, both fractions are 0 and the phase has ended.
     return with_ends(value, high, q <= 0, low, left <= 0)
 
 
 def with_ends(
     value: Number, start: Number, before: Condition, end: Number, after: Condition
 ) -> Number:
-    """Returns `start` before, `end` after, and in between a value that lies between.
+    """Returns `start` or `end` outside a phase, and `value` within their range inside.
 
-    Compiled, a division becomes a product with a rounded inverse, and products and sums
-    fuse (XLA): at its end a line may stop at -1.5e-8 instead of 0, and a threshold
-    below zero is no threshold.
+    XLA turns divisions into products with rounded inverses and fuses products and sums.
+    A linear schedule that should end at 0 may otherwise end at -1.5e-8, which is not a
+    valid threshold.
     """
     value = within(value, start, end)
     return jnp.where(after, end, jnp.where(before, start, value))
 
 
 def within(value: Number, a: Number, b: Number) -> Number:
-    """Returns the value, moved into the range between a and b; NaN stays NaN."""
+    """Clips the value to the range between a and b. NaN stays NaN."""
     low, high = jnp.minimum(a, b), jnp.maximum(a, b)
-    # Not jnp.clip, whose derivative at the bounds is a half.
+    # jnp.clip has a derivative of 1/2 at the bounds.
     return jnp.where(value < low, low, jnp.where(value > high, high, value))
 
 
 def _geometric(high: Number, low: Number, q: Number, left: Number) -> Number:
-    """Returns `high ** left * low ** q`, and 0 if one of the two is not positive."""
+    """Computes `high ** left * low ** q`, or 0 if either is not positive."""
     good = (jnp.asarray(high) > 0) & (jnp.asarray(low) > 0)
     logs = left * jnp.log(jnp.where(good, high, 1)) + q * jnp.log(
         jnp.where(good, low, 1)

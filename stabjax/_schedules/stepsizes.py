@@ -1,4 +1,4 @@
-"""Step sizes from theory, for gradient descent on smooth convex functions."""
+"""Theoretical step sizes for gradient descent on smooth convex functions."""
 
 import jax
 import jax.numpy as jnp
@@ -9,36 +9,36 @@ from stabjax._schedules.counts import builder, divmod_count
 from stabjax._types import Condition, Number, Schedule
 
 _SILVER_RATIO = 1 + 2**0.5
-_PERIOD = 2**30  # of the silver schedule: counts beyond it repeat the pattern
+_PERIOD = 2**30  # for counts above this, the silver schedule repeats
 
 
 @builder
 def chebyshev_schedule(
     strong_convexity: Number, smoothness: Number, steps: int
 ) -> Schedule:
-    """Returns the optimal step sizes for a quadratic, in their fractal order.
+    """Returns the optimal step sizes for a quadratic function, in fractal order.
 
         f(t) = ((M + m) / 2 - (M - m) / 2 cos(pi (sigma_t - 1/2) / T))^(-1)
 
-    the inverse roots of Chebyshev's polynomial. After T steps every component of the
-    error along an eigenvalue in [m, M] has shrunk at least by 2 / (theta^T + theta^-T)
-    with theta = (sqrt(M/m) + 1) / (sqrt(M/m) - 1), in any order. In the fractal order
-    sigma = 1, T, T/2, T/2 + 1 ... short steps follow long ones, and nothing grows much
-    on the way.
+    These are the inverse roots of a Chebyshev polynomial. After T steps in any order,
+    each error component with an eigenvalue in [m, M] has shrunk by at least a factor of
+    2 / (theta^T + theta^-T) with theta = (sqrt(M/m) + 1) / (sqrt(M/m) - 1). The fractal
+    order sigma = 1, T, T/2, T/2 + 1 ... alternates long and short steps and prevents
+    large intermediate errors.
 
     Args:
       strong_convexity: m, the smallest eigenvalue of the Hessian, > 0. **Traceable.**
       smoothness: M, the largest eigenvalue. **Traceable.**
-      steps: T, a power of 2, after which the schedule starts again. **Static.**
+      steps: T, a power of 2. The schedule repeats after T steps. **Static.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the step size, or NaN
-      if a traced argument is out of its range.
+      if a traced argument is out of range.
 
     Raises:
-      ValueError: `steps` is not a power of 2, or a concrete `strong_convexity` is not
-        > 0 or is above `smoothness`.
-      TypeError: an argument is not a number.
+      ValueError: If `steps` is not a power of 2, or a concrete `strong_convexity` is
+        not > 0 or exceeds `smoothness`.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -55,7 +55,7 @@ def chebyshev_schedule(
     for _ in range(_log2(steps)):
         mirrored = 2 * len(order) + 1 - order
         order = np.stack([order, mirrored], axis=1).ravel()
-    # By the sines: the smallest root is itself small.
+    # Uses sines to compute the smallest roots accurately.
     half_angle = np.pi * (order - 0.5) / steps / 2
     low, high = select(good, strong_convexity, 1), select(good, smoothness, 1)
     roots = low * np.cos(half_angle) ** 2 + high * np.sin(half_angle) ** 2
@@ -68,9 +68,9 @@ def silver_schedule(smoothness: Number) -> Schedule:
 
         f(t) = (1 + rho^(nu(t + 1) - 1)) / L,    rho = 1 + sqrt(2)
 
-    with nu(n) how often 2 divides n. After n = 2^k - 1 steps of gradient descent
-    f(x_n) - f* <= L |x_0 - x*|^2 / (1 + sqrt(4 rho^(2k) - 3)), which falls faster than
-    1/n. In between the loss may rise.
+    Here nu(n) is the exponent of 2 in the factorization of n. After n = 2^k - 1 steps
+    of gradient descent, f(x_n) - f* <= L |x_0 - x*|^2 / (1 + sqrt(4 rho^(2k) - 3)),
+    which decreases faster than 1/n. The loss may increase at intermediate steps.
 
     Args:
       smoothness: L, the largest eigenvalue of the Hessian, > 0. **Traceable.**
@@ -80,8 +80,8 @@ def silver_schedule(smoothness: Number) -> Schedule:
       if a traced `smoothness` is not > 0.
 
     Raises:
-      ValueError: a concrete `smoothness` is not > 0.
-      TypeError: `smoothness` is not a number.
+      ValueError: If a concrete `smoothness` is not > 0.
+      TypeError: If `smoothness` is not a number.
 
     Example:
       >>> import stabjax
@@ -111,28 +111,29 @@ def strongly_convex_silver_schedule(
 ) -> Schedule:
     """Returns the silver step sizes for a smooth and strongly convex function.
 
-    With kappa = L / mu, z_1 = 1 / kappa and, for n = 2, 4, 8 ..., xi = 1 - z_{n/2},
+    Let kappa = L / mu and z_1 = 1 / kappa. For n = 2, 4, 8 ..., let xi = 1 - z_{n/2}
+    and
 
         z_n = z_{n/2} (xi + sqrt(1 + xi^2)),    y_n = z_{n/2} / (xi + sqrt(1 + xi^2))
         psi(u) = (1 + kappa u) / (1 + u)
         h_1 = [psi(z_1)],    h_{2n} = [h_n', psi(y_{2n}), h_n', psi(z_{2n})]
 
-    where h_n' lacks the last element, and f = h / L. After n steps
+    where h_n' omits the last element of h_n. The schedule is f = h / L. After n steps,
     |x_n - x*| <= (1 - z_n) / (1 + z_n) |x_0 - x*|.
 
     Args:
       strong_convexity: mu, > 0. **Traceable.**
       smoothness: L. **Traceable.**
-      steps: n, a power of 2, after which the schedule starts again. **Static.**
+      steps: n, a power of 2. The schedule repeats after n steps. **Static.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the step size, or NaN
-      if a traced argument is out of its range.
+      if a traced argument is out of range.
 
     Raises:
-      ValueError: `steps` is not a power of 2, or a concrete `strong_convexity` is not
-        > 0 or is above `smoothness`.
-      TypeError: an argument is not a number.
+      ValueError: If `steps` is not a power of 2, or a concrete `strong_convexity` is
+        not > 0 or exceeds `smoothness`.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -168,7 +169,7 @@ def _repeated(sizes: jax.Array) -> Schedule:
 
 
 def _check_curvatures(strong_convexity: Number, smoothness: Number) -> Condition:
-    """Returns whether 0 < m <= M; raises if both are concrete and it is not so."""
+    """Returns whether 0 < m <= M, or raises a ValueError for concrete values."""
     good = check("strong_convexity", strong_convexity, "> 0")
     ordered = strong_convexity <= smoothness
     if is_concrete(ordered) and not np.all(ordered):
@@ -180,7 +181,7 @@ def _check_curvatures(strong_convexity: Number, smoothness: Number) -> Condition
 
 
 def _log2(steps: int) -> int:
-    """Returns k for 2**k steps."""
+    """Returns the base-2 logarithm of `steps`, which must be a power of 2."""
     steps = as_integer("steps", steps)
     if steps & (steps - 1):
         raise ValueError(f"steps must be a power of 2, got {steps!r}.")

@@ -1,4 +1,4 @@
-"""What theory says about a schedule, before and after a run."""
+"""Convergence theory for schedules: bounds, transfer and refinement."""
 
 import functools
 from collections.abc import Callable
@@ -15,16 +15,16 @@ from stabjax._schedules.shapes import Shape
 from stabjax._schedules.wrappers import with_cooldown
 from stabjax._types import Condition, Number, Schedule
 
-_HALVINGS = 40  # of an interval: below the resolution of float32
+_HALVINGS = 40  # bisection steps; more than the resolution of float32
 
 
 class ScheduleBound(NamedTuple):
-    """The result of `schedule_bound`.
+    """Result of `schedule_bound`.
 
     Attributes:
-      value: the bound of the schedule as it is.
-      best_rate: the factor of the schedule that minimizes the bound.
-      best_value: the bound of the schedule times `best_rate`.
+      value: bound for the given schedule.
+      best_rate: factor of the schedule that minimizes the bound.
+      best_value: bound for the schedule multiplied by `best_rate`.
     """
 
     value: jax.Array
@@ -40,33 +40,35 @@ def schedule_bound(
     distance: Number = 1.0,
     gradient_norms: Number = 1.0,
 ) -> ScheduleBound:
-    """Returns the worst-case distance to the minimum at the end of a schedule.
+    """Computes the worst-case suboptimality after training with a schedule.
 
-    For (stochastic) subgradient steps x_{t+1} = x_t - eta_t g_t on a convex function,
-    with |x_1 - x*| <= D and E |g_t|^2 <= G_t^2, the last iterate is bounded by
-    E f(x_T) - f* <= Omega,
+    Consider (stochastic) subgradient steps x_{t+1} = x_t - eta_t g_t on a convex
+    function f, with |x_1 - x*| <= D and E |g_t|^2 <= G_t^2. The last iterate satisfies
+    E f(x_T) - f* <= Omega, where
 
         Omega = D^2 / (2 S_1) + Q_1 / (2 S_1)
                 + 1/2 sum_{k=1}^{T-1} (eta_k / S_{k+1}) (Q_k / S_k)
         S_k = sum_{t=k}^T eta_t,    Q_k = sum_{t=k}^T eta_t^2 G_t^2
 
-    with eta_t = f(t - 1). The bound of gamma f is Omega_1 / gamma + gamma Omega_2, with
-    Omega_1 its first term, and is smallest at gamma* = sqrt(Omega_1 / Omega_2).
-    Schedules are ranked by what they reach at their best rates.
+    and eta_t = s(t - 1) for a schedule s. The bound for the scaled schedule gamma s is
+    Omega_1 / gamma + gamma Omega_2, where Omega_1 is the first term of Omega. It is
+    minimized by gamma* = sqrt(Omega_1 / Omega_2). Use `best_value`, the bound at this
+    factor, to compare schedules.
 
     Args:
-      schedule: f, any function of the count; its numbers may be traced.
+      schedule: s, any function of the count. Its parameters may be traced.
       steps: T, the number of updates, >= 1. **Static.**
-      distance: D, from the start to a minimum, > 0. **Traceable.**
-      gradient_norms: G_t, a number or one for each step, >= 0. **Traceable.**
+      distance: D, the initial distance to a minimum, > 0. **Traceable.**
+      gradient_norms: G_t, a single number or one per step, >= 0. **Traceable.**
 
     Returns:
-      A `ScheduleBound` of scalars: `value` Omega, `best_rate` gamma*, `best_value`
-      2 sqrt(Omega_1 Omega_2). Their sums are float32, accurate to about five digits for
-      thousands of steps. NaN if a traced argument is out of its range.
+      A `ScheduleBound` of scalars: `value` is Omega, `best_rate` is gamma* and
+      `best_value` is 2 sqrt(Omega_1 Omega_2). Sums are computed in float32 and are
+      accurate to about five digits for thousands of steps. All values are NaN if a
+      traced argument is out of range.
 
     Raises:
-      ValueError: `steps` is not >= 1, a concrete `distance` is not > 0, or
+      ValueError: If `steps` is not >= 1, a concrete `distance` is not > 0, or
         `gradient_norms` are not >= 0.
 
     Example:
@@ -102,10 +104,10 @@ def schedule_bound(
 def _terms(
     rates: jax.Array, distance: jax.Array, norms: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The term that falls with the rate, and the one that grows with it."""
+    """Returns the terms that decrease and increase with the rate."""
     sums = _sums_from(rates)
     spent = _sums_from(jnp.square(rates * norms)) / jnp.where(sums > 0, sums, 1)
-    # After the last step that moves there is nothing left to sum.
+    # No steps with a positive rate follow, so the remaining sum is empty.
     moves = sums[1:] > 0
     later = jnp.where(moves, rates[:-1] / jnp.where(moves, sums[1:], 1), 0)
     first = jnp.square(distance) / 2 / sums[0]
@@ -113,32 +115,32 @@ def _terms(
 
 
 def _sums_from(values: jax.Array) -> jax.Array:
-    """The sum from each element to the last."""
+    """Computes the sum from each element to the last."""
     return lax.cumsum(values, reverse=True)
 
 
 def best_cooldown_fraction(
     steps: int, base_rate: Number, *, shape: Shape = "linear", candidates: int = 100
 ) -> jax.Array:
-    """Returns the fraction of a constant-rate run that is best spent cooling down.
+    """Returns the optimal cooldown fraction of a run with a constant learning rate.
 
-    It minimizes `schedule_bound` (with D = G = 1) at a given rate. If the rate were
-    tuned for each fraction, a linear decay over the whole run would be best. At a rate
-    tuned for something else the best fraction is smaller.
+    Minimizes `schedule_bound` (with D = G = 1) at a given rate. If the rate were tuned
+    for each fraction, a linear decay over the entire run would be optimal. With other
+    rates, the optimal fraction is smaller.
 
     Args:
       steps: length of the run. **Static.**
-      base_rate: the rate before the cooldown, in units of D / G: a `best_rate` of
-        `schedule_bound`, or a multiple of it. **Traceable.**
-      shape: of the cooldown, as in `with_cooldown`. **Static.**
+      base_rate: rate before the cooldown in units of D / G, such as the `best_rate` of
+        `schedule_bound` or a multiple of it. **Traceable.**
+      shape: shape of the cooldown. See `with_cooldown`. **Static.**
       candidates: number of evenly spaced fractions to try, from 1 / candidates to 1.
         **Static.**
 
     Returns:
-      The best of the candidates, a scalar.
+      The best candidate, a scalar.
 
     Raises:
-      ValueError: `steps` is not >= 1, or the shape is unknown or exponential.
+      ValueError: If `steps` is not >= 1, or `shape` is unknown or "exponential".
 
     Example:
       >>> import stabjax
@@ -171,22 +173,25 @@ def transfer_to_horizon(
     low: Number = 0.0,
     high: Number = 1.0,
 ) -> jax.Array:
-    """Returns the number x for which a family's schedule has a given best rate.
+    """Returns the schedule parameter that preserves the best rate at a new length.
 
-    A run tuned for one horizon continues to a longer one without tuning its rate again.
-    The ways to continue are described by a number x (the fraction of the cooldown, how
-    far the plateau is lowered), and theory should give the chosen one the same best
-    rate: gamma*(s_x) = gamma. The interval is halved until x is found.
+    Use this function to extend a tuned run to a longer horizon without tuning the
+    learning rate again. Let s_x be a family of extended schedules with a parameter x,
+    such as the cooldown fraction or the height of a lower plateau. The function uses
+    bisection to find x such that the theoretical best rate is unchanged: gamma*(s_x) =
+    gamma.
 
     Args:
-      make_schedule: from x, a traced scalar, to a schedule whose plateau is 1.
+      make_schedule: function that maps x, a traced scalar, to a schedule whose plateau
+        is 1.
       steps: the new length. **Static.**
-      base_rate: gamma, the `best_rate` of the schedule that was tuned. **Traceable.**
-      low: the smallest x. **Traceable.**
-      high: the largest x; in between the best rate rises or falls. **Traceable.**
+      base_rate: gamma, the `best_rate` of the tuned schedule. **Traceable.**
+      low: lower bound on x. **Traceable.**
+      high: upper bound on x. The best rate must be monotonic between both bounds.
+        **Traceable.**
 
     Returns:
-      x, a scalar: `low` or `high` if no x in between has that rate.
+      x, a scalar. It is `low` or `high` if no x between them has the given rate.
 
     Example:
       A run of 400 steps, a fifth of it cooldown, is extended to twice the length.
@@ -228,35 +233,35 @@ def refine_schedule(
     smoothing: float = 0.1,
     steps: Number | None = None,
 ) -> Schedule:
-    """Returns the schedule that theory chooses for the gradient norms of a run.
+    """Derives an optimized schedule from the gradient norms of a previous run.
 
-    With G_t the running median of the norms,
+    Let G_t be the running median of the norms:
 
         f(t) = P eta_t / max_s eta_s,    eta_t = w_t sum_{s > t} w_s,    w_t = G_t^(-p)
 
-    Large norms at the start make a warmup, falling norms make the end steeper than
-    linear, and constant norms make it linear: 1 - t / (T - 1).
+    Large initial norms result in a warmup, decreasing norms in a final decay that is
+    steeper than linear, and constant norms in a linear decay, 1 - t / (T - 1).
 
     Args:
-      gradient_norms: of the stochastic gradients of a run, one for each step or evenly
-        spaced, > 0: 2-norms for SGD, 1-norms for Adam. The length is static, the values
-        are **traceable**.
-      peak_value: P, the largest value, which remains to be tuned. **Traceable.**
-      power: p: 2 for SGD, 1 for Adam. **Traceable.**
+      gradient_norms: stochastic gradient norms of a run, > 0, either one per step or
+        evenly spaced. Use 2-norms for SGD and 1-norms for Adam. Their number is
+        **static** and their values are **traceable**.
+      peak_value: P, the maximum value, which still needs tuning. **Traceable.**
+      power: p, 2 for SGD and 1 for Adam. **Traceable.**
       smoothing: width of the running median as a fraction of the number of norms, in
-        [0, 1]; 0 is none. Beyond the end the norms are reflected, before the start the
-        first one is repeated. **Static.**
-      steps: number of updates to stretch the schedule to; None for one for each norm.
+        [0, 1]. Use 0 to disable smoothing. Norms are reflected at the end, and the
+        first norm is repeated at the beginning. **Static.**
+      steps: number of updates of the new schedule. None uses the number of norms.
         **Traceable.**
 
     Returns:
-      A function of the count (a scalar or an array) that returns the value: 0 from the
-      last step on, and NaN if a traced argument is out of its range.
+      A function of the count (a scalar or an array) that returns the value. It is 0
+      from the last step onwards, and NaN if a traced argument is out of range.
 
     Raises:
-      ValueError: `gradient_norms` are not an array of two or more numbers, a concrete
-        one is not positive and finite, or `smoothing` is not in [0, 1].
-      TypeError: an argument is not a number.
+      ValueError: If `gradient_norms` is not an array with at least two elements, a
+        concrete norm is not positive and finite, or `smoothing` is not in [0, 1].
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -295,20 +300,20 @@ def refine_schedule(
 @functools.partial(jax.jit, static_argnums=2)
 def _heights(norms: jax.Array, power: jax.Array, half: int) -> jax.Array:
     smooth = _running_median(norms, half) if half else norms
-    # Relative to the smallest: a power of the norms themselves might overflow.
+    # Powers of the norms could overflow, so they are relative to the minimum.
     weights = (jnp.min(smooth) / smooth) ** power.astype(norms.dtype)
     heights = weights * jnp.append(_sums_from(weights)[1:], 0)
     return heights / jnp.max(heights)
 
 
 def _running_median(values: jax.Array, half: int) -> jax.Array:
-    """The median of each value and its `half` neighbors on either side."""
+    """Computes the median of each value and `half` neighbors on each side."""
     ahead = jnp.pad(values, (0, half), mode="reflect")
     padded = jnp.pad(ahead, (half, 0), mode="edge")
 
     def median(start: jax.Array) -> jax.Array:
         return jnp.median(lax.dynamic_slice(padded, (start,), (2 * half + 1,)))
 
-    # In batches: all windows at once need memory quadratic in the length of the run.
+    # Computing all windows at once requires memory quadratic in the run length.
     medians: jax.Array = lax.map(median, jnp.arange(values.size), batch_size=256)
     return medians

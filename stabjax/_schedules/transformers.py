@@ -1,4 +1,4 @@
-"""Schedules of papers on transformers: inverse roots, and what needs no known end."""
+"""Schedules from papers on transformers, including schedules without a fixed length."""
 
 import jax.numpy as jnp
 
@@ -20,25 +20,25 @@ from stabjax._types import Number, Schedule
 def inverse_sqrt_schedule(
     init_value: Number, timescale: Number, transition_begin: Number = 0
 ) -> Schedule:
-    """Returns a decay with the square root of the steps, which needs no known end.
+    """Returns an inverse square root decay, which does not require a known length.
 
         f(t) = I sqrt(tau / (tau + max(t - B, 0)))
 
-    T5's 1 / sqrt(max(t, k)) is `inverse_sqrt_schedule(k**-0.5, k, k)`. With a warmup of
-    W steps it is `with_warmup(inverse_sqrt_schedule(peak, W), W)`.
+    T5's schedule 1 / sqrt(max(t, k)) is `inverse_sqrt_schedule(k**-0.5, k, k)`. For a
+    version with W warmup steps, use `with_warmup(inverse_sqrt_schedule(peak, W), W)`.
 
     Args:
-      init_value: I, the value up to step B. **Traceable.**
-      timescale: tau in steps, > 0; the value halves in 3 tau steps. **Traceable.**
-      transition_begin: B in steps; a negative one counts as 0. **Traceable.**
+      init_value: I, the value until step B. **Traceable.**
+      timescale: tau in steps, > 0. The value halves in 3 tau steps. **Traceable.**
+      transition_begin: B in steps. Negative values count as 0. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
       traced `timescale` is not > 0.
 
     Raises:
-      ValueError: a concrete `timescale` is not > 0.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete `timescale` is not > 0.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -66,11 +66,11 @@ def inverse_sqrt_schedule(
 def noam_schedule(
     model_size: Number, warmup_steps: Number, factor: Number = 1.0
 ) -> Schedule:
-    """Returns the Transformer's schedule: linear warmup, then an inverse square root.
+    """Returns the original Transformer schedule: linear warmup, inverse square root.
 
         f(t) = c d^(-1/2) min(s^(-1/2), s W^(-3/2)),    s = t + 1
 
-    with its peak c / sqrt(d W) at t = W - 1.
+    The peak is c / sqrt(d W) at t = W - 1.
 
     Args:
       model_size: d, the width of the model, > 0. **Traceable.**
@@ -82,8 +82,8 @@ def noam_schedule(
       traced `model_size` or `warmup_steps` is not > 0.
 
     Raises:
-      ValueError: a concrete `model_size` or `warmup_steps` is not > 0.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete `model_size` or `warmup_steps` is not > 0.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -102,7 +102,7 @@ def noam_schedule(
     def schedule(count: Number) -> Number:
         number = jnp.maximum(later(count, 1), 1)
         root = jnp.sqrt(warmup / number)
-        # Relative to the peak: s^(-1/2) W^(1/2), or s / W.
+        # Heights are relative to the peak: s^(-1/2) W^(1/2), or s / W.
         rising = since(number, warmup) < 0
         height = jnp.where(rising, number / warmup, jnp.minimum(root, 1))
         return nan_unless(good, peak * height)
@@ -117,24 +117,25 @@ def rex_schedule(
     end_value: Number = 0.0,
     beta: Number = 0.5,
 ) -> Schedule:
-    """Returns the reflected exponential: a decay that is steepest at its end.
+    """Returns the REX schedule, a decay that becomes steeper towards the end.
 
         f(t) = E + (I - E) (1 - q) / (1 - beta q),    q = min(t / T, 1)
 
     Args:
       init_value: I, the value at step 0. **Traceable.**
       transition_steps: T in steps, > 0. **Traceable.**
-      end_value: E, the value from step T on, exactly. **Traceable.**
-      beta: in [0, 1); 0 is linear, 1/2 the paper's choice, 0.9 that of some
-        implementations. **Traceable.**
+      end_value: E, the exact value from step T onwards. **Traceable.**
+      beta: curvature, in [0, 1). With 0, the decay is linear. The paper uses 1/2, and
+        some implementations use 0.9. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
-      traced argument is out of its range.
+      traced argument is out of range.
 
     Raises:
-      ValueError: a concrete `transition_steps` is not > 0, or `beta` not in [0, 1).
-      TypeError: an argument is not a number.
+      ValueError: If a concrete `transition_steps` is not > 0, or `beta` is not in [0,
+        1).
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -152,7 +153,7 @@ def rex_schedule(
 
     def schedule(count: Number) -> Number:
         left = fraction_left(count, 0, steps)
-        # 1 - beta q, without the rounding of 1 - left.
+        # Computes 1 - beta q without rounding 1 - left.
         height = left / (1 - bend + bend * left)
         value = end_value + (init_value - end_value) * height
         value = with_ends(value, init_value, left == 1, end_value, left == 0)
@@ -168,28 +169,28 @@ def power_schedule(
     power: Number = -0.51,
     warmup_steps: Number = 0,
 ) -> Schedule:
-    """Returns a power of the steps below a maximum, which needs no known end.
+    """Returns a power-law decay with a maximum, which does not require a known length.
 
         p(t) = min(M, a t^b)
         f(t) = p(W) t / W    for t < W,    p(t) for t >= W
 
-    In the paper the power is one of the tokens: for batches of n sequences of l tokens,
-    a = n a_0 (n l)^b with a_0 about 4. It ends with a decay to zero:
-    `with_cooldown(schedule, start, decay_steps)`.
+    The paper defines the power law for tokens. For batches of n sequences with l tokens
+    each, this corresponds to a = n a_0 (n l)^b with a_0 of about 4. The paper's
+    schedule ends with a decay to zero: `with_cooldown(schedule, start, decay_steps)`.
 
     Args:
       max_value: M. **Traceable.**
       scale: a, >= 0. **Traceable.**
       power: b, < 0. **Traceable.**
-      warmup_steps: W in steps; <= 0 is no warmup. **Traceable.**
+      warmup_steps: W in steps. If <= 0, there is no warmup. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
-      traced argument is out of its range.
+      traced argument is out of range.
 
     Raises:
-      ValueError: a concrete `scale` is not >= 0, or a `power` is not < 0.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete `scale` is not >= 0, or `power` is not < 0.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -206,7 +207,7 @@ def power_schedule(
 
     def schedule(count: Number) -> Number:
         at = jnp.maximum(count, warmup)
-        begun = ~(at <= 0)  # also at a NaN, which shows
+        begun = ~(at <= 0)  # true for NaN, which then propagates
         value = jnp.minimum(max_value, scale * jnp.where(begun, at, 1.0) ** power)
         value = jnp.where(begun, value, max_value)
         warming = since(count, warmup) < 0
@@ -226,33 +227,34 @@ def wsd_schedule(
     end_value: Number = 0.0,
     shape: Shape = "linear",
 ) -> Schedule:
-    """Returns the warmup-stable-decay schedule, the trapezoid.
+    """Returns a warmup-stable-decay (trapezoidal) schedule.
 
         f(t) = P t / W               for t < W
         f(t) = P                     for W <= t <= W + S
-        f(t) = E + (P - E) g(q)      after it,    q = min((t - W - S) / D, 1)
+        f(t) = E + (P - E) g(q)      afterwards,  q = min((t - W - S) / D, 1)
 
-    with g the shape of the decay, as in `with_cooldown`. Combine `with_warmup` and
-    `with_cooldown` for other warmups and plateaus, or for a decay that starts at any
-    checkpoint of the plateau.
+    Here g is the shape of the decay (see `with_cooldown`). For other warmups and
+    plateaus, or to start a decay from any checkpoint of the plateau, combine
+    `with_warmup` and `with_cooldown`.
 
     Args:
       peak_value: P. **Traceable.**
-      warmup_steps: W in steps, >= 0; 0 starts at the peak. **Traceable.**
+      warmup_steps: W in steps, >= 0. Use 0 to start at the peak. **Traceable.**
       stable_steps: S in steps, >= 0. **Traceable.**
-      decay_steps: D in steps, >= 0; 0 goes to `end_value` at once. **Traceable.**
-      end_value: E, the value from step W + S + D on, exactly. **Traceable.**
-      shape: of the decay: "linear", "1-sqrt", "cosine", "square", "mirror-cosine" or
-        "exponential". **Static.**
+      decay_steps: D in steps, >= 0. With 0, the value drops to `end_value` immediately.
+        **Traceable.**
+      end_value: E, the exact value from step W + S + D onwards. **Traceable.**
+      shape: shape of the decay: "linear", "1-sqrt", "cosine", "square", "mirror-cosine"
+        or "exponential". **Static.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if
       traced steps are not >= 0.
 
     Raises:
-      ValueError: an unknown shape, concrete steps are not >= 0, or a concrete
+      ValueError: If `shape` is unknown, concrete steps are not >= 0, or a concrete
         `end_value` of an exponential decay is not > 0.
-      TypeError: an argument is not a number.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -282,32 +284,33 @@ def infinite_schedule(
     *,
     timescale: Number | None = None,
 ) -> Schedule:
-    """Returns a schedule for training without a known end: warmup, cooldown, constant.
+    """Returns a schedule for open-ended training: warmup, cooldown, then constant.
 
         f(t) = P t / W                           for t < W
         f(t) = C + (P - C) cos(pi x / 2)^2       for t >= W,    x = min((t - W) / D, 1)
 
-    With a time scale alpha, an inverse square root replaces the cosine:
-    P + (C - P) h(x) / h(1) with h(x) = 1 / sqrt(1 + alpha x) - 1.
+    With a `timescale` alpha, an inverse square root replaces the cosine: P + (C - P)
+    h(x) / h(1) with h(x) = 1 / sqrt(1 + alpha x) - 1.
 
-    `with_cooldown(schedule, start, decay_steps, end_value=..., shape="exponential")`
-    anneals a model from any checkpoint of the constant phase, while training itself
-    continues from the same checkpoint.
+    To anneal a model from any checkpoint of the constant phase, use
+    `with_cooldown(schedule, start, decay_steps, end_value=..., shape="exponential")`.
+    Training can later continue from the same checkpoint.
 
     Args:
       peak_value: P. **Traceable.**
       constant_value: C. **Traceable.**
-      warmup_steps: W in steps, >= 0; 0 starts at the peak. **Traceable.**
-      cooldown_steps: D in steps, >= 0; 0 has no peak. **Traceable.**
+      warmup_steps: W in steps, >= 0. Use 0 to start at the peak. **Traceable.**
+      cooldown_steps: D in steps, >= 0. With 0, the value never reaches the peak.
+        **Traceable.**
       timescale: alpha, > 0, or None for the cosine. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
-      traced argument is out of its range.
+      traced argument is out of range.
 
     Raises:
-      ValueError: concrete steps are not >= 0, or a `timescale` is not > 0.
-      TypeError: an argument is not a number.
+      ValueError: If concrete steps are not >= 0, or `timescale` is not > 0.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -344,6 +347,6 @@ def infinite_schedule(
 
 
 def _inverse_root(x: Number) -> Number:
-    """Returns `1 / sqrt(1 + x) - 1`, accurate for a small x."""
+    """Computes `1 / sqrt(1 + x) - 1`, accurate for small x."""
     root = jnp.sqrt(1 + x)
     return -x / (root * (1 + root))

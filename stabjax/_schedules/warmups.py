@@ -1,4 +1,4 @@
-"""Warmups that need no length: factors for Adam, from its own decay rate."""
+"""Warmups for Adam, with a length that depends on its decay rate."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +7,8 @@ from stabjax._arguments import check, nan_unless, select
 from stabjax._schedules.counts import builder, later
 from stabjax._types import Condition, Number, Schedule
 
-# RAdam's first count is searched up to here: it is 5 for the usual decay rates, and 60
-# for the smallest float32 above 0.6.
+# Search limit for RAdam's first count, which is 5 for common decay rates and 60 for the
+# smallest float32 above 0.6.
 _FIRST_COUNTS = 64
 
 
@@ -19,7 +19,7 @@ def exponential_warmup_schedule(peak_value: Number, timescale: Number) -> Schedu
         f(t) = P (1 - exp(-(t + 1) / tau))
 
     Args:
-      peak_value: P; 1 makes a factor for `multiply_schedules`. **Traceable.**
+      peak_value: P. Use 1 for a factor in `multiply_schedules`. **Traceable.**
       timescale: tau in steps, > 0. **Traceable.**
 
     Returns:
@@ -27,8 +27,8 @@ def exponential_warmup_schedule(peak_value: Number, timescale: Number) -> Schedu
       traced `timescale` is not > 0.
 
     Raises:
-      ValueError: a concrete `timescale` is not > 0.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete `timescale` is not > 0.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -52,25 +52,26 @@ def exponential_warmup_schedule(peak_value: Number, timescale: Number) -> Schedu
 
 @builder
 def untuned_linear_warmup_schedule(b2: Number) -> Schedule:
-    """Returns the linear warmup factor for Adam, from its decay of squared gradients.
+    """Returns the untuned linear warmup factor for Adam.
 
         f(t) = min(1, (t + 1) / tau),    tau = 2 / (1 - b2)
 
-    `multiply_schedules([schedule, untuned_linear_warmup_schedule(0.999)])` leaves the
-    count of the schedule alone.
+    To apply the factor without shifting the count of a schedule, use
+    `multiply_schedules([schedule, untuned_linear_warmup_schedule(0.999)])`.
 
     Args:
-      b2: in [0, 1). **Traceable.** For a Python number tau is rounded down in float64,
-        as in the authors' code (1999 for 0.999, as 1 - 0.999 is a little more than
-        0.001); for an array it is not rounded.
+      b2: Adam's decay rate of squared gradients, in [0, 1). For Python numbers, tau is
+        rounded down in float64, as in the authors' implementation (1999 for 0.999
+        because 1 - 0.999 is slightly more than 0.001). For arrays, it is not rounded.
+        **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the factor, or NaN if
       a traced `b2` is not in [0, 1).
 
     Raises:
-      ValueError: a concrete `b2` is not in [0, 1).
-      TypeError: `b2` is not a number.
+      ValueError: If a concrete `b2` is not in [0, 1).
+      TypeError: If `b2` is not a number.
 
     Example:
       >>> import stabjax
@@ -94,23 +95,24 @@ def untuned_linear_warmup_schedule(b2: Number) -> Schedule:
 
 @builder
 def untuned_exponential_warmup_schedule(b2: Number) -> Schedule:
-    """Returns the exponential warmup factor for Adam, from its decay rate b2.
+    """Returns the untuned exponential warmup factor for Adam.
 
         f(t) = 1 - exp(-(t + 1) / tau),    tau = 1 / (1 - b2)
 
-    `multiply_schedules` applies the factor to any schedule.
+    Use `multiply_schedules` to apply the factor to a schedule.
 
     Args:
-      b2: in [0, 1). **Traceable.** For a Python number tau is rounded down in float64,
-        as in the authors' code (999 for 0.999); for an array it is not rounded.
+      b2: Adam's decay rate of squared gradients, in [0, 1). For Python numbers, tau is
+        rounded down in float64, as in the authors' implementation (999 for 0.999). For
+        arrays, it is not rounded. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the factor, or NaN if
       a traced `b2` is not in [0, 1).
 
     Raises:
-      ValueError: a concrete `b2` is not in [0, 1).
-      TypeError: `b2` is not a number.
+      ValueError: If a concrete `b2` is not in [0, 1).
+      TypeError: If `b2` is not a number.
 
     Example:
       >>> import stabjax
@@ -136,24 +138,24 @@ def _timescale(b2: Number, factor: int) -> tuple[Condition, Number]:
 
 @builder
 def radam_warmup_schedule(b2: Number) -> Schedule:
-    """Returns RAdam's correction of Adam as a warmup factor for any optimizer.
+    """Returns RAdam's rectification term as a warmup factor for any optimizer.
 
         f(t) = sqrt((rho_n - 4) (rho_n - 2) rho / ((rho - 4) (rho - 2) rho_n))
         rho = 2 / (1 - b2) - 1,    rho_n = rho - 2 n b2^n / (1 - b2^n)
 
-    with n = t + n_0, where n_0 is the first n with rho_n > 4: 5 for the usual decay
-    rates.
+    Here n = t + n_0, and n_0 is the smallest n with rho_n > 4, which is 5 for common
+    decay rates.
 
     Args:
-      b2: in (0.6, 1). **Traceable.**
+      b2: Adam's decay rate of squared gradients, in (0.6, 1). **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the factor, or NaN if
       a traced `b2` is not in (0.6, 1).
 
     Raises:
-      ValueError: a concrete `b2` is not in (0.6, 1).
-      TypeError: `b2` is not a number.
+      ValueError: If a concrete `b2` is not in (0.6, 1).
+      TypeError: If `b2` is not a number.
 
     Example:
       >>> import stabjax
@@ -177,7 +179,7 @@ def radam_warmup_schedule(b2: Number) -> Schedule:
 
     def schedule(count: Number) -> Number:
         length = rho(jnp.maximum(later(count, first), first))
-        # Rounding might move the first to 4, where the root has no derivative.
+        # The first length may round to 4, where the root has no derivative.
         over = jnp.maximum(length - 4, 1e-6)
         squared = over * (length - 2) / length
         squared *= limit / ((limit - 4) * (limit - 2))
@@ -187,11 +189,11 @@ def radam_warmup_schedule(b2: Number) -> Schedule:
 
 
 def _effective_length(n: Number, gap: Number) -> Number:
-    """RAdam's rho_n for b2 = 1 - gap.
+    """Computes RAdam's rho_n for b2 = 1 - gap.
 
-    Written as (2/g - 2/l - 1) + (2/l) (1 - x / (e^x - 1)) with l = -log(b2) and x = n
-    l: both brackets are small where the gap is small, and have a series there, while
-    the formula itself is a difference of numbers of size 2/g.
+    Uses the form (2/g - 2/l - 1) + (2/l) (1 - x / (e^x - 1)) with l = -log(b2) and x =
+    n l. For a small gap, both terms are computed from a series because the original
+    formula subtracts numbers of size 2/g.
     """
     fall = -jnp.log1p(-gap)
     x = n * fall
@@ -199,7 +201,7 @@ def _effective_length(n: Number, gap: Number) -> Number:
     small_gap = jnp.asarray(gap) < 0.1
     start = jnp.where(small_gap, series, 2 / gap - 2 / fall - 1)
     near = x < 0.5
-    y = jnp.where(near, x, 0.5)  # a large x would overflow, and its derivative with it
+    y = jnp.where(near, x, 0.5)  # prevents overflow of unused values and derivatives
     short = y / 2 - y**2 / 12 + y**4 / 720 - y**6 / 30240
     long = 1 + x * jnp.exp(-x) / jnp.expm1(-x)
     return start + 2 / fall * jnp.where(near, short, long)

@@ -1,4 +1,4 @@
-"""Any schedule with a warmup, a cooldown or bounds; multiplied, repeated, shifted."""
+"""Wrappers that modify any schedule."""
 
 from collections.abc import Sequence
 
@@ -26,35 +26,36 @@ def with_warmup(
     init_value: Number = 0.0,
     shape: Shape = "linear",
 ) -> Schedule:
-    """Returns a schedule with a warmup in front of it.
+    """Adds a warmup before a schedule.
 
         f(t) = I + (s(0) - I) g(t / W)    for t < W
         f(t) = s(t - W)                   for t >= W
 
     The shapes g(q) are "linear" q, "cosine" sin(pi q / 2)^2, "1-sqrt" 1 - sqrt(1 - q),
-    "square" 1 - (1 - q)^2 and "mirror-cosine" 2 q - sin(pi q / 2)^2; for "exponential"
-    f = I^(1 - q) s(0)^q.
+    "square" 1 - (1 - q)^2 and "mirror-cosine" 2 q - sin(pi q / 2)^2. With
+    "exponential", f = I^(1 - q) s(0)^q.
 
-    The first update has the value `init_value`: with 0 it changes nothing. For a linear
-    warmup to the peak P whose first value is P / (W + 1), pass that as `init_value`. A
-    factor that leaves the count of the schedule alone is a second schedule:
-    `multiply_schedules([schedule, linear_schedule(0.0, 1.0, warmup_steps)])`.
+    The value at step 0 is `init_value`, so the first update has no effect if
+    `init_value` is 0. For a linear warmup that begins at P / (W + 1), pass that value
+    as `init_value`. To warm up without shifting the count of a schedule, multiply by a
+    second schedule: `multiply_schedules([schedule, linear_schedule(0.0, 1.0,
+    warmup_steps)])`.
 
     Args:
       schedule: s, any function of the count.
-      warmup_steps: W in steps, >= 0; 0 is no warmup. **Traceable.** Without a fraction,
-        integer counts beyond 2**24 stay exact.
+      warmup_steps: W in steps, >= 0. Use 0 to disable. If W is a whole number, integer
+        counts above 2**24 are exact. **Traceable.**
       init_value: I, the value at step 0. **Traceable.**
-      shape: one of the above. **Static.**
+      shape: shape of the warmup, as listed above. **Static.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
       traced `warmup_steps` is not >= 0.
 
     Raises:
-      ValueError: an unknown shape, concrete `warmup_steps` are not >= 0, or a concrete
-        `init_value` of an exponential warmup is not > 0.
-      TypeError: an argument is not a number.
+      ValueError: If `shape` is unknown, a concrete `warmup_steps` is not >= 0, or a
+        concrete `init_value` of an exponential warmup is not > 0.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -73,7 +74,7 @@ def with_warmup(
     def warmed(count: Number) -> Number:
         own_count = since(count, warmup_steps)
         value = schedule(jnp.maximum(own_count, 0))
-        # A cooldown from the value, backwards.
+        # A warmup is a reversed cooldown.
         left = fraction_gone(count, 0, warmup_steps)
         gone = fraction_left(count, 0, warmup_steps)
         rising = between(shape, value, init_value, gone, left)
@@ -91,34 +92,36 @@ def with_cooldown(
     end_value: Number = 0.0,
     shape: Shape = "linear",
 ) -> Schedule:
-    """Returns a schedule that decays to an end value from a given step on.
+    """Adds a cooldown to a schedule, beginning at a given step.
 
         f(t) = s(t)                      for t <= b
         f(t) = E + (s(b) - E) g(q)       for t > b,    q = min((t - b) / D, 1)
 
     The shapes g(q) are "linear" 1 - q, "1-sqrt" 1 - sqrt(q), "cosine" cos(pi q / 2)^2,
-    "square" 1 - q^2 and "mirror-cosine" 2 (1 - q) - cos(pi q / 2)^2; for "exponential"
-    f = s(b)^(1 - q) E^q.
+    "square" 1 - q^2 and "mirror-cosine" 2 (1 - q) - cos(pi q / 2)^2. With
+    "exponential", f = s(b)^(1 - q) E^q.
 
-    To decay from a checkpoint, pass the count saved with it as `start`. Up to there the
-    schedule is unchanged, so several decays can branch off one run.
+    To decay from a checkpoint, pass its count as `start`. Earlier values are unchanged,
+    so several decays can branch off from one run.
 
     Args:
-      schedule: s, any function of the count; it is never called beyond `start`.
-      start: b, the last step of the schedule itself. **Traceable.** Without a fraction,
-        integer counts beyond 2**24 stay exact.
-      decay_steps: D in steps, >= 0; 0 goes to `end_value` at `start`. **Traceable.**
-      end_value: E, the value from step b + D on, exactly. **Traceable.**
-      shape: one of the above. **Static.**
+      schedule: s, any function of the count. It is never called with counts above
+        `start`.
+      start: b, the last step before the cooldown. If b is a whole number, integer
+        counts above 2**24 are exact. **Traceable.**
+      decay_steps: D in steps, >= 0. With 0, the value drops to `end_value` at `start`.
+        **Traceable.**
+      end_value: E, the exact value from step b + D onwards. **Traceable.**
+      shape: shape of the cooldown, as listed above. **Static.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
       traced `decay_steps` is not >= 0.
 
     Raises:
-      ValueError: an unknown shape, concrete `decay_steps` are not >= 0, or a concrete
-        `end_value` of an exponential cooldown is not > 0.
-      TypeError: an argument is not a number.
+      ValueError: If `shape` is unknown, a concrete `decay_steps` is not >= 0, or a
+        concrete `end_value` of an exponential cooldown is not > 0.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -145,16 +148,16 @@ def with_cooldown(
 
 @builder
 def multiply_schedules(schedules: Sequence[Schedule]) -> Schedule:
-    """Returns the product of schedules: `f(t) = s_1(t) s_2(t) ...`.
+    """Multiplies schedules: `f(t) = s_1(t) s_2(t) ...`.
 
     Args:
-      schedules: functions of the count; their number is static.
+      schedules: a sequence of functions of the count.
 
     Returns:
       A function of the count (a scalar or an array) that returns the value.
 
     Raises:
-      ValueError: there is no schedule.
+      ValueError: If `schedules` is empty.
 
     Example:
       >>> import stabjax
@@ -166,7 +169,7 @@ def multiply_schedules(schedules: Sequence[Schedule]) -> Schedule:
     """
     factors = tuple(schedules)
     if not factors:
-        raise ValueError("schedules must hold at least one schedule, got none.")
+        raise ValueError("schedules must contain at least one schedule, got none.")
 
     def product(count: Number) -> Number:
         value, *others = (factor(count) for factor in factors)
@@ -181,25 +184,25 @@ def multiply_schedules(schedules: Sequence[Schedule]) -> Schedule:
 def repeat_schedule(
     schedule: Schedule, period: Number, period_factor: Number = 1.0
 ) -> Schedule:
-    """Returns a schedule that starts again after a period, stretched each time.
+    """Repeats a schedule, optionally with increasingly long cycles.
 
         f(t) = s((t - b_i) / m^i)    for b_i <= t < b_{i+1} = b_i + P m^i,    b_0 = 0
 
     Args:
       schedule: s, any function of the count. It is called with counts below `period`,
-        which have fractions where a cycle is stretched.
-      period: P, the length of the first cycle in steps, > 0. **Traceable.** Without a
-        fraction, and with `period_factor` 1, integer counts beyond 2**24 stay exact.
-      period_factor: m, the length of a cycle relative to the one before, >= 1.
-        **Traceable.** The Python number 1 needs no logarithm.
+        which may be fractional if `period_factor` is not 1.
+      period: P, the length of the first cycle in steps, > 0. If P is a whole number and
+        `period_factor` is 1, integer counts above 2**24 are exact. **Traceable.**
+      period_factor: m, the ratio of consecutive cycle lengths, >= 1. The Python number
+        1 compiles to a simpler program. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
-      traced argument is out of its range.
+      traced argument is out of range.
 
     Raises:
-      ValueError: a concrete `period` is not > 0, or a `period_factor` is not >= 1.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete `period` is not > 0, or `period_factor` is not >= 1.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -224,21 +227,21 @@ def repeat_schedule(
 
 @builder
 def shift_schedule(schedule: Schedule, steps: Number) -> Schedule:
-    """Returns a schedule that is some steps ahead: `f(t) = s(max(t + n, 0))`.
+    """Shifts a schedule by a number of steps: `f(t) = s(max(t + n, 0))`.
 
-    With the count of a checkpoint, it continues where that run stopped, although the
-    new optimizer counts from 0.
+    To resume a schedule from a checkpoint with a new optimizer whose count starts at 0,
+    pass the count of the checkpoint.
 
     Args:
       schedule: s, any function of the count.
-      steps: n in steps; a negative number first holds s(0) that long. **Traceable.**
-        Without a fraction, integer counts beyond 2**24 stay exact.
+      steps: n in steps. If negative, the value is s(0) for the first -n steps. If n is
+        a whole number, integer counts above 2**24 are exact. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value.
 
     Raises:
-      TypeError: `steps` is not a number.
+      TypeError: If `steps` is not a number.
 
     Example:
       >>> import stabjax
@@ -256,19 +259,19 @@ def with_bounds(
     min_value: Number | None = None,
     max_value: Number | None = None,
 ) -> Schedule:
-    """Returns a schedule kept between bounds: `f(t) = min(max(s(t), a), b)`.
+    """Clips the values of a schedule: `f(t) = min(max(s(t), a), b)`.
 
     Args:
       schedule: s, any function of the count.
       min_value: a, or None for no bound. **Traceable.**
-      max_value: b, or None for no bound; it wins where a > b. **Traceable.**
+      max_value: b, or None for no bound. It takes precedence if a > b. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the value.
 
     Raises:
-      ValueError: concrete bounds have `min_value` above `max_value`.
-      TypeError: a bound is not a number.
+      ValueError: If concrete bounds have `min_value` above `max_value`.
+      TypeError: If a bound is not a number.
 
     Example:
       >>> import stabjax

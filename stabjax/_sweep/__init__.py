@@ -1,4 +1,4 @@
-"""Many runs as one program, from a space to a labelled dataset."""
+"""Sweeps that train many runs in one compiled program."""
 
 from stabjax._sweep.axes import static
 from stabjax._sweep.engine import sweep

@@ -1,4 +1,4 @@
-"""One axis of a space: numbers, which are traced, or static Python values."""
+"""Axes of a search space, whose values are traced numbers or static Python values."""
 
 import ast
 from collections.abc import Callable, Iterable, Sequence
@@ -19,11 +19,14 @@ RESULTS = (
     "status",
     "diverged_at",
     "target_at",
+    "stopped_at",
+    "best_at",
     "convergence_score",
     "loss",
 )
-_RESERVED = ("step", "trial", "rung", "rung_loss", "trained_steps", *RESULTS)
-# The results of halving that dropped trials have, too.
+_DIMENSIONS = ("step", "evaluated_at", "trial", "rung")
+_RESERVED = (*_DIMENSIONS, "rung_loss", "trained_steps", *RESULTS)
+# Variables of successive halving that are also defined for dropped trials.
 OF_WHAT_WAS_TRAINED = (
     "rung_loss",
     "trained_steps",
@@ -38,26 +41,26 @@ _Array = np.ndarray[Any, Any]
 
 
 class Static(NamedTuple):
-    """Values that a factory receives as they are."""
+    """Values that are passed to a factory unchanged."""
 
     values: tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """One swept argument: an array of numbers, or a tuple of static Python values."""
+    """A swept argument with an array of numbers or a tuple of static Python values."""
 
     name: str
     values: _Array | tuple[Any, ...]
 
     @property
     def is_static(self) -> bool:
-        """Whether each value is a separate program."""
+        """Whether each distinct value needs a separate program."""
         return isinstance(self.values, tuple)
 
     @property
     def labels(self) -> _Array:
-        """The values as a coordinate of the dataset."""
+        """The values as dataset coordinates."""
         if isinstance(self.values, np.ndarray):
             return self.values
         if all(isinstance(v, bool) for v in self.values) or all(
@@ -68,14 +71,14 @@ class Axis:
 
     @property
     def codes(self) -> _Array:
-        """For each value, the position of the first equal one."""
+        """The index of the first equal value, for each value."""
         labels = self.labels.tolist()
         first = dict(zip(labels[::-1], range(len(labels))[::-1], strict=True))
         return np.array([first[label] for label in labels])
 
     @property
     def literal(self) -> str:
-        """The distinct values as Python source; empty if that is not possible."""
+        """The distinct values as a Python literal, or "" if they have none."""
         distinct = [self.values[code] for code in dict.fromkeys(self.codes.tolist())]
         try:
             return repr(ast.literal_eval(repr(distinct)))
@@ -83,28 +86,29 @@ class Axis:
             return ""
 
     def take(self, rows: _Array) -> "Axis":
-        """Returns the axis with these of its values, in this order."""
+        """Returns an axis with the selected values, in the given order."""
         if isinstance(self.values, np.ndarray):
             return replace(self, values=_frozen(self.values[rows]))
         return replace(self, values=tuple(self.values[row] for row in rows.tolist()))
 
 
 def static(values: Iterable[object]) -> Static:
-    """Marks an axis as static: the factory receives each value as it is given.
+    """Marks the values of an axis as static, so that they are not traced.
 
-    Numbers are traced, so that an axis is one program. A number that fixes a shape or
-    a structure (a width, a window, a branch of Python) cannot be traced: put it in
-    `static`. Strings, booleans, None and callables are static without it. Each
-    combination of static values is one compilation.
+    By default, numbers are traced and the whole axis shares one compiled program. Use
+    `static` for numbers that cannot be traced because they determine a shape, such as a
+    layer width or a window length, or a Python branch. Strings, booleans, None and
+    callables are always static. Each combination of static values is compiled
+    separately.
 
     Args:
-      values: the values of the axis, of any kind.
+      values: the values of the axis. They can be of any type.
 
     Returns:
-      The values of an axis, for `grid`, `zipped` and `sample`.
+      An object to pass as an axis to `grid`, `zipped` or `sample`.
 
     Raises:
-      TypeError: `values` is not a sequence of values.
+      TypeError: If `values` is not a sequence.
 
     Example:
       >>> import stabjax
@@ -112,15 +116,12 @@ def static(values: Iterable[object]) -> Static:
       Space(window: 2, seed: 3; 6 trials, 2 programs)
     """
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(
-            f"static takes a sequence of values, such as static([8, 16]), "
-            f"got {values!r}."
-        )
+        raise TypeError(f"values must be a sequence such as [8, 16], got {values!r}.")
     return Static(tuple(np.asarray(values).tolist() if _array(values) else values))
 
 
 def axis_like(name: str, labels: Sequence[Any], literal: str) -> Axis:
-    """Returns the static axis with these labels; functions become placeholders."""
+    """Restores a static axis from its labels, with placeholders for functions."""
     if literal:
         distinct = Axis(name, tuple(ast.literal_eval(literal)))
         known = dict(zip(distinct.labels.tolist(), distinct.values, strict=True))
@@ -133,8 +134,8 @@ def check_name(name: str) -> None:
     """Raises if an axis cannot have this name."""
     if name in _RESERVED:
         raise ValueError(
-            f"axis {name!r} has the name of a result or of a dimension of the "
-            f"dataset: rename it ({', '.join(_RESERVED)} are reserved)."
+            f"axis {name!r} has a reserved name. Rename it. The reserved names are "
+            f"{', '.join(_RESERVED)}."
         )
 
 
@@ -144,7 +145,7 @@ def axis_of(name: str, values: Any) -> Axis:
     given = values.values if isinstance(values, Static) else _values(name, values)
     axis = Axis(name, given)
     if len(axis.values) == 0:
-        raise ValueError(f"axis {name!r} is empty: give it at least one value.")
+        raise ValueError(f"axis {name!r} must have at least one value, got none.")
     if axis.is_static:
         _check_labels(axis)
     if name == "seed":
@@ -153,12 +154,12 @@ def axis_of(name: str, values: Any) -> Axis:
 
 
 def check_distinct(axis: Axis) -> None:
-    """Raises if a value would be trained twice."""
+    """Raises an error if an axis contains a seed or a static value twice."""
     if axis.name == "seed" and len(np.unique(axis.labels)) < len(axis.labels):
-        raise ValueError("axis 'seed' holds a seed twice: it would count twice.")
+        raise ValueError("axis 'seed' must not contain a seed twice.")
     if axis.is_static and len(set(axis.codes)) < len(axis.values):
         twice = axis.labels[np.argmax(np.bincount(axis.codes) > 1)]
-        raise ValueError(f"axis {axis.name!r} holds {str(twice)!r} twice.")
+        raise ValueError(f"axis {axis.name!r} must not contain {str(twice)!r} twice.")
 
 
 def _values(name: str, values: Any) -> _Array | tuple[Any, ...]:
@@ -166,8 +167,8 @@ def _values(name: str, values: Any) -> _Array | tuple[Any, ...]:
         return _array_values(name, values)
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise TypeError(
-            f"axis {name!r} must be a list, a tuple, a range or an array of values, "
-            f"got {values!r}: write {name}=[{values!r}] for one value."
+            f"axis {name!r} must be a list, a tuple, a range or an array, "
+            f"got {values!r}. For a single value, write {name}=[{values!r}]."
         )
     check_fits(
         f"The {len(values):,} values of axis {name!r}",
@@ -177,8 +178,8 @@ def _values(name: str, values: Any) -> _Array | tuple[Any, ...]:
     items = [v.item() if _array(v) and np.ndim(v) == 0 else v for v in values]
     if any(_array(v) or isinstance(v, (list, tuple, range)) for v in items):
         raise ValueError(
-            f"axis {name!r} must be one-dimensional, got a sequence of sequences: "
-            f"put it in static(...) if each is one value."
+            f"axis {name!r} must be one-dimensional, got a sequence of sequences. Use "
+            f"static(...) if each inner sequence is a single value."
         )
     if all(map(_number, items)):
         return _numbers(name, np.asarray(items))
@@ -186,9 +187,9 @@ def _values(name: str, values: Any) -> _Array | tuple[Any, ...]:
         return tuple(items)
     kinds = sorted({type(v).__name__ for v in items})
     raise TypeError(
-        f"axis {name!r} must hold only numbers, or only strings, booleans, None and "
-        f"callables, got {', '.join(kinds)}: put it in static(...) to pass each value "
-        f"as it is (inf switches a threshold off and is a number)."
+        f"axis {name!r} must contain only numbers, or only strings, booleans, None "
+        f"and callables, got {', '.join(kinds)}. Use static(...) to pass the values "
+        f"unchanged. To disable a threshold, use inf, which is a number."
     )
 
 
@@ -208,9 +209,9 @@ def _array_values(name: str, values: Any) -> _Array | tuple[Any, ...]:
 
 def _numbers(name: str, values: _Array) -> _Array:
     if values.dtype == object:
-        raise ValueError(f"axis {name!r} holds an integer beyond 64 bits.")
+        raise ValueError(f"axis {name!r} must contain integers of at most 64 bits.")
     if np.isnan(values).any():
-        raise ValueError(f"axis {name!r} holds NaN, which cannot be trained with.")
+        raise ValueError(f"axis {name!r} must not contain NaN.")
     return _frozen(values.copy())
 
 
@@ -220,13 +221,14 @@ def _frozen(values: _Array) -> _Array:
 
 
 def _check_labels(axis: Axis) -> None:
-    """Raises if two different values have one label."""
+    """Raises an error if two different values have the same label."""
     for value, label, code in zip(axis.values, axis.labels, axis.codes, strict=True):
         first = axis.values[code]
         if (type(value), repr(value)) != (type(first), repr(first)):
             raise ValueError(
-                f"axis {axis.name!r} has two values labelled {str(label)!r}: no label "
-                f"could tell them apart (name a function with def instead of lambda)."
+                f"axis {axis.name!r} must not contain two values with the same label, "
+                f"got {str(label)!r} twice. Define functions with def, not lambda, to "
+                f"give them distinct names."
             )
 
 
@@ -236,8 +238,8 @@ def check_seeds(axis: Axis) -> None:
     whole = seeds.dtype.kind in "iu" and not axis.is_static
     if not whole or seeds.min() < 0 or seeds.max() > _LARGEST_SEED:
         raise ValueError(
-            f"axis 'seed' must hold integers from 0 to 2**31 - 1, such as range(8), "
-            f"got {list(axis.labels[:5])}."
+            f"axis 'seed' must contain integers in [0, 2**31 - 1], such as range(8), "
+            f"got {axis.labels[:5].tolist()}."
         )
 
 

@@ -1,6 +1,7 @@
-"""Options of JAX and XLA for many small runs, and how many fit on a device."""
+"""JAX and XLA options for vectorized small runs, and the choice of the chunk width."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,14 +9,18 @@ import jax
 import jax.extend.core
 import numpy as np
 
-# A step keeps this number of arrays of a parameter's size in use. On CPU they should
-# fit into part of a core's second-level cache (measured optima: 4096 trials of 2
-# parameters, 1024 of 10, 128 of 100, 32 of 2410); elsewhere they fill the device.
+# Number of values per parameter that are live during a step. On CPU they should fit
+# into part of a core's L2 cache. The fastest widths measured are 4096 trials with 2
+# parameters, 1024 with 10, 128 with 100 and 32 with 2410. Accelerators need more
+# trials to be busy.
 _ARRAYS_PER_PARAMETER = 5
 _CPU_BYTES, _DEVICE_BYTES = 2**18, 2**26
 _CPU_WIDTHS, _DEVICE_WIDTHS = (32, 4096), (1024, 65536)
+# The widths of lanes: their blocks fit into a cache or into registers, whatever the
+# width, so that it only has to hide the time between two chunks.
+_CPU_LANES, _DEVICE_LANES, _FEW_LANES = 2**14, 2**20, 2**10
 
-# The settings of JAX that change a program.
+# JAX settings that change the compiled program.
 _CONFIG = (
     "jax_default_matmul_precision",
     "jax_default_prng_impl",
@@ -27,15 +32,15 @@ _CONFIG = (
 
 
 def jax_config() -> dict[str, Any]:
-    """Returns the settings of JAX that change a program."""
+    """Returns the JAX settings that change the compiled program."""
     return {name: getattr(jax.config, name) for name in _CONFIG}
 
 
 def no_mesh() -> Any:
-    """Returns a context without the mesh that `jax.set_mesh` has set.
+    """Returns a context manager that hides the mesh set by `jax.set_mesh`.
 
-    Under an explicit mesh the type of every new array contains the mesh, and JAX (0.10
-    to 0.12) refuses a program for one device or for another mesh.
+    Under an explicit mesh, the type of every new array contains the mesh, and JAX 0.10
+    to 0.12 cannot compile such a program for a single device or for another mesh.
     """
     return jax.set_mesh(jax.sharding.Mesh(np.empty((), object), ()))
 
@@ -51,10 +56,11 @@ def configured(config: Mapping[str, Any]) -> Iterator[None]:
 
 
 def auto_width(parameters: int, device: jax.Device, memory: int = 0) -> int:
-    """Returns the number of trials that suits a device: a power of two.
+    """Returns the chunk width for a device, which is a power of two.
 
-    It grows with the inverse number of parameters. If a trial needs `memory` bytes, all
-    of them fit into the memory of the device; on CPU into one gigabyte.
+    The width is inversely proportional to the number of parameters. It is limited so
+    that trials of `memory` bytes each fit into the memory of the device, or into one
+    gigabyte on CPU.
     """
     on_cpu = device.platform == "cpu"
     low, high = _CPU_WIDTHS if on_cpu else _DEVICE_WIDTHS
@@ -65,8 +71,15 @@ def auto_width(parameters: int, device: jax.Device, memory: int = 0) -> int:
     return int(2 ** (fits.bit_length() - 1))
 
 
+def lanes_width(trials: int, device: jax.Device, devices: int) -> int:
+    """Returns how many trials run together as vectors: even parts for all devices."""
+    limit = _CPU_LANES if device.platform == "cpu" else _DEVICE_LANES
+    parts = max(math.ceil(trials / limit), min(devices, math.ceil(trials / _FEW_LANES)))
+    return math.ceil(trials / parts)
+
+
 def memory_of(jaxpr: jax.extend.core.Jaxpr) -> int:
-    """Returns the bytes of all values of a program; a loop's body counts once."""
+    """Returns the total size of all values in a jaxpr, counting loop bodies once."""
     total = 0
     for equation in jaxpr.eqns:
         avals: list[Any] = [variable.aval for variable in equation.outvars]
@@ -82,26 +95,28 @@ def _is_program(value: Any) -> bool:
 
 
 def compiled_for(traced: jax.stages.Traced, device: jax.Device) -> jax.stages.Compiled:
-    """Compiles with the options that suit the program and the device."""
+    """Compiles a traced program with suitable options for the device."""
     lowered: jax.stages.Lowered = traced.lower()
     if device.platform == "cpu":
         try:
             return lowered.compile(cpu_options(str(traced.jaxpr)))
         except jax.errors.JaxRuntimeError as error:
-            if "INVALID_ARGUMENT" not in str(error):  # else an option this XLA lacks
+            if "INVALID_ARGUMENT" not in str(error):  # not an unknown option
                 raise
     return lowered.compile()
 
 
 def cpu_options(program: str) -> dict[str, Any]:
-    """Returns the options that make XLA:CPU fast for many small runs.
+    """Returns the XLA:CPU options for vectorized small runs.
 
-    XLA (jaxlib 0.10 to 0.12) hands a sum over the few parameters of each trial to the
-    kernel library YNNPACK once its input has 4096 elements. That costs more than the
-    whole fused step: 435 ms instead of 50 ms for 65,536 runs of two weights. Programs
-    with dots need the library; for them a lower optimization level gives the same speed
-    after half the compilation. The others gain a sixth from 512-bit vectors: 1.97 ms
-    instead of 2.33 ms for 4096 runs of two weights over 200 steps.
+    XLA (jaxlib 0.10 to 0.12) uses the YNNPACK kernel library for a sum over the
+    parameters of each trial if the input has at least 4096 elements. This call takes
+    longer than the whole fused step: 435 ms instead of 50 ms for 65,536 runs with two
+    weights. The library is therefore disabled for programs without matrix products.
+    These programs also run 15% faster with 512-bit vectors: 1.97 ms instead of 2.33 ms
+    for 4096 runs with two weights over 200 steps. Programs with matrix products need
+    the library. A lower optimization level halves their compile time and does not slow
+    them down.
     """
     if "dot_general" in program or "conv_general_dilated" in program:
         return {"xla_backend_optimization_level": 2}

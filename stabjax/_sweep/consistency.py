@@ -10,8 +10,9 @@ import numpy as np
 
 from stabjax._sweep.archive import numpy_dtype
 from stabjax._sweep.axes import check_seeds
+from stabjax._sweep.capacity import check_fits
 from stabjax._sweep.plan import Group, Plan, check_trials_fit
-from stabjax._sweep.program import STATE
+from stabjax._sweep.program import CURVE, STATE
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import TRIAL, Dimension, Space
 
@@ -33,23 +34,26 @@ def check_consistent(plan: Plan) -> None:
     ]
     if wrong:
         raise ValueError("; ".join(wrong[:3]))
+    # The coordinates of the dataset, even if no variable has their length.
+    size = 16 * sum(_lengths(plan.settings))
+    check_fits("its recorded steps", size, "use another store")
     check_trials_fit(space, [group.variables for group in plan.groups])
 
 
 def _wrong_settings(settings: Settings) -> Iterator[str]:
-    steps, every, rungs = settings.steps, settings.record_every, settings.rungs
+    steps, rungs = settings.steps, settings.rungs
+    intervals = (settings.record_every, settings.evaluate_every)
     if not _is_size(steps):
         yield f"steps is {steps!r}"
-    elif not (every is None or (_is_size(every) and every <= steps)):
-        yield f"record_every is {every!r}"
+    elif not all(n is None or (_is_size(n) and n <= steps) for n in intervals):
+        yield f"record_every and evaluate_every are {intervals!r}"
     elif not all(map(_is_size, rungs)) or list(rungs) != sorted({*rungs}):
         yield f"rungs are {rungs!r}"
     elif rungs and (rungs[-1] != steps or not _is_factor(settings.eta)):
         yield f"rungs are {rungs!r} for {steps} steps, eta is {settings.eta!r}"
     for name, value in settings._asdict().items():
-        plain = isinstance(value, (int, float, str, NoneType))
-        texts = not plain and all(isinstance(part, str) for part in value)
-        if not (plain or texts or name == "rungs"):
+        parts = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(part, (int, float, str, NoneType)) for part in parts):
             yield f"{name} is {value!r}"
 
 
@@ -116,25 +120,35 @@ def _wrong_groups(plan: Plan) -> Iterator[str]:
     groups, programs = plan.groups, math.prod(d.programs for d in plan.space.dimensions)
     if len(groups) != programs:
         yield f"there are {len(groups)} groups for {programs} programs"
-    steps, every = plan.settings.steps, plan.settings.record_every
-    recorded = () if every is None else (len(range(0, steps, every)),)
+    recorded, evaluated = _lengths(plan.settings)
     shapes: dict[str, tuple[int, ...]] = {}
     axes = {axis.name for axis in plan.space.axes}
     for group in groups:
         if not _is_size(group.width) or not isinstance(group.shared_seed, bool):
             yield f"width is {group.width!r}, shared_seed is {group.shared_seed!r}"
+        if group.engine not in ("vmap", "lanes"):
+            yield f"engine is {group.engine!r}"
         if "status" not in group.variables or axes & group.variables.keys():
             yield f"the variables are {', '.join(map(repr, group.variables))}"
-        yield from _wrong_variables(group, recorded)
+        yield from _wrong_variables(group, recorded, evaluated)
         for name, shape in _shapes(group).items():
             if shapes.setdefault(name, shape) != shape:
                 yield f"variable {name!r} has two shapes"
 
 
-def _wrong_variables(group: Group, recorded: tuple[int, ...]) -> Iterator[str]:
+def _lengths(settings: Settings) -> tuple[int, int]:
+    """The numbers of recorded and of evaluated steps; 0 without."""
+    steps, every = settings.steps, settings.record_every
+    recorded = 0 if every is None else len(range(0, steps, every))
+    every = settings.evaluate_every
+    return recorded, 0 if every is None else steps // every
+
+
+def _wrong_variables(group: Group, recorded: int, evaluated: int) -> Iterator[str]:
     for name, like in group.variables.items():
         shape, kind = like.shape, numpy_dtype(like.dtype).kind
-        allowed = shape in ((), recorded)
+        length = evaluated if name.endswith(CURVE) else recorded
+        allowed = shape == () or (length > 0 and shape == (length,))
         if name.startswith(STATE):
             allowed = all(size == 0 or _is_size(size) for size in shape)
         if not allowed or kind not in _KINDS:

@@ -1,7 +1,7 @@
-"""The values that functions read besides their arguments.
+"""Hashes of the values that functions read in addition to their arguments.
 
-They are constants of a program that is traced from the functions. If a notebook changes
-one of them and calls the sweep again, the old program must not be used.
+These values become constants of the traced program. If a notebook changes one of them
+and calls the sweep again, the cached program must not be reused.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-_MOST = 100_000  # objects; the rest is compared by identity
+_MOST = 100_000  # objects to hash; any others are compared by identity
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), slice)
 _LIBRARIES = tuple(
     {
@@ -26,16 +26,16 @@ _LIBRARIES = tuple(
         for name in ("stdlib", "platstdlib", "purelib", "platlib")
     }
 )
-# JAX arrays are immutable, so each is hashed once.
+# JAX arrays are immutable, so their hashes can be cached.
 _digests: dict[int, bytes] = {}
 
 
 def contents(functions: list[object]) -> Hashable:
-    """Returns a key that changes with any value that one of these functions reads.
+    """Returns a key that changes if any value read by the functions changes.
 
-    It follows closures, defaults, attributes, the arguments of partial functions, and
-    the global names in a function outside installed packages. Arrays are compared by
-    content, objects of Python's standard library and of JAX by identity.
+    Follows closures, default arguments, attributes, the arguments of partial functions
+    and, for functions outside installed packages, global names. Arrays are compared by
+    content. Objects of the Python standard library and of JAX are compared by identity.
     """
     walk = _Walk()
     for function in functions:
@@ -44,16 +44,16 @@ def contents(functions: list[object]) -> Hashable:
 
 
 class _Walk:
-    """A hash over a graph of objects, each of them once."""
+    """Hashes a graph of objects and visits each object once."""
 
     def __init__(self) -> None:
         self.digest = hashlib.blake2b()
         self.codes: list[types.CodeType] = []
-        self._known: dict[int, int] = {}  # id of an object -> its number
-        self._kept: list[object] = []  # keeps ids from being reused
+        self._known: dict[int, int] = {}  # object id -> visit number
+        self._kept: list[object] = []  # references that prevent the reuse of ids
 
     def follow(self, value: object) -> None:
-        """Adds a value and all values that it refers to."""
+        """Hashes a value and all values that it refers to."""
         waiting = [value]
         while waiting:
             value = waiting.pop()
@@ -73,7 +73,7 @@ class _Walk:
                 self.codes.append(value.__code__)
             parts: list[object] = []
             if len(self._known) < _MOST:
-                with contextlib.suppress(Exception):  # of an object's own methods
+                with contextlib.suppress(Exception):  # a user's method raises
                     parts = [*_parts(value)]
             if not parts:
                 self.digest.update(f"{_length_or_id(value)};".encode())
@@ -86,13 +86,13 @@ def _length_or_id(value: object) -> int:
 
 
 def _parts(value: Any) -> Iterator[object]:
-    """The values an object refers to; none if it is compared by identity."""
+    """Yields the values an object refers to; none if it is compared by identity."""
     if isinstance(value, types.FunctionType):
         yield from (value.__defaults__ or (), value.__kwdefaults__ or {})
         for cell in value.__closure__ or ():
             try:
                 yield cell.cell_contents
-            except ValueError:  # not yet assigned
+            except ValueError:  # the variable is not assigned yet
                 continue
         if not is_library(value.__module__):
             yield from _globals(value)
@@ -109,7 +109,7 @@ def _parts(value: Any) -> Iterator[object]:
         yield from sorted(value, key=repr)
     elif isinstance(value, (type, types.ModuleType)):
         return
-    elif hasattr(value, "__wrapped__"):  # what jax.jit and its like return
+    elif hasattr(value, "__wrapped__"):  # functions wrapped by jax.jit and similar
         yield value.__wrapped__
     elif (
         isinstance(value, types.SimpleNamespace)
@@ -120,7 +120,7 @@ def _parts(value: Any) -> Iterator[object]:
 
 
 def _globals(function: types.FunctionType) -> Iterator[object]:
-    """The global values that a function reads, in a fixed order."""
+    """Yields the global values that a function reads, in a fixed order."""
     names = sorted(names_in(function.__code__))
     for name in names:
         if name not in function.__globals__:
@@ -132,7 +132,7 @@ def _globals(function: types.FunctionType) -> Iterator[object]:
 
 
 def names_in(code: types.CodeType) -> set[str]:
-    """Returns the global and attribute names in code and in its inner functions."""
+    """Returns all global and attribute names in code and its nested functions."""
     found = {*code.co_names}
     for part in code.co_consts:
         if isinstance(part, types.CodeType):
@@ -141,7 +141,10 @@ def names_in(code: types.CodeType) -> set[str]:
 
 
 def _array_digest(value: Any) -> bytes | None:
-    """The hash of an array's content; None for other values and remote arrays."""
+    """Hashes the contents of an array; returns None for other values.
+
+    Arrays that are not fully addressable by this process also give None.
+    """
     if isinstance(value, jax.core.Tracer):
         return None
     if isinstance(value, jax.Array):
@@ -167,13 +170,13 @@ def _hash(array: np.ndarray[Any, Any]) -> bytes:
 
 @functools.cache
 def is_standard(module: str) -> bool:
-    """Returns whether a module is Python's own or JAX's."""
+    """Returns whether a module belongs to the Python standard library or to JAX."""
     return module.partition(".")[0] in {*sys.stdlib_module_names, "jax", "jaxlib"}
 
 
 @functools.cache
 def is_library(module: str | None) -> bool:
-    """Returns whether a module is installed, so that its globals do not change."""
+    """Returns whether a module is an installed package with constant globals."""
     name = str(module)
     if is_standard(name) or name.partition(".")[0] == "stabjax":
         return name != "__main__"

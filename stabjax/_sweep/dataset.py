@@ -1,4 +1,4 @@
-"""The labelled result of a sweep, along the dimensions of its space."""
+"""Converting sweep results to a labeled dataset."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -10,9 +10,9 @@ import xarray as xr
 from stabjax._sweep.archive import numpy_dtype
 from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.plan import Plan
-from stabjax._sweep.program import STATE
+from stabjax._sweep.program import CURVE, STATE
 
-NOT_RUN = -1  # the status of a trial that has no result yet
+NOT_RUN = -1  # status of a trial without a result
 
 _DESCRIPTIONS = {
     "final_loss": {"long_name": "final loss"},
@@ -20,6 +20,8 @@ _DESCRIPTIONS = {
     "status": {"long_name": "status (0 stable, 1 diverged, -1 not run)"},
     "diverged_at": {"long_name": "first diverged step", "units": "steps"},
     "mean_loss": {"long_name": "mean loss of all steps"},
+    "stopped_at": {"long_name": "updates before early stopping", "units": "steps"},
+    "best_at": {"long_name": "updates before the best evaluation", "units": "steps"},
     "target_at": {"long_name": "steps to the target", "units": "steps"},
     "convergence_score": {"long_name": "convergence score"},
     "loss": {"long_name": "loss"},
@@ -29,7 +31,7 @@ _Array = np.ndarray[Any, Any]
 
 
 def unfilled(plan: Plan, full: Callable[..., _Array] = np.full) -> dict[str, _Array]:
-    """Returns arrays for the variables of all programs: NaN, or -1 for integers."""
+    """Allocates the variables of all programs, filled with NaN or -1 (integers)."""
     groups = [group.variables for group in plan.groups]
     given = {name for g in groups for name in g if not name.startswith(STATE)}
     results = {}
@@ -46,11 +48,14 @@ def unfilled(plan: Plan, full: Callable[..., _Array] = np.full) -> dict[str, _Ar
 def labelled(
     plan: Plan, results: Mapping[str, _Array], more: Mapping[str, Any]
 ) -> xr.Dataset:
-    """Returns the results of all trials as a dataset, in the user's order."""
+    """Returns the results as a dataset, with axis values in the user's order."""
     space, settings = plan.space, plan.settings
     dims = [dimension.name for dimension in space.dimensions]
     coords: dict[str, Any] = {**space.coordinates()}
     along = "step"
+    if settings.evaluate_every is not None:
+        every = settings.evaluate_every
+        coords["evaluated_at"] = np.arange(every, settings.steps + 1, every)
     if settings.record_every is not None:
         coords["step"] = np.arange(0, settings.steps, settings.record_every)
     if settings.rungs:
@@ -60,7 +65,7 @@ def labelled(
     holes = results["status"] == NOT_RUN
     variables = {
         name: (
-            [*dims, along] if values.ndim > 1 else dims,
+            _dims(name, values, dims, along),
             _shown(values, holes).reshape(*space.shape, *values.shape[1:]),
             _DESCRIPTIONS.get(name, {}),
         )
@@ -72,12 +77,12 @@ def labelled(
 
 
 def _attributes(plan: Plan) -> dict[str, Any]:
-    """The settings and versions of a sweep: scalars and text."""
+    """Returns the settings and versions of a sweep as scalars and strings."""
     widths = sorted({group.width for group in plan.groups})
     settings = plan.settings._asdict()
     groups = [[group.labels, group.width, group.shared_seed] for group in plan.groups]
     shown = {
-        name: ", ".join(value) if isinstance(value, tuple) else value
+        name: ", ".join(map(str, value)) if isinstance(value, tuple) else value
         for name, value in settings.items()
         if value is not None and name != "rungs"  # a coordinate
     }
@@ -85,6 +90,7 @@ def _attributes(plan: Plan) -> dict[str, Any]:
         **{n: v for n, v in plan.about.items() if isinstance(v, str)},
         **shown,
         "chunk_size": widths[0] if len(widths) == 1 else ", ".join(map(str, widths)),
+        "engine": ", ".join(sorted({group.engine for group in plan.groups})),
         "trials": len(plan.space),
         "programs": len(plan.groups),
         "platform": plan.numerics["platform"],
@@ -93,8 +99,14 @@ def _attributes(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _dims(name: str, values: _Array, dims: list[str], along: str) -> list[str]:
+    if values.ndim == 1:
+        return dims
+    return [*dims, "evaluated_at" if name.endswith(CURVE) else along]
+
+
 def _shown(values: _Array, holes: _Array) -> _Array:
-    """The values; booleans become floats if some are missing."""
+    """Converts booleans to floats if some values are missing."""
     if values.dtype == bool and holes.any():
         values = values.astype(np.float32)
         values[holes] = np.nan

@@ -1,4 +1,4 @@
-"""Chunks on the devices of this process."""
+"""Running chunks on the devices of this process."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,22 +16,22 @@ from stabjax._sweep.plan import Chunk, Group
 from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.progress import Watch
 
-IN_FLIGHT = 2  # batches started before the oldest of them is fetched
+IN_FLIGHT = 2  # batches that are dispatched before the oldest one is fetched
 COMPILERS = 2  # threads that compile programs ahead of the devices
 _ONE_DEVICE = "jax_default_device"  # set by jax.default_device
 
 _Array = np.ndarray[Any, Any]
 _Running = tuple[Sequence[Chunk], Future[dict[str, _Array]]]
-# The results of a chunk, or the error it failed with.
+# A chunk with its results, or with the error that it raised.
 Outcome = tuple[Chunk, dict[str, _Array] | Exception]
-# A function that trains chunks, given the inputs of each.
+# A function that trains chunks, given a function that returns their inputs.
 Trainer = Callable[
     [Sequence[Chunk], Callable[[Chunk], Inputs], Watch], Iterator[Outcome]
 ]
 
 
 def local_devices(devices: Sequence[jax.Device] | None) -> tuple[jax.Device, ...]:
-    """Returns the requested devices; by default all, or JAX's default device."""
+    """Returns the given devices, JAX's default device, or all local devices."""
     if devices is None:
         if getattr(jax.config, _ONE_DEVICE) is not None:
             return tuple(jnp.zeros(()).devices())
@@ -42,7 +42,7 @@ def local_devices(devices: Sequence[jax.Device] | None) -> tuple[jax.Device, ...
     )
     if not chosen or len({*chosen}) < len(chosen) or not {*chosen} <= {*known}:
         raise ValueError(
-            f"devices must be None or a list of different devices of one platform, "
+            f"devices must be None or a list of distinct devices of one platform, "
             f"such as jax.local_devices(), got {devices!r}."
         )
     return chosen
@@ -51,9 +51,10 @@ def local_devices(devices: Sequence[jax.Device] | None) -> tuple[jax.Device, ...
 def on_devices(
     devices: Sequence[jax.Device], programs: Sequence[Program], groups: Sequence[Group]
 ) -> Trainer:
-    """Returns a function that trains chunks, one on each device at a time.
+    """Returns a function that trains one chunk per device at a time.
 
-    After a request to stop it starts no more chunks and waits for the running ones.
+    After a stop request, the function waits for the running chunks and does not start
+    new ones.
     """
 
     def train(
@@ -68,6 +69,7 @@ def on_devices(
                     programs[number].compiled,
                     groups[number].width,
                     groups[number].shared_seed,
+                    groups[number].engine,
                     devices[: len(together)],
                 )
                 for number, together in by_group.items()
@@ -129,7 +131,7 @@ def start(
     batch: Sequence[Chunk],
     inputs: list[Inputs],
 ) -> dict[str, jax.Array]:
-    """Starts a program on a chunk for each device, repeating the last one if needed."""
+    """Starts one chunk per device, repeating the last chunk if there are too few."""
     shared, lanes = inputs[0]
     if devices > 1:
         inputs = inputs + inputs[-1:] * (devices - len(batch))
@@ -144,11 +146,12 @@ def _in_flight(
     begin: Callable[[Sequence[Chunk]], dict[str, jax.Array]],
     watch: Watch,
 ) -> Iterator[tuple[Sequence[Chunk], dict[str, _Array]]]:
-    """Yields the results of batches in order, with some started ahead.
+    """Yields the results of batches in order, with a few batches dispatched ahead.
 
-    Starting and fetching are in two threads, because XLA:CPU may not return from the
-    start of a program until it has run. If a batch fails, the running ones are fetched
-    before the error is raised, so that their results can be stored.
+    Two threads start and fetch the batches, because on XLA:CPU the call that starts a
+    program may return only when the program has finished. If a batch fails, the results
+    of the other running batches are yielded before the error is raised, because they
+    can still be stored.
     """
     waiting, running = deque(batches), deque[_Running]()
     failure: Exception | None = None

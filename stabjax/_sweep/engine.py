@@ -1,4 +1,4 @@
-"""Sweeps: all runs of a space, chunk by chunk, as a labelled dataset."""
+"""The `sweep` function, which trains all runs of a space in chunks."""
 
 import os
 import sys
@@ -20,6 +20,7 @@ from stabjax._sweep.devices import Trainer, on_devices
 from stabjax._sweep.estimate import estimated
 from stabjax._sweep.executors import by_executor
 from stabjax._sweep.gathering import Source, fill, gathered, trials_in
+from stabjax._sweep.metadata import first_problem
 from stabjax._sweep.place import Place, place_of
 from stabjax._sweep.plan import Chunk, Plan, check_trials_fit, trials_of
 from stabjax._sweep.planning import planned
@@ -29,9 +30,15 @@ from stabjax._sweep.sanity import warn_about
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
 from stabjax._sweep.warn import warn
-from stabjax._train.arguments import check_lengths, check_rules
+from stabjax._train.arguments import (
+    check_lengths,
+    check_rules,
+    steps_of,
+    steps_per_epoch,
+)
+from stabjax._train.divergence import DIVERGENCE_FACTOR
 from stabjax._train.problem import Problem
-from stabjax._train.trial import DIVERGENCE_FACTOR
+from stabjax._train.stopping import EarlyStopping, checked_rule
 
 _Array = np.ndarray[Any, Any]
 _Factory = Problem | Callable[..., Problem]
@@ -43,8 +50,11 @@ def sweep(
     make_optimizer: Callable[..., optax.GradientTransformation],
     space: Space,
     *,
-    steps: int,
+    steps: int | None = None,
+    epochs: int | None = None,
     record_every: int | None = None,
+    evaluate_every: int | Literal["epoch"] | None = None,
+    stop: EarlyStopping | None = None,
     chunk_size: int | Literal["auto"] = "auto",
     divergence_factor: float = DIVERGENCE_FACTOR,
     summaries: Collection[str] = (),
@@ -58,86 +68,105 @@ def sweep(
     dry_run: bool = False,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Trains once for every point of a space, as one program, and labels the results.
+    """Trains one run for every point of a space and returns a labeled dataset.
 
-    Each run is `train` with the key `jax.random.key(seed)`; without an axis `seed` it
-    is seed 0. Runs of one seed start from the same parameters and see the same
-    minibatches. Every other axis goes, by name, to each of the two functions that has a
-    parameter of that name. All numbers are traced and share one compilation; each
-    combination of static values (see `grid`) is compiled separately. A second call with
-    the same functions and other numbers compiles nothing, unless a value that the
-    functions read (a closure, a global, an attribute) has changed.
+    Each run calls `train` with the key `jax.random.key(seed)`. The seed is 0 if the
+    space has no `seed` axis. Runs with the same seed have the same initial parameters
+    and the same minibatches. Every other axis is passed by name to `problem` and
+    `make_optimizer`, wherever they have a parameter with that name. Numbers are traced
+    and share one compilation. Each combination of static values (see `grid`) is
+    compiled separately. Calling `sweep` again with the same functions and different
+    numbers does not recompile, unless a closure, global or attribute that the functions
+    read has changed.
 
-    Runs are trained `chunk_size` at a time under one `vmap`; the last chunk is padded.
-    The width changes the results only by rounding. If every seed has enough runs to
-    fill a chunk, the runs of a chunk share their seed and their minibatches. At one
-    width the results have the same bits on any number of devices, in any order of the
-    chunks, with any executor and after any interruption, on the same kind of device and
-    version of JAX.
+    Runs are trained in chunks of `chunk_size` with `vmap`, and the last chunk is
+    padded. The chunk size affects the results only through rounding. If every seed has
+    enough runs to fill a chunk, all runs of a chunk share a seed and its minibatches.
+    For a fixed chunk size, JAX version and kind of device, the results are bitwise
+    identical for any number of devices, execution order or executor, and after any
+    interruption.
 
-    With `store`, every finished chunk becomes a file. The same call resumes a sweep
-    that was interrupted by Ctrl-C (which finishes the running chunks), a crash or an
-    error, and trains only the missing chunks. A call with more values on its axes, or
-    more seeds, trains only the new ones. A store of another sweep is refused: one with
-    other arguments, another version of JAX or other computations. `runs.load` opens a
-    store at any moment.
+    If `store` is given, each finished chunk is saved to a file. To resume a sweep after
+    Ctrl-C, a crash or an error, repeat the call: only the missing chunks are trained.
+    Ctrl-C waits for the running chunks. If axis values or seeds are added, only the new
+    runs are trained. A store that was created with different arguments, computations or
+    JAX versions is rejected. Use `runs.load` to open a store, even during a sweep.
 
-    A CPU is one device for JAX, whatever its number of cores, and small runs keep only
-    one core busy. To use all cores, before JAX is first used:
-    `jax.config.update("jax_num_cpu_devices", os.cpu_count())`.
+    JAX treats the CPU as a single device regardless of its number of cores, and small
+    runs use only one core. To use all cores, call
+    `jax.config.update("jax_num_cpu_devices", os.cpu_count())` before any other JAX
+    code.
 
     Args:
-      problem: a `stabjax.problems.Problem`, or a function of axes that returns one.
-      make_optimizer: function of axes that returns an Optax transformation.
-      space: what varies, such as `grid(max_norm=[0.1, 1.0], seed=range(8))`.
-      steps: number of updates of each run, >= 1.
-      record_every: records loss and metrics at steps 0, record_every, 2 * record_every,
-        ..., along the dimension `step`, in [1, steps]. None records nothing.
-      chunk_size: runs at a time on each device, >= 1. `"auto"` takes the width of the
-        store, or chooses one by the number of parameters.
-      divergence_factor: largest allowed loss in units of the initial loss, > 0.
-      summaries: names of summaries of all losses, `"mean_loss"` and
-        `"convergence_score"`; see `train`.
-      target_loss: adds the variable `target_at`, the number of updates after which a
-        loss first reached this value; +inf if none did.
+      problem: a `stabjax.problems.Problem`, or a function that takes axes by name and
+        returns one.
+      make_optimizer: a function that takes axes by name and returns an Optax gradient
+        transformation.
+      space: the search space, such as `grid(max_norm=[0.1, 1.0], seed=range(8))`.
+      steps: number of updates in each run, >= 1. **Static.**
+      epochs: number of passes over the data, >= 1, instead of `steps`. All problems of
+        the space must have the same `metadata["steps_per_epoch"]`. **Static.**
+      record_every: records the loss and the metrics at steps 0, record_every,
+        2 * record_every, ... along the dimension `step`, in [1, steps]. None records
+        nothing. **Static.**
+      evaluate_every: evaluates the problem after every N updates, in [1, steps] and a
+        multiple of `record_every`, or after every `"epoch"`. An entry `test_loss` of
+        `problem.evaluate` becomes a variable `test_loss_curve` along the dimension
+        `evaluated_at`, the number of updates. **Static.**
+      stop: a rule that stops runs early, such as
+        `EarlyStopping("test_loss", patience=3)`. It adds the variables `stopped_at`,
+        `best_at` and `best_test_loss`. A chunk ends when all its runs have stopped or
+        diverged. It needs `evaluate_every`. **Static.**
+      chunk_size: number of runs per chunk and device, >= 1. `"auto"` uses the chunk
+        size of the store, or chooses one from the number of parameters. **Static.**
+      divergence_factor: a loss above this multiple of the initial loss counts as
+        diverged, > 0. **Static.**
+      summaries: names of loss summaries, `"mean_loss"` or `"convergence_score"`. See
+        `train`.
+      target_loss: adds the variable `target_at`, the number of updates after which the
+        loss first reached this value, or +inf if it never did. **Static.**
       evaluations: number of evaluation keys over which the final loss and
-        `problem.evaluate` are averaged, >= 1.
-      store: a folder for the results, created if missing.
-      devices: devices of this process, such as `jax.devices()[:2]`. None takes all of
-        them, or the one in `jax.default_device`.
-      executor: any `concurrent.futures.Executor`, such as a `ProcessPoolExecutor` or
-        the `get_executor()` of a Dask client, whose workers train the chunks. A chunk
-        that fails twice is reported in a warning, and its runs have no results.
-      part: (i, n) trains only the i-th of n parts of the chunks, counted from 0. Any
-        number of independent jobs can share a store this way; each returns what the
-        store holds when it ends. None trains all chunks, or under `jax.distributed`
-        the part of this process.
-      accept_versions: also uses stored results of other versions of JAX, Optax or
-        stabjax, whose last bits may differ. Nothing then checks that problem and
-        optimizer are the same. The attribute `earlier_versions` names the versions, and
-        the file of each chunk its own.
-      dry_run: trains one chunk of each program, or of four of many, stores nothing, and
-        returns the dataset without results. Its attributes are estimates for this
-        process: `expected_seconds`, `expected_compile_seconds`, `expected_device_bytes`
-        on all devices, `expected_host_bytes` and, of these, `expected_result_bytes`.
-      progress: shows a bar in a terminal or a notebook: finished runs, runs per second,
-        the remaining time and the fraction that diverged.
+        `problem.evaluate` are averaged, >= 1. **Static.**
+      store: a folder for the results, which is created if it does not exist.
+      devices: local devices to use, such as `jax.devices()[:2]`. Defaults to
+        `jax.default_device` if it is set, and to all local devices otherwise.
+      executor: a `concurrent.futures.Executor` whose workers train the chunks, such as
+        a `ProcessPoolExecutor` or the `get_executor()` of a Dask client. If a chunk
+        fails twice, `sweep` issues a warning and the chunk has no results.
+      part: a tuple (i, n) that selects the i-th of n parts of the chunks, counting from
+        0. Independent jobs can share a store in this way. Each job returns all results
+        that are in the store when it finishes. Defaults to all chunks, or to the part
+        of this process under `jax.distributed`.
+      accept_versions: whether to keep stored results of other versions of JAX, Optax or
+        stabjax, whose last bits may differ. `sweep` then cannot check that the problem
+        and the optimizer are unchanged. The attribute `earlier_versions` and the file
+        of each chunk record the versions.
+      dry_run: if True, trains one chunk of each program, or of a few programs if there
+        are many, stores nothing and returns an empty dataset. Its attributes estimate
+        the cost for this process: `expected_seconds`, `expected_compile_seconds`,
+        `expected_device_bytes` (sum over the devices), `expected_host_bytes` and
+        `expected_result_bytes` (a part of the host bytes).
+      progress: whether to show a progress bar in a terminal or notebook. The bar shows
+        the finished runs, runs per second, the remaining time and the fraction of
+        diverged runs.
 
     Returns:
-      A dataset with the dimensions of the space, in its order. Variables: `final_loss`,
+      A dataset with the dimensions of the space. Its variables are `final_loss`,
       `best_loss`, `status` (0 stable, 1 diverged, -1 not run), `diverged_at` (`steps`
-      if stable), the summaries, the entries of `problem.evaluate` and, if recorded,
-      `loss` and all metrics along `step` (`clip/grad_norm` is named `clip_grad_norm`).
-      Losses of a diverged run are +inf, and so are its non-finite evaluations. NaN
-      means that there is no value; metrics are shown as they were. The attributes are
-      the versions, the device, the arguments and the time, without compilation.
+      if stable), the summaries and the entries of `problem.evaluate`. If recorded,
+      `loss` and all metrics vary along `step` (`clip/grad_norm` is named
+      `clip_grad_norm`). All losses and non-finite evaluations of a diverged run are
+      +inf. Recorded metrics are not modified. NaN marks missing values. The attributes
+      contain versions, the device, the arguments, the training time and the compilation
+      time.
 
     Raises:
-      ValueError, TypeError: an argument is not as above, an axis goes nowhere, a
-        function needs what no axis provides, the store belongs to another sweep, or a
-        function cannot be pickled for an executor. A divergence raises nothing.
-      OSError: the store cannot be written to; its contents are untouched.
-      RuntimeError: the executor breaks down.
+      ValueError, TypeError: If an argument is invalid, an axis does not match any
+        parameter, a parameter without a default does not match any axis, the store
+        belongs to another sweep, or a function cannot be pickled for an executor.
+        Divergence does not raise an error.
+      OSError: If the store is not writable. Its contents are left unchanged.
+      RuntimeError: If the executor breaks.
 
     Example:
       >>> import optax, stabjax
@@ -149,20 +178,28 @@ def sweep(
       >>> print(runs.status.sel(max_norm=float("inf")).values)
       [0 0 1]
     """
-    steps, record_every, evaluations = check_lengths(steps, record_every, evaluations)
+    by_epochs = epochs is not None or evaluate_every == "epoch"
+    model = first_problem(problem, make_optimizer, space) if by_epochs else None
+    if evaluate_every == "epoch":
+        evaluate_every = steps_per_epoch(model)
+    lengths, evaluations = check_lengths(
+        steps_of(model, steps, epochs), record_every, evaluate_every, evaluations
+    )
     check_rules(divergence_factor, summaries, target_loss)
     settings = Settings(
-        steps,
-        record_every,
+        lengths.steps,
+        lengths.record_every,
         float(divergence_factor),
         tuple(summaries),
         None if target_loss is None else float(target_loss),
         evaluations,
+        evaluate_every=lengths.evaluate_every,
+        stop=checked_rule(stop, lengths.evaluate_every),
     )
     place = place_of(store, devices, executor, part, progress, accept_versions)
     given = problem, make_optimizer, space, settings, chunk_size
     if isinstance(space, Space):
-        warn_about(space, steps)
+        warn_about(space, lengths.steps)
     if not dry_run:
         return trained(*given, place)
     with no_mesh():
@@ -179,7 +216,7 @@ def trained(
     chunk_size: int | Literal["auto"],
     place: Place,
 ) -> xr.Dataset:
-    """Plans a sweep or a halving, trains what the store lacks, labels the results."""
+    """Plans a sweep or halving, trains the missing chunks and returns the dataset."""
     given = problem, make_optimizer, space, settings, chunk_size
     start = time.perf_counter()
     with no_mesh():
@@ -187,14 +224,15 @@ def trained(
             plan, programs = _planned(*given, place)
             check_trials_fit(plan.space, [group.variables for group in plan.groups])
             train = _trainer(plan, programs, place)
-            # False if another process has extended the store meanwhile.
+            # write_plan returns False if another process has extended the store in the
+            # meantime. The plan must then include the new values.
             if place.store is None or place.store.write_plan(plan):
                 break
         traced = time.perf_counter() - start
         total = trials_in(plan, place.part)
         with watched(total, place.progress, place.store is not None) as watch:
             results = gathered(plan, _source(plan, place, train, watch))
-        if place.part[1] > 1 and place.store:  # the results of the other processes
+        if place.part[1] > 1 and place.store:  # results of other processes
             for chunk, variables in place.store.chunks(plan, plan.chunks()):
                 fill(results, chunk, variables)
     return labelled(plan, results, watch.cost(traced))
@@ -210,7 +248,7 @@ def _planned(
 ) -> tuple[Plan, list[Program]]:
     if not isinstance(space, Space):
         raise TypeError(
-            f"space must be a space such as grid(max_norm=[0.1, 1.0]), "
+            f"space must be a Space such as grid(max_norm=[0.1, 1.0]), "
             f"got {type(space).__name__}."
         )
     size = None if chunk_size == "auto" else as_integer("chunk_size", chunk_size)
@@ -224,7 +262,7 @@ def _trainer(plan: Plan, programs: Sequence[Program], place: Place) -> Trainer:
 
 
 def _source(plan: Plan, place: Place, train: Trainer, watch: Watch) -> Source:
-    """Returns what reads the results of chunks, or trains and stores them."""
+    """Returns a function that loads chunks from the store or trains and stores them."""
 
     def results(
         chunks: Sequence[Chunk], inputs: Callable[[Chunk], Inputs]
@@ -253,13 +291,13 @@ def _source(plan: Plan, place: Place, train: Trainer, watch: Watch) -> Source:
                 raise
         if failures:
             warn(
-                f"{len(failures)} of the chunks failed at every attempt; their trials "
-                f"have the status {NOT_RUN}: {'; '.join(failures)}."
+                f"{len(failures)} of the chunks failed at every attempt and have the "
+                f"status {NOT_RUN}: {'; '.join(failures)}."
             )
         if pending and place.store and watch.stopped():
             raise KeyboardInterrupt(
                 f"stopped with {watch.done} of {watch.total} trials in the store "
-                f"{str(place.store.folder)!r}: the same call resumes from there."
+                f"{str(place.store.folder)!r}. Repeat the call to resume."
             )
 
     return results
@@ -275,7 +313,7 @@ def _announced(plan: Plan, chunks: Sequence[Chunk]) -> str:
 
 
 def _failure(plan: Plan, chunk: Chunk, error: Exception) -> str:
-    """The trials that failed, by the range of each axis, and the error."""
+    """Describes a failed chunk by the range of each axis and the error."""
     where = []
     for axis in plan.space.axes:
         values = np.unique(axis.labels[plan.space.rows[axis.name][chunk.trials]])

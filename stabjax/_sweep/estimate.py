@@ -1,4 +1,4 @@
-"""The cost of a sweep, from one chunk of some of its programs."""
+"""Cost estimates for a sweep, measured on one chunk of some of its programs."""
 
 import math
 import time
@@ -27,9 +27,10 @@ class _Cost(NamedTuple):
 def estimated(
     plan: Plan, programs: Sequence[Program], place: Place, traced: float
 ) -> xr.Dataset:
-    """Returns the dataset without results, with the expected cost as attributes.
+    """Returns an empty dataset with the estimated cost in its attributes.
 
-    Of many programs some are compiled, and the others cost their mean.
+    If there are many programs, a few of them are compiled, and their mean cost stands
+    for the others.
     """
     results = unfilled(plan, _without_memory)
     due: dict[int, list[Chunk]] = {}
@@ -60,7 +61,7 @@ def estimated(
 def _cost(plan: Plan, program: Program, due: Sequence[Chunk], place: Place) -> _Cost:
     group, devices = plan.groups[due[0].group], place.devices[: len(due)]
     begin = time.perf_counter()
-    compiled = program.compiled(group.width, group.shared_seed, devices)
+    compiled = program.compiled(group.width, group.shared_seed, group.engine, devices)
     running = time.perf_counter()
     batch = due[: len(devices)]
     started = start(compiled, len(devices), batch, [*map(plan.inputs, batch)])
@@ -73,7 +74,7 @@ def _cost(plan: Plan, program: Program, due: Sequence[Chunk], place: Place) -> _
 
 
 def _is_due(chunk: Chunk, place: Place) -> bool:
-    """Whether this process would have to run the chunk."""
+    """Returns whether this process would run the chunk."""
     part, parts = place.part
     mine = chunk.number % parts == part
     return mine and not (place.store and place.store.holds(chunk))
@@ -82,5 +83,5 @@ def _is_due(chunk: Chunk, place: Place) -> bool:
 def _without_memory(
     shape: tuple[int, ...], value: float, dtype: np.dtype[Any]
 ) -> np.ndarray[Any, Any]:
-    """An array of one repeated value, without memory for its shape."""
+    """Returns a constant array that does not allocate memory for its shape."""
     return np.broadcast_to(np.asarray(value, dtype), shape)

@@ -1,4 +1,4 @@
-"""Chunks as the tasks of any `concurrent.futures.Executor`."""
+"""Running chunks as tasks of a `concurrent.futures.Executor`."""
 
 import functools
 import pickle
@@ -24,8 +24,8 @@ from stabjax._sweep.plan import Chunk, Group
 from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.progress import Watch
 
-_SUBMITTED = 256  # tasks given to the executor before their results are taken
-_ATTEMPTS = 2  # to train a chunk
+_SUBMITTED = 256  # maximum number of unfinished tasks
+_ATTEMPTS = 2  # per chunk
 _POLL = 0.05  # seconds, after which a second Ctrl-C is noticed
 
 _Array = np.ndarray[Any, Any]
@@ -36,8 +36,8 @@ def by_executor(
 ) -> Trainer:
     """Returns a function that trains chunks as tasks of an executor.
 
-    A chunk that fails twice yields its error. After a request to stop it starts no more
-    chunks and waits for the running ones.
+    The function yields the error of a chunk that fails twice. After a stop request, it
+    waits for the running chunks and does not start new ones.
     """
     recipes = [_packed(*pair) for pair in zip(programs, groups, strict=True)]
 
@@ -51,9 +51,9 @@ def by_executor(
             yield from _outcomes(submit, chunks, watch)
         except (BrokenExecutor, CancelledError) as error:
             raise RuntimeError(
-                f"the executor broke down ({type(error).__name__}: {error}). The "
-                f"store, if there is one, holds the finished chunks, and the same call "
-                f"with a new executor resumes from there."
+                f"the executor broke ({type(error).__name__}: {error}). If the sweep "
+                f"has a store, the finished chunks are saved. Repeat the call with a "
+                f"new executor to resume."
             ) from error
 
     return train
@@ -62,7 +62,7 @@ def by_executor(
 def train_chunk(
     recipe: bytes, shared: Mapping[str, Any], lanes: Mapping[str, _Array]
 ) -> dict[str, _Array]:
-    """The task of a worker: returns the results of a chunk."""
+    """Trains a chunk in a worker and returns its results."""
     with _lock:
         program, config = _program(recipe)
     with configured(config):
@@ -104,10 +104,10 @@ def _outcomes(
 
 
 def _packed(program: Program, group: Group) -> bytes:
-    """A program as bytes, which a worker unpacks once for all of its chunks.
+    """Pickles a program, so that a worker can unpickle it once for all of its chunks.
 
-    `cloudpickle`, which comes with Dask, also pickles lambdas and functions of a
-    script, so it is used if it is installed.
+    Uses `cloudpickle` if it is installed (Dask depends on it), because it also pickles
+    lambdas and functions that are defined in a script.
     """
     try:
         from cloudpickle import dumps
@@ -115,18 +115,18 @@ def _packed(program: Program, group: Group) -> bytes:
         from pickle import dumps
     try:
         content: bytes = dumps((program, group, jax_config()))
-    except Exception as error:  # each library has its own
+    except Exception as error:  # the type depends on the library
         raise TypeError(
-            f"problem, make_optimizer and the static values must be picklable to be "
-            f"sent to an executor ({error}): write functions with def at the top of a "
-            f"module, and give a function that makes the problem instead of a problem, "
-            f"or install cloudpickle."
+            f"problem, make_optimizer and the static values must be picklable if "
+            f"executor is given ({error}). Install cloudpickle, or define functions "
+            f"at the top level of a module and pass a function that returns the "
+            f"problem."
         ) from error
     return content
 
 
 def _completed(running: Mapping[Future[Any], Chunk], watch: Watch) -> list[Future[Any]]:
-    """Waits for at least one task; those that broke with the executor come last."""
+    """Waits for at least one task and lists tasks of a broken executor last."""
     done: set[Future[Any]] = set()
     while running and not done:
         if watch.stopped_at_once():
@@ -140,18 +140,20 @@ def _is_broken(error: BaseException | None) -> bool:
     return isinstance(error, BrokenExecutor)
 
 
-_lock = threading.Lock()  # workers may be threads, and should compile once
+_lock = threading.Lock()  # worker threads must compile only once
 
 
 @functools.lru_cache(maxsize=8)
 def _program(recipe: bytes) -> tuple[jax.stages.Compiled, dict[str, Any]]:
     program, group, config = pickle.loads(recipe)
+    how = group.width, group.shared_seed, group.engine
     with configured(config):
-        here = program.fingerprint(group.width, group.shared_seed)
+        here = program.fingerprint(*how)
         if here != group.program:
             raise RuntimeError(
-                f"this worker makes another program of the same functions: it has jax "
-                f"{jax.__version__}, and results would differ."
+                f"this worker (jax {jax.__version__}) compiles the functions to a "
+                f"different program, whose results would differ. Install the same "
+                f"versions of Python packages on all workers."
             )
         device = jax.local_devices()[:1]
-        return program.compiled(group.width, group.shared_seed, device), config
+        return program.compiled(*how, device), config

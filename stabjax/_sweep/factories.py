@@ -1,4 +1,4 @@
-"""Axes as arguments of the functions that make the problem and the optimizer."""
+"""Routing axes to the functions that create the problem and the optimizer."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
@@ -10,31 +10,24 @@ from stabjax._train.problem import Problem
 
 _WANTED = {
     "problem": "a Problem with init and loss, such as stabjax.problems.quadratic(), "
-    "or a function that makes one",
-    "make_optimizer": "a function that takes axes by name and makes an optimizer",
+    "or a function that returns one",
+    "make_optimizer": "a function that takes axes by name and returns an optimizer",
 }
 
 
 class Factories(NamedTuple):
-    """The functions that make a trial from its hyperparameters."""
+    """The functions that create the problem and the optimizer of a trial."""
 
     problem: Problem | Callable[..., Problem]
     make_optimizer: Callable[..., optax.GradientTransformation]
-    problem_axes: tuple[str, ...]  # those that `problem` takes, if it is a function
+    problem_axes: tuple[str, ...]  # empty if `problem` is not a function
     optimizer_axes: tuple[str, ...]
 
     def __call__(
         self, values: Mapping[str, Any]
     ) -> tuple[Problem, optax.GradientTransformation]:
         """Returns the problem and the optimizer of a trial."""
-        problem: Any = self.problem
-        if not is_problem(problem):
-            problem = problem(**{name: values[name] for name in self.problem_axes})
-            if not is_problem(problem):
-                raise TypeError(
-                    f"problem must return a Problem with init and loss, "
-                    f"got {type(problem).__name__}."
-                )
+        problem = self.made_problem(values)
         taken = {name: values[name] for name in self.optimizer_axes}
         optimizer = self.make_optimizer(**taken)
         if not isinstance(optimizer, optax.GradientTransformation):
@@ -44,22 +37,36 @@ class Factories(NamedTuple):
             )
         return problem, optimizer
 
-    def functions(self) -> list[object]:
-        """Returns the functions that a program is traced from.
+    def made_problem(self, values: Mapping[str, Any]) -> Any:
+        """Returns the problem of a trial."""
+        problem: Any = self.problem
+        if is_problem(problem):
+            return problem
+        problem = problem(**{name: values[name] for name in self.problem_axes})
+        if not is_problem(problem):
+            raise TypeError(
+                f"problem must return a Problem with init and loss, "
+                f"got {type(problem).__name__}."
+            )
+        return problem
 
-        A Problem is represented by its functions, because a new Problem of the same
-        functions gives the same program.
+    def functions(self) -> list[object]:
+        """Returns the functions that are traced to create a program.
+
+        A Problem is represented by its functions, because two problems with the same
+        functions give the same program.
         """
         problem: Any = self.problem
         found: list[object] = [problem]
         if isinstance(problem, Problem):
+            optional = [problem.evaluate, problem.batch]
             found = [problem.init, problem.loss]
-            found += [] if problem.evaluate is None else [problem.evaluate]
+            found += [function for function in optional if function is not None]
         return [*found, self.make_optimizer]
 
 
 def route(problem: Any, make_optimizer: Any, axes: Collection[str]) -> Factories:
-    """Finds which factory takes which axis; raises if an axis has no taker."""
+    """Assigns axes to factories and raises an error if an axis is not used."""
     names = [name for name in axes if name != "seed"]
     factories = Factories(
         problem,
@@ -70,15 +77,15 @@ def route(problem: Any, make_optimizer: Any, axes: Collection[str]) -> Factories
     for name in names:
         if name not in factories.problem_axes + factories.optimizer_axes:
             raise ValueError(
-                f"axis {name!r} goes nowhere: neither make_optimizer "
+                f"axis {name!r} is not used: neither make_optimizer "
                 f"({_parameters(make_optimizer)}) nor problem "
-                f"({_parameters(problem)}) has a parameter of that name."
+                f"({_parameters(problem)}) has a parameter with that name."
             )
     return factories
 
 
 def is_problem(value: Any) -> bool:
-    """Returns whether this is a problem, and not the class of problems."""
+    """Returns whether the value is a problem instance."""
     ready = callable(getattr(value, "init", None)) and callable(
         getattr(value, "loss", None)
     )
@@ -86,16 +93,16 @@ def is_problem(value: Any) -> bool:
 
 
 def name_of(value: Any) -> str:
-    """Returns the name of a problem or a factory in the dataset."""
+    """Returns the name of a problem or factory for the dataset attributes."""
     metadata = getattr(value, "metadata", None)
     if isinstance(metadata, Mapping) and "name" in metadata:
         return str(metadata["name"])
-    value = getattr(value, "func", value)  # of a functools.partial
+    value = getattr(value, "func", value)  # unwraps functools.partial
     return str(getattr(value, "__name__", type(value).__name__))
 
 
 def _taken(role: str, make: Any, axes: Collection[str]) -> tuple[str, ...]:
-    """Returns the axes that a factory has parameters for; checks all its parameters."""
+    """Checks the parameters of a factory and returns the axes that it accepts."""
     if not callable(make):
         shown = repr(make) if isinstance(make, str) else type(make).__name__
         raise TypeError(f"{role} must be {_WANTED[role]}, got {shown}.")
@@ -106,12 +113,14 @@ def _taken(role: str, make: Any, axes: Collection[str]) -> tuple[str, ...]:
             parameter.KEYWORD_ONLY,
         ):
             raise TypeError(
-                f"{role} must name each parameter it takes, so that axes can be given "
-                f"to it by name: it has {parameter}."
+                f"{role} must have only named parameters because axes are passed by "
+                f"name, got {parameter}."
             )
         if parameter.default is parameter.empty and name not in axes:
             reason = (
-                "seed goes to the key alone" if name == "seed" else "no axis has it"
+                "seed is reserved for the random key"
+                if name == "seed"
+                else "no axis has that name"
             )
             raise ValueError(
                 f"{role} has a parameter {name!r} without a default, and {reason}."

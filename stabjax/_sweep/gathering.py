@@ -1,4 +1,4 @@
-"""The variables of all trials, from the results of chunks."""
+"""Assembling chunk results into arrays over all trials."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -13,16 +13,16 @@ from stabjax._sweep.program import STATE, Inputs
 
 _Array = np.ndarray[Any, Any]
 _Variables = dict[str, _Array]
-# A function that yields the results of chunks, where it has them, in any order.
+# A function that yields the available results of chunks, in any order.
 Source = Callable[
     [Sequence[Chunk], Callable[[Chunk], Inputs]], Iterator[tuple[Chunk, _Variables]]
 ]
-# Program -> the trials that reached a rung, and their states.
+# Group number -> the trials that reached a rung, and their states.
 _States = dict[int, tuple[_Array, _Variables]]
 
 
 def gathered(plan: Plan, source: Source) -> _Variables:
-    """Returns the variables of all trials; a trial without a result has status -1."""
+    """Returns the variables of all trials, with status -1 for missing results."""
     if plan.settings.rungs:
         return _climbed(plan, source)
     results = unfilled(plan)
@@ -32,14 +32,14 @@ def gathered(plan: Plan, source: Source) -> _Variables:
 
 
 def fill(results: _Variables, chunk: Chunk, variables: _Variables) -> None:
-    """Copies the results of a chunk into those of all trials."""
+    """Copies the results of a chunk into the arrays over all trials."""
     for name, values in variables.items():
         if name in results:
             results[name][chunk.trials] = values
 
 
 def trials_in(plan: Plan, part: tuple[int, int]) -> int:
-    """Returns the number of trials that a part of the chunks trains, at most."""
+    """Returns the maximum number of trials to train in a part of the chunks."""
     if rungs := plan.settings.rungs:
         sizes = [_kept(plan, rung) for rung in range(len(rungs))]
         return sum(sizes) * (len(plan.space) // _points(plan))
@@ -48,9 +48,10 @@ def trials_in(plan: Plan, part: tuple[int, int]) -> int:
 
 
 def _climbed(plan: Plan, source: Source) -> _Variables:
-    """Trains from rung to rung, from each of them only the best points further.
+    """Trains from rung to rung, keeping only the best points at each rung.
 
-    It ends at a rung with missing results, because the best points are unknown there.
+    Stops early if results are missing at a rung, because the best points are then
+    unknown.
     """
     size, rungs = len(plan.space), plan.settings.rungs
     results = unfilled(plan)
@@ -82,7 +83,7 @@ def _climbed(plan: Plan, source: Source) -> _Variables:
 def _continued(
     plan: Plan, states: _States, first: int, until: int
 ) -> Callable[[Chunk], Inputs]:
-    """The inputs of the chunks of a rung: those of a sweep, and the states of runs."""
+    """Returns a function that adds the saved states to the inputs of a chunk."""
 
     def inputs(chunk: Chunk) -> Inputs:
         shared, lanes = plan.inputs(chunk)
@@ -90,7 +91,7 @@ def _continued(
         for name, leaf in group.variables.items():
             if not name.startswith(STATE):
                 continue
-            if first == 0:  # unused: the program starts the runs itself
+            if first == 0:  # unused, because the program initializes the runs
                 lanes[name] = np.zeros((group.width, *leaf.shape), leaf.dtype)
                 continue
             known, values = states[chunk.group]
@@ -102,7 +103,7 @@ def _continued(
 
 
 def _states(found: Sequence[tuple[Chunk, _Variables]]) -> _States:
-    """The states in the results of a rung."""
+    """Collects the states from the results of a rung."""
     states = _States()
     for group in {chunk.group for chunk, _ in found}:
         mine = [(chunk, values) for chunk, values in found if chunk.group == group]
@@ -127,12 +128,12 @@ def _points(plan: Plan) -> int:
 
 
 def _kept(plan: Plan, rung: int) -> int:
-    """The largest number of points that reach a rung, counted from 0."""
+    """Returns the maximum number of points that reach a rung, counted from 0."""
     return math.ceil(_points(plan) / (plan.settings.eta or 1.0) ** rung)
 
 
 def _survivors(plan: Plan, losses: _Array, rung: int) -> _Array:
-    """For each trial, whether its point reaches a rung, by its mean over the seeds."""
+    """Returns a mask of the trials whose points have the best mean over the seeds."""
     shape = plan.space.shape
     scores = losses.reshape(shape).mean(axis=_seed_axis(plan), keepdims=True)
     order = np.argsort(scores, axis=None, kind="stable")

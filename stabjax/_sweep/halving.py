@@ -1,4 +1,4 @@
-"""Successive halving: all points train a little, the better ones further."""
+"""Successive halving, implemented as a sweep in stages."""
 
 import math
 import os
@@ -33,44 +33,46 @@ def successive_halving(
     accept_versions: bool = False,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Trains every point a little, and only the better ones further, up to all steps.
+    """Searches a space by successive halving, which stops unpromising points early.
 
-    With R rungs, points are compared after `steps / eta**(R - 1)`, ..., `steps / eta`
-    and `steps` updates, by the mean over their seeds of a variable. The best 1 / eta of
-    them resume from where they are; points with a diverged run are dropped. With the
-    defaults this costs about 0.31 of training all points to the end. Schedules span all
-    steps from the start, so the survivors are the runs of `sweep`. Learning rates that
-    are slow at first and win late are lost.
+    Let R be the number of rungs. Points are compared after `steps / eta**(R - 1)`, ...,
+    `steps / eta` and `steps` updates by the mean of `variable` over their seeds. The
+    best 1 / eta of the points continue training, and points with a diverged run are
+    dropped. With the default settings, the search takes about 31% of the training steps
+    of a full sweep. Schedules always span all steps, so the surviving runs equal those
+    of `sweep`. The search can miss low learning rates that win only late in training.
 
     Args:
       problem: as in `sweep`.
       make_optimizer: as in `sweep`.
-      space: as in `sweep`; a dimension `seed` is averaged over.
-      steps: number of updates of the runs that survive to the end, >= 1.
-      rungs: number of comparisons, >= 1; 1 trains all points to the end.
-      eta: one point in `eta` survives a rung, in (1, inf).
-      variable: the variable by which points are compared, smaller is better:
-        `"final_loss"`, the loss on the evaluation key, or an entry of
+      space: as in `sweep`. Results are averaged over the dimension `seed`, if present.
+      steps: number of updates in the runs that survive all rungs, >= 1. **Static.**
+      rungs: number of comparisons, >= 1. If 1, all points train for all steps.
+        **Static.**
+      eta: one in `eta` points survives a rung, in (1, inf). **Static.**
+      variable: name of the variable to compare, where smaller is better. Either
+        `"final_loss"`, the loss computed with the evaluation key, or an entry of
         `problem.evaluate`.
-      store: as in `sweep`. It also holds the state of every run, so that the same call
-        resumes after any chunk with the same bits. Points cannot be added later.
+      store: as in `sweep`. The store also contains the state of every run. After an
+        interruption, the same call resumes with bitwise identical results. Points
+        cannot be added later.
       devices: as in `sweep`.
       executor: as in `sweep`.
       accept_versions: as in `sweep`.
       progress: as in `sweep`.
 
     Returns:
-      A dataset over the dimensions of the space. `rung_loss` is the variable at each
-      rung, along a dimension `rung` whose coordinate is the number of updates; NaN
-      after a point was dropped. `trained_steps` is the number of updates of each run.
-      `final_loss` and the entries of `problem.evaluate` are NaN for dropped points (a
-      final loss is +inf if the run diverged). `status`, `diverged_at` and `best_loss`
-      refer to the steps that were trained. The attribute `share_of_steps` is the cost
-      relative to training all points to the end.
+      A dataset with the dimensions of the space. `rung_loss` is the compared variable
+      at each rung, or NaN after a point was dropped. The coordinate of its dimension
+      `rung` is the number of updates. `trained_steps` is the number of updates of each
+      run. For dropped points, `final_loss` is NaN, or +inf if the run diverged, and the
+      entries of `problem.evaluate` are NaN. `status`, `diverged_at` and `best_loss`
+      describe the completed steps. The attribute `share_of_steps` is the fraction of
+      the training steps of a full sweep.
 
     Raises:
-      ValueError, TypeError: as in `sweep`; or `rungs` or `eta` is out of range, or the
-        variable does not exist.
+      ValueError, TypeError: If `rungs` or `eta` is out of range, if `variable` does not
+        exist, or for the reasons listed in `sweep`.
 
     Example:
       >>> import numpy as np, optax, stabjax
@@ -81,7 +83,7 @@ def successive_halving(
       >>> runs = stabjax.successive_halving(problem, make_optimizer, space, steps=80)
       >>> print(runs.trained_steps.sel(seed=0).values)
       [10 10 10 20 20 40 80 80 10 10]
-      >>> round(stabjax.runs.best(runs)["rate"], 2)
+      >>> round(stabjax.runs.best(runs).point["rate"], 2)
       0.32
 
     References:

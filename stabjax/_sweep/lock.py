@@ -1,4 +1,4 @@
-"""A lock file for processes on one file system."""
+"""A lock file for processes that share a file system."""
 
 import contextlib
 import json
@@ -11,18 +11,19 @@ from pathlib import Path
 
 from stabjax._sweep.files import is_running, read_regular
 
-_PATIENCE = 30.0  # seconds; a lock is held for some milliseconds
+_PATIENCE = 30.0  # seconds; a lock is usually held for a few milliseconds
 _PAUSE = 0.01
 _MOST = 4096  # bytes of a lock file
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the lock file at a path, exclusively.
+    """Holds an exclusive lock file at the given path.
 
-    The lock of a process that has died is taken over: at once on the same host, else
-    once it has not changed for half a minute of this process's own clock. `flock` needs
-    no such rule, but some network file systems do not support it.
+    If the process that holds the lock has died, the lock is taken over: immediately on
+    the same host, otherwise after it has not changed for 30 seconds on the clock of
+    this process. `flock` would release the lock automatically, but some network file
+    systems do not support it.
     """
     seen, since = _owner(path), time.monotonic()
     while not _taken(path):

@@ -1,4 +1,4 @@
-"""Traced and compiled programs, kept as long as their functions live."""
+"""A cache of traced and compiled programs, tied to the lifetime of their functions."""
 
 import weakref
 from collections.abc import Callable, Hashable
@@ -13,9 +13,9 @@ remembered: dict[Hashable, Any] = {}
 
 
 class Memory:
-    """The programs of some functions, as long as the values they read stay the same.
+    """A cache of programs, keyed by the values that their functions read.
 
-    These values are read once, so a memory is for one call of a sweep.
+    The values are hashed only once, so an instance must not outlive a call to `sweep`.
     """
 
     def __init__(self, functions: list[object]) -> None:
@@ -23,21 +23,21 @@ class Memory:
         self._contents: Hashable = None
 
     def recall(self, key: Hashable, make: Callable[[], _T]) -> _T:
-        """Returns the result of `make`, which is called once for each key.
+        """Returns the cached result for a key, calling `make` on the first request.
 
-        The result must not refer to the functions, or they are never freed. Traced
-        shapes and compiled programs do not, jitted functions do.
+        The result must not refer to the functions, which would then never be freed.
+        Traced shapes and compiled programs are safe, but jitted functions are not.
         """
         try:
             found = self._key(key)
             known: _T | None = remembered.get(found)
             references = [weakref.ref(function) for function in self._functions]
-        except TypeError:  # an unhashable static value, or no weak reference
+        except TypeError:  # an unhashable static value or no weakref support
             return make()
         if known is not None:
             return known
         made = make()
-        # Tracing may change what a function reads, such as a count of its calls.
+        # Tracing can change a value that the function reads, such as a call counter.
         self._contents = None
         for name in {found, self._key(key)}:
             remembered[name] = made

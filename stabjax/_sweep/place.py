@@ -1,4 +1,4 @@
-"""Where a sweep runs and where its results are stored."""
+"""Devices, executors and stores of a sweep."""
 
 import operator
 import os
@@ -13,11 +13,11 @@ from stabjax._sweep.store import Store
 
 
 class Place(NamedTuple):
-    """Where chunks run, which of them, and where their results are stored."""
+    """The execution settings of a sweep, which do not affect its results."""
 
     devices: tuple[jax.Device, ...]
     executor: Executor | None
-    part: tuple[int, int]  # this process and the number of them
+    part: tuple[int, int]  # index of this process, number of processes
     store: Store | None
     progress: bool
     accept_versions: bool = False  # results of other versions of JAX and Optax
@@ -31,22 +31,22 @@ def place_of(
     progress: bool,
     accept_versions: bool = False,
 ) -> Place:
-    """Checks where a sweep is to run."""
+    """Validates the execution settings of a sweep."""
     if executor is not None and not isinstance(executor, Executor):
         raise TypeError(
             f"executor must be a concurrent.futures.Executor, such as "
             f"ProcessPoolExecutor(), got {type(executor).__name__}."
         )
     if executor is not None and devices is not None:
-        raise ValueError("devices cannot be chosen for the workers of an executor.")
+        raise ValueError("devices must be None if executor is given.")
     chosen = local_devices(devices)
     if part is None and jax.process_count() > 1:
         part = jax.process_index(), jax.process_count()
     mine = (0, 1) if part is None else _checked_part(part)
     if mine[1] > 1 and store is None:
         raise ValueError(
-            f"part {mine[0]} of {mine[1]} needs a store that all processes share: pass "
-            f"store."
+            f"store must be given for part {mine[0]} of {mine[1]}, got None. Pass a "
+            f"folder that all processes share."
         )
     kept = None if store is None else Store(store)
     return Place(chosen, executor, mine, kept, progress, accept_versions)
@@ -59,6 +59,6 @@ def _checked_part(part: object) -> tuple[int, int]:
         mine, number = -1, 0
     if not 0 <= mine < number:
         raise ValueError(
-            f"part must be (i, n): part i of n, with i from 0 to n - 1, got {part!r}."
+            f"part must be a tuple (i, n) with i in [0, n - 1], got {part!r}."
         )
     return mine, number

@@ -1,4 +1,4 @@
-"""The plan of a sweep: which trials run together, in which programs."""
+"""The plan of a sweep, which assigns trials to programs and chunks."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,43 +23,45 @@ _Array = np.ndarray[Any, Any]
 
 
 class Group(NamedTuple):
-    """The trials of one program; part of `spec.json`."""
+    """The trials that share a program. Saved in `spec.json`."""
 
-    labels: dict[str, Any]  # static axis -> the label of its value
-    width: int  # trials of a chunk
-    shared_seed: bool  # within each chunk
+    labels: dict[str, Any]  # static axis -> label of its value
+    width: int  # trials per chunk
+    shared_seed: bool  # whether all trials of a chunk have the same seed
     variables: dict[str, jax.ShapeDtypeStruct]  # results of a trial
-    program: str = ""  # the hash of the program of a chunk, where it is needed
-    accepted: tuple[str, ...] = ()  # the same of other versions of the libraries
+    program: str = ""  # fingerprint of the compiled chunk, if there is a store
+    engine: str = "vmap"  # or "lanes"
+    accepted: tuple[str, ...] = ()  # fingerprints with other versions of the libraries
 
 
 class Chunk(NamedTuple):
-    """Trials that run together."""
+    """A batch of trials that run together."""
 
-    number: int  # among all chunks of the sweep; the name of its file
+    number: int  # index among all chunks, and the name of its file
     group: int
-    trials: _Array  # not padded
-    steps: int  # updates of its trials when it is done
+    trials: _Array  # without padding
+    steps: int  # total number of updates after this chunk
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All decisions about a sweep: the content of `spec.json`.
+    """The plan of a sweep, which is saved in `spec.json`.
 
-    The space is in the order of the store: values that were added later come last.
+    The values of the space are in the order of the store, where values that were added
+    by a later call come last.
     """
 
     space: Space
-    sizes: tuple[tuple[int, ...], ...]  # of the dimensions, after each extension
+    sizes: tuple[tuple[int, ...], ...]  # shape after each extension of the store
     order: dict[str, _Array]  # dimension -> positions of the values in the user's order
     settings: Settings
     groups: tuple[Group, ...]
-    numerics: dict[str, Any]  # the versions and flags that change the last bits
-    about: dict[str, Any]  # for the reader alone
+    numerics: dict[str, Any]  # versions and flags that affect rounding
+    about: dict[str, Any]  # not compared, informative only
 
     @cached_property
     def numbers(self) -> dict[str, _Array]:
-        """The values of each traced axis, in the type of the device."""
+        """The values of each traced axis, in the dtype used on the device."""
         return self.space.numbers()
 
     @property
@@ -68,7 +70,7 @@ class Plan:
         return host_bytes(self.space, (group.variables for group in self.groups))
 
     def inputs(self, chunk: Chunk) -> Inputs:
-        """Returns the arguments of the program of a chunk."""
+        """Returns the program arguments for a chunk."""
         group = self.groups[chunk.group]
         trials = padded(chunk.trials, group.width)
         rows = self.space.rows
@@ -79,10 +81,10 @@ class Plan:
         return {}, {**lanes, "seed": seeds}
 
     def chunks(self) -> list[Chunk]:
-        """Returns all chunks of a sweep, in the order of their numbers.
+        """Returns all chunks of a sweep, sorted by number.
 
-        The trials of an extension have chunks of their own, after the others, which
-        keep their numbers and their trials.
+        Each extension of a store adds new chunks at the end. The existing chunks keep
+        their numbers and trials.
         """
         found: list[Chunk] = []
         for generation in range(len(self.sizes)):
@@ -91,7 +93,7 @@ class Plan:
         return found
 
     def chunks_of(self, chosen: _Array, number: int, steps: int) -> list[Chunk]:
-        """Returns the chunks of the chosen trials (a mask), numbered from `number`."""
+        """Splits the trials selected by a mask into chunks, numbered from `number`."""
         chunks: list[Chunk] = []
         for group, (_, trials) in enumerate(self.space.groups()):
             mine = trials[chosen[trials]]
@@ -101,7 +103,7 @@ class Plan:
 
     @cached_property
     def _generations(self) -> _Array:
-        """For each trial, which of the sizes is the first that holds it."""
+        """The index of the extension that added each trial."""
         found = np.zeros(self.space.shape, np.int32)
         for smaller in self.sizes[:-1]:
             found += 1
@@ -144,29 +146,29 @@ def check_trials_fit(
 def widths(
     space: Space, trials: _Array, chunk_size: int | None, auto: int
 ) -> tuple[int, bool]:
-    """Returns the width of these trials' chunks, and whether each keeps to a seed.
+    """Returns the chunk width and whether all trials of a chunk share a seed.
 
-    Without a size the chunks are even, with at most `auto` trials. Trials of one seed
-    share their minibatches, which a chunk with one seed draws only once. So chunks keep
-    to one seed if every seed has enough trials to fill a chunk.
+    If `chunk_size` is None, the trials are split evenly into chunks of at most `auto`
+    trials. A chunk with a single seed draws each minibatch only once. Therefore, chunks
+    do not mix seeds if every seed has enough trials to fill a chunk.
     """
     limit = chunk_size or auto
     counts = np.unique(space.seeds[trials], return_counts=True)[1]
     enough = len(counts) == 1 or int(counts.min()) >= limit
     numbers = any(not a.is_static and a.name != "seed" for a in space.axes)
-    shared_seed = enough and numbers  # something must be batched
+    shared_seed = enough and numbers  # vmap needs a batched argument
     longest = int(counts.max()) if shared_seed else len(trials)
     width = chunk_size or math.ceil(longest / math.ceil(longest / limit))
     return width, shared_seed
 
 
 def padded(trials: _Array, width: int) -> _Array:
-    """Returns a chunk's trials, the last of them repeated until there are `width`."""
+    """Pads the trials of a chunk to `width` by repeating the last one."""
     return np.pad(trials, (0, width - len(trials)), mode="edge")
 
 
 def trials_of(chunks: Sequence[Chunk]) -> int:
-    """Returns the number of trials in these chunks."""
+    """Returns the total number of trials in the chunks."""
     return sum(len(chunk.trials) for chunk in chunks)
 
 

@@ -1,4 +1,4 @@
-"""From the arguments of a call to its plan: checked and traced, not yet compiled."""
+"""Planning a sweep, which traces the programs without compiling them."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ import optax
 
 import stabjax
 from stabjax._sweep.axes import OF_WHAT_WAS_TRAINED
-from stabjax._sweep.compiler import auto_width, jax_config, no_mesh
+from stabjax._sweep.compiler import auto_width, jax_config, lanes_width, no_mesh
 from stabjax._sweep.factories import is_problem, name_of, route
 from stabjax._sweep.memory import Memory
 from stabjax._sweep.place import Place, place_of
@@ -45,9 +45,10 @@ def planned(
     chunk_size: int | None,
     place: Place,
 ) -> tuple[Plan, list[Program]]:
-    """Traces the trials of each program and decides how they run.
+    """Traces a trial of each program and returns the plan and the programs.
 
-    Raises a ValueError if the store of the place holds another sweep.
+    Raises:
+      ValueError: If the store contains another sweep.
     """
     check_trials_fit(space)
     factories = route(problem, make_optimizer, [axis.name for axis in space.axes])
@@ -77,6 +78,8 @@ def planned(
         **_about(problem, make_optimizer, place),
         "optimizer_takes": ", ".join(factories.optimizer_axes),
     }
+    if maximized := sorted({name for p in programs for name in p.maximize()}):
+        about["maximize"] = ", ".join(maximized)
     numerics = _numerics(place.devices[0])
     plan = Plan(kept, sizes, order, settings, tuple(groups), numerics, about)
     if store and held:
@@ -114,13 +117,17 @@ def fingerprint(
     steps: int,
     record_every: int | None = None,
 ) -> str:
-    """Returns the SHA-256 of everything that the results depend on; trains nothing."""
+    """Returns a SHA-256 hash of everything that the results depend on."""
     here = place_of(None, None, None, (0, 1), False)
     settings = Settings(int(steps), record_every)
     with no_mesh():
         plan, programs = planned(problem, make_optimizer, space, settings, None, here)
         groups = tuple(
-            group._replace(program=program.fingerprint(group.width, group.shared_seed))
+            group._replace(
+                program=program.fingerprint(
+                    group.width, group.shared_seed, group.engine
+                )
+            )
             for program, group in zip(programs, plan.groups, strict=True)
         )
     text = to_text(replace(plan, groups=groups, about={}))
@@ -128,7 +135,7 @@ def fingerprint(
 
 
 def labels_of(space: Space, trial: int) -> dict[str, str]:
-    """Returns the labels of a trial's static values, by axis."""
+    """Returns the labels of the static values of a trial, keyed by axis."""
     return {
         axis.name: str(axis.labels[space.rows[axis.name][trial]])
         for axis in space.axes
@@ -144,20 +151,23 @@ def _group(
     chunk_size: int | None,
     place: Place,
 ) -> Group:
-    """How the trials of a program run: as in the store, for the same bits."""
+    """Returns the group of a program, with the chunk width of the store if present.
+
+    The chunk width must not change because it affects rounding.
+    """
     labels, variables = labels_of(space, int(trials[0])), program.shapes()[2]
     known = group_like(held, labels) if held else None
     if known and place.store and chunk_size not in (None, known.width):
-        reason = f"chunk_size is {known.width} there and {chunk_size} here"
+        reason = f"chunk_size is {known.width} in the store and {chunk_size} here"
         raise place.store.refused([reason])
     if known:
-        width, shared_seed = known.width, known.shared_seed
+        width, shared_seed, engine = known.width, known.shared_seed, known.engine
     else:
-        device = place.devices[0]
-        width, shared_seed = _width(program, space, trials, chunk_size, device)
-    group = Group(labels, width, shared_seed, variables)
+        width, shared_seed, engine = _width(program, space, trials, chunk_size, place)
+    group = Group(labels, width, shared_seed, variables, engine=engine)
     if place.store or place.executor:
-        group = group._replace(program=program.fingerprint(width, shared_seed))
+        text = program.fingerprint(width, shared_seed, engine)
+        group = group._replace(program=text)
     return group
 
 
@@ -166,25 +176,40 @@ def _width(
     space: Space,
     trials: np.ndarray[Any, Any],
     chunk_size: int | None,
-    device: jax.Device,
-) -> tuple[int, bool]:
-    """The width of a program's chunks, and whether each keeps to one seed."""
+    place: Place,
+) -> tuple[int, bool, str]:
+    """Returns the chunk width, whether the trials of a chunk share a seed, the engine.
+
+    Lanes are wide, so one chunk for several seeds is best where that is possible.
+    """
+    device, devices = place.devices[0], len(place.devices)
     parameters, memory, _ = program.shapes()
     auto = auto_width(parameters, device, memory)
+    if program.engine(False, device.platform) == "lanes":
+        width = chunk_size or lanes_width(len(trials), device, devices)
+        return width, False, "lanes"
     if (settings := program.settings).rungs:
-        # The points that survive to the end still fill a chunk.
+        # Small enough that the points that survive all rungs still fill a chunk.
         reduction = (settings.eta or 1.0) ** (len(settings.rungs) - 1)
-        return chunk_size or min(auto, math.ceil(len(trials) / reduction)), False
-    return widths(space, trials, chunk_size, auto)
+        width = chunk_size or min(auto, math.ceil(len(trials) / reduction))
+        return width, False, "vmap"
+    width, shared = widths(space, trials, chunk_size, auto)
+    return width, shared, program.engine(shared, device.platform)
 
 
 def _check_names(space: Space, groups: Sequence[Group], settings: Settings) -> None:
-    axes = {"step", "trial", "seed", *(axis.name for axis in space.axes)}
+    axes = {
+        "step",
+        "evaluated_at",
+        "trial",
+        "seed",
+        *(axis.name for axis in space.axes),
+    }
     given = {n for g in groups for n in g.variables if not n.startswith(STATE)}
     for name in given & axes:
         raise ValueError(
-            f"{name!r} is an axis or a dimension of the dataset and also a metric "
-            f"or an entry of problem.evaluate: rename one of the two."
+            f"{name!r} is the name of both an axis or dimension and a metric or entry "
+            f"of problem.evaluate. Rename one of them."
         )
     known = sorted(given - {*OF_WHAT_WAS_TRAINED})
     if settings.rungs and settings.compared_by not in known:
@@ -194,7 +219,7 @@ def _check_names(space: Space, groups: Sequence[Group], settings: Settings) -> N
 
 
 def _numerics(device: jax.Device) -> dict[str, Any]:
-    """Everything besides the program that changes the bits of a result."""
+    """Returns the versions and settings that affect rounding."""
     versions = {"jax": jax.__version__, "jaxlib": version("jaxlib")}
     config = {n: v for n, v in jax_config().items() if "promotion" not in n}
     harmless = ("--xla_force_host_platform_device_count", "--xla_dump")
@@ -222,6 +247,7 @@ def _about(problem: Any, make_optimizer: Any, place: Place) -> dict[str, Any]:
 def _source(function: Any) -> str | None:
     try:
         return inspect.getsource(getattr(function, "func", function))
-    # Typed in; no Python; a file that is another one by now.
+    # The function was typed interactively, is not written in Python, or its file has
+    # changed since it was imported.
     except (OSError, TypeError, SyntaxError, tokenize.TokenError):
         return None

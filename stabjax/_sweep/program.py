@@ -1,5 +1,6 @@
-"""A chunk of trials as one program: traced, hashed, compiled."""
+"""Tracing, hashing and compiling the program for a chunk of trials."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,30 +14,29 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.compiler import compiled_for, cpu_options, memory_of
+from stabjax._sweep.equations import Inexpressible
 from stabjax._sweep.factories import Factories
+from stabjax._sweep.kernel import LARGEST, chunk_of, run_of, trained
 from stabjax._sweep.memory import Memory
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.unsharded import unsharded
-from stabjax._train.trial import (
-    Rules,
-    State,
-    Training,
-    TrainResult,
-    train,
-    training,
-)
+from stabjax._train.state import Rules, State, Training, TrainResult
+from stabjax._train.summaries import summaries_of
+from stabjax._train.trial import train, training
 
-STATE = "state/"  # prefix of the variables that halving carries to the next rung
+STATE = "state/"  # prefix of the state variables that halving passes to the next rung
+
+CURVE = "_curve"  # suffix of the variables along `evaluated_at`
 
 _Variables = dict[str, jax.Array]
-# Arguments of a program: values that the trials of a chunk share, and of each trial.
+# Program arguments: values shared by all trials of a chunk, and values per trial.
 Inputs = tuple[dict[str, Any], dict[str, Any]]
 
 
 class Program:
-    """Runs all trials with the same static values, given the numeric values.
+    """A program for all trials with the same static values.
 
-    It can be pickled if the factories and the static values can.
+    It can be pickled if the factories and the static values can be pickled.
     """
 
     def __init__(
@@ -55,15 +55,18 @@ class Program:
             tuple((name, type(v), v, repr(v)) for name, v in statics.items()),
             tuple((name, dtype.name) for name, dtype in numbers.items()),
             settings,
+            getattr(factories.problem, "metadata", {}).get("final_loss"),
         )
-        # Jitted so that it is traced once for its shapes and its program.
+        # Jitted so that `shapes` and `compiled` share one trace.
+        self._parts: Any = None
+        self._maximize: tuple[str, ...] = ()
         self._jitted = jax.jit(self._rung if settings.rungs else self._trial)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Program, self.given
 
     def results(self, shared: dict[str, Any], lanes: dict[str, Any]) -> TrainResult:
-        """Trains a chunk and returns the full result of its first trial."""
+        """Trains a chunk and returns the complete result of its first trial."""
 
         def lane(shared: _Variables, own: _Variables) -> TrainResult:
             return self._result({**shared, **own})
@@ -75,44 +78,69 @@ class Program:
         return result
 
     def shapes(self) -> tuple[int, int, dict[str, jax.ShapeDtypeStruct]]:
-        """Traces a trial, which raises its errors.
+        """Traces a trial, which raises any errors in the user's functions.
 
         Returns:
-          The number of parameters, a bound on the bytes that a trial computes, and the
-          variables of its result.
+          The number of parameters, an upper bound on the memory of a trial, and the
+          shapes of its result variables.
         """
 
-        def make() -> tuple[int, int, dict[str, jax.ShapeDtypeStruct]]:
-            traced = self._jitted.trace(self._values())
-            params, variables = traced.out_info
-            count = sum(leaf.size for leaf in jax.tree.leaves(params))
-            return count, memory_of(traced.jaxpr.jaxpr), variables
+        return self._memory.recall((self._key, "shapes"), self._shapes)[:3]
 
-        return self._memory.recall((self._key, "shapes"), make)
+    def maximize(self) -> tuple[str, ...]:
+        """Returns the variables for which the problem says that larger is better."""
+        found: tuple[str, ...]
+        found = self._memory.recall((self._key, "shapes"), self._shapes)[4]
+        return found
 
-    def fingerprint(self, width: int, shared_seed: bool) -> str:
-        """Returns the SHA-256 of the program of a chunk, including its constants."""
-        traced = self._traced(width, shared_seed)
+    def _shapes(self) -> tuple[Any, ...]:
+        """Returns `shapes`, the trial in parts if it is small, and `maximize`."""
+        values = self._values()
+        traced = self._jitted.trace(values)
+        params, variables, *_ = traced.out_info
+        count = sum(leaf.size for leaf in jax.tree.leaves(params))
+        run = None
+        if self._parts and count <= LARGEST:
+            with contextlib.suppress(Inexpressible):
+                run = run_of(values, traced, self._parts)
+        memory = memory_of(traced.jaxpr.jaxpr)
+        return count, memory, variables, run, self._maximize
+
+    def engine(self, shared_seed: bool, platform: str) -> str:
+        """Returns how chunks run: `"lanes"` (see `kernel`) if possible, or `"vmap"`."""
+        return "lanes" if self._lanes(shared_seed, platform) else "vmap"
+
+    def fingerprint(self, width: int, shared_seed: bool, engine: str) -> str:
+        """Returns the SHA-256 hash of a chunk's program, including constants."""
+        (device,) = jnp.zeros(()).devices()
+        chunk = self._chunk(shared_seed, engine, device)
+        traced = jax.jit(chunk).trace(*self._arguments(width, shared_seed))
         text = f"{traced.lower().as_text()}{cpu_options(str(traced.jaxpr))}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def compiled(
-        self, width: int, shared_seed: bool, devices: Sequence[jax.Device]
+        self,
+        width: int,
+        shared_seed: bool,
+        engine: str,
+        devices: Sequence[jax.Device],
     ) -> jax.stages.Compiled:
-        """Compiles a chunk for each device: a function of `Inputs` to variables.
+        """Compiles a function from `Inputs` to result variables.
 
-        It is compiled once for all devices; arguments and results are the chunks
-        concatenated. A trial has the same bits on any of the devices.
+        If there are several devices, the function takes the concatenated inputs of one
+        chunk per device and returns the concatenated results. The results of a trial
+        are bitwise identical on all devices.
         """
 
         def make() -> jax.stages.Compiled:
+            chunk = jax.jit(self._chunk(shared_seed, engine, devices[0]))
             if len(devices) == 1:
                 alone = jax.sharding.SingleDeviceSharding(devices[0])
-                traced = self._traced(width, shared_seed, alone)
-                return compiled_for(traced, devices[0])
+                arguments = self._arguments(width, shared_seed, alone)
+                return compiled_for(chunk.trace(*arguments), devices[0])
             mesh, spec = Mesh(np.array(devices), ("chunk",)), PartitionSpec("chunk")
             chunks = jax.shard_map(
-                _as_function(self._traced(width, shared_seed)),
+                _as_function(chunk.trace(*self._arguments(width, shared_seed))),
                 mesh=mesh,
                 in_specs=spec,
                 out_specs=spec,
@@ -122,29 +150,37 @@ class Program:
             arguments = self._arguments(width, shared_seed, sharding, count)
             return compiled_for(jax.jit(chunks).trace(*arguments), devices[0])
 
-        key = (self._key, "program", width, shared_seed, *devices)
+        key = (self._key, "program", width, shared_seed, engine, *devices)
         return self._memory.recall(key, make)
 
     def _made(self, values: Mapping[str, Any]) -> tuple[Any, Any, jax.Array]:
-        """The problem, the optimizer and the key of a trial."""
+        """Creates the problem, the optimizer and the key of a trial."""
         _, statics, numbers, _ = self.given
         given = {**statics, **{name: values[name] for name in numbers}}
-        return *self._factories(given), jax.random.key(values["seed"])
+        problem, optimizer = self._factories(given)
+        declared = getattr(problem, "metadata", {}).get("maximize", ())
+        self._maximize = (declared,) if isinstance(declared, str) else tuple(declared)
+        return problem, optimizer, jax.random.key(values["seed"])
 
     def _result(self, values: Mapping[str, Any]) -> TrainResult:
         arguments = self.settings._asdict()
-        for name in ("rungs", "eta", "compared_by"):  # of halving
+        for name in ("rungs", "eta", "compared_by"):  # used only by halving
             del arguments[name]
         return train(*self._made(values), **arguments)
 
-    def _trial(self, values: _Variables) -> tuple[Any, _Variables]:
-        result = self._result(values)
-        return result.params, variables_of(result)
+    def _trial(self, values: _Variables) -> tuple[Any, ...]:
+        if self.settings.record_every or self.settings.evaluate_every:
+            result = self._result(values)
+            watched = self.settings.stop[0] if self.settings.stop else None
+            return result.params, variables_of(result, watched)
+        parts = self._training(values)
+        found, begun, self._parts = trained(parts, variables_of, self.settings.steps)
+        return parts.start.params, found, begun
 
     def _rung(self, values: _Variables) -> tuple[Any, _Variables]:
-        """Trains a trial from one rung of halving to the next."""
+        """Trains a trial from one halving rung to the next."""
         first, until = values["first"], values["until"]
-        start, step, result = self._training(values)
+        start, step, result, _ = self._training(values)
         begun = {
             name: jnp.where(first == 0, leaf, values[name])
             for name, leaf in _leaves(start).items()
@@ -155,19 +191,47 @@ class Program:
         return state.params, {**variables, **_leaves(state)}
 
     def _training(self, values: Mapping[str, Any]) -> Training:
-        rules = Rules(self.settings.divergence_factor)
+        given = self.settings
+        watched = summaries_of(given.summaries, given.target_loss, given.steps)
+        rules = Rules(given.divergence_factor, watched, given.evaluations)
         return training(*self._made(values), rules)
 
-    def _traced(
-        self, width: int, shared_seed: bool, sharding: Sharding | None = None
-    ) -> jax.stages.Traced:
+    def _chunk(
+        self, shared_seed: bool, engine: str, device: jax.Device
+    ) -> Callable[[_Variables, _Variables], Any]:
+        """Returns a function that trains a chunk."""
+
         def chunk(shared: _Variables, lanes: _Variables) -> Any:
             def lane(shared: _Variables, own: _Variables) -> Any:
                 return self._jitted({**shared, **own})[1]
 
             return jax.vmap(lane, (None, 0))(shared, lanes)
 
-        return jax.jit(chunk).trace(*self._arguments(width, shared_seed, sharding))
+        if engine == "vmap":
+            return chunk
+        found = self._lanes(shared_seed, device.platform)
+        if found is None:
+            raise RuntimeError(f"Cannot run these trials with engine {engine!r}.")
+        return found
+
+    def _lanes(
+        self, shared_seed: bool, platform: str
+    ) -> Callable[[_Variables, _Variables], Any] | None:
+        """Returns a function that trains a chunk in lanes, or None if it cannot."""
+        given = self.settings
+        run = self._memory.recall((self._key, "shapes"), self._shapes)[3]
+        if run is None:
+            return None
+        own = self._arguments(1, shared_seed)[1]
+
+        def make() -> list[Callable[[_Variables, _Variables], Any] | None]:
+            try:
+                return [chunk_of(run, own, given.steps, platform)]
+            except Inexpressible:
+                return [None]
+
+        key = (self._key, "lanes", shared_seed, platform)
+        return self._memory.recall(key, make)[0]
 
     def _arguments(
         self,
@@ -176,7 +240,7 @@ class Program:
         sharding: Sharding | None = None,
         devices: int | None = None,
     ) -> Inputs:
-        """The shapes of the arguments of a chunk, or of one chunk for each device."""
+        """Returns the argument shapes for a chunk, or for one chunk per device."""
         values = self._values()
         names = {"first", "until", *(["seed"] if shared_seed else [])} & values.keys()
         each = () if devices is None else (devices,)
@@ -185,7 +249,7 @@ class Program:
         return shared, {n: _like(v, size, sharding) for n, v in values.items()}
 
     def _values(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes of the arguments of a trial."""
+        """Returns the argument shapes for a trial."""
         _, _, numbers, settings = self.given
         values = {n: jax.ShapeDtypeStruct((), dtype) for n, dtype in numbers.items()}
         values["seed"] = jax.ShapeDtypeStruct((), np.int32)
@@ -201,7 +265,7 @@ def _like(
     sizes: tuple[int, ...],
     sharding: Sharding | None = None,
 ) -> jax.ShapeDtypeStruct:
-    """The shape with more dimensions in front."""
+    """Returns a copy of a shape with leading dimensions added."""
     return jax.ShapeDtypeStruct((*sizes, *value.shape), value.dtype, sharding=sharding)
 
 
@@ -210,7 +274,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _leaves(state: State) -> _Variables:
-    """The arrays of a state by name, as NumPy can hold them."""
+    """Returns the arrays of a state by name, with random keys as raw integers."""
     return {
         f"{STATE}{number}": jax.random.key_data(leaf) if _is_key(leaf) else leaf
         for number, leaf in enumerate(map(jnp.asarray, jax.tree.leaves(state)))
@@ -218,7 +282,7 @@ def _leaves(state: State) -> _Variables:
 
 
 def _with_leaves(state: State, values: Mapping[str, jax.Array]) -> State:
-    """The state that has these arrays."""
+    """Returns a copy of a state with the given arrays."""
     leaves, structure = jax.tree.flatten(state)
     found = [values[f"{STATE}{number}"] for number in range(len(leaves))]
     typed = [
@@ -232,9 +296,9 @@ def _with_leaves(state: State, values: Mapping[str, jax.Array]) -> State:
 
 
 def _as_function(traced: jax.stages.Traced) -> Callable[..., Any]:
-    """A traced chunk as a function of arrays, which avoids another trace.
+    """Converts a traced chunk to a function of arrays, which avoids another trace.
 
-    Mapped over devices, a value that a chunk shares is an array of one element.
+    `shard_map` passes each shared value as an array with a single element.
     """
     call = jax.extend.core.jaxpr_as_fun(traced.jaxpr)
     structure = jax.tree.structure(traced.out_info)
@@ -246,13 +310,21 @@ def _as_function(traced: jax.stages.Traced) -> Callable[..., Any]:
     return chunk
 
 
-def variables_of(result: TrainResult) -> _Variables:
-    """Returns the entries of the dataset, by name."""
+def variables_of(result: TrainResult, watched: str | None = None) -> _Variables:
+    """Returns the dataset variables of a result, keyed by name.
+
+    `watched` is the variable of early stopping.
+    """
     losses: dict[str, Any] = {**result._asdict(), **result.summaries}
+    if result.best:
+        losses["best_at"] = result.best.at
     found: list[tuple[str, Any]] = [(name, losses.get(name)) for name in RESULTS]
     found += result.evaluation.items()
+    found += [(f"{name}{CURVE}", values) for name, values in result.curves.items()]
+    if result.best and watched:
+        found.append((f"best_{watched}", result.best.value))
     for name, values in result.metrics.items():
-        if values.ndim != 1:  # one scalar for each recorded step
+        if values.ndim != 1:  # a scalar at each recorded step
             raise ValueError(
                 f"metric {name!r} must be a scalar to be recorded, got an array of "
                 f"shape {values.shape[1:]}."
@@ -262,8 +334,8 @@ def variables_of(result: TrainResult) -> _Variables:
     for name, values in found:
         if name in variables:
             raise ValueError(
-                f"two results are called {name!r}: rename the metric, or the entry of "
-                f"problem.evaluate."
+                f"two results have the name {name!r}. Rename the metric or the entry "
+                f"of problem.evaluate."
             )
         if values is not None:
             variables[name] = values

@@ -1,4 +1,4 @@
-"""The progress of a running sweep, and requests to stop it."""
+"""Progress bar and Ctrl-C handling for a running sweep."""
 
 import contextlib
 import os
@@ -14,46 +14,47 @@ from tqdm.auto import tqdm
 
 
 def _progress_bar(total: int, shown: bool) -> Any:
-    """A bar of the trials in a terminal or a notebook; hidden elsewhere."""
+    """Returns a progress bar that is visible only in a terminal or notebook."""
     in_notebook = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
-    hidden = None if shown and not in_notebook else not shown  # None asks the terminal
+    hidden = None if shown and not in_notebook else not shown  # None: terminal only
     return tqdm(total=total, unit="trial", disable=hidden)
 
 
-_STOPPING = b"\nstopping after the running chunks; Ctrl-C again stops at once\n"
-_STOPPED = b"\nstopping at once; finished chunks are stored\n"
+_STOPPING = b"\nFinishing the running chunks. Press Ctrl-C again to stop now.\n"
+_STOPPED = b"\nStopping now. Finished chunks are stored.\n"
 
 
 class Requests:
-    """What Ctrl-C has asked for: to finish the running chunks, or to leave them."""
+    """Stop requests by Ctrl-C: finish the running chunks, or abandon them."""
 
     def __init__(self) -> None:
         self._first, self._second = threading.Event(), threading.Event()
 
     def stopped(self) -> bool:
-        """Returns whether to start nothing more."""
+        """Returns whether no further chunk is to start."""
         return self._first.is_set()
 
     def stopped_at_once(self) -> bool:
-        """Returns whether not to wait for what runs."""
+        """Returns whether the running chunks are to be abandoned."""
         return self._second.is_set()
 
     def add(self, number: int, frame: Any) -> None:
-        """Handles a signal. It raises nothing, as a chunk may be being stored."""
+        """Handles a signal without raising, because a chunk may be being written."""
         del number, frame
         if self._first.is_set():
             self._second.set()
             signal.signal(signal.SIGINT, signal.default_int_handler)
         self._first.set()
-        os.write(2, _STOPPED if self._second.is_set() else _STOPPING)  # print may lock
+        # print is not reentrant in a signal handler.
+        os.write(2, _STOPPED if self._second.is_set() else _STOPPING)
 
 
 @contextlib.contextmanager
 def _requests(wanted: bool) -> Iterator[Requests]:
-    """Turns the first two Ctrl-C into requests, so that chunks can be stored.
+    """Turns the first and second Ctrl-C into requests, so that chunks can be stored.
 
-    A third one interrupts at any line. If the program handles Ctrl-C itself, nothing is
-    changed.
+    A third Ctrl-C interrupts at any line. If the application has its own Ctrl-C
+    handler, the handler is left in place.
     """
     requests = Requests()
     in_main = threading.current_thread() is threading.main_thread()
@@ -70,7 +71,7 @@ def _requests(wanted: bool) -> Iterator[Requests]:
 
 @dataclass
 class Watch:
-    """The bar of a running sweep, its time, and whether it should stop."""
+    """Tracks the progress, timing and stop requests of a running sweep."""
 
     bar: Any
     total: int  # trials
@@ -78,13 +79,13 @@ class Watch:
     stopped_at_once: Callable[[], bool]  # whether not to wait for what runs
     start: float
     compile_seconds: float = 0.0
-    done: int = 0  # trials, whether trained or read from a store
+    done: int = 0  # trials, either trained or loaded from a store
     trained: int = 0
     diverged: int = 0
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
-        """Counts the time inside the context as compilation."""
+        """Adds the time spent inside the context to the compilation time."""
         before = time.perf_counter()
         yield
         self.compile_seconds += time.perf_counter() - before
@@ -93,12 +94,12 @@ class Watch:
         """Counts trials that need no training."""
         self.done += trials
         if not self.bar.disable:
-            self.bar.initial += trials  # not part of the rate that the bar shows
+            self.bar.initial += trials  # excluded from the displayed rate
             self.bar.n += trials
             self.bar.refresh()
 
     def count(self, status: np.ndarray[Any, Any]) -> None:
-        """Counts trials that were trained, by their status."""
+        """Counts trained trials, given their status."""
         self.done += len(status)
         self.trained += len(status)
         self.diverged += int((status == 1).sum())
@@ -107,7 +108,7 @@ class Watch:
         self.bar.update(len(status))
 
     def cost(self, trace_seconds: float) -> dict[str, float]:
-        """Returns the times for the dataset; tracing counts as compilation."""
+        """Returns the timing attributes, counting tracing as compilation."""
         running = time.perf_counter() - self.start - self.compile_seconds
         return {
             "compile_seconds": round(trace_seconds + self.compile_seconds, 3),
@@ -118,7 +119,7 @@ class Watch:
 
 @contextlib.contextmanager
 def watched(total: int, shown: bool, stoppable: bool) -> Iterator[Watch]:
-    """Shows a bar of all trials; catches Ctrl-C if finished chunks are stored."""
+    """Shows a progress bar and handles Ctrl-C if finished chunks are stored."""
     start = time.perf_counter()
     with _requests(stoppable) as asked, _progress_bar(total, shown) as bar:
         yield Watch(bar, total, asked.stopped, asked.stopped_at_once, start)

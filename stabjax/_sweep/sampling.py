@@ -1,4 +1,4 @@
-"""Points in the unit cube, and the values of an axis at these points."""
+"""Random and low-discrepancy sampling of axis values."""
 
 import warnings
 from typing import Any
@@ -11,19 +11,19 @@ from stabjax._sweep.capacity import check_fits
 from stabjax._sweep.warn import warn
 
 POINTS = ("random", "sobol", "halton")
-_MARGIN = 2.0**-32  # from 0 and 1, where a distribution may be infinite
+_MARGIN = 2.0**-32  # distance from 0 and 1, where quantiles can be infinite
 
 _Array = np.ndarray[Any, Any]
 
 
 def unit_points(n: Any, dimensions: int, seed: Any, points: str) -> _Array:
-    """Returns points in the open unit cube: one row for each dimension."""
+    """Returns points in the open unit cube, with one row per dimension."""
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-        raise ValueError(f"sample needs a positive number of trials, got {n!r}.")
+        raise ValueError(f"n must be an integer >= 1, got {n!r}.")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(
-            f"sample needs a seed after the number of trials, a non-negative integer "
-            f"such as in sample({n}, 0, ...), got {seed!r}."
+            f"seed must be an integer >= 0, got {seed!r}. Pass it as the second "
+            f"argument, as in sample({n}, 0, ...)."
         )
     check_choice("points", points, POINTS)
     size = 3 * 8 * int(n) * dimensions
@@ -33,7 +33,7 @@ def unit_points(n: Any, dimensions: int, seed: Any, points: str) -> _Array:
 
 
 def drawn_axis(name: str, values: Any, unit: _Array) -> Axis:
-    """Returns the values of a distribution or of choices at points in (0, 1)."""
+    """Maps points in (0, 1) to values of a distribution or to choices."""
     if not hasattr(values, "ppf"):
         _warn_about_range(name, values)
         choices = axis_of(name, values)
@@ -69,7 +69,7 @@ def _cube(n: int, dimensions: int, seed: int, points: str) -> _Array:
     from scipy.stats import qmc
 
     make = {"sobol": qmc.Sobol, "halton": qmc.Halton}[points]
-    with warnings.catch_warnings():  # about n that is not a power of 2
+    with warnings.catch_warnings():  # SciPy warns if n is not a power of 2
         warnings.simplefilter("ignore", UserWarning)
         found: _Array = make(dimensions, seed=generator).random(n)
     return found

@@ -1,12 +1,12 @@
-"""The settings that all runs of a sweep share."""
+"""Settings shared by all runs of a sweep."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from stabjax._train.trial import DIVERGENCE_FACTOR
+from stabjax._train.divergence import DIVERGENCE_FACTOR
 
 
 class Settings(NamedTuple):
-    """The arguments of `train`, and those of successive halving if it is used."""
+    """The arguments of `train` and, if used, of successive halving."""
 
     steps: int
     record_every: int | None = None
@@ -14,6 +14,8 @@ class Settings(NamedTuple):
     summaries: tuple[str, ...] = ()
     target_loss: float | None = None
     evaluations: int = 1
-    rungs: tuple[int, ...] = ()  # the steps at which halving compares the points
+    rungs: tuple[int, ...] = ()  # steps at which halving compares points
     eta: float | None = None
     compared_by: str | None = None
+    evaluate_every: int | None = None
+    stop: tuple[Any, ...] | None = None  # the fields of an `EarlyStopping`

@@ -1,4 +1,4 @@
-"""Spaces: what varies in a sweep, as dimensions with one or more axes."""
+"""Search spaces, which consist of dimensions with one or more axes."""
 
 import math
 from collections.abc import Iterable
@@ -13,24 +13,24 @@ from stabjax._sweep.axes import Axis, Static, axis_of, check_distinct
 from stabjax._sweep.capacity import check_fits
 from stabjax._sweep.sampling import drawn_axis, unit_points
 
-TRIAL = "trial"  # the dimension of zipped and sampled axes
+TRIAL = "trial"  # name of the dimension for zipped and sampled axes
 
 _Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Dimension:
-    """A dimension of the result, and the axes that vary along it."""
+    """A dimension of the result with the axes that vary along it."""
 
     name: str
     axes: tuple[Axis, ...]
-    numbers: tuple[int, ...] | None = None  # of the trials along it, if not 0, 1, ...
+    numbers: tuple[int, ...] | None = None  # trial numbers, if not 0, 1, ...
 
     def __len__(self) -> int:
         return len(self.axes[0].values)
 
     def take(self, rows: _Array) -> "Dimension":
-        """Returns the dimension with these of its values, in this order."""
+        """Returns a dimension with the selected values, in the given order."""
         numbers = None
         if self.name == TRIAL:
             numbers = tuple((self.numbers or range(len(self)))[r] for r in rows)
@@ -38,20 +38,21 @@ class Dimension:
 
     @property
     def programs(self) -> int:
-        """The number of its static combinations."""
+        """The number of combinations of static values."""
         codes = [axis.codes for axis in self.axes if axis.is_static]
         return len(np.unique(np.stack(codes), axis=1).T) if codes else 1
 
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """What varies in a sweep: the product of its dimensions.
+    """A search space, which is the product of its dimensions.
 
-    `grid`, `zipped` and `sample` make one, and `*` combines two. Its trials are counted
-    with the last dimension fastest, and `len` is their number.
+    Use `grid`, `zipped` and `sample` to create spaces, and `*` to combine them. `len`
+    returns the number of trials. Trials are ordered with the last dimension varying
+    fastest.
 
     Attributes:
-      dimensions: one for each dimension of the sweep's result, with the axes along it.
+      dimensions: the dimensions of the resulting dataset, each with its axes.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -66,13 +67,14 @@ class Space:
         return f"Space({sizes}; {len(self)} trials{compiled})"
 
     def __mul__(self, other: "Space") -> "Space":
-        """Returns every trial of one space with every trial of the other."""
+        """Returns the product of two spaces."""
         if not isinstance(other, Space):
             return NotImplemented
         twice = {a.name for a in self.axes} & {a.name for a in other.axes}
         if twice:
             raise ValueError(
-                f"axis {min(twice)!r} is in both spaces: each axis varies once."
+                f"axis {min(twice)!r} must not be in both spaces. Remove it from one "
+                f"of them."
             )
         return Space(_merged([*self.dimensions, *other.dimensions]))
 
@@ -88,9 +90,10 @@ class Space:
 
     @cached_property
     def rows(self) -> dict[str, _Array]:
-        """For each axis, the position of every trial's value in it."""
+        """The index of each trial's value, keyed by axis."""
         positions = np.unravel_index(np.arange(len(self)), self.shape)
-        # Half the memory of NumPy's own indices, which shows from a million trials on.
+        # int32 needs half the memory of NumPy's default indices, which matters for
+        # spaces with millions of trials.
         return {
             axis.name: position.astype(np.int32)
             for dimension, position in zip(self.dimensions, positions, strict=True)
@@ -99,19 +102,19 @@ class Space:
 
     @cached_property
     def seeds(self) -> _Array:
-        """The seed of every trial; 0 where there is no such axis."""
+        """The seed of every trial, or 0 if there is no axis `seed`."""
         for axis in self.axes:
             if axis.name == "seed":
                 return np.asarray(axis.values, np.int32)[self.rows["seed"]]
         return np.zeros(len(self), np.int32)
 
     def numbers(self) -> dict[str, _Array]:
-        """Returns the values of each traced axis, in the type of the device."""
+        """Returns the values of each traced axis, in the dtype used on the device."""
         traced = [a for a in self.axes if not a.is_static and a.name != "seed"]
         return {axis.name: _device_values(axis) for axis in traced}
 
     def groups(self) -> list[tuple[dict[str, Any], _Array]]:
-        """Returns the static combinations, each with the trials that share it."""
+        """Returns the combinations of static values, each with its trials."""
         axes = [axis for axis in self.axes if axis.is_static]
         if not axes:
             return [({}, np.arange(len(self)))]
@@ -129,7 +132,7 @@ class Space:
         ]
 
     def coordinates(self) -> dict[str, tuple[str, _Array, dict[str, str]]]:
-        """Returns the coordinates of the dataset: dimension, labels, attributes."""
+        """Returns the dataset coordinates as (dimension, labels, attributes)."""
         found: dict[str, tuple[str, _Array, dict[str, str]]] = {}
         for dimension in self.dimensions:
             if dimension.name == TRIAL:
@@ -142,26 +145,27 @@ class Space:
 
 
 def grid(**axes: Iterable[object] | Static) -> Space:
-    """Returns the product of its axes: every value of one with every value of the rest.
+    """Returns a space with every combination of the axis values.
 
-    Each axis goes by its name to the functions that make the problem and the optimizer;
-    the axis `seed` goes to the key of a run alone. An axis of numbers is traced as
-    float32, or int32 if all its values are integers (the 64-bit types under
-    `jax_enable_x64`). Strings, booleans, None, callables and everything in `static` are
-    static: the function receives the Python value, and each combination of static
-    values is one compilation.
+    `sweep` passes each axis by name to the functions that create the problem and the
+    optimizer. The axis `seed` is used only for the random key of a run. Numbers are
+    traced as float32, or as int32 if all values of the axis are integers (64-bit types
+    if `jax_enable_x64` is set). Strings, booleans, None, callables and values marked by
+    `static` are static. The functions receive static values as Python objects, and each
+    combination of static values is compiled separately.
 
     Args:
-      **axes: the values of each axis: a list, a tuple, a range or a one-dimensional
-        array. Infinite values are allowed (`max_norm=inf` means no clipping).
+      **axes: the values of each axis as a list, tuple, range or one-dimensional array.
+        Infinite values are allowed. For example, `max_norm=inf` disables clipping.
 
     Returns:
-      A space with one dimension for each axis, in the order given.
+      A space with one dimension per axis, in the given order.
 
     Raises:
-      ValueError: there is no axis, or an axis is empty, is not one-dimensional, holds
-        NaN or a static value twice, has a reserved name, or is not a valid `seed`.
-      TypeError: an axis is not a sequence, or mixes numbers with other values.
+      ValueError: If there is no axis, or if an axis is empty, is not one-dimensional,
+        contains NaN or a duplicate static value, or has a reserved name, or if `seed`
+        is invalid.
+      TypeError: If an axis is not a sequence or mixes numbers with other values.
 
     Example:
       >>> import stabjax
@@ -177,19 +181,22 @@ def grid(**axes: Iterable[object] | Static) -> Space:
 
 
 def zipped(**axes: Iterable[object] | Static) -> Space:
-    """Returns its axes side by side: the first values of all, then the second ones.
+    """Returns a space that varies all axes together, like Python's `zip`.
+
+    The i-th trial uses the i-th value of every axis.
 
     Args:
-      **axes: the values of each axis, as in `grid`, all of one length. Values and seeds
-        may repeat.
+      **axes: the values of each axis, as in `grid`. All axes must have the same length.
+        Values and seeds can repeat.
 
     Returns:
-      A space with one dimension `trial`, along which all axes lie. Its product with a
-      grid, `zipped(...) * grid(seed=range(8))`, also has the dimensions of the grid.
+      A space with a single dimension, `trial`. The product with a grid, such as
+      `zipped(...) * grid(seed=range(8))`, adds the dimensions of the grid.
 
     Raises:
-      ValueError: there is no axis, or the lengths differ; and as in `grid`.
-      TypeError: as in `grid`.
+      ValueError: If there is no axis, if the lengths differ, or for the reasons listed
+        in `grid`.
+      TypeError: For the reasons listed in `grid`.
 
     Example:
       >>> import stabjax
@@ -203,7 +210,7 @@ def zipped(**axes: Iterable[object] | Static) -> Space:
     lengths = {axis.name: len(axis.values) for axis in found}
     if len(set(lengths.values())) > 1:
         sizes = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-        raise ValueError(f"zipped needs axes of one length, got {sizes}.")
+        raise ValueError(f"axes must have the same length, got {sizes}.")
     return Space((Dimension(TRIAL, found),))
 
 
@@ -214,27 +221,29 @@ def sample(
     /,
     **axes: object,
 ) -> Space:
-    """Draws the values of every axis at random, or by a low-discrepancy sequence.
+    """Returns a space whose axis values are sampled randomly or quasi-randomly.
 
-    The same seed draws the same trials, and the first `n` of any larger sample.
-    (Scrambled) Sobol and Halton points cover the unit cube, with one dimension for each
-    axis, more evenly than random ones; Sobol points most evenly if `n` is a power of 2.
+    A larger sample with the same seed starts with the same trials. Sobol and Halton
+    points are scrambled and cover the space more evenly than random points. Sobol
+    points have the best coverage if `n` is a power of 2.
 
     Args:
-      n: number of trials, >= 1.
-      seed: seed of the drawing, >= 0. The seeds of the runs are an axis:
-        `sample(64, 0, rate=loguniform(1e-3, 1.0)) * grid(seed=range(8))`.
+      n: number of trials, >= 1. **Static.**
+      seed: seed for sampling, >= 0. To train each trial with several seeds, multiply by
+        a grid: `sample(64, 0, rate=loguniform(1e-3, 1.0)) * grid(seed=range(8))`.
+        **Static.**
       points: `"random"`, `"sobol"` or `"halton"`.
-      **axes: a frozen distribution of `scipy.stats`, such as `loguniform(1e-3, 1.0)` or
-        `randint(1, 100)`; or equally likely choices, the values of an axis of `grid`.
+      **axes: a frozen distribution from `scipy.stats` for each axis, such as
+        `loguniform(1e-3, 1.0)` or `randint(1, 100)`, or a sequence of equally likely
+        choices.
 
     Returns:
-      A space with one dimension `trial`, along which all axes lie.
+      A space with a single dimension, `trial`.
 
     Raises:
-      ValueError: `n` is not positive, there is no seed or no axis, or `points` is
-        unknown; and as in `grid`.
-      TypeError: as in `grid`.
+      ValueError: If `n` is not positive, if the seed or the axes are missing, if
+        `points` is unknown, or for the reasons listed in `grid`.
+      TypeError: For the reasons listed in `grid`.
 
     Example:
       >>> import stabjax
@@ -250,7 +259,7 @@ def sample(
 
 
 def _merged(dimensions: list[Dimension]) -> tuple[Dimension, ...]:
-    """The product of all dimensions `trial` as one, in the place of the first."""
+    """Merges all `trial` dimensions into one, at the position of the first."""
     merging = [d for d in dimensions if d.name == TRIAL]
     if len(merging) < 2:
         return tuple(dimensions)
@@ -277,7 +286,7 @@ def _device_values(axis: Axis) -> _Array:
     finite = values[np.isfinite(values)]
     if finite.size and (finite.min() < limits.min or finite.max() > limits.max):
         raise ValueError(
-            f"axis {axis.name!r} holds values beyond {dtype}: write it as floats, or "
-            f"switch jax_enable_x64 on."
+            f"axis {axis.name!r} must contain values within the range of {dtype}. Use "
+            f"floats or set jax_enable_x64."
         )
     return values.astype(dtype)

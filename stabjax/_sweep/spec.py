@@ -1,4 +1,4 @@
-"""A plan as the text of `spec.json`, and the differences between two plans."""
+"""Serializing and comparing plans."""
 
 import hashlib
 import json
@@ -14,24 +14,24 @@ from stabjax._sweep.plan import Chunk, Group, Plan
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Dimension, Space
 
-FORMAT = 3  # of spec.json and of the files of chunks; 2 had no accepted versions
+FORMAT = 3  # version of spec.json and of chunk files; 2 had no accepted versions
 VERSIONS = ("jax", "jaxlib", "stabjax", "optax")
-_OTHER_FUNCTIONS = (
-    "problem or make_optimizer, or something that they close over, has changed"
-)
+_OTHER_FUNCTIONS = "problem, make_optimizer or a value that they read has changed"
 
 _Array = np.ndarray[Any, Any]
 _Order = tuple[Space, tuple[tuple[int, ...], ...], dict[str, _Array]]
 
 
 def ordered(space: Space, held: Plan | None) -> _Order:
-    """Returns a space in the order of a store: values that the store lacks come last.
-
-    Raises a LookupError, with part of a sentence, if the space lacks stored values.
+    """Reorders a space to match a store, with values that are new to the store last.
 
     Returns:
-      The space, its sizes after each extension, and for each dimension the positions
-      of its values in the user's order.
+      The space, its shape after each extension, and the positions of its values in the
+      user's order, keyed by dimension.
+
+    Raises:
+      LookupError: If the space lacks values of the store. The message is a phrase for
+        use in a longer error message.
     """
     given = {dimension.name: dimension for dimension in space.dimensions}
     if held is None:
@@ -40,8 +40,8 @@ def ordered(space: Space, held: Plan | None) -> _Order:
     names = [dimension.name for dimension in held.space.dimensions]
     if given.keys() != set(names):
         raise LookupError(
-            f"the store has the dimensions {', '.join(names)}, this sweep has "
-            f"{', '.join(given)}"
+            f"the dimensions are {', '.join(names)} in the store and "
+            f"{', '.join(given)} here"
         )
     places = [_places(given[d.name], d) for d in held.space.dimensions]
     kept = Space(
@@ -50,7 +50,7 @@ def ordered(space: Space, held: Plan | None) -> _Order:
     longer = kept.shape != held.sizes[-1]
     if longer and held.settings.rungs:
         raise LookupError(
-            "the points of successive halving compete, so none can be added later"
+            "successive halving compares all points, so none can be added later"
         )
     sizes = (*held.sizes, kept.shape) if longer else held.sizes
     orders = map(np.argsort, places)  # the inverse of a permutation
@@ -58,9 +58,10 @@ def ordered(space: Space, held: Plan | None) -> _Order:
 
 
 def identities(plan: Plan, chunk: Chunk) -> list[str]:
-    """Returns the SHA-256 of the program, the steps and the trials of a chunk.
+    """Returns SHA-256 hashes that identify the program and the trials of a chunk.
 
-    The first is that of this version of the libraries; the others are accepted, too.
+    The first hash is for the present versions of the libraries, and the others are for
+    accepted versions.
     """
     group = plan.groups[chunk.group]
     values = b""
@@ -82,17 +83,17 @@ def versions(plan: Plan) -> dict[str, str]:
 
 
 def differences(held: Plan, wanted: Plan, accept_versions: bool) -> Iterator[str]:
-    """Yields the differences that make the second another sweep than the first.
+    """Yields the differences between two plans that make their results incompatible.
 
-    Other versions of the libraries are not a difference if they are accepted. They
-    change the text of a program, so that two programs cannot be compared.
+    With `accept_versions`, other versions of the libraries are compatible. Versions
+    change the text of a program, so the programs cannot be compared then.
     """
     old = {**held.settings._asdict(), **held.numerics}
     new = {**wanted.settings._asdict(), **wanted.numerics}
     ignored = VERSIONS if accept_versions else ()
     names = [n for n in (*old, *new) if old.get(n) != new.get(n) and n not in ignored]
     for name in sorted({*names}):
-        yield f"{name} is {old.get(name)} there and {new.get(name)} here"
+        yield f"{name} is {old.get(name)} in the store and {new.get(name)} here"
     upgraded = versions(held) != versions(wanted)
     for group in () if names or (upgraded and accept_versions) else wanted.groups:
         known = group_like(held, group.labels)
@@ -102,7 +103,7 @@ def differences(held: Plan, wanted: Plan, accept_versions: bool) -> Iterator[str
                 yield types
                 return
             yield (
-                f"the program{' of ' + where if where else ''} is another: "
+                f"the program{' for ' + where if where else ''} differs because "
                 f"{_other_versions(held, wanted) or _OTHER_FUNCTIONS}"
             )
 
@@ -120,7 +121,7 @@ def _other_versions(held: Plan, wanted: Plan) -> str:
 
 
 def _other_types(held: Plan, wanted: Plan) -> str:
-    """Says which axis has integers in one plan and floats in the other, if one has."""
+    """Describes an axis with integers in one plan and floats in the other."""
     types = {
         axis.name: axis.values.dtype
         for axis in held.space.axes
@@ -130,14 +131,14 @@ def _other_types(held: Plan, wanted: Plan) -> str:
         old, new = types.get(axis.name), getattr(axis.values, "dtype", None)
         if old is not None and new is not None and old.kind != new.kind:
             return (
-                f"the values of axis {axis.name!r} are {old} there and {new} here: "
-                f"write both as integers or both with a decimal point"
+                f"the values of axis {axis.name!r} are {old} in the store and {new} "
+                f"here (write both as integers or both as floats)"
             )
     return ""
 
 
 def group_like(held: Plan, labels: Mapping[str, Any]) -> Group | None:
-    """Returns the group with these static values, if there is one."""
+    """Returns the group with the given static labels, or None."""
     for group in held.groups:
         if group.labels == labels:
             return group
@@ -145,13 +146,13 @@ def group_like(held: Plan, labels: Mapping[str, Any]) -> Group | None:
 
 
 def newer(text: str | bytes) -> str | None:
-    """The version of stabjax that wrote this, if it is one that writes more."""
+    """Returns the stabjax version that wrote the text if its format is too new."""
     document = json.loads(text)
     return document["about"]["stabjax"] if document["format"] > FORMAT else None
 
 
 def to_text(plan: Plan) -> str:
-    """Returns canonical JSON: the same sweep gives the same text."""
+    """Returns canonical JSON, which is identical for identical sweeps."""
     document = {
         "format": FORMAT,
         "settings": plan.settings._asdict(),
@@ -161,7 +162,7 @@ def to_text(plan: Plan) -> str:
                 "name": dimension.name,
                 "axes": [_axis_to_json(axis) for axis in dimension.axes],
                 "numbers": dimension.numbers,
-                "order": plan.order[dimension.name].tolist(),  # of the user
+                "order": plan.order[dimension.name].tolist(),  # user's order
             }
             for dimension in plan.space.dimensions
         ],
@@ -178,7 +179,7 @@ def to_text(plan: Plan) -> str:
 
 
 def from_text(text: str | bytes) -> Plan:
-    """Returns the plan in a text; any exception means that the text is damaged."""
+    """Parses a plan and raises an exception of any type if the text is damaged."""
     document = json.loads(text)
     dimensions = document["dimensions"]
     plan = Plan(
@@ -195,12 +196,12 @@ def from_text(text: str | bytes) -> Plan:
 
 
 def settings_from_json(values: Mapping[str, Any]) -> Settings:
-    """Returns the settings as they were before they became JSON."""
+    """Converts settings from JSON, restoring tuples and infinities."""
 
     def value_of(value: Any) -> Any:
         if value in ("Infinity", "-Infinity"):
             return float(value)
-        return tuple(value) if isinstance(value, list) else value
+        return tuple(map(value_of, value)) if isinstance(value, list) else value
 
     return Settings(**{name: value_of(value) for name, value in values.items()})
 
@@ -211,12 +212,12 @@ def _dimension_from_json(given: dict[str, Any]) -> Dimension:
 
 
 def _places(dimension: Dimension, held: Dimension) -> _Array:
-    """The positions of the stored values in a dimension, then those of the others."""
+    """Returns the positions of stored values in a dimension, followed by the others."""
     names, had = ([axis.name for axis in d.axes] for d in (dimension, held))
     if names != had:
         raise LookupError(
-            f"dimension {dimension.name!r} has the axes {', '.join(had)} there and "
-            f"{', '.join(names)} here"
+            f"dimension {dimension.name!r} has the axes {', '.join(had)} in the store "
+            f"and {', '.join(names)} here"
         )
     values, wanted = _values(dimension), _values(held)
     if values == wanted:
@@ -230,8 +231,8 @@ def _places(dimension: Dimension, held: Dimension) -> _Array:
         lost = [v for v, place in zip(wanted, found, strict=True) if place is None]
         shown = ", ".join(" ".join(map(str, value)) for value in lost[:5])
         raise LookupError(
-            f"{dimension.name} lacks {shown}{', ...' if len(lost) > 5 else ''} here, "
-            f"which the store holds"
+            f"{dimension.name} has no {shown}{', ...' if len(lost) > 5 else ''} here, "
+            f"but the store does"
         )
     return np.array([*places, *sorted({*range(len(values))}.difference(places))])
 

@@ -1,4 +1,4 @@
-"""The results of a sweep in a folder: `spec.json`, and a file for each chunk."""
+"""Sweep results in a folder with `spec.json` and one file per chunk."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -26,17 +26,17 @@ class _Damage(Exception):
 
 
 class Store:
-    """The folder of one sweep; any number of processes can share it."""
+    """The folder of a sweep, which any number of processes can share."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self._spec = self.folder / "spec.json"
         self._copy = self.folder / "chunks" / "spec.json"
-        self._read: bytes | None = None  # spec.json as this process last saw it
-        self._whole = False  # whether that was a plan
+        self._read: bytes | None = None  # the last spec.json that this process read
+        self._whole = False  # whether it was valid
 
     def plan(self) -> Plan | None:
-        """Reads the plan of the sweep in the store; None if there is none yet.
+        """Returns the stored plan, or None if the store is new.
 
         If `spec.json` is missing or damaged, its copy among the chunks is used.
         """
@@ -50,10 +50,10 @@ class Store:
             if found:
                 self._whole = path == self._spec
                 break
-        name = f"spec.json of the store {str(self.folder)!r}"
+        name = f"spec.json in the store {str(self.folder)!r}"
         if damage and not found:
             raise ValueError(
-                f"{name} is damaged ({damage}): put it back, or name another store."
+                f"{name} is damaged ({damage}). Restore the file or use another store."
             )
         if damage:
             warn(f"{name} is damaged ({damage}): its copy is used.")
@@ -63,8 +63,8 @@ class Store:
         """Creates or extends the store; removes what killed writers have left.
 
         Returns:
-          False if another process has changed the stored plan since it was read here.
-          Then nothing is written, and a new plan must start from the stored one.
+          True if the plan was stored. False if another process has changed the stored
+          plan since it was read. The caller must then plan again.
         """
         content = to_text(plan).encode()
         try:
@@ -84,7 +84,7 @@ class Store:
         return True
 
     def write_chunk(self, plan: Plan, chunk: Chunk, variables: Any) -> None:
-        """Stores the results of a chunk: all or nothing, even if the process dies."""
+        """Writes the results of a chunk atomically."""
         kept = {
             name: np.ascontiguousarray(values, numpy_dtype(values.dtype))
             for name, values in variables.items()
@@ -96,13 +96,13 @@ class Store:
             raise self._cannot("write to", error) from error
 
     def holds(self, chunk: Chunk) -> bool:
-        """Returns whether there is a file of a chunk, damaged or not."""
+        """Returns whether the file of a chunk exists, without reading it."""
         return self._file(chunk).exists()
 
     def chunks(
         self, plan: Plan, chunks: Iterable[Chunk]
     ) -> Iterator[tuple[Chunk, dict[str, _Array]]]:
-        """Yields the stored chunks with their results; warns about damaged ones."""
+        """Yields stored chunks with their results, and warns about damaged files."""
         for chunk in chunks:
             try:
                 found = self._archive(plan, chunk)
@@ -110,18 +110,18 @@ class Store:
                 continue
             except _Damage as error:
                 warn(
-                    f"{self._file(chunk)} is damaged ({error}): its "
+                    f"{self._file(chunk)} is damaged ({error}). Its "
                     f"{len(chunk.trials)} trials count as not run."
                 )
             else:
                 yield chunk, found.variables
 
     def refused(self, reasons: list[str], remedy: str = "") -> ValueError:
-        """Returns the error for a sweep that is not the one in the store."""
+        """Returns the error for a sweep that does not match the store."""
         return ValueError(
-            f"the store {str(self.folder)!r} holds another sweep: "
-            f"{'; '.join(reasons)}. {remedy}Name another store, or call the sweep as "
-            f"it was called (values may be added)."
+            f"the store {str(self.folder)!r} contains another sweep: "
+            f"{'; '.join(reasons)}. {remedy}Use another store, or repeat the original "
+            f"call. Axis values can be added."
         )
 
     def _plan_in(self, path: Path) -> Plan | None:
@@ -185,8 +185,8 @@ class Store:
     def _cannot(self, verb: str, error: OSError) -> OSError:
         return OSError(
             error.errno,
-            f"cannot {verb} the store {str(self.folder)!r} ({error.strerror}): what it "
-            f"holds is untouched, and the same call resumes from there",
+            f"cannot {verb} the store {str(self.folder)!r} ({error.strerror}). Its "
+            f"contents are unchanged, and the same call resumes from there",
         )
 
 

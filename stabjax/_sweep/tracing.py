@@ -1,4 +1,4 @@
-"""Errors of tracing that name the axis at fault."""
+"""Tracing errors that name the axis that caused them."""
 
 import itertools
 import traceback
@@ -18,10 +18,11 @@ _OPTAX = str(Path(optax.__file__).parent)
 def explained(
     error: Exception, program: Program, numbers: Mapping[str, _Array]
 ) -> Exception:
-    """Returns an error that names the axes that have to be static, if there are any.
+    """Returns an error that names the axes that must be static, if there are any.
 
-    JAX's own errors name functions of this library. The axes are found by trial: with
-    their first values in place of traced ones, tracing succeeds.
+    JAX's own message would name internal functions of stabjax. To find the axes, this
+    function repeats the trace with the initial value of an axis in place of the tracer.
+    If the trace succeeds, the axis must be static.
     """
     if "trace" not in str(error).lower():
         return error
@@ -32,7 +33,7 @@ def explained(
         rest = {n: v.dtype for n, v in numbers.items() if n not in names}
         try:
             Program(factories, fixed, rest, settings).shapes()
-        except Exception:  # of any kind: another axis is at fault, too
+        except Exception:  # any type: another axis fails too
             continue
         return TypeError(_sentence(error, names, numbers))
     return error
@@ -49,13 +50,13 @@ def _sentence(
     axes = " and ".join(map(repr, names))
     axes = f"axis {axes}" if len(names) == 1 else f"axes {axes}"
     text = (
-        f"{axes} must be static where its value fixes a shape or decides a branch "
-        f"of Python, got traced numbers: write {', '.join(calls)}."
+        f"{axes} must be static if its value fixes a shape or decides a branch "
+        f"of Python, got traced numbers. Use {', '.join(calls)}."
     )
     frames = traceback.extract_tb(error.__traceback__)
     if any(frame.filename.startswith(_OPTAX) for frame in frames):
         text += (
-            " Optax's schedules need static steps; stabjax's of the same name accept "
-            "traced ones."
+            " Optax schedules need static steps. The stabjax schedules of the same "
+            "name accept traced steps."
         )
     return text

@@ -1,7 +1,8 @@
-"""Functions without the arrays on a mesh that they read.
+"""Copies of functions that read no arrays on a mesh.
 
-The type of an array that is created under `jax.set_mesh` contains the mesh. A function
-that reads it can be traced for that mesh only, and not for the devices of a sweep.
+The type of an array created under `jax.set_mesh` contains the mesh. A function that
+reads such an array can be traced only for that mesh, but the programs of a sweep run on
+single devices or on another mesh.
 """
 
 import functools
@@ -20,10 +21,10 @@ _T = TypeVar("_T")
 
 
 def unsharded(value: _T) -> _T:
-    """Returns a value like this one, with a copy of each array that is on a mesh.
+    """Copies a value, replacing all arrays on a mesh by unsharded copies.
 
-    It follows the same references as `contents`. Without such an array it returns the
-    value itself. Nothing is changed in place.
+    Follows the same references as `contents`. Returns the value itself if there are no
+    arrays on a mesh. The original is not modified.
     """
     copy = _Copy()
     with no_mesh():
@@ -32,16 +33,16 @@ def unsharded(value: _T) -> _T:
 
 
 class _Copy:
-    """A copy of a graph of objects, each of them once."""
+    """Copies a graph of objects and visits each object once."""
 
     def __init__(self) -> None:
-        self.arrays = 0  # that were on a mesh
+        self.arrays = 0  # number of arrays on a mesh
         self._known: dict[int, tuple[object, Any]] = {}  # id -> original, copy
 
     def of(self, value: Any) -> Any:
-        """Returns the copy, or the value itself if there is nothing to copy."""
+        """Returns a copy, or the value itself if no copy is needed."""
         if id(value) not in self._known:
-            self._known[id(value)] = value, value  # ends a cycle of references
+            self._known[id(value)] = value, value  # breaks reference cycles
             self._known[id(value)] = value, self._made(value)
         return self._known[id(value)][1]
 
@@ -68,7 +69,7 @@ class _Copy:
             return make(*items) if hasattr(value, "_fields") else make(items)
         if isinstance(value, type | types.ModuleType):
             return value
-        if hasattr(value, "__wrapped__"):  # what jax.jit and its like return
+        if hasattr(value, "__wrapped__"):  # functions wrapped by jax.jit and similar
             before = self.arrays
             inner = self.of(value.__wrapped__)
             return inner if self.arrays > before else value
@@ -105,7 +106,7 @@ class _Copy:
         for cell, old in zip(cells, value.__closure__ or (), strict=True):
             try:
                 cell.cell_contents = self.of(old.cell_contents)
-            except ValueError:  # not yet assigned
+            except ValueError:  # the variable is not assigned yet
                 continue
         if space is not value.__globals__:
             for name in names_in(value.__code__) & space.keys():

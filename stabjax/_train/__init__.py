@@ -2,9 +2,13 @@
 
 from stabjax._train.problem import Problem
 from stabjax._train.rates import RangeTest, range_test, suggest_rate
-from stabjax._train.trial import TrainResult, train
+from stabjax._train.state import BestEvaluation, TrainResult
+from stabjax._train.stopping import EarlyStopping
+from stabjax._train.trial import train
 
 __all__ = [
+    "BestEvaluation",
+    "EarlyStopping",
     "Problem",
     "RangeTest",
     "TrainResult",

@@ -1,4 +1,4 @@
-"""The learning-rate range test: one short run through all rates."""
+"""The learning-rate range test."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -15,8 +15,8 @@ from stabjax._train.trial import train
 from stabjax._types import Number
 
 _LOW, _HIGH = 1e-7, 10.0
-_DECAY = 0.98  # of the running mean of the loss
-_STOP = 4.0  # times the smallest loss so far, at which a run stops
+_DECAY = 0.98  # for smoothing the loss
+_STOP = 4.0  # a run stops above this multiple of its smallest smoothed loss
 _SLIDE, _SLIDE_SLOPE = 15, 0.005
 
 _Array = np.ndarray[Any, Any]
@@ -26,9 +26,10 @@ class RangeTest(NamedTuple):
     """The result of `range_test`.
 
     Attributes:
-      rates: the learning rate of each step.
-      loss: the loss of each step before its update, +inf once it was not finite.
-      smoothed: its running mean, NaN after the step at which a run was stopped.
+      rates: the learning rate at each step.
+      loss: the loss at each step before the update, +inf from the first non-finite loss
+        onwards.
+      smoothed: the smoothed loss, NaN after the run has stopped.
     """
 
     rates: jax.Array
@@ -44,32 +45,34 @@ def range_test(
     steps: int = 100,
     schedule: optax.Schedule | None = None,
 ) -> RangeTest:
-    """Runs a learning-rate range test: the rate grows from far too small to too large.
+    """Runs a learning-rate range test.
 
-    The rate of step t is `1e-7 * 10**(8 * t / steps)` unless a schedule is given. The
-    losses l_t are smoothed by an unbiased exponential mean:
+    The learning rate grows from a value that is far too small to one that is too large.
+    By default it is `1e-7 * 10**(8 * t / steps)` at step t. The losses l_t are smoothed
+    by a bias-corrected exponential moving average:
 
         m_t = 0.98 m_{t-1} + 0.02 l_t
         smoothed_t = m_t / (1 - 0.98^(t + 1))
 
-    A run stops once that exceeds four times its smallest value so far. The runs of all
-    keys are one program, and their spread shows how reliable a suggestion is.
+    A run stops once the smoothed loss exceeds four times its smallest value so far.
+    All runs execute in a single program. The spread between runs with different keys
+    shows how reliable a suggested rate is.
 
     Args:
-      problem: as in `train`.
-      optimizer_from_schedule: function of a schedule that returns an optimizer, such as
-        `optax.sgd`.
-      keys: a key, or an array of keys, one for each run.
-      steps: number of updates, >= 1. Static.
-      schedule: the learning rate by step, instead of the above. Smith's test is
-        `linear_schedule(0.0, high, steps)`.
+      problem: the problem to train on, as in `train`.
+      optimizer_from_schedule: a function that takes a learning-rate schedule and
+        returns an optimizer, such as `optax.sgd`.
+      keys: a single key, or an array with one key for each run.
+      steps: number of updates, >= 1. **Static.**
+      schedule: the learning-rate schedule. Defaults to the formula above. For Smith's
+        original test, pass `linear_schedule(0.0, high, steps)`.
 
     Returns:
-      A `RangeTest`: `rates` of shape (steps,), `loss` and `smoothed` of shape (steps,)
-      or (runs, steps).
+      A `RangeTest`. `rates` has shape (steps,). `loss` and `smoothed` have shape
+      (steps,) for a single key and (runs, steps) for an array of keys.
 
     Raises:
-      ValueError: `steps` is not positive.
+      ValueError: If `steps` is not positive.
 
     Example:
       >>> import jax, optax, stabjax
@@ -82,8 +85,8 @@ def range_test(
 
     References:
       L. N. Smith, "Cyclical learning rates for training neural networks", 2017,
-      https://arxiv.org/abs/1506.01186. The exponential form, the mean and the stop are
-      those of fastai's `lr_find`.
+      https://arxiv.org/abs/1506.01186. The exponential growth, the smoothing and the
+      stopping rule follow fastai's `lr_find`.
     """
     steps = as_integer("steps", steps)
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
@@ -122,7 +125,7 @@ def _running_mean(loss: jax.Array) -> jax.Array:
 
 
 def _until_over(smoothed: jax.Array) -> jax.Array:
-    """NaN after the first step above the bound."""
+    """Replaces everything after the first loss above the bound with NaN."""
     over = smoothed > _STOP * lax.cummin(smoothed)
     earlier = jnp.cumsum(over, axis=0) - over.astype(jnp.int32)
     return jnp.where(earlier > 0, jnp.nan, smoothed)
@@ -133,29 +136,31 @@ def suggest_rate(
     losses: Number | Sequence[Number],
     rule: Literal["valley", "slide", "minimum", "steep"] = "valley",
 ) -> _Array:
-    """Returns a learning rate from a range test, by one of fastai's rules.
+    """Suggests a learning rate from a range test, using one of fastai's rules.
 
-    The rules consider the steps up to the first NaN, without the first tenth of all and
-    without the last five.
+    The rules ignore the first tenth of all steps, the last five steps before a run
+    stopped, and everything after that.
 
     - `"valley"`: the middle of the longest decreasing subsequence of the losses,
       counted in steps.
-    - `"slide"`: from the right, 15 steps before the first step where the slope of the
-      loss differs from the slope 15 steps before by at most 0.005.
-    - `"minimum"`: a tenth of the rate with the smallest loss.
-    - `"steep"`: the rate at which the loss falls fastest, per logarithm of the rate.
+    - `"slide"`: scans from the right for the first step whose slope differs by at most
+      0.005 from the slope 15 steps earlier, and returns the rate at the earlier step.
+    - `"minimum"`: one tenth of the rate with the smallest loss.
+    - `"steep"`: the rate at which the loss decreases fastest with the logarithm of the
+      rate.
 
     Args:
-      rates: the rate of each step, shape (steps,). Static.
-      losses: smoothed losses, shape (..., steps), such as `RangeTest.smoothed`. Static.
-      rule: one of the above.
+      rates: learning rate at each step, of shape (steps,). **Static.**
+      losses: smoothed losses of shape (..., steps), such as `RangeTest.smoothed`.
+        **Static.**
+      rule: name of the rule. Defaults to fastai's default, `"valley"`.
 
     Returns:
-      A NumPy array of shape (...): a rate for each run, NaN for one that stopped too
+      A NumPy array of shape (...) with a rate for each run, or NaN if a run stopped too
       early for the rule.
 
     Raises:
-      ValueError: an unknown rule, or shapes that do not fit.
+      ValueError: If `rule` is unknown or the shapes of `rates` and `losses` differ.
 
     Example:
       >>> import numpy as np, stabjax

@@ -1,4 +1,4 @@
-"""Summaries of the losses of all steps, computed while a run lasts."""
+"""Summaries of the loss curve, computed during a run."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from stabjax._types import Number
 
 SUMMARIES = ("mean_loss", "convergence_score")
-_CAP = 1e6  # of a loss in units of the first, for the convergence score
-_TAIL = 20  # last steps, whose mean decides whether the run converged
+_CAP = 1e6  # upper bound on loss / initial loss in the convergence score
+_TAIL = 20  # number of final steps whose mean decides whether a run converged
 
 
 class Summary(NamedTuple):
-    """A reduction over the losses of all steps, one after the other."""
+    """A running reduction over the losses of all steps."""
 
     start: Callable[[Any], Any]  # dtype of the loss -> state
     update: Callable[[Any, jax.Array, jax.Array], Any]  # state, loss, step
@@ -25,7 +25,7 @@ class Summary(NamedTuple):
 def summaries_of(
     names: Collection[str], target_loss: Number | None, steps: int
 ) -> dict[str, Summary]:
-    """Returns the requested summaries, by their names in the dataset."""
+    """Returns the requested summaries, keyed by their names in the dataset."""
     known = dict(zip(SUMMARIES, (_mean_loss, _convergence_score), strict=True))
     found = {name: known[name](steps) for name in SUMMARIES if name in names}
     if target_loss is not None:
@@ -39,7 +39,7 @@ def updated(
     loss: jax.Array,
     step: jax.Array,
 ) -> dict[str, Any]:
-    """Returns the state of all summaries after one more step."""
+    """Updates the state of all summaries with the loss of one step."""
     return {
         name: summary.update(carried[name], loss, step)
         for name, summary in summaries.items()
@@ -47,7 +47,7 @@ def updated(
 
 
 def _mean_loss(steps: int) -> Summary:
-    """The area under the curve, divided by the steps; as a running mean."""
+    """Computes the running mean of the loss."""
     del steps
     return Summary(
         start=lambda dtype: jnp.zeros((), dtype),
@@ -58,7 +58,7 @@ def _mean_loss(steps: int) -> Summary:
 
 
 def _target_at(target: Number, steps: int) -> Summary:
-    """The number of updates after which a loss first reached the target."""
+    """Finds the number of updates after which the loss first reached the target."""
 
     def earlier(first: jax.Array, loss: jax.Array, step: jax.Array | int) -> jax.Array:
         at = jnp.asarray(step, first.dtype)
@@ -74,22 +74,24 @@ def _target_at(target: Number, steps: int) -> Summary:
 
 
 class _Score(NamedTuple):
-    first: jax.Array  # loss
-    losses: jax.Array  # sum, in units of the first, which are capped
-    inverses: jax.Array  # sum of 1 / the same
-    tail: jax.Array  # sum over the last steps
+    first: jax.Array  # initial loss
+    losses: jax.Array  # sum of the capped ratios loss / initial loss
+    inverses: jax.Array  # sum of the inverse ratios
+    tail: jax.Array  # sum of the ratios over the last steps
 
 
 def _convergence_score(steps: int) -> Summary:
-    """Minus the sum of the losses where it converged, else the sum of their inverses.
+    """Computes the convergence score of Sohl-Dickstein (2024).
 
-    Losses are in units of the first one, capped at 1e6; converged means that the mean
-    of the last 20 is below 1 (Sohl-Dickstein, 2024).
+    Losses are divided by the initial loss and capped at 1e6. A run converged if the
+    mean of its last 20 losses is below 1. The score is minus the sum of the losses of a
+    converged run, and the sum of the inverse losses otherwise.
     """
     tail = min(_TAIL, steps)
 
     def update(score: _Score, loss: jax.Array, step: jax.Array) -> _Score:
-        # The derivative of 1 / loss is NaN at a loss of zero, even if it is not used.
+        # d(1 / loss) is infinite at a loss of zero, and jnp.where would turn it into a
+        # NaN gradient even if it selects the other branch.
         loss = jax.lax.stop_gradient(loss)
         finite = jnp.where(jnp.isfinite(loss), loss, jnp.asarray(_CAP, loss.dtype))
         first = jnp.where(step == 0, finite, score.first)

@@ -1,24 +1,29 @@
-"""The command line: `stabjax study | sweep | plot | schedule`."""
+"""The command-line interface, `stabjax study | sweep | plot | schedule | list`."""
 
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import stabjax
-from stabjax.cli import plot, schedule, study, sweep
+from stabjax._arguments import lookup, suggestion
+from stabjax.cli import catalogue, environment, plot, schedule, study, sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `stabjax` and returns its exit code."""
+    """Runs the `stabjax` command and returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
-    # argparse takes positional arguments up to the first option; NAME=VALUE pairs
-    # behind it arrive among the unknown ones.
+    parser, commands = _parsers()
+    if arguments and not arguments[0].startswith("-"):
+        with environment.errors_in_one_sentence(parser):
+            lookup("COMMAND", arguments[0], commands)
+    # argparse collects positional arguments only up to an option. NAME=VALUE pairs
+    # after an option are reported as unknown arguments and added here.
     options, rest = parser.parse_known_args(arguments)
     pairs = getattr(options, "pairs", None)
-    if rest and (pairs is None or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    for word in rest:
+        if pairs is None or word.startswith("-"):
+            parser.error(_unexpected(word, commands.get(arguments[0], parser)))
     if pairs is not None:
         pairs.extend(rest)
     if "call" not in options:
@@ -32,13 +37,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Returns the parser, and those of the commands by name."""
     parser = argparse.ArgumentParser(
-        prog="stabjax", description="Training stability for JAX, measured."
+        prog="stabjax", description="Tools for training stability in JAX."
     )
     version = f"stabjax {stabjax.__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (study, sweep, plot, schedule):
+    for command in (study, sweep, plot, schedule, catalogue):
         command.add(commands)
-    return parser
+    return parser, commands.choices
+
+
+def _unexpected(word: str, parser: argparse.ArgumentParser) -> str:
+    if not word.startswith("-"):
+        return f"argument {word!r} is one too many."
+    known = [name for name in parser._option_string_actions if name.startswith("--")]
+    name = word.partition("=")[0]
+    return (
+        f"option must be one of {', '.join(known)}, got {name!r}."
+        f"{suggestion(name, known)}"
+    )

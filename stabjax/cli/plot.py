@@ -1,4 +1,4 @@
-"""`stabjax plot`: a picture of a sweep."""
+"""The command `stabjax plot`, which plots the results of a sweep."""
 
 import argparse
 from pathlib import Path
@@ -7,75 +7,173 @@ from typing import TYPE_CHECKING, Any
 import stabjax
 from stabjax._arguments import lookup
 from stabjax.cli import environment
-from stabjax.cli.environment import Subparsers
+from stabjax.cli.environment import Subparsers, number
 
 if TYPE_CHECKING:
     import xarray as xr
 
+_NO_AXES = ("seed", "trial", "step", "rung")
+
 
 def add(commands: Subparsers) -> None:
-    """Adds the command to a parser."""
+    """Adds the command to the argument parser."""
     parser = commands.add_parser(
         "plot",
-        help="draw the results of a sweep",
-        description="Draws a sweep's store or dataset: a map over the first two axes,"
-        " the stable fraction over a single axis, or curves of a recorded variable.",
+        help="plot the results of a sweep",
+        description="Plots the results of a sweep, given its store or dataset. Draws a"
+        " heat map for two or more numeric axes, lines for a single one, and curves for"
+        " a recorded variable. Categories have their own lines or panels.",
     )
     parser.set_defaults(call=_run)
-    parser.add_argument("store", metavar="STORE", help="a folder, or a netCDF file")
+    parser.add_argument("store", metavar="STORE", help="a folder or a netCDF file")
     parser.add_argument("--variable", default="final_loss", help="default: final_loss")
     for name, text in {
-        "x": "horizontal axis (default: the first)",
-        "y": "vertical axis (default: the second)",
-        "hue": "one line for each of its values",
+        "x": "horizontal axis (default: the first axis)",
+        "y": "vertical axis of a map (default: the second axis)",
+        "hue": "axis with one curve, or one panel of a map, for each value",
     }.items():
         parser.add_argument(f"--{name}", metavar="AXIS", help=text)
     parser.add_argument(
-        "--out", default="sweep.png", metavar="FILE", help="default: sweep.png"
+        "--kind",
+        metavar="KIND",
+        help="map, lines, stable (fraction of runs), ranges (of rates) or curves"
+        " (default: by the axes)",
+    )
+    parser.add_argument(
+        "--target",
+        "--target-loss",
+        type=number,
+        metavar="VALUE",
+        help="value that a successful run reaches, or a line to draw",
+    )
+    parser.add_argument(
+        "--maximize",
+        action="store_true",
+        default=None,
+        help="larger values are better (default: from the problem's metadata)",
+    )
+    parser.add_argument(
+        "--out",
+        default="sweep.png",
+        metavar="FILE",
+        help="a .png, .svg or .pdf file (default: sweep.png)",
     )
 
 
 def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     with environment.errors_in_one_sentence(parser):
-        environment.check_output(options.out)
+        environment.check_output(options.out, environment.PICTURES)
         _draw(_load(options.store), options).figure.savefig(options.out)
     print(f"picture: {options.out}")
 
 
 def _load(store: str) -> "xr.Dataset":
-    if Path(store).is_dir():
-        return stabjax.runs.load(store)
+    path = Path(store)
+    wanted = "STORE must be the folder of a sweep or a netCDF file"
+    if not path.exists():
+        raise FileNotFoundError(f"{wanted}, but there is no {store!r}.")
+    if path.is_dir():
+        try:
+            return stabjax.runs.load(store)
+        except FileNotFoundError as error:
+            raise ValueError(f"{wanted}, got the folder {store!r}.") from error
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{wanted}, got {store!r}.")
     import xarray as xr
 
     try:
         return xr.load_dataset(store)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # each of xarray's engines raises its own
-        raise ValueError(
-            f"STORE must be the folder of a sweep or a netCDF file, got {store!r}. "
-            "NetCDF 4 needs the package h5netcdf or netCDF4."
-        ) from error
+    except Exception as error:  # the type depends on the xarray backend
+        with path.open("rb") as file:
+            is_hdf = file.read(4) == b"\x89HDF"
+        hint = (
+            " To read NetCDF 4, install the package h5netcdf or netCDF4."
+            if is_hdf
+            else ""
+        )
+        raise ValueError(f"{wanted}, got {store!r}.{hint}") from error
 
 
 def _draw(runs: "xr.Dataset", options: argparse.Namespace) -> Any:
     lookup("--variable", options.variable, dict.fromkeys(map(str, runs.data_vars)))
     values = runs[options.variable]
-    for name in ("x", "y", "hue"):
-        if (axis := getattr(options, name)) is not None:
-            lookup(f"--{name}", axis, dict.fromkeys(map(str, runs.coords)))
-    if "step" in values.dims:
-        return stabjax.plot.learning_curves(
-            runs, variable=options.variable, hue=options.hue
-        )
-    known = [str(name) for name, size in values.sizes.items() if size > 1]
-    axes = [name for name in known if name not in ("seed", "trial")]
-    # Numeric axes first: they have an order, and words do not.
-    axes.sort(key=lambda name: runs[name].dtype.kind not in "iuf")
-    x = options.x or next(iter(axes), None)
+    axes = _axes(runs, values)
+    known = dict.fromkeys([*axes, *map(str, values.dims), *map(str, runs.coords)])
+    chosen: dict[str, str] = {}
+    for role in ("x", "y", "hue"):
+        axis = getattr(options, role)
+        if axis is None:
+            continue
+        lookup(f"--{role}", axis, known)
+        for other, taken in chosen.items():
+            if taken == axis:
+                raise ValueError(
+                    f"--{role} must differ from --{other}, got {axis!r} for both."
+                )
+        chosen[role] = axis
+    kind = _kind(options.kind, runs, values, axes, chosen)
+    given: dict[str, Any] = {"variable": options.variable, "target": options.target}
+    hue = options.hue
+    if kind == "curves":
+        return stabjax.plot.learning_curves(runs, hue=hue, **given)
+    given["maximize"] = options.maximize
+    rest = [axis for axis in axes if axis not in chosen.values()]
+    x = options.x or next(iter(rest), None)
     if x is None:
-        raise ValueError("--x must be given: no axis has more than one value.")
-    y = options.y or next((name for name in axes if name != x), None)
-    if y is None or options.variable == "status":
-        return stabjax.plot.stable_fraction(runs, x=x, hue=options.hue)
-    return stabjax.plot.heatmap(runs, x=x, y=y, variable=options.variable)
+        raise ValueError("--x must be given because no axis has more than one value.")
+    if kind == "map":
+        y = options.y or next((axis for axis in rest if axis != x), None)
+        if y is None:
+            raise ValueError(
+                "--y must be given because no other axis has more than one value."
+            )
+        return stabjax.plot.heatmap(runs, x=x, y=y, facet=hue, **given)
+    if kind == "ranges":
+        return stabjax.plot.rate_ranges(runs, x=x, y=options.y or hue, **given)
+    if kind == "stable":
+        given["variable"] = _measure(options.variable)
+        return stabjax.plot.stable_fraction(runs, x=x, hue=hue, **given)
+    return stabjax.plot.sensitivity(runs, x=x, hue=hue, **given)
+
+
+def _axes(runs: "xr.Dataset", values: "xr.DataArray") -> list[str]:
+    """Returns the axes with several values, numeric axes first."""
+    found = [
+        str(name)
+        for name, coordinate in values.coords.items()
+        if name not in _NO_AXES and coordinate.ndim == 1 and coordinate.size > 1
+    ]
+    return sorted(found, key=lambda name: runs[name].dtype.kind not in "iuf")
+
+
+def _kind(
+    given: str | None,
+    runs: "xr.Dataset",
+    values: "xr.DataArray",
+    axes: list[str],
+    chosen: dict[str, str],
+) -> str:
+    """Returns the kind of plot, which depends on the axes unless it is given."""
+    kinds = ("map", "lines", "stable", "ranges", "curves")
+    along_step = "step" in values.dims
+    if given is not None:
+        lookup("--kind", given, dict.fromkeys(kinds))
+        if (given == "curves") != along_step:
+            has = "has steps" if along_step else "has no steps"
+            raise ValueError(
+                f"--kind must fit the variable, which {has}, got {given!r}."
+            )
+        return given
+    if along_step:
+        return "curves"
+    if values.name == "status":
+        return "stable"
+    numeric = [
+        a for a in axes if runs[a].dtype.kind in "iuf" and a != chosen.get("hue")
+    ]
+    return "map" if "y" in chosen or len(numeric) > 1 else "lines"
+
+
+def _measure(variable: str) -> str:
+    """Returns the variable that is compared with a target."""
+    return "final_loss" if variable == "status" else variable

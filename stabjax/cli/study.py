@@ -1,4 +1,4 @@
-"""`stabjax study`: treatments of unstable training, measured on small problems."""
+"""The command `stabjax study`, which compares treatments for unstable training."""
 
 import argparse
 import itertools
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import stabjax
 from stabjax.cli import environment
-from stabjax.cli.environment import Subparsers
+from stabjax.cli.environment import Subparsers, integer
 from stabjax.cli.values import parse_range
 
 if TYPE_CHECKING:
@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 
 
 def add(commands: Subparsers) -> None:
-    """Adds the command to a parser."""
+    """Adds the command to the argument parser."""
     parser = commands.add_parser(
         "study",
-        help="measure clipping and schedules on small problems, and write a report",
-        description="Trains small problems with clipping, a schedule, both, and"
-        " neither (the baseline), over learning rates, thresholds and seeds. Writes a"
-        " report, pictures and data. The same command resumes an interrupted study.",
+        help="compare clipping and schedules on small problems and write a report",
+        description="Trains small problems with clipping, with a schedule, with both"
+        " and with neither (the baseline) for many learning rates, thresholds and"
+        " seeds. Writes a report, plots and data. To resume an interrupted study, run"
+        " the same command again.",
     )
     parser.set_defaults(call=_run)
     parser.add_argument(
-        "--quick", action="store_true", help="two problems, fewer runs, a few seconds"
+        "--quick", action="store_true", help="run a small study in a few seconds"
     )
     parser.add_argument("--out", default="study", metavar="DIR", help="default: study")
     _add_methods(parser)
@@ -36,19 +37,19 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
         (
             "problems",
             "",
-            "problems of stabjax.problems, or all (default: seven, about a minute)",
+            "names from stabjax.problems, or all (default: seven, about a minute)",
         ),
         (
             "clipping",
             "clip_by_global_norm",
-            "clippings of stabjax; an unknown name lists them (default: %(default)s)",
+            "clipping methods; an unknown name lists them (default: %(default)s)",
         ),
         (
             "schedule",
             "warmup_cosine_decay_schedule",
-            "schedules of stabjax; an unknown name lists them (default: %(default)s)",
+            "schedules; an unknown name lists them (default: %(default)s)",
         ),
-        ("optimizer", "", "optimizers of Optax (default: each problem's own)"),
+        ("optimizer", "", "Optax optimizers (default: depends on the problem)"),
     ):
         parser.add_argument(
             f"--{name}", default=default, metavar="NAME,NAME", help=text
@@ -61,21 +62,21 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
             f"--{numbers}-range",
             type=parse_range,
             metavar="LOW:HIGH",
-            help=f"{numbers}s (default: the range of the problem and the method)",
+            help=f"{numbers}s (default: depends on the problem and the method)",
         )
     for size, text in {
-        "rates": "number of learning rates (this and the next defaults: by problem)",
-        "thresholds": "number of clipping thresholds, besides no clipping",
+        "rates": "number of learning rates (default: depends on the problem)",
+        "thresholds": "number of clipping thresholds in addition to no clipping",
         "seeds": "number of seeds for each combination",
         "steps": "number of training steps in each run",
     }.items():
-        parser.add_argument(f"--{size}", type=int, metavar="N", help=text)
+        parser.add_argument(f"--{size}", type=integer, metavar="N", help=text)
 
 
 def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     with environment.errors_in_one_sentence(parser):
         plans = _plans(options)
-    # Other errors of `run` are defects, and show their traceback.
+    # Other errors in `run` are bugs and should show their traceback.
     with environment.errors_in_one_sentence(parser, (OSError,)):
         try:
             done = stabjax.study.run(
@@ -87,7 +88,7 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         except KeyboardInterrupt as error:
             hint = "Run the same command again to resume."
             raise KeyboardInterrupt(f"{str(error) or 'stopped'}\n{hint}") from error
-    print(f"\n{done.summary}\n\nMore, with pictures: {done.report}")
+    print(f"\n{done.summary}\n\nFull report with plots: {done.report}")
 
 
 def _plans(options: argparse.Namespace) -> "list[Plan]":
@@ -99,7 +100,7 @@ def _plans(options: argparse.Namespace) -> "list[Plan]":
 
 
 def _methods(options: argparse.Namespace) -> "list[Methods]":
-    """Returns every combination of the given names."""
+    """Returns all combinations of the given names."""
     names = map(_split, (options.clipping, options.schedule, options.optimizer))
     return [
         stabjax.study.Methods(

@@ -1,90 +1,112 @@
-"""`stabjax sweep`: one run for every point of a grid."""
+"""The command `stabjax sweep`, which trains a problem at every point of a grid."""
 
 import argparse
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optax
 
 import stabjax
-from stabjax._arguments import check_choice, lookup
-from stabjax._types import Number, Schedule
+from stabjax._arguments import as_integer, lookup, suggestion
 from stabjax.cli import environment
-from stabjax.cli.environment import Subparsers
-from stabjax.cli.values import parse_space
+from stabjax.cli.environment import Subparsers, integer, number
+from stabjax.cli.methods import (
+    Parts,
+    make_optimizer_from,
+    parts_of,
+    thresholds_of,
+)
+from stabjax.cli.values import check_words, parse_axes, space_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
-# Other names of the learning rate and the threshold, for suggestions.
-_SYNONYMS = {
-    "clip": "max_norm",
-    "clip_norm": "max_norm",
-    "learning_rate": "peak_value",
-    "lr": "peak_value",
-    "max_grad_norm": "max_norm",
-    "rate": "peak_value",
-    "threshold": "max_norm",
-}
+# Common names of the learning rate and the threshold, for suggestions.
+_RATES = ("learning_rate", "lr", "rate", "peak", "init_value", "value")
+_THRESHOLDS = ("clip_norm", "max_grad_norm", "threshold", "gradient_clip")
 
 
 def add(commands: Subparsers) -> None:
-    """Adds the command to a parser."""
+    """Adds the command to the argument parser."""
     parser = commands.add_parser(
         "sweep",
-        help="train a problem once for every point of a grid",
-        description="Trains a problem of stabjax.problems once for every point of a"
-        " grid, such as: stabjax sweep digits_mlp max_norm=log:1e-2:1e2:8"
-        " peak_value=log:1e-3:1e1:8 schedule=cosine,linear,constant seed=0:4. Axes go"
-        " by name to the problem, to the clip (max_norm), to the schedule (peak_value,"
-        " warmup_steps, schedule) and to the optimizer. Values: log:LOW:HIGH:N,"
-        " lin:LOW:HIGH:N, FIRST:END (END excluded), or a list with commas of numbers,"
-        " words, true, false and none; static: in front of values that fix a shape.",
+        help="train a problem at every point of a grid",
+        description="Trains a problem at every point of a grid. Example: stabjax sweep"
+        " digits_mlp max_norm=log:1e-2:1e2:8 peak_value=log:1e-3:1e1:8"
+        " schedule=cosine,linear,constant seed=0:4. Axes are passed by name to the"
+        " problem, the clipping, the schedule (peak_value is its peak), the optimizer"
+        " and the guard. The command `stabjax list` shows the names and arguments of"
+        " all of them. Write values as log:LOW:HIGH:N, lin:LOW:HIGH:N, FIRST:END (END"
+        " is excluded), or a comma-separated list of numbers, words, true, false and"
+        " none.",
     )
     parser.set_defaults(call=_run)
     parser.add_argument("problem", metavar="PROBLEM", help="such as digits_mlp")
     parser.add_argument(
         "pairs", nargs="+", metavar="NAME=VALUES", help="such as seed=0:8"
     )
-    parser.add_argument("--steps", type=int, default=200, help="default: 200")
+    parser.add_argument("--steps", type=integer, default=200, help="default: 200")
+    for name, default in {
+        "clip": "clip_by_global_norm",
+        "schedule": "constant",
+        "optimizer": "sgd, of Optax",
+        "guard": "none",
+    }.items():
+        parser.add_argument(f"--{name}", metavar="NAME", help=f"default: {default}")
+    _add_results(parser)
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--optimizer", default="sgd", metavar="NAME", help="of Optax (default: sgd)"
+        "--record-every", type=integer, metavar="N", help="record metrics every N steps"
     )
     parser.add_argument(
-        "--record-every", type=int, metavar="N", help="record metrics every N steps"
+        "--target-loss",
+        type=number,
+        metavar="LOSS",
+        help="record steps to this loss",
     )
     parser.add_argument(
-        "--target-loss", type=float, metavar="LOSS", help="count the steps to this loss"
+        "--fresh-seeds",
+        type=integer,
+        metavar="N",
+        help="train the best point again with N fresh seeds",
     )
     parser.add_argument(
-        "--store", metavar="DIR", help="keep finished chunks here, and resume from them"
+        "--store", metavar="DIR", help="save finished chunks here and resume from them"
     )
-    parser.add_argument("--out", metavar="FILE", help="write the dataset as netCDF")
+    parser.add_argument("--out", metavar="FILE", help="save the dataset as netCDF")
     parser.add_argument(
         "--devices",
-        type=int,
+        type=integer,
         metavar="N",
-        help="number of CPU devices (default: one for each core)",
+        help="number of CPU devices (default: one per core)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="only estimate time and memory"
+        "--dry-run", action="store_true", help="estimate time and memory only"
     )
 
 
 def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     with environment.errors_in_one_sentence(parser):
-        environment.check_output(options.out)
+        _check_options(options)
         environment.prepare_jax(options.devices)
-        from stabjax._catalogue import PROBLEMS  # needs the extra packages
+        from stabjax._catalogue import PROBLEMS  # needs packages of an extra
 
-        space = parse_space(options.pairs)
         problem = lookup("problem", options.problem, PROBLEMS)
+        given = parse_axes(options.pairs)
+        parts = parts_of(vars(options), given)
         record = options.record_every is not None
-        make = optimizer_named(options.optimizer, options.steps, record=record)
-        names = [text.partition("=")[0] for text in options.pairs]
-        _check_axes(names, problem, make)
+        make = make_optimizer_from(parts, options.steps, record=record)
+        known = _known(problem, make)
+        _check_axes(given, known, parts, options.problem)
+        thresholds = ["max_norm", *thresholds_of(parts)]
+        check_words(given, known, thresholds)
+        space = space_of(given, known, thresholds)
+        _check_values(space, options.steps)
         environment.log(repr(space))
         runs = stabjax.sweep(
             problem,
@@ -96,79 +118,83 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             store=options.store,
             dry_run=options.dry_run,
         )
-        if options.out and not options.dry_run:
+        if options.dry_run:
+            print(_estimate(runs.attrs))
+            return
+        if options.out:
             runs.to_netcdf(options.out, engine="scipy")
-    print(_estimate(runs.attrs) if options.dry_run else _summary(runs))
+        print(_summary(runs))
+        if options.fresh_seeds is not None:
+            print(_fresh(problem, make, runs, options.fresh_seeds))
 
 
-def _check_axes(names: Iterable[str], *factories: Callable[..., object]) -> None:
-    known = {"seed": None}
+def _check_options(options: argparse.Namespace) -> None:
+    environment.check_output(options.out)
+    as_integer("--steps", options.steps)
+    if options.record_every is not None:
+        as_integer("--record-every", options.record_every, f"in [1, {options.steps}]")
+    for name in ("devices", "fresh_seeds"):
+        if (number := getattr(options, name)) is not None:
+            as_integer(f"--{name.replace('_', '-')}", number)
+    if options.store is not None and Path(options.store).is_file():
+        raise ValueError(f"--store must be a folder, got the file {options.store!r}.")
+
+
+def _known(*factories: Callable[..., object]) -> dict[str, inspect.Parameter]:
+    """Returns the parameters of the problem and the optimizer."""
+    found = {"seed": inspect.Parameter("seed", inspect.Parameter.KEYWORD_ONLY)}
     for factory in factories:
-        known |= dict.fromkeys(inspect.signature(factory).parameters)
-    for name in names:
-        if name not in known and (synonym := _SYNONYMS.get(name)) in known:
-            raise ValueError(f"axis {name!r} is unknown. Use {synonym}.")
-        lookup("axis", name, known)
+        found |= inspect.signature(factory).parameters
+    return found
 
 
-def optimizer_named(
-    name: str, steps: int, *, record: bool
-) -> Callable[..., optax.GradientTransformation]:
-    """Returns a function for `sweep` that makes an optimizer with clip and schedule.
-
-    Its parameters are `max_norm`, `peak_value`, `schedule` (constant, linear or cosine,
-    after a warm-up of `warmup_steps`), and those of Optax's optimizer of this name.
-    """
-    from stabjax._catalogue import optimizers
-
-    make = lookup("optimizer", name, optimizers())
-
-    def make_optimizer(
-        peak_value: Number,
-        max_norm: Number = np.inf,
-        schedule: str = "constant",
-        warmup_steps: Number = 0,
-        **others: Any,
-    ) -> optax.GradientTransformation:
-        clip = stabjax.clip_by_global_norm(max_norm)
-        rate = _schedule(schedule, peak_value, warmup_steps, steps)
-        return optax.chain(
-            stabjax.with_metrics(clip, name="clip") if record else clip,
-            make(learning_rate=rate, **others),
+def _check_axes(
+    given: Mapping[str, object],
+    known: Mapping[str, inspect.Parameter],
+    parts: Parts,
+    problem: str,
+) -> None:
+    synonyms = dict.fromkeys(_RATES, "peak_value")
+    synonyms |= dict.fromkeys(_THRESHOLDS, next(iter(thresholds_of(parts)), ""))
+    for name in given:
+        if name in known:
+            continue
+        if (right := synonyms.get(name)) in known:
+            raise ValueError(f"axis {name!r} is unknown. Use {right}.")
+        names = [problem, *(n for named in parts.values() for n in named)]
+        raise ValueError(
+            f"axis must be an argument of {', '.join(n for n in names if n != 'none')} "
+            f"({', '.join(known)}), got {name!r}.{suggestion(name, known)}"
         )
-
-    own = [*inspect.signature(make_optimizer).parameters.values()][:-1]
-    optional = [
-        parameter.replace(kind=parameter.KEYWORD_ONLY)
-        for parameter in inspect.signature(make).parameters.values()
-        if parameter.name != "learning_rate"
-        and parameter.default is not parameter.empty
-    ]
-    made: Any = make_optimizer
-    made.__signature__ = inspect.Signature([*own, *optional])
-    made.__name__ = name
-    return make_optimizer
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in ("seed", *given):
+            raise ValueError(
+                f"axis {name!r} must be given, such as {name}=0.1 or "
+                f"{name}=log:0.01:1:5."
+            )
 
 
-def _schedule(name: str, peak: Number, warmup: Number, steps: int) -> Schedule:
-    decays: dict[str, Callable[[], Schedule]] = {
-        "constant": lambda: stabjax.constant_schedule(peak),
-        "linear": lambda: stabjax.linear_schedule(peak, 0.0, steps - warmup),
-        "cosine": lambda: stabjax.cosine_decay_schedule(peak, steps - warmup),
-    }
-    check_choice("schedule", name, list(decays))
-    rise = stabjax.linear_schedule(0.0, peak, warmup)
-    schedule: Schedule = stabjax.join_schedules([rise, decays[name]()], [warmup])
-    return schedule
+def _check_values(space: "stabjax.Space", steps: int) -> None:
+    for axis in space.axes:
+        if axis.is_static:
+            continue
+        values = np.asarray(axis.values)
+        if axis.name in ("peak_value", "max_norm") and values.min() < 0:
+            raise ValueError(f"axis {axis.name!r} must be >= 0, got {values.min():g}.")
+        if axis.name == "warmup_steps" and values.max() > steps:
+            raise ValueError(
+                f"axis 'warmup_steps' must be at most the steps of a run ({steps}), "
+                f"got {values.max():g}. Use --steps for longer runs."
+            )
 
 
 def _estimate(attrs: dict[str, Any]) -> str:
     return (
         f"{attrs['trials']} runs of {attrs['steps']} steps, {attrs['programs']} "
-        f"programs\nexpected: {attrs['expected_seconds']} s and "
-        f"{attrs['expected_compile_seconds']} s to compile; "
-        f"{attrs['expected_device_bytes'] / 1e6:.0f} MB on the devices, "
-        f"{attrs['expected_result_bytes'] / 1e6:.0f} MB of results"
+        f"programs\nestimated time: {attrs['expected_seconds']} s for training and "
+        f"{attrs['expected_compile_seconds']} s for compilation\nestimated memory: "
+        f"{attrs['expected_device_bytes'] / 1e6:.0f} MB on the devices and "
+        f"{attrs['expected_result_bytes'] / 1e6:.0f} MB for the results"
     )
 
 
@@ -176,16 +202,29 @@ def _summary(runs: "xr.Dataset") -> str:
     attrs = runs.attrs
     lines = [
         f"{attrs['trials']} runs of {attrs['steps']} steps in "
-        f"{attrs['seconds']} s, and {attrs['compile_seconds']} s to compile",
+        f"{attrs['seconds']} s (plus {attrs['compile_seconds']} s to compile)",
         f"diverged: {float((runs.status == 1).mean()):.1%}",
     ]
+    # The loss, and the variables with a direction in the problem's metadata.
+    measured = [n for n, v in runs.data_vars.items() if "better" in v.attrs]
+    for variable in dict.fromkeys(["final_loss", *map(str, measured)]):
+        try:
+            lines.append(f"best {stabjax.runs.best(runs, variable)}")
+        except ValueError as error:  # every run diverged
+            lines.append(str(error))
+            break
+    return "\n".join(lines)
+
+
+def _fresh(
+    problem: Callable[..., "stabjax.problems.Problem"],
+    make: Callable[..., optax.GradientTransformation],
+    runs: "xr.Dataset",
+    seeds: int,
+) -> str:
     try:
-        best = stabjax.runs.best(runs)
-    except ValueError as error:  # every run diverged
-        return "\n".join([*lines, str(error)])
-    values = " ".join(f"{name}={_short(value)}" for name, value in best.items())
-    return "\n".join([*lines, f"best final loss, mean of the seeds: {values}"])
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        winner = runs.isel(stabjax.runs.best(runs).positions)
+    except ValueError:  # every run diverged, as the summary says
+        return "no point to train with fresh seeds"
+    found = stabjax.runs.best(stabjax.runs.retest(problem, make, winner, seeds=seeds))
+    return f"with fresh seeds: {str(found).splitlines()[0]}"

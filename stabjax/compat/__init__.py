@@ -1,6 +1,6 @@
 """Schedules with the names, arguments and values of other libraries.
 
-The modules do not import the libraries they are named after.
+These modules do not import the corresponding libraries.
 """
 
 from stabjax.compat import huggingface, timm, torch

@@ -1,4 +1,4 @@
-"""The rule of transformers that raises a learning rate as well as it lowers it."""
+"""The "greedy" rule of transformers, which raises or lowers the learning rate."""
 
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -21,20 +21,20 @@ from stabjax._types import Number
 
 
 class GreedyState(NamedTuple):
-    """State of the rule: the learning rate, and its record of the metric."""
+    """State of the greedy rule."""
 
     greedy_rate: jax.Array
     greedy_best: jax.Array
-    good_count: jax.Array  # int32: improvements in a row
-    bad_count: jax.Array  # int32: metrics in a row without one
-    pause_count: jax.Array  # int32: metrics still to be ignored
-    patience_at_min: jax.Array  # int32: reductions at the lowest rate before a restart
-    window: jax.Array  # the last metrics, NaN where there was none; one if not smooth
+    good_count: jax.Array  # int32: consecutive improvements
+    bad_count: jax.Array  # int32: consecutive metrics without improvement
+    pause_count: jax.Array  # int32: remaining metrics to ignore
+    patience_at_min: jax.Array  # int32: reductions at the minimum until a restart
+    window: jax.Array  # recent metrics, NaN if unused; one element without smoothing
     metrics: dict[str, jax.Array]
 
 
 class _Rule(NamedTuple):
-    """The numbers of the rule; all traceable."""
+    """Numeric arguments of the greedy rule, all traceable."""
 
     learning_rate: Number
     factor: Number
@@ -64,7 +64,7 @@ def greedy(
     window_size: int = 50,
     reset_start: Number = 500,
 ) -> optax.GradientTransformationExtraArgs:
-    """Scales updates by the rule "greedy" of `get_scheduler`."""
+    """Scales updates by the "greedy" rule of `get_scheduler`."""
     check_choice("mode", mode, ["min", "max"])
     check_choice("threshold_mode", threshold_mode, ["rel", "abs"])
     good = check("learning_rate", learning_rate, "> 0")
@@ -73,7 +73,7 @@ def greedy(
     rule = _Rule(*map(as_number, _Rule._fields, (*numbers, max_lr, eps, reset_start)))
     rule = rule._replace(learning_rate=nan_unless(good, rule.learning_rate))
     sign, relative = (1 if mode == "min" else -1), threshold_mode == "rel"
-    # Without smoothing a window of one: checkpoints refuse arrays of size 0.
+    # Without smoothing, the window has one element because Orbax rejects size 0.
     length = as_integer("window_size", window_size) if smooth else 1
 
     def init_fn(params: optax.Params) -> GreedyState:
@@ -98,7 +98,7 @@ def greedy(
 
 
 def _initial(rule: _Rule, sign: int, length: int, dtype: Any) -> GreedyState:
-    def zero() -> jax.Array:  # an array of its own: a state may be donated
+    def zero() -> jax.Array:  # a donated state must not use the same buffer twice
         return jnp.zeros((), jnp.int32)
 
     state = GreedyState(
@@ -118,7 +118,7 @@ def _initial(rule: _Rule, sign: int, length: int, dtype: Any) -> GreedyState:
 def _updated(
     state: GreedyState, rule: _Rule, metric: jax.Array, sign: int, relative: bool
 ) -> GreedyState:
-    """Returns the state after one more metric."""
+    """Adds a metric to the state."""
     window = jnp.roll(state.window, 1).at[0].set(metric)
     state, metric = state._replace(window=window), jnp.nanmean(window)
     pausing = state.pause_count > 0
@@ -159,7 +159,7 @@ def _decided(
         pause_count=pause.astype(jnp.int32),
         patience_at_min=patience - at_min.astype(jnp.int32),
     )
-    # In transformers a restart keeps the pause of the reduction that caused it.
+    # In transformers, a restart keeps the cooldown of the reduction that caused it.
     restarted = initial._replace(pause_count=after.pause_count)
     restarts = at_min & (after.patience_at_min <= 0)
     decided: GreedyState = jax.tree.map(partial(jnp.where, restarts), restarted, after)
@@ -167,7 +167,7 @@ def _decided(
 
 
 def _with_metrics(state: GreedyState) -> GreedyState:
-    # Sums, as no buffer may stand in a donated state twice.
+    # Copies, because a donated state must not use the same buffer twice.
     rate, best = state.greedy_rate + 0, state.greedy_best + 0
     named = {"greedy:learning_rate": rate, "greedy:best_value": best}
     return state._replace(metrics=named)

@@ -1,4 +1,4 @@
-"""The schedules of Hugging Face transformers, by their names there."""
+"""The schedules of Hugging Face transformers."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -76,63 +76,67 @@ def get_scheduler(
     num_training_steps: Number | None = None,
     scheduler_specific_kwargs: SpecificKwargs | None = None,
 ) -> Schedule | optax.GradientTransformationExtraArgs:
-    """Returns the schedule of transformers with this name.
+    """Returns the schedule with the given name in transformers.
 
-    With the learning rate L, W warmup steps, T training steps including the warmup, and
-    p = (t - W) / max(1, T - W), the value is L for `"constant"`. For the others it is
-    L t / max(1, W) for t < W, and from W on L times the factor
+    Let L be the learning rate, W the number of warmup steps, T the number of training
+    steps including warmup, and p = (t - W) / max(1, T - W). For `"constant"`, the value
+    is L. All other schedules start with a linear warmup L t / max(1, W) for t < W. From
+    step W onwards, the value is L times one of the following factors:
 
     - `"constant_with_warmup"`: 1.
     - `"linear"`: max(0, 1 - p).
-    - `"cosine"`: (1 + cos(2 pi c p)) / 2 with `num_cycles` c = 1/2. Like the next two
-      but one, it rises again after T.
-    - `"cosine_with_restarts"`: (1 + cos(pi (c p mod 1))) / 2 up to T, then 0;
-      `num_cycles` c = 1. Restarts are where c p is an integer, also where float64
-      rounds it (in transformers, from 22 cycles on).
+    - `"cosine"`: (1 + cos(2 pi c p)) / 2 with `num_cycles` c = 1/2. The cosine rises
+      again after T.
+    - `"cosine_with_restarts"`: (1 + cos(pi (c p mod 1))) / 2 until T, then 0, with
+      `num_cycles` c = 1. Restarts occur where c p is an integer. (In transformers, they
+      may be missed due to float64 rounding for 22 or more cycles.)
     - `"cosine_with_min_lr"`: m + (1 - m) (1 + cos(2 pi c p)) / 2. Pass m as
-      `min_lr_rate`, or L m as `min_lr`.
-    - `"cosine_warmup_with_min_lr"`: the same, one step earlier, after a warmup of
-      (t + 1) / W, or from `warmup_lr_rate` to 1 in W - 1 steps if it is given.
+      `min_lr_rate`, or L m as `min_lr`. The cosine rises again after T.
+    - `"cosine_warmup_with_min_lr"`: the same factor one step earlier, after a warmup
+      factor of (t + 1) / W. If `warmup_lr_rate` is given, the warmup instead rises from
+      this value to 1 in W - 1 steps. The cosine rises again after T.
     - `"polynomial"`: e + (1 - e) (1 - p)^n, and e after T, with `lr_end` L e = 1e-7 and
       `power` n = 1.
-    - `"inverse_sqrt"`: sqrt(s / (s + t - W)), with `timescale` s = W; 10000 if W = 0.
-    - `"warmup_stable_decay"`: 1 for `num_stable_steps` S = T - W - D, then down to
-      `min_lr_ratio` m = 0 in `num_decay_steps` D. `decay_type` is `"linear"`,
-      `"cosine"` (default; `num_cycles` c = 1/2) or `"1-sqrt"`, and so is `warmup_type`,
-      of a warmup from m to 1.
+    - `"inverse_sqrt"`: sqrt(s / (s + t - W)), with `timescale` s = W (10000 if
+      W = 0).
+    - `"warmup_stable_decay"`: 1 for `num_stable_steps` S = T - W - D, followed by a
+      decay to `min_lr_ratio` m = 0 in `num_decay_steps` D. `decay_type` is `"linear"`,
+      `"cosine"` (the default, with `num_cycles` c = 1/2) or `"1-sqrt"`. `warmup_type`
+      has the same options and determines the warmup from m to 1.
 
-    Two rules watch a metric and ignore the steps. They are transformations: chain them
-    after an optimizer with this learning rate, whose updates they scale. Each update is
-    one step, and its extra argument `value` the metric.
+    Two more schedules depend on a metric instead of the step. They are transformations:
+    chain them after an optimizer with this learning rate to scale its updates. Pass the
+    metric to each update as the extra argument `value`.
 
-    - `"reduce_lr_on_plateau"`: `stabjax.compat.torch.reduce_lr_on_plateau`.
-    - `"greedy"`: divides the rate by `factor` = 0.95 (up to `max_lr` = 1) after more
-      than `patience` = 10 improvements in a row, and multiplies it by `factor` (down to
-      `min_lr` = 1e-3) after more than as many metrics without one. Then `warmup` = 0 or
-      `cooldown` = 0 metrics are ignored. An improvement is one by `threshold` = 1e-6
-      (`threshold_mode` `"abs"` or `"rel"`, `mode` `"min"` or `"max"`), of the metric
-      or, with `smooth`, of the mean of its last `window_size` = 50 values. Changes up
-      to `eps` = 1e-8 are skipped. After `reset_start` = 500 reductions at the lowest
-      rate the rule restarts. The modes, `smooth` and the window size are static.
+    - `"reduce_lr_on_plateau"`: see `stabjax.compat.torch.reduce_lr_on_plateau`.
+    - `"greedy"`: divides the learning rate by `factor` = 0.95 (up to `max_lr` = 1)
+      after more than `patience` = 10 consecutive improvements, and multiplies it by
+      `factor` (down to `min_lr` = 1e-3) after more than `patience` consecutive metrics
+      without improvement. The next `warmup` = 0 or `cooldown` = 0 metrics are ignored.
+      Improvements must exceed `threshold` = 1e-6 (`threshold_mode` `"abs"` or `"rel"`,
+      `mode` `"min"` or `"max"`). With `smooth`, metrics are averaged over the last
+      `window_size` = 50 values. Changes up to `eps` = 1e-8 are skipped. After
+      `reset_start` = 500 reductions at the minimum, the rule restarts. The modes,
+      `smooth` and `window_size` are static.
 
     Args:
-      name: one of the above. **Static.**
+      name: name of the schedule, as listed above. **Static.**
       learning_rate: L, the learning rate of the optimizer. **Traceable.**
       num_warmup_steps: W in steps. **Traceable.**
       num_training_steps: T in steps. **Traceable.**
-      scheduler_specific_kwargs: the arguments named above. Types, and which are given,
-        are static; all numbers are **traceable.**
+      scheduler_specific_kwargs: the additional arguments listed above. Types and the
+        set of given arguments are **static**, and all numbers are **traceable**.
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate, or
-      NaN if a traced number is out of its range; a transformation for the last two
-      names.
+      NaN if a traced number is out of range. The last two names return a transformation
+      instead.
 
     Raises:
-      ValueError: a name or type does not exist, or a number is missing or, if concrete,
-        out of its range.
-      TypeError: an argument in `scheduler_specific_kwargs` does not belong to the
-        schedule, or an argument is not a number.
+      ValueError: If a name or type is unknown, or a number is missing or, if concrete,
+        out of range.
+      TypeError: If `scheduler_specific_kwargs` contains an argument that the schedule
+        does not have, or an argument is not a number.
 
     Example:
       >>> from stabjax.compat.huggingface import get_scheduler
@@ -149,13 +153,13 @@ def get_scheduler(
         if step is None and argument in needed:
             raise ValueError(f"{argument} must be given for {name!r}, got None.")
         numbers.append(None if step is None else as_number(argument, step))
-    # As in transformers, these two accept any arguments and ignore them.
+    # Like transformers, these two schedules accept and ignore any arguments.
     plain = name in ("constant", "constant_with_warmup")
     own = {} if plain else dict(scheduler_specific_kwargs or {})
     try:
         inspect.signature(build).bind(*numbers, **own)
     except TypeError as error:
-        message = f"scheduler_specific_kwargs do not fit {name!r}: {error}."
+        message = f"scheduler_specific_kwargs do not match {name!r}: {error}."
         raise TypeError(message) from None
     made: Schedule = build(*numbers, **own)
     return made
@@ -170,7 +174,7 @@ def _at_least_one(steps: Number) -> Number:
 
 
 def _waves(peak: Number, low: Number, steps: Number, num_cycles: Number) -> Schedule:
-    """Returns `num_cycles` cosine waves per `steps` steps, forever."""
+    """Returns a cosine wave with `num_cycles` periods in `steps` steps."""
     steps, half_waves = _at_least_one(steps), as_whole(2 * num_cycles)
     return lambda count: cosine_wave(peak, low, half_waves * count, steps)
 
@@ -203,10 +207,10 @@ def _cosine_with_restarts(
     steps = _at_least_one(total - warmup)
     product = num_cycles * steps
     if not (isinstance(product, int) and product < 2**31):
-        num_cycles = 1.0 * num_cycles  # int32 may not hold the product with a count
+        num_cycles = 1.0 * num_cycles  # the product with a count may exceed int32
 
     def waves(count: Number) -> Number:
-        # Of integers the remainder is exact, and a restart where it should be.
+        # Integer remainders are exact, which puts restarts at the correct steps.
         position = jnp.mod(num_cycles * count, steps)
         value = peak * half_cosine((steps - position) / steps)
         return with_ends(value, peak, position == 0, 0.0, count >= steps)
@@ -215,10 +219,10 @@ def _cosine_with_restarts(
 
 
 def _low(peak: Number, min_lr: Number | None, min_lr_rate: Number | None) -> Number:
-    """Returns the lowest rate, given as such or as a fraction of the highest."""
+    """Returns the minimum rate, given directly or as a fraction of the maximum."""
     if min_lr is not None and min_lr_rate is not None:
         raise ValueError(
-            "min_lr and min_lr_rate must not both be given, got "
+            "only one of min_lr and min_lr_rate may be given, got "
             f"min_lr={min_lr!r} and min_lr_rate={min_lr_rate!r}."
         )
     if min_lr is not None:
@@ -320,7 +324,7 @@ def _warmup_stable_decay(
     waves = _waves(peak, low, num_decay_steps, num_cycles)
 
     def cosine_decay(count: Number) -> Number:
-        # A negative number of stable steps starts the decay before step 0.
+        # With a negative number of stable steps, the decay begins before step 0.
         elapsed = since(count, stable)
         value = waves(jnp.maximum(elapsed, 0))
         return jnp.where(elapsed >= num_decay_steps, low, value)
@@ -331,7 +335,7 @@ def _warmup_stable_decay(
 
 
 _W, _T = "num_warmup_steps", "num_training_steps"
-# Each name with its builder and the numbers of steps it needs.
+# Maps each name to its builder and the step counts it requires.
 _BUILDERS: Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "linear": (_linear, (_W, _T)),
     "cosine": (_cosine, (_W, _T)),

@@ -1,7 +1,8 @@
-"""timm's schedulers: pass the learning rate where timm takes the optimizer.
+"""timm's schedulers. Pass the learning rate instead of the optimizer.
 
-The count is the argument of timm's `step` or `step_update`: updates, or epochs times
-the updates in each. `t_in_epochs` and noise are not supported.
+The count is the argument of timm's `step` or `step_update`, in updates, or in epochs
+multiplied by the number of updates per epoch. `t_in_epochs` and noise are not
+supported.
 """
 
 from collections.abc import Sequence
@@ -37,33 +38,34 @@ def cosine_lr_scheduler(
     *,
     k_decay: Number = 1.0,
 ) -> Schedule:
-    """timm's `CosineLRScheduler`: half cosines in cycles, with a linear warmup.
+    """Returns the schedule of timm's `CosineLRScheduler`.
 
         f(t) = E + (L d^i - E) (1 + cos(pi q^k)) / 2,    q = c / T_i
 
-    with c the steps in cycle i, which has T_i = T m^i steps. After the last cycle the
-    value is E. The warmup rises to L at step W. The cycles then are at step t, as if
-    there had been no warmup, or at t - W with `warmup_prefix`.
+    Here c is the number of steps since the beginning of cycle i, which has T_i = T m^i
+    steps. After the last cycle, the value is E. A linear warmup reaches L at step W.
+    Cycles then continue at step t, as if there had been no warmup, or at t - W with
+    `warmup_prefix`.
 
     Args:
       base_lr: L, the learning rate of the optimizer. **Traceable.**
-      t_initial: T, the steps of the first cycle, > 0. **Traceable.**
+      t_initial: T, the length of the first cycle in steps, > 0. **Traceable.**
       lr_min: E, >= 0. **Traceable.**
       cycle_mul: m, >= 1. **Traceable.**
-      cycle_decay: d, multiplies the peak from cycle to cycle. **Traceable.**
-      cycle_limit: the number of cycles. **Traceable.**
+      cycle_decay: d, the factor applied to the peak after each cycle. **Traceable.**
+      cycle_limit: number of cycles. **Traceable.**
       warmup_t: W in steps. **Traceable.**
-      warmup_lr_init: the learning rate at step 0 of a warmup. **Traceable.**
-      warmup_prefix: whether the cycles start after the warmup. **Static.**
+      warmup_lr_init: initial learning rate of the warmup. **Traceable.**
+      warmup_prefix: whether cycles begin after the warmup. **Static.**
       k_decay: k, > 0. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate, or
-      NaN if a traced number is out of its range.
+      NaN if a traced number is out of range.
 
     Raises:
-      ValueError: a concrete number is out of its range.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete number is out of range.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> from stabjax.compat.timm import cosine_lr_scheduler
@@ -84,7 +86,7 @@ def cosine_lr_scheduler(
     def cycles(count: Number) -> Number:
         cycle, position = cycle_of(count, steps, cycle_mul)
         high = base_lr * power_of(cycle_decay, cycle)
-        # At 0 a power has no derivative, or an infinite one.
+        # At 0, powers have no derivative or an infinite one.
         q = jnp.where(position > 0, position / steps, 1) ** k_decay
         value = lr_min + (high - lr_min) * half_cosine(1 - q)
         over = cycle >= cycle_limit
@@ -102,25 +104,27 @@ def step_lr_scheduler(
     warmup_lr_init: Number = 0.0,
     warmup_prefix: bool = True,
 ) -> Schedule:
-    """timm's `StepLRScheduler`: multiplies by a rate every n steps, after a warmup.
+    """Returns the schedule of timm's `StepLRScheduler`.
 
         f(t) = L r^floor(c / n),    c = t - W, or t without `warmup_prefix`
+
+    The decay is preceded by a linear warmup of W steps.
 
     Args:
       base_lr: L, the learning rate of the optimizer. **Traceable.**
       decay_t: n in steps, > 0. **Traceable.**
       decay_rate: r. **Traceable.**
       warmup_t: W in steps. **Traceable.**
-      warmup_lr_init: the learning rate at step 0 of a warmup. **Traceable.**
-      warmup_prefix: whether c counts from the end of the warmup. **Static.**
+      warmup_lr_init: initial learning rate of the warmup. **Traceable.**
+      warmup_prefix: whether to count c from the end of the warmup. **Static.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate, or
       NaN if a traced `decay_t` is not > 0.
 
     Raises:
-      ValueError: a concrete `decay_t` is not > 0.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete `decay_t` is not > 0.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -142,26 +146,27 @@ def multi_step_lr_scheduler(
     warmup_lr_init: Number = 0.0,
     warmup_prefix: bool = True,
 ) -> Schedule:
-    """timm's `MultiStepLRScheduler`: multiplies by a rate a step before each milestone.
+    """Returns the schedule of timm's `MultiStepLRScheduler`.
 
         f(t) = L r^n(c),    n(c) = number of milestones <= c + 1
 
-    with c = t - W, or t without `warmup_prefix`.
+    Here c is t - W, or t without `warmup_prefix`. Like timm's scheduler, it decays one
+    step before each milestone.
 
     Args:
       base_lr: L, the learning rate of the optimizer. **Traceable.**
-      decay_t: the milestones in steps, in any order. Their number is static, their
-        values are **traceable.**
+      decay_t: milestones in steps, in any order. Their number is **static** and their
+        values are **traceable**.
       decay_rate: r. **Traceable.**
       warmup_t: W in steps. **Traceable.**
-      warmup_lr_init: the learning rate at step 0 of a warmup. **Traceable.**
-      warmup_prefix: whether c counts from the end of the warmup. **Static.**
+      warmup_lr_init: initial learning rate of the warmup. **Traceable.**
+      warmup_prefix: whether to count c from the end of the warmup. **Static.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate.
 
     Raises:
-      TypeError: an argument or a milestone is not a number.
+      TypeError: If an argument or a milestone is not a number.
 
     Example:
       >>> import stabjax
@@ -181,7 +186,7 @@ def _warmed_up(
     warmup_lr_init: Number,
     warmup_prefix: bool,
 ) -> Schedule:
-    """Returns a linear warmup, then the schedule, from step 0 or from step W."""
+    """Adds a linear warmup to a schedule that counts from step 0 or from step W."""
     warmup = linear_schedule(warmup_lr_init, base_lr, warmup_t)
     rest = schedule if warmup_prefix else shift_schedule(schedule, warmup_t)
     return join_schedules([warmup, rest], [warmup_t])

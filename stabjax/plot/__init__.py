@@ -1,16 +1,18 @@
-"""Plots of datasets of runs, schedules and gradient norms, as Matplotlib Axes.
+"""Matplotlib plots of sweep results, schedules and gradient norms.
 
 Each function draws into the Axes that it is given, or into a new figure, and returns
-them: `ax.figure.savefig("name.png")`. Dimensions that you do not name, such as the
-seeds, are pooled, and the title says so.
+them: `ax.figure.savefig("name.png")`. Numeric dimensions that you do not name, such as
+the seeds, are pooled, and the title says so. Categories are not pooled in a new
+figure: each has its own line, row or panel.
 """
 
 from stabjax.plot.axes import panels
+from stabjax.plot.curves import learning_curves
 from stabjax.plot.maps import heatmap
 from stabjax.plot.norms import gradient_norms
 from stabjax.plot.ranges import rate_ranges
-from stabjax.plot.runs import learning_curves, stable_fraction
 from stabjax.plot.schedules import schedule_text, schedules
+from stabjax.plot.sensitivity import sensitivity, stable_fraction
 from stabjax.plot.trainability import trainability_map
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "rate_ranges",
     "schedule_text",
     "schedules",
+    "sensitivity",
     "stable_fraction",
     "trainability_map",
 ]
@@ -28,5 +31,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "stable_share":
-        raise AttributeError("stabjax.plot.stable_share is now plot.stable_fraction.")
+        raise AttributeError(
+            "stabjax.plot.stable_share is now stabjax.plot.stable_fraction."
+        )
     raise AttributeError(f"module 'stabjax.plot' has no attribute {name!r}")

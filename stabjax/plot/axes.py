@@ -1,4 +1,4 @@
-"""Axes, their scales and legends, and the styles of curves."""
+"""Panels, axis scales, legends and curve styles."""
 
 import itertools
 import math
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -23,13 +24,14 @@ from matplotlib.transforms import ScaledTranslation
 
 from stabjax.plot.cells import Cells
 
-# Okabe and Ito's colors, for the color-blind, and line styles for print without color.
+# Okabe and Ito's palette is distinguishable for color-blind readers. The line styles
+# distinguish curves in black-and-white print.
 _COLORS = ("#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", (0, (5, 1)), ":", (0, (1, 1)), (0, (3, 1, 1, 1)))
 _LETTER = 6.0  # width of a letter, in points
 _LINE = 14.0  # height of a line of text, in points
-DECADES = 9  # of losses below the largest that a plot shows
-MANY = len(_COLORS)  # more curves than this are drawn in shades
+DECADES = 9  # maximum range of losses in a plot
+MANY = len(_COLORS)  # if there are more curves, they are drawn in shades
 STAR: dict[str, Any] = {
     "marker": "*",
     "ms": 13,
@@ -40,15 +42,15 @@ STAR: dict[str, Any] = {
 
 
 def panels(columns: int, rows: int = 1, *, width: float = 4.4) -> list[Axes]:
-    """Axes side by side in one new figure, without pyplot.
+    """Creates a figure with a grid of Axes.
 
     Args:
-      columns: number of panels in a row, >= 1.
+      columns: number of columns, >= 1.
       rows: number of rows, >= 1.
-      width: width of a panel in inches, > 0.
+      width: width of each panel in inches, > 0.
 
     Returns:
-      The axes, row by row.
+      A list of Matplotlib Axes, in row-major order.
 
     Example:
       >>> import stabjax
@@ -56,20 +58,21 @@ def panels(columns: int, rows: int = 1, *, width: float = 4.4) -> list[Axes]:
       >>> left.figure is right.figure
       True
     """
-    # Not pyplot, whose global list would keep every figure alive.
+    # pyplot would keep a global reference to every figure, which would leak memory.
     size = (columns * width, rows * 0.8 * width)
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     return list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def scale(ax: Axes, which: str, cells: Cells) -> None:
-    """Makes an axis logarithmic or linear, and labels values that are not finite."""
+    """Sets a logarithmic or linear scale and adds tick labels for infinite values."""
     axis = getattr(ax, f"{which}axis")
     if cells.log:
         logarithmic(ax, which, cells.edges[-1] / cells.edges[0])
     if cells.labels is not None:
         axis.set_major_locator(FixedLocator(list(cells.at)))
         axis.set_major_formatter(FixedFormatter(cells.labels))
+        # Horizontal labels would overlap.
         if which == "x" and len("  ".join(cells.labels)) > 40:
             ax.tick_params("x", labelrotation=25)
             for text in ax.get_xticklabels():
@@ -86,10 +89,10 @@ def scale(ax: Axes, which: str, cells: Cells) -> None:
 
 
 def logarithmic(ax: Axes, which: str, ratio: float) -> None:
-    """Makes an axis logarithmic, with few ticks."""
+    """Sets a logarithmic scale with a small number of ticks."""
     ax.set(**{f"{which}scale": "log"})
     axis = getattr(ax, f"{which}axis")
-    axis.set_minor_locator(NullLocator())  # minor ticks take long to draw
+    axis.set_minor_locator(NullLocator())  # minor ticks are slow to draw
     if ratio <= 1e2:
         locator = AutoLocator() if ratio < 10 else LogLocator(subs=(1, 2, 5))
         axis.set_major_locator(locator)
@@ -104,21 +107,30 @@ def _number(value: float) -> str:
 
 
 def styles() -> Iterator[dict[str, Any]]:
-    """Yields colors and lines; from the eighth on, the same colors with other lines."""
+    """Yields curve styles; the line style changes when the colors are exhausted."""
     for number in itertools.count():
         color = _COLORS[number % MANY]
+        # The offset changes the line style in each pass through the palette.
         line = _LINES[(number + number // MANY) % MANY]
         yield {"color": color, "linestyle": line, "linewidth": 1.5}
 
 
 def shades(number: int) -> Iterator[dict[str, Any]]:
-    """Yields colors for many numbers in their order, from dark to light."""
+    """Yields colors for an ordered set of curves, from dark to light."""
     for color in colormaps["viridis"](np.linspace(0.0, 0.87, number)):
         yield {"color": to_hex(color), "linestyle": "-", "linewidth": 1.2}
 
 
-def legend_below(ax: Axes, **options: Any) -> None:
-    """Draws a legend under the label of the horizontal axis."""
+def draw_target(ax: Axes, target: float) -> None:
+    """Draws a line at a value of the vertical axis, for the legend to name."""
+    ax.axhline(target, color="0.35", lw=1.0, ls=(0, (4, 2)), label=f"{target:.3g}")
+    low, high = ax.get_ylim()
+    if ax.get_yscale() == "linear" or target > 0:
+        ax.set_ylim(min(low, target), max(high, target))
+
+
+def legend_below(ax: Axes, *, columns: int = 3, **options: Any) -> None:
+    """Draws a legend under the label of the horizontal axis, in columns that fit."""
     drop = max((_height(text) for text in ax.get_xticklabels()), default=_LINE)
     points = ScaledTranslation(0.0, -(drop + _LINE + 4) / 72, ax.figure.dpi_scale_trans)
     ax.legend(
@@ -128,18 +140,38 @@ def legend_below(ax: Axes, **options: Any) -> None:
         loc="upper center",
         bbox_to_anchor=(0.5, 0.0),
         bbox_transform=ax.transAxes + points,
+        ncols=_columns(ax, columns, options.get("handles")),
         **options,
     )
 
 
+def _columns(ax: Axes, most: int, handles: list[Artist] | None) -> int:
+    """Returns how many columns of a legend fit under a panel."""
+    handles = ax.get_legend_handles_labels()[0] if handles is None else handles
+    labels = [str(handle.get_label()) for handle in handles]
+    widest = max(map(len, labels), default=0)
+    fitting = int(_width(ax) // (0.85 * _LETTER * widest + 3 * _LETTER))
+    columns = max(1, min(most, fitting))
+    # Four entries are two rows of two rather than a row of three and a rest.
+    return 2 if len(labels) == 4 and columns == 3 else columns
+
+
+def _width(ax: Axes) -> float:
+    """Returns the width of the figure that belongs to a panel, in points."""
+    spec = ax.get_subplotspec()
+    panels_in_row = spec.get_gridspec().ncols if spec else 1
+    figure: Any = ax.figure
+    return float(72 * figure.get_size_inches()[0] / panels_in_row)
+
+
 def _height(text: Text) -> float:
-    """Returns the height of a tick label, which may be inclined, in points."""
+    """Returns the height of a possibly rotated tick label, in points."""
     slope = math.sin(math.radians(text.get_rotation()))
     return _LINE + slope * _LETTER * len(text.get_text())
 
 
 def log_limits(values: np.ndarray) -> tuple[float, float] | None:
-    """Returns the ends of a logarithmic axis, or None where values are not positive."""
+    """Returns the limits for a log scale, or None if there are no positive values."""
     positive = values[np.isfinite(values) & (values > 0)]
     if not positive.size or (values < 0).any():
         return None

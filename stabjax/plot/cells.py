@@ -1,4 +1,4 @@
-"""Positions of a coordinate's values on an axis, and the cells around them."""
+"""Converting coordinate values to positions and cells on a plot axis."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,17 +10,17 @@ Segment = list[tuple[float, float]]
 
 
 class Cells(NamedTuple):
-    """Positions of a coordinate's values on an axis."""
+    """The positions and cell edges of coordinate values on a plot axis."""
 
-    at: np.ndarray  # the centers
-    edges: np.ndarray  # with a gap among them if there is an infinite value
-    gap: int | None  # position of that gap
+    at: np.ndarray  # the cell centers
+    edges: np.ndarray  # includes a gap before the cell of an infinite value
+    gap: int | None  # index of the gap
     log: bool
-    labels: list[str] | None  # None for finite numbers
+    labels: list[str] | None  # None if all values are finite numbers
 
 
 def cells_of(coordinate: xr.DataArray) -> Cells:
-    """Returns cells around values that are even, even in the logarithm, or neither."""
+    """Returns cells for values with linear, logarithmic or irregular spacing."""
     values = coordinate.to_numpy()
     if not is_scale(values):
         at = np.arange(len(values), dtype=float)
@@ -30,11 +30,11 @@ def cells_of(coordinate: xr.DataArray) -> Cells:
     finite = values[np.isfinite(values)]
     log = _even_in_log(finite)
     at = np.log10(finite) if log else finite
-    # The median distance, so that one outlying value does not stretch the strips.
+    # The median is robust to a single outlier, which would widen the outer cells.
     half = np.median(np.diff(at)) / 2
     edges = np.concatenate([at[:1] - half, (at[1:] + at[:-1]) / 2, at[-1:] + half])
     gap = None
-    if len(finite) < len(values):  # values grow, so the infinite one is the last
+    if len(finite) < len(values):  # values are sorted, so an infinite one is last
         gap = len(finite)
         at = np.append(at, edges[-1] + 2 * half)
         edges = np.append(edges, edges[-1] + np.array([1.0, 3.0]) * half)
@@ -44,22 +44,22 @@ def cells_of(coordinate: xr.DataArray) -> Cells:
 
 
 def is_number(values: np.ndarray) -> bool:
-    """Returns whether these are numbers, neither text nor booleans."""
+    """Returns whether the values are numbers, as opposed to strings or booleans."""
     return values.dtype.kind in "iuf"
 
 
 def is_scale(values: np.ndarray) -> bool:
-    """Returns whether these are increasing numbers, at least two of them finite."""
+    """Returns whether the values increase and at least two of them are finite."""
     if not is_number(values) or not np.all(np.diff(values) > 0):
         return False
     return bool(np.isfinite(values).sum() > 1)
 
 
 def infinity_last(dataset: xr.Dataset, *dims: str | None) -> xr.Dataset:
-    """Returns the dataset with every axis that has an infinite value in its order.
+    """Sorts all axes that contain an infinite value.
 
-    A threshold of infinity then stands at the same end of every plot, for any order of
-    the grid.
+    An infinite threshold is then at the same end of every plot, regardless of the order
+    in the grid.
     """
     for dim in dims:
         values = dataset[dim].to_numpy() if dim in dataset.dims else np.empty(0)
@@ -69,12 +69,12 @@ def infinity_last(dataset: xr.Dataset, *dims: str | None) -> xr.Dataset:
 
 
 def _even_in_log(values: np.ndarray) -> bool:
-    """Returns whether positive values grow by a factor rather than by a difference."""
+    """Returns whether positive values have logarithmic rather than linear spacing."""
     if values[0] <= 0:
         return False
     if len(values) == 2:
         return bool(values[1] >= 10 * values[0])
-    # The median is halfway between the ends of an even grid.
+    # In an evenly spaced grid, the median is halfway between the ends.
     places = [
         (np.median(at) - at[0]) / (at[-1] - at[0]) for at in (values, np.log(values))
     ]
@@ -83,7 +83,7 @@ def _even_in_log(values: np.ndarray) -> bool:
 
 
 def with_gaps(values: np.ndarray, across: Cells, up: Cells) -> np.ma.MaskedArray:
-    """Returns the cells' values as rows, masked where they are NaN or in a gap."""
+    """Inserts gaps into the values of the cells and masks gaps and NaN."""
     if across.gap is not None:
         values = np.insert(values, across.gap, np.nan, axis=1)
     if up.gap is not None:
@@ -94,8 +94,8 @@ def with_gaps(values: np.ndarray, across: Cells, up: Cells) -> np.ma.MaskedArray
 def border_of(
     diverged: np.ma.MaskedArray, across: Cells, up: Cells
 ) -> Iterator[Segment]:
-    """Yields the edges between cells that diverged and cells that did not."""
-    flags = diverged.filled(np.nan)  # a difference from NaN is no border
+    """Yields the edges between diverged and stable cells."""
+    flags = diverged.filled(np.nan)  # comparisons with NaN do not give a border
     x, y = across.edges.tolist(), up.edges.tolist()
     for row, column in np.argwhere(np.abs(np.diff(flags, axis=1)) == 1):
         yield [(x[column + 1], y[row]), (x[column + 1], y[row + 1])]
@@ -104,7 +104,7 @@ def border_of(
 
 
 def text_of(value: object) -> str:
-    """Returns a label: three digits of a number, any other value as it is."""
+    """Formats a label, with three significant digits for numbers."""
     if isinstance(value, bool | np.bool_) or not isinstance(
         value, int | float | np.number
     ):

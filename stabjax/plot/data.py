@@ -1,43 +1,55 @@
-"""Arrays and labels of a plot, from a dataset of runs."""
-
-from collections.abc import Iterator
+"""Extracting arrays and labels from a dataset of runs."""
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from stabjax.plot.cells import text_of
-
-# Variables that describe divergence itself, so that a diverged run has a value of them.
-_OF_DIVERGENCE = ("status", "diverged_at")
+from stabjax._arguments import suggestion
+from stabjax.plot.cells import is_number, text_of
 
 
-def variable_of(dataset: xr.Dataset, name: str, *dims: str | None) -> xr.DataArray:
-    """Returns a variable that has the dimensions, or raises and names what there is."""
-    if name not in dataset.data_vars:
-        known = ", ".join(map(str, dataset.data_vars))
-        raise ValueError(f"the dataset has no variable {name!r}, only {known}.")
-    for dim in dims:
-        if dim is not None and dim not in dataset[name].dims:
-            known = ", ".join(map(str, dataset[name].dims))
-            raise ValueError(f"{name} has no dimension {dim!r}, only {known}.")
+def variable_of(dataset: xr.Dataset, name: str, **dims: str | None) -> xr.DataArray:
+    """Returns a variable that has these dimensions.
+
+    Args:
+      dataset: a dataset of runs.
+      name: the name of the variable.
+      **dims: dimensions by the argument that names them, for messages.
+
+    Raises:
+      ValueError: If the dataset does not have the variable, or the variable does not
+        have a dimension.
+    """
+    known = [*map(str, dataset.data_vars)]
+    if name not in known:
+        raise ValueError(
+            f"variable must be one of the dataset's ({', '.join(known)}), got "
+            f"{name!r}.{suggestion(name, known)}"
+        )
+    known = [*map(str, dataset[name].dims)]
+    for argument, dim in dims.items():
+        if dim is not None and dim not in known:
+            raise ValueError(
+                f"{argument} must be a dimension of {name} ({', '.join(known)}), got "
+                f"{dim!r}.{suggestion(dim, known)}"
+            )
     return dataset[name]
 
 
-def score_of(dataset: xr.Dataset, name: str, maximize: bool) -> xr.DataArray:
-    """Returns a variable with an infinitely bad value for each diverged run.
-
-    A diverged run still has, for example, the accuracy of its last parameters.
-    """
-    data = variable_of(dataset, name).astype(float)
-    status = dataset.get("status")
-    if name in _OF_DIVERGENCE or status is None or not set(status.dims) <= {*data.dims}:
-        return data
-    return data.where(status != 1, -np.inf if maximize else np.inf)
+def categories_of(data: xr.DataArray, *shown: str | None) -> list[str]:
+    """Returns the dimensions that a plot must not pool: more than one word or flag."""
+    return [
+        str(dim)
+        for dim, size in data.sizes.items()
+        if size > 1
+        and dim not in (*shown, "trial", "step")
+        and dim in data.coords
+        and not is_number(data[dim].to_numpy())
+    ]
 
 
 def name_pooled(ax: Axes, words: str, data: xr.DataArray, *shown: str | None) -> None:
-    """Says in the title over which dimensions, of which size, a plot pools its runs."""
+    """Lists the pooled dimensions and their sizes in the title."""
     pooled_dims = [
         f"{dim} ({size})"
         for dim, size in data.sizes.items()
@@ -47,69 +59,45 @@ def name_pooled(ax: Axes, words: str, data: xr.DataArray, *shown: str | None) ->
         ax.set_title(f"{words} over {', '.join(pooled_dims)}", fontsize="small")
 
 
-def curves_of(
-    data: xr.DataArray, x: str, hue: str | None
-) -> Iterator[tuple[str | None, np.ndarray]]:
-    """Yields, for each value of `hue`, its label and an array of (x, all runs)."""
-    if hue is None:
-        yield None, pooled(data, x)
-        return
-    for position, value in enumerate(data[hue].to_numpy()):
-        named = isinstance(value, str)
-        label = value if named else f"{label_of(data[hue])} = {text_of(value)}"
-        yield label, pooled(data.isel({hue: position}), x)
+def label_at(coordinate: xr.DataArray, position: int) -> str:
+    """Returns the label of one value: a word alone, a number with its name."""
+    value = coordinate.to_numpy()[position]
+    if isinstance(value, str):
+        return value
+    return f"{label_of(coordinate)} = {text_of(value)}"
 
 
 def pooled(data: xr.DataArray, *dims: str) -> np.ndarray:
-    """Returns the values over these dimensions, with all others as the last axis."""
+    """Returns the values with all other dimensions pooled into the last axis."""
     values = data.transpose(*dims, ...).to_numpy()
     return values.reshape(*values.shape[: len(dims)], -1)
 
 
-def success_of(
-    dataset: xr.Dataset, target_loss: float | None, *dims: str | None
-) -> tuple[xr.DataArray, str]:
-    """Returns 1 for each successful run, 0 for others, NaN if not run; and in words.
-
-    A run is successful if it does not diverge, or if it reaches the target.
-    """
-    if target_loss is None:
-        status = variable_of(dataset, "status", *dims)
-        return (status == 0).where((status == 0) | (status == 1)), "do not diverge"
-    loss = variable_of(dataset, "final_loss", *dims)
-    words = f"end at {target_loss:.2g} or below"
-    return (loss <= target_loss).where(loss.notnull()), words
+def success_in_words(target: float | None, maximize: bool) -> str:
+    """Returns what a successful run does, for a label."""
+    if target is None:
+        return "do not diverge"
+    return f"end at {target:.2g} or {'above' if maximize else 'below'}"
 
 
 def counts(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how many along the last axis are 1, and how many are not NaN."""
+    """Counts the ones and the non-NaN values along the last axis."""
     return np.nansum(runs, axis=-1), (~np.isnan(runs)).sum(axis=-1)
 
 
 def percentile(values: np.ndarray, percent: float) -> np.ndarray:
-    """Returns a percentile along the last axis, without NaN; NaN where all are.
+    """Returns a percentile along the last axis, ignoring NaN.
 
-    It is one of the values, never interpolated: a neighbor may be infinite.
+    The percentile is not interpolated because neighboring values can be infinite.
     """
     count = (~np.isnan(values)).sum(axis=-1, keepdims=True)
     position = np.round((np.maximum(count, 1) - 1) * percent / 100).astype(int)
-    ordered = np.sort(values, axis=-1)  # puts NaN last
+    ordered = np.sort(values, axis=-1)  # NaN is sorted to the end
     found: np.ndarray = np.take_along_axis(ordered, position, axis=-1)[..., 0]
     return found
 
 
-def best_of(values: np.ndarray, maximize: bool = False) -> tuple[int, ...] | None:
-    """Returns the position of the best finite value, in the middle of ties."""
-    worst = -np.inf if maximize else np.inf
-    finite = np.where(np.isfinite(values), values, worst)
-    if not np.isfinite(finite).any():
-        return None
-    ties = np.argwhere(finite == (finite.max() if maximize else finite.min()))
-    distance = np.abs(ties - ties.mean(axis=0)).sum(axis=1)
-    return tuple(ties[np.argmin(distance)])
-
-
 def label_of(data: xr.DataArray) -> str:
-    """Returns the long name, or the name, and the units."""
+    """Returns the long name or the name of a variable, followed by its units."""
     units = f" ({data.attrs['units']})" if "units" in data.attrs else ""
     return str(data.attrs.get("long_name", str(data.name).replace("_", " "))) + units

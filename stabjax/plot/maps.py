@@ -1,5 +1,6 @@
-"""Heat maps over two hyperparameters, of cells or of points."""
+"""Heat maps over two hyperparameters, for grids and random samples."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,23 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from stabjax._outcomes import best_of, is_maximized, scores_of
 from stabjax.plot.axes import DECADES, STAR, legend_below, panels, scale
 from stabjax.plot.cells import border_of, cells_of, infinity_last, with_gaps
 from stabjax.plot.data import (
-    best_of,
+    categories_of,
     label_of,
     name_pooled,
     pooled,
-    score_of,
+    success_in_words,
     variable_of,
 )
+from stabjax.plot.facets import in_panels
 
 _DIVERGED = "0.78"
+_TARGET: dict[str, Any] = {"colors": "#D55E00", "linewidths": 1.8}
 _Limits = tuple[float, float] | None
-# Where the values stand: their horizontal and their vertical positions.
+# The horizontal and vertical positions of the values.
 _Places = tuple[np.ndarray, ...]
 
 
@@ -33,33 +37,44 @@ def heatmap(
     x: str,
     y: str,
     variable: str = "final_loss",
-    maximize: bool = False,
+    facet: str | None = None,
+    target: float | None = None,
+    maximize: bool | None = None,
     limits: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Map of a variable over two hyperparameters: the median over all other dimensions.
+    """Plots a map of a variable over two hyperparameters.
 
-    Axes are logarithmic where the values are evenly spaced in the logarithm. An
-    infinite value (a threshold that is switched off) stands last, in a strip of its
-    own. Cells whose median run diverged are gray, with a line along their border. Cells
-    that were not run, or not completely, are white. A star marks the best value, in the
-    middle of ties. Axes along `trial`, as of a random sample, are drawn as points.
+    The colors show the median over all other numeric dimensions. An axis is logarithmic
+    if its values are logarithmically spaced. An infinite value, such as a disabled
+    threshold, is drawn in a separate strip at the end of the axis. Cells with a diverged median
+    run are gray and outlined. Cells with missing runs are white. A star marks the best
+    value, or the middle one of several equal values. Random samples, whose axes vary
+    along `trial`, are drawn as points.
+
+    Categorical dimensions (strings and booleans) are not pooled. Each combination of
+    their values has its own panel, with the same color scale.
 
     Args:
-      dataset: what `sweep` returns.
-      x: the dimension of the horizontal axis, or a coordinate along `trial`.
-      y: the dimension of the vertical axis, or a coordinate along `trial`.
-      variable: what the colors show, on a logarithmic scale if it is positive.
-      maximize: whether larger values are better, as of an accuracy.
-      limits: values of the first and the last color. By default they are taken from the
-        data, with nine decades at most.
-      ax: where to draw; None makes a new figure.
+      dataset: a dataset returned by `sweep`.
+      x: dimension for the horizontal axis, or a coordinate along `trial`.
+      y: dimension for the vertical axis, or a coordinate along `trial`.
+      variable: variable shown by the colors, on a logarithmic scale if it is positive.
+      facet: dimension with a panel for each value.
+      target: if given, a line encloses the cells whose median run reaches this value.
+      maximize: whether larger values are better, as for an accuracy. None uses the
+        problem's metadata and defaults to False.
+      limits: values of the first and last colors. None determines them from the data
+        and shows at most nine decades.
+      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
+        creates a new figure.
 
     Returns:
-      The axes.
+      The Matplotlib Axes, or those of the first panel.
 
     Raises:
-      ValueError: the dataset lacks the variable or a dimension.
+      ValueError: If the dataset does not have the variable or dimension, or if the
+        figure would need more than 24 panels.
 
     Example:
       >>> import optax, stabjax
@@ -71,24 +86,48 @@ def heatmap(
       >>> stabjax.plot.heatmap(runs, x="rate", y="decay").get_xscale()
       'log'
     """
-    data = score_of(infinity_last(dataset, x, y), variable, maximize)
+    variable_of(dataset, variable, facet=facet)
+    larger = is_maximized(dataset, variable, maximize)
+    data = scores_of(infinity_last(dataset, x, y), variable, larger)
+    points = _are_points(data, x, y)
+    shown = ["trial"] if points else [y, x]
+    if not points:
+        variable_of(dataset, variable, x=x, y=y)
+    facets = [*([facet] if facet else []), *categories_of(data, x, y, facet)]
+    if ax is None and facets:
+        norm = _norm(_medians(data, *facets, *shown), limits)
+        same: dict[str, Any] = {
+            "variable": variable,
+            "target": target,
+            "maximize": larger,
+        }
+        if norm.vmin is not None and norm.vmax is not None:
+            limits = norm.vmin, norm.vmax
+        return in_panels(
+            dataset,
+            facets,
+            partial(heatmap, x=x, y=y, limits=limits, **same),
+        )
     ax = ax or panels(1)[0]
-    if _are_points(data, x, y):
-        median = np.median(pooled(data, "trial"), axis=-1)
-        places = _draw_points(ax, data, median, (x, y), limits)
-        name_pooled(ax, "median", data, "trial")
-    else:
-        variable_of(dataset, variable, x, y)
-        # Not `nanmedian`: a cell of which a part was run stays NaN.
-        median = np.median(pooled(data, y, x), axis=-1)
-        places = _draw_cells(ax, data, median, (x, y), limits)
-        name_pooled(ax, "median", data, x, y)
+    median = _medians(data, *shown)
+    draw = _draw_points if points else _draw_cells
+    places = draw(ax, data, median, (x, y), limits)
+    if target is not None and not points:
+        reached = median >= target if larger else median <= target
+        _outline(ax, np.where(np.isnan(median), np.nan, reached), data[x], data[y])
+    name_pooled(ax, "median", data, *shown)
     if np.isfinite(median).any():
         _add_colorbar(ax, median, label_of(dataset[variable]))
     ax.set_xlabel(label_of(data[x]))
     ax.set_ylabel(label_of(data[y]))
-    _mark_best(ax, median, places, maximize)
+    _mark_best(ax, median, places, larger, None if points else target)
     return ax
+
+
+def _medians(data: xr.DataArray, *dims: str) -> np.ndarray:
+    # Not `nanmedian`: a cell of which a part was run stays NaN.
+    found: np.ndarray = np.median(pooled(data, *dims), axis=-1)
+    return found
 
 
 def _draw_cells(
@@ -98,7 +137,7 @@ def _draw_cells(
     names: tuple[str, str],
     limits: _Limits,
 ) -> _Places:
-    """Draws the cells of a grid, and returns where its rows and columns stand."""
+    """Draws the cells of a grid and returns the positions of rows and columns."""
     across, up = (cells_of(data[name]) for name in names)
     diverged = np.isinf(median)
     finite = with_gaps(np.where(diverged, np.nan, median), across, up)
@@ -108,7 +147,7 @@ def _draw_cells(
         (finite, "viridis", _norm(median, limits)),
         (gray, ListedColormap([_DIVERGED]), None),
     ):
-        # Rasterized, as a vector file would hold a polygon for each cell.
+        # Rasterized because a vector file would contain a polygon for each cell.
         mesh = (across.edges, up.edges, values)
         ax.pcolormesh(*mesh, cmap=cmap, norm=norm, rasterized=True)
     border = list(border_of(flags, across, up))
@@ -119,8 +158,15 @@ def _draw_cells(
     return grid
 
 
+def _outline(ax: Axes, reached: np.ndarray, x: xr.DataArray, y: xr.DataArray) -> None:
+    """Draws the border between cells that reach a target and cells that do not."""
+    across, up = cells_of(x), cells_of(y)
+    border = list(border_of(with_gaps(reached, across, up), across, up))
+    ax.add_collection(LineCollection(border, **_TARGET))
+
+
 def _are_points(data: xr.DataArray, *names: str) -> bool:
-    """Returns whether these are coordinates along `trial`."""
+    """Returns whether the names are coordinates along `trial`."""
     return all(
         name not in data.dims and name in data.coords and data[name].dims == ("trial",)
         for name in names
@@ -134,7 +180,7 @@ def _draw_points(
     names: tuple[str, str],
     limits: _Limits,
 ) -> _Places:
-    """Draws a point for each trial, and returns where the points stand."""
+    """Draws a point for each trial and returns the positions of the points."""
     places = []
     for which, name in zip("xy", names, strict=True):
         values, position = np.unique(data[name].to_numpy(), return_inverse=True)
@@ -142,6 +188,7 @@ def _draw_points(
         places.append(cells.at[position])
         scale(ax, which, cells)
     finite, diverged = np.isfinite(median), np.isinf(median)
+    # Points shrink as their number grows, to limit overlap.
     size = float(np.clip(8000 / len(median), 9, 64))
     x, y = places
     norm = _norm(median, limits)
@@ -155,14 +202,20 @@ def _draw_points(
 def _add_colorbar(ax: Axes, median: np.ndarray, label: str) -> None:
     colors: Any = ax.collections[0]
     bar = ax.figure.colorbar(colors, ax=ax, label=label, extend=_extend(median, colors))
-    # Ticks between the decades stay where there are too few decades.
+    # Keeps the ticks between decades if the scale covers too few decades.
     if colors.norm.vmax > 30 * colors.norm.vmin:
         bar.minorticks_off()
 
 
-def _mark_best(ax: Axes, median: np.ndarray, places: _Places, maximize: bool) -> None:
-    """Draws a star on the best value, and a legend of what the color bar lacks."""
-    handles: list[Patch | Line2D] = []
+def _mark_best(
+    ax: Axes,
+    median: np.ndarray,
+    places: _Places,
+    maximize: bool,
+    target: float | None,
+) -> None:
+    """Marks the best value with a star and adds a legend for the other colors."""
+    handles: list[Any] = []
     for some, color, label in (
         (np.isinf(median), _DIVERGED, "diverged"),
         (np.isnan(median), "white", "not run"),
@@ -174,22 +227,28 @@ def _mark_best(ax: Axes, median: np.ndarray, places: _Places, maximize: bool) ->
         ax.plot(*(at[best] for at in places), **STAR)
         label = "largest" if maximize else "smallest"
         handles.append(Line2D([], [], label=label, **STAR))
-    legend_below(ax, handles=handles, ncols=3)
+    if target is not None:
+        label = success_in_words(target, maximize)
+        handles.append(Line2D([], [], color=_TARGET["colors"], label=label))
+    legend_below(ax, handles=handles)
 
 
 def _norm(values: np.ndarray, limits: _Limits) -> Normalize:
     finite = values[np.isfinite(values)]
+    # Zeros do not rule out a log scale, because they are clipped to the lowest color.
     if limits is None and (not (finite > 0).any() or (finite < 0).any()):
         return Normalize(*((finite.min(), finite.max()) if finite.size else (0, 1)))
     if limits is None:
         high = finite.max()
         limits = max(finite[finite > 0].min(), high * 10.0**-DECADES), high
     low, high = limits
+    if low <= 0:
+        return Normalize(low, high, clip=True)
     return LogNorm(low, high if high > low else 10 * low, clip=True)
 
 
 def _extend(values: np.ndarray, colors: Any) -> str:
-    """Returns on which sides values lie beyond the colors."""
+    """Returns the sides on which values exceed the limits of the color scale."""
     finite = values[np.isfinite(values)]
     low, high = colors.norm.vmin, colors.norm.vmax
     below = bool(finite.size) and low is not None and finite.min() < low

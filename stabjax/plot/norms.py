@@ -1,4 +1,4 @@
-"""The gradient norms of a run, and the effect of a threshold on them."""
+"""Plots of gradient norms and clipping thresholds."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from stabjax.plot.axes import legend_below, log_limits, logarithmic, panels, styles
 
 _BINS = 41
-_FAR = 100.0  # times the largest norm: the axis does not extend to a threshold above
+_FAR = 100.0  # the axis omits thresholds above this multiple of the largest norm
 
 
 def gradient_norms(
@@ -19,23 +19,24 @@ def gradient_norms(
     max_norm: ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """History of a gradient norm, its distribution, and a threshold across both.
+    """Plots the history and the distribution of gradient norms with a threshold.
 
-    Norms that are not finite are crosses at the upper edge.
+    Non-finite norms are drawn as crosses at the upper edge.
 
     Args:
-      norms: gradient norms before clipping, one for each step: an array, or a variable
-        such as `runs.clip_grad_norm` of one run, whose coordinate `step` is used.
-      max_norm: the threshold, one number or one for each step. The legend has the
-        fraction of the steps above it, and those steps are marked. None draws none.
-      ax: where to draw the history; None makes a new figure. The distribution has its
-        own axes, to the right.
+      norms: gradient norms before clipping at each step, as an array or as a dataset
+        variable such as `runs.clip_grad_norm` for a single run. If there is a
+        coordinate `step`, it is used for the horizontal axis.
+      max_norm: a threshold, or an array with a threshold for each step. Steps above the
+        threshold are marked, and the legend shows their percentage. Defaults to None.
+      ax: Matplotlib Axes for the history. None creates a new figure. The distribution
+        is drawn in additional Axes on the right.
 
     Returns:
-      The axes.
+      The Matplotlib Axes of the history.
 
     Raises:
-      ValueError: `norms` has more than one axis.
+      ValueError: If `norms` is not one-dimensional.
 
     Example:
       >>> import numpy as np
@@ -49,7 +50,7 @@ def gradient_norms(
     """
     values = np.asarray(norms, float)
     if values.ndim != 1:
-        raise ValueError(f"norms must have one axis, got shape {values.shape}.")
+        raise ValueError(f"norms must be one-dimensional, got shape {values.shape}.")
     steps = np.arange(len(values))
     if isinstance(norms, xr.DataArray) and "step" in norms.coords:
         steps = norms["step"].to_numpy()

@@ -1,5 +1,6 @@
-"""Learning rates that train, as a row of bars for each treatment."""
+"""Plots of the ranges of learning rates that train successfully."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,22 +10,24 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FixedLocator
 
-from stabjax._intervals import LEAST_SHARE, decades
+from stabjax._intervals import LEAST_SHARE, decades, decades_that_train
+from stabjax._outcomes import best_of, is_maximized, scores_of, success_of
 from stabjax.plot.axes import STAR, legend_below, logarithmic, panels
 from stabjax.plot.cells import is_number, text_of
 from stabjax.plot.data import (
-    best_of,
     counts,
     label_of,
     name_pooled,
     percentile,
     pooled,
-    success_of,
+    success_in_words,
     variable_of,
 )
+from stabjax.plot.facets import in_panels
+from stabjax.plot.lines import split
 
 _COLOR, _PALE = "#0072B2", "#C5DDEE"
-_HEIGHT = 0.74  # of a row at a learning rate at which every run succeeds
+_HEIGHT = 0.74  # height of a bar with a success rate of 1
 _STAR: dict[str, Any] = {**STAR, "ms": 10}
 
 
@@ -33,33 +36,47 @@ def rate_ranges(
     *,
     x: str,
     y: str | None = None,
-    target_loss: float | None = None,
+    variable: str = "final_loss",
+    target: float | None = None,
+    maximize: bool | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Learning rates that train, as a row for each treatment, and how many decades.
+    """Plots the success rate against the learning rate, with a row per treatment.
 
-    The height of a bar is the fraction of runs that are stable, or reach a target,
-    pooled over all other dimensions. Where it is at least one half, the bar is dark:
-    that rate trains. The number to the right is the width of all dark bars; on an even
-    grid, a rate counts for the distance to the next. A star marks the smallest final
-    loss of a median run. Where nothing was run, there is no bar.
+    The height of a bar is the fraction of runs that are stable or, if `target` is
+    given, reach the target. Runs are pooled over all other numeric dimensions. Bars
+    with a success rate of at least 1/2 are dark. A star marks the learning rate with
+    the best median run. Learning rates without runs have no bar.
+
+    The number on the right is the total width of the dark bars in decades, where each
+    bar spans the distance between adjacent learning rates, with a 95% bootstrap
+    interval over seeds. If the lowest or the highest learning rate is successful, the
+    grid is too small to show the whole range, and the number is a lower bound (>=).
 
     Args:
-      dataset: what `sweep` returns.
-      x: the dimension of the learning rates, which are positive and finite.
-      y: a dimension with a row for each of its values (treatments, methods,
-        thresholds), or None for one row. Numbers increase upwards, so that an infinite
-        threshold is the top row in any order of the grid. Names go downwards.
-      target_loss: counts the runs whose `final_loss` is at most this, instead of those
-        that did not diverge.
-      ax: where to draw; None makes a new figure, as high as the rows need.
+      dataset: a dataset returned by `sweep`.
+      x: dimension of the learning rates, which must be positive and finite.
+      y: dimension with a row for each value, such as treatments or thresholds. Numbers
+        increase upwards, so an infinite threshold is always the top row. Names are
+        listed from top to bottom. Categorical dimensions are not pooled: if `y` is
+        None, the first of them is used, and each combination of the others has its own
+        panel.
+      variable: variable that is compared with `target`, and of which a star marks the
+        best value.
+      target: if given, a run is successful if its variable is at least as good as this
+        value. Otherwise, it is successful if it does not diverge.
+      maximize: whether larger values are better, as for an accuracy. None uses the
+        problem's metadata and defaults to False.
+      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
+        creates a new figure whose height depends on the number of rows.
 
     Returns:
-      The axes.
+      The Matplotlib Axes, or those of the first panel.
 
     Raises:
-      ValueError: the dataset lacks a variable or a dimension, or the values of `x` are
-        not learning rates.
+      ValueError: If the dataset does not have a variable or dimension, if the values of
+        `x` are not positive and finite, or if the figure would need more than 24
+        panels.
 
     Example:
       >>> import numpy as np
@@ -72,12 +89,22 @@ def rate_ranges(
       ... )
       >>> ax = stabjax.plot.rate_ranges(runs, x="rate", y="max_norm")
       >>> [text.get_text() for text in ax.texts]
-      ['4.0 decades', '3.0 decades']
+      ['>= 4.0 decades', '>= 3.0 decades']
     """
-    # Edges between rates must increase; a dimension that is missing is named below.
+    # The edges require sorted rates. A missing dimension raises an error below.
     dataset = dataset.sortby(x) if x in dataset.dims else dataset
-    success, words = success_of(dataset, target_loss, x, y)
-    losses = variable_of(dataset, "final_loss", x, y)
+    variable_of(dataset, variable, x=x, y=y)
+    larger = is_maximized(dataset, variable, maximize)
+    success = success_of(dataset, variable, target, larger)
+    y, facets = split(success, y, x)
+    if ax is None and facets:
+        same: dict[str, Any] = {
+            "variable": variable,
+            "target": target,
+            "maximize": larger,
+        }
+        return in_panels(dataset, facets, partial(rate_ranges, x=x, y=y, **same))
+    scores = scores_of(dataset, variable, larger)
     edges = _edges(dataset[x])
     names = dataset[y].to_numpy() if y else np.array([""])
     heights = _heights(names)
@@ -85,11 +112,11 @@ def rate_ranges(
     for position, height in enumerate(heights):
         row = {y: position} if y else {}
         count, size = counts(pooled(success.isel(row), x))
-        trains = _draw_row(ax, height, edges, count / np.maximum(size, 1))
-        best = best_of(percentile(pooled(losses.isel(row), x).astype(float), 50))
+        _draw_row(ax, height, edges, count / np.maximum(size, 1))
+        best = best_of(percentile(pooled(scores.isel(row), x), 50), larger)
         if best is not None:
             ax.plot(dataset[x][best], height, **_STAR)
-        _write_right(ax, height, _width(trains, dataset[x]))
+        _write_right(ax, height, _width(success.isel(row), x))
     logarithmic(ax, "x", edges[-1] / edges[0])
     ax.set(xlim=(edges[0], edges[-1]), ylim=(-0.5, len(names) - 0.5))
     ax.set_xlabel(label_of(dataset[x]))
@@ -98,22 +125,22 @@ def rate_ranges(
     ax.yaxis.set_major_formatter(FixedFormatter(list(map(text_of, names))))
     ax.tick_params("y", length=0)
     name_pooled(ax, "pooled", success, x, y)
-    _add_legend(ax, words)
+    _add_legend(ax, success_in_words(target, larger), larger)
     return ax
 
 
 def _heights(names: np.ndarray) -> list[int]:
-    """Returns the row of each name: numbers upwards, other names downwards."""
+    """Returns the row of each name, with numbers upwards and other names downwards."""
     order = np.argsort(names) if is_number(names) else np.arange(len(names))[::-1]
     return [int(height) for height in np.argsort(order)]
 
 
 def _edges(rates: xr.DataArray) -> np.ndarray:
-    """Returns the edges of the rates' parts of the axis; a single rate has a decade."""
+    """Returns the edges between learning rates; a single rate spans one decade."""
     values = rates.to_numpy()
     if values.dtype.kind not in "iuf" or not np.all((values > 0) & np.isfinite(values)):
         raise ValueError(
-            f"x must be learning rates, positive and finite, got {rates.name} = "
+            f"x must contain positive and finite learning rates, got {rates.name} = "
             f"{', '.join(map(text_of, values))}."
         )
     at = np.log10(values.astype(float))
@@ -132,24 +159,29 @@ def _axes_of(rows: int) -> Axes:
     return ax
 
 
-def _draw_row(
-    ax: Axes, height: int, edges: np.ndarray, fraction: np.ndarray
-) -> np.ndarray:
-    """Draws a row, and returns which rates train."""
+def _draw_row(ax: Axes, height: int, edges: np.ndarray, fraction: np.ndarray) -> None:
     trains = fraction >= LEAST_SHARE
     base = height - _HEIGHT / 2
     for some, color in ((fraction, _PALE), (np.where(trains, fraction, 0.0), _COLOR)):
         ax.stairs(base + _HEIGHT * some, edges, baseline=base, fill=True, color=color)
     ax.axhline(base, color="0.6", lw=0.6, zorder=0.5)
-    return trains
 
 
-def _width(trains: np.ndarray, rates: xr.DataArray) -> str:
+def _width(success: xr.DataArray, x: str) -> str:
+    """Returns how many decades of rates train, with an interval over the seeds."""
+    seeds = ("seed",) if "seed" in success.dims else ()
+    runs = pooled(success, x, *seeds)
+    runs = runs if seeds else runs[:, None]
+    value, (low, high, _) = decades_that_train(runs, success[x])
+    count, size = counts(pooled(success, x))
+    trains = count / np.maximum(size, 1) >= LEAST_SHARE
     if not trains.any():
         return "none"
     if len(trains) == 1:
         return "one rate"
-    return f"{decades(rates)[trains].sum():.1f} decades"
+    bound = ">= " if trains[0] or trains[-1] else ""
+    interval = "" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]"
+    return f"{bound}{value:.1f} decades{interval}"
 
 
 def _write_right(ax: Axes, height: int, text: str) -> None:
@@ -157,10 +189,10 @@ def _write_right(ax: Axes, height: int, text: str) -> None:
     ax.annotate(text, (1.0, height), (6, 0), va="center", fontsize="small", **where)
 
 
-def _add_legend(ax: Axes, words: str) -> None:
+def _add_legend(ax: Axes, words: str, maximize: bool) -> None:
     handles = [
         Patch(color=_COLOR, label=f"at least half {words}"),
         Patch(color=_PALE, label="fewer"),
-        Line2D([], [], label="smallest loss", **_STAR),
+        Line2D([], [], label="largest" if maximize else "smallest", **_STAR),
     ]
-    legend_below(ax, handles=handles, ncols=3, handlelength=1.2)
+    legend_below(ax, handles=handles, handlelength=1.2)

@@ -1,4 +1,6 @@
-"""Maps of the trainability boundary: how fast runs converge or diverge."""
+"""Maps of the boundary between convergence and divergence."""
+
+from functools import partial
 
 import numpy as np
 import xarray as xr
@@ -10,15 +12,17 @@ from matplotlib.colors import ListedColormap, Normalize
 from stabjax.plot.axes import panels, scale
 from stabjax.plot.cells import cells_of, infinity_last, with_gaps
 from stabjax.plot.data import (
+    categories_of,
     label_of,
     name_pooled,
     percentile,
     pooled,
     variable_of,
 )
+from stabjax.plot.facets import in_panels
 
-_SHADES = 256  # for runs that converged, and as many for those that diverged
-_PALEST = 0.625  # where `Spectral` turns from yellow to green
+_SHADES = 256  # number of colors for converged runs, and for diverged runs
+_PALEST = 0.625  # transition from yellow to green in `Spectral`
 
 
 def trainability_map(
@@ -29,27 +33,32 @@ def trainability_map(
     variable: str = "convergence_score",
     ax: Axes | None = None,
 ) -> Axes:
-    """Map of a convergence score: green to blue converged, red to yellow diverged.
+    """Plots a convergence score as a map of the trainability boundary.
 
-    The color of a run is its rank among the runs that converged, or among those that
-    diverged. So all shades are used equally, and the darkest belong to the runs that
-    took longest. Equal scores have one color. The map shows the median run over other
-    dimensions, such as the seeds. Trials that were not run are white.
+    Converged runs are green to blue, and diverged runs are red to yellow. The color
+    encodes the rank of a run among all converged or all diverged runs, so every shade
+    is used equally often. The darkest shades mark the runs that took longest. Runs with
+    equal scores have the same color. The map shows the median over other numeric
+    dimensions, such as the seeds. Each combination of categories has its own panel.
+    Missing runs are white.
 
     Args:
-      dataset: what `sweep` returns with `summaries=["convergence_score"]`.
-      x: the dimension of the horizontal axis. It is logarithmic if its values are
-        evenly spaced in the logarithm, and an infinite value stands last.
-      y: the dimension of the vertical axis, likewise.
-      variable: a score that is negative where a run converged, lower if slower, and
-        positive or 0 where it diverged, higher if later.
-      ax: where to draw; None makes a new figure.
+      dataset: a dataset returned by `sweep` with `summaries=["convergence_score"]`.
+      x: dimension for the horizontal axis. The axis is logarithmic if the values are
+        logarithmically spaced. An infinite value is drawn at the end.
+      y: dimension for the vertical axis, scaled in the same way.
+      variable: a score that is negative for converged runs and non-negative for
+        diverged runs. Lower negative scores mean slower convergence, and higher
+        positive scores mean later divergence.
+      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
+        creates a new figure.
 
     Returns:
-      The axes.
+      The Matplotlib Axes, or those of the first panel.
 
     Raises:
-      ValueError: the dataset lacks the variable or a dimension.
+      ValueError: If the dataset does not have the variable or dimension, or if the
+        figure would need more than 24 panels.
 
     Example:
       >>> import optax, stabjax
@@ -65,10 +74,15 @@ def trainability_map(
 
     References:
       Sohl-Dickstein, *The boundary of neural network trainability is fractal*, 2024,
-      whose score, ranks and colors these are, https://arxiv.org/abs/2402.06184
+      https://arxiv.org/abs/2402.06184 (the score, the ranking and the colors).
     """
     dataset = infinity_last(dataset, x, y)
-    data = variable_of(dataset, variable, x, y)
+    data = variable_of(dataset, variable, x=x, y=y)
+    facets = categories_of(data, x, y)
+    if ax is None and facets:
+        return in_panels(
+            dataset, facets, partial(trainability_map, x=x, y=y, variable=variable)
+        )
     ax = ax or panels(1, width=5.4)[0]
     across, up = cells_of(dataset[x]), cells_of(dataset[y])
     scores = percentile(pooled(data, y, x).astype(float), 50)
@@ -90,18 +104,19 @@ def trainability_map(
 
 
 def _ranks(scores: np.ndarray) -> np.ndarray:
-    """Returns ranks in [0, 1) of converged, and in [1, 2) of diverged runs; or NaN."""
+    """Returns ranks in [0, 1) for converged runs and in [1, 2) for diverged runs."""
     ranks = np.full(scores.shape, np.nan)
     for kind, start in ((scores < 0, 0.0), (scores >= 0, 1.0)):
-        # Not `argsort`: equal scores share a rank.
+        # `unique` gives equal scores the same rank, unlike `argsort`.
         _, order = np.unique(-scores[kind], return_inverse=True)
+        # The largest rank is one color below the first color of the other half.
         last = max(1, int(order.max(initial=0)))
         ranks[kind] = start + (_SHADES - 1) / _SHADES * order / last
     return ranks
 
 
 def _colormap() -> ListedColormap:
-    """Returns both halves of `Spectral`, joined where slow and late meet."""
+    """Joins the two halves of `Spectral` at the boundary between slow and late runs."""
     shades = np.linspace(_PALEST, 1.0, _SHADES)
     spectral = colormaps["Spectral"]
     both = np.concatenate([spectral(shades), spectral(shades - _PALEST)])

@@ -1,7 +1,7 @@
-"""Problems to train: a start and a loss as pure functions, and what is known of them.
+"""Training problems, each with an initializer, a loss function and metadata.
 
-Problems given by a formula need JAX and Optax alone. Those made of Flax modules need
-the packages of the extra `stabjax[sweep]` and are imported when first used.
+Analytic problems need only JAX and Optax. Problems based on Flax modules need the
+packages of the extra `stabjax[sweep]` and are imported on first use.
 """
 
 from typing import TYPE_CHECKING, Any

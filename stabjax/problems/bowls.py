@@ -1,4 +1,4 @@
-"""Quadratic bowls whose optimum and largest stable learning rate are known."""
+"""Quadratic bowls with a known optimum and a known largest stable learning rate."""
 
 import jax
 import jax.numpy as jnp
@@ -24,29 +24,29 @@ def quadratic(
     *,
     dim: int = 2,
 ) -> Problem:
-    """Quadratic bowl with one curvature; by default `L = w_1^2 + w_2^2`.
+    """Isotropic quadratic bowl, by default `L = w_1^2 + w_2^2`.
 
         L(w) = h/2 sum_i w_i^2
-        w_i = s u_i or -s u_i at the start, in turn,  u_i ~ U(0.1, 1)
 
-    with curvature `h` and scale `s`. The start stays away from 0, so that no seed
-    begins at the optimum. Gradient descent with learning rate `eta` multiplies `w` by
-    `1 - eta h`, so it diverges if `eta > 2 / h`. Below that, with noise of standard
-    deviation `sigma`, the mean loss settles at `d eta sigma^2 / (4 - 2 eta h)`.
+    where `h` is the curvature. The initial weights are `w_i = (-1)^i s u_i`, where
+    `u_i ~ U(0.1, 1)`, so no run is initialized at the optimum. Gradient descent with
+    learning rate `eta` multiplies `w` by `1 - eta h` and diverges if `eta > 2 / h`. For
+    smaller learning rates and gradient noise with standard deviation `sigma`, the mean
+    loss converges to `d eta sigma^2 / (4 - 2 eta h)`.
 
     Args:
-      curvature: `h`, > 0. **Traceable.**
+      curvature: the curvature `h`, > 0. **Traceable.**
       noise: standard deviation `sigma` of the Gaussian noise added to each element of
         the gradient (not to the loss), >= 0. **Traceable.**
-      init_scale: scale `s` of the start, > 0. **Traceable.**
-      dim: number `d` of weights, >= 1. **Static.**
+      init_scale: scale `s` of the initial weights, > 0. **Traceable.**
+      dim: number of weights `d`, >= 1. **Static.**
 
     Returns:
-      A `Problem` whose params are an array of shape `(dim,)`.
+      A `Problem` whose parameters are an array of shape `(dim,)`.
 
     Raises:
-      TypeError: an argument is not a single number, or `dim` is not an integer.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar or `dim` is not an integer.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -75,28 +75,30 @@ def ill_conditioned_quadratic(
     *,
     dim: int = 10,
 ) -> Problem:
-    """Quadratic bowl that is steep in one direction and shallow in another.
+    """Quadratic bowl with curvatures that range from steep to shallow.
 
         L(w) = 1/2 sum_i h_i w_i^2,  h_i = h kappa^(-i / (d - 1)),  i = 0 ... d - 1
 
-    with curvatures from `h` down to `h / kappa` and the start of `quadratic`. Gradient
-    descent diverges if its learning rate is above `2 / h`. Below that, the shallowest
-    direction needs a number of steps proportional to `kappa`.
+    The curvatures decrease from `h` to `h / kappa`. The weights are initialized as in
+    `quadratic`. Gradient descent diverges if its learning rate exceeds `2 / h`. For
+    smaller learning rates, the number of steps needed to converge in the shallowest
+    direction is proportional to `kappa`.
 
     Args:
-      condition_number: largest over smallest curvature, `kappa`, >= 1. **Traceable.**
+      condition_number: ratio `kappa` of the largest to the smallest curvature, >= 1.
+        **Traceable.**
       curvature: the largest curvature `h`, > 0. **Traceable.**
       noise: standard deviation of the Gaussian noise added to each element of the
         gradient (not to the loss), >= 0. **Traceable.**
-      init_scale: scale of the start, > 0. **Traceable.**
-      dim: number `d` of weights, >= 1. **Static.**
+      init_scale: scale of the initial weights, > 0. **Traceable.**
+      dim: number of weights `d`, >= 1. **Static.**
 
     Returns:
-      A `Problem` whose params are an array of shape `(dim,)`.
+      A `Problem` whose parameters are an array of shape `(dim,)`.
 
     Raises:
-      TypeError: an argument is not a single number, or `dim` is not an integer.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar or `dim` is not an integer.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -126,32 +128,32 @@ def heavy_tailed_quadratic(
     *,
     dim: int = 10,
 ) -> Problem:
-    """Quadratic bowl whose gradient has noise of infinite variance.
+    """Quadratic bowl with heavy-tailed gradient noise.
 
         L(w) = 1/2 sum_i w_i^2
         g_i = w_i + sigma xi_i,  xi_i ~ Student's t with nu degrees of freedom
 
-    from the start of `quadratic`. The moments of `xi` of order `nu` and above are
-    infinite, and for `nu <= 2` so is its variance. A single step can then undo many,
-    and the mean loss of gradient descent at a constant learning rate is infinite,
-    although most runs look fine most of the time. Clipping bounds the effect of one
-    step, at the price of a bias.
+    The weights are initialized as in `quadratic`. All moments of `xi` of order `nu` and
+    higher are infinite, including the variance if `nu <= 2`. In that case, a single
+    step can undo the progress of many others, and gradient descent with a constant
+    learning rate has an infinite mean loss, even though most runs have a small loss at
+    most steps. Clipping limits the effect of each step but introduces a bias.
 
     Args:
-      tail: degrees of freedom `nu`, >= 1; 1 is the Cauchy distribution, and large
-        values approach the normal one. **Traceable.**
+      tail: degrees of freedom `nu`, >= 1. A value of 1 gives the Cauchy distribution,
+        and large values approach the normal distribution. **Traceable.**
       noise: scale `sigma` of the noise added to each element of the gradient (not to
         the loss), >= 0. **Traceable.**
-      init_scale: scale of the start, > 0. **Traceable.**
+      init_scale: scale of the initial weights, > 0. **Traceable.**
       dim: number of weights, >= 1. **Static.**
 
     Returns:
-      A `Problem` whose params are an array of shape `(dim,)`. Noise is drawn in
-      float32, so no draw is above `sqrt(nu) 2^(23 / nu)`.
+      A `Problem` whose parameters are an array of shape `(dim,)`. The noise is sampled
+      in float32, which limits `xi_i` to `sqrt(nu) 2^(23 / nu)`.
 
     Raises:
-      TypeError: an argument is not a single number, or `dim` is not an integer.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar or `dim` is not an integer.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -166,7 +168,7 @@ def heavy_tailed_quadratic(
     """
     draw = student_t(as_scalar("tail", tail, ">= 1"))
     spectrum = jnp.ones(as_integer("dim", dim))
-    # The target is twice what clipping at 1 reaches at a rate of 0.03, measured.
+    # Twice the loss measured with clipping at 1 and a learning rate of 0.03.
     metadata = {"name": "heavy_tailed_quadratic", "steps": 2000}
     return _bowl(spectrum, 1.0, noise, init_scale, metadata, draw)
 
@@ -179,7 +181,7 @@ def _bowl(
     metadata: dict[str, object],
     draw: Draw = normal,
 ) -> Problem:
-    """Returns the quadratic with these curvatures, `curvature` being the largest."""
+    """Returns a quadratic bowl; `curvature` is the largest of `curvatures`."""
     noise = as_scalar("noise", noise, ">= 0")
     init_scale = as_scalar("init_scale", init_scale, "> 0")
     (dim,) = spectrum.shape
@@ -194,7 +196,7 @@ def _bowl(
     norm = curvature * init_scale
     metadata |= sweep_ranges(2 / curvature, norm * max(1.0, dim / 10) ** 0.5) | {
         "minimizer": jnp.zeros(dim),
-        # Twice the noise's part at 1 % of the largest stable rate.
+        # Twice the stationary loss due to noise at 1% of the largest stable rate.
         "target_loss": 1e-3 * norm * init_scale + 0.01 * dim * noise**2 / curvature,
     }
     return formula_problem(init, loss, noise, metadata, draw)

@@ -1,4 +1,4 @@
-"""What problems given by a formula share: noise of the gradient and metadata."""
+"""Gradient noise and metadata, shared by all analytic problems."""
 
 from collections.abc import Callable, Mapping
 
@@ -15,25 +15,26 @@ Draw = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def like(w: jax.Array, value: Number) -> jax.Array:
-    """Returns the value in the dtype of the weights, which the caller may change."""
+    """Casts a value to the dtype of the weights, which can differ from float32."""
     return jax.lax.convert_element_type(value, w.dtype)
 
 
 def normal(key: jax.Array, w: jax.Array) -> jax.Array:
-    """Draws a standard normal number for each weight."""
+    """Draws a standard normal sample for each weight."""
     return jax.random.normal(key, w.shape, w.dtype)
 
 
 def student_t(degrees: Scalar) -> Draw:
-    """Returns a function that draws from Student's t for each weight.
+    """Returns a function that draws a sample of Student's t for each weight.
 
-    Bailey's polar method (1994) is exact, and has no rejection loop: under `vmap` the
-    loop of a gamma variate would run as long as that of the slowest trial. A float32
-    uniform has 23 bits, so a draw is below `sqrt(degrees) 2^(23 / degrees)`.
+    Bailey's polar method (1994) is exact and has no rejection loop. `jax.random.t`
+    rejects gamma samples in a loop, which under `vmap` runs until the slowest trial
+    has finished. A uniform float32 sample has 23 random bits, which bounds the result
+    by `sqrt(degrees) 2^(23 / degrees)`.
     """
 
     def draw(key: jax.Array, w: jax.Array) -> jax.Array:
-        # float32 even for bfloat16 weights, whose 8 bits would cut off the tail.
+        # Drawn in float32 because the 8 bits of bfloat16 would truncate the tail.
         uniform = jax.random.uniform(key, (2, *w.shape), jnp.float32)
         nu = like(uniform, degrees)
         radius = jnp.sqrt(nu * jnp.expm1(-2 / nu * jnp.log1p(-uniform[0])))
@@ -49,11 +50,11 @@ def formula_problem(
     metadata: Mapping[str, object],
     draw: Draw = normal,
 ) -> Problem:
-    """Returns the problem of a loss, with `noise` times a draw added to its gradient.
+    """Returns a problem with a given loss and additive gradient noise.
 
-    The value of the loss has no noise, so the loss that a run reaches is unbiased. To
-    differentiate that loss through a run, use the problem without noise. The
-    optimum is 0 unless the metadata have another.
+    The noise does not affect the value of the loss, so the reported losses are
+    unbiased. To differentiate the final loss of a run, use a problem without noise. The
+    optimum defaults to 0 if it is not in the metadata.
     """
     noise = as_scalar("noise", noise, ">= 0")
     metadata = {"optimizer": optax.sgd, "optimum": 0.0, **metadata}
@@ -61,7 +62,8 @@ def formula_problem(
         return Problem(init, lambda w, key: loss(w), metadata=metadata)
 
     def noisy(w: jax.Array, key: jax.Array) -> jax.Array:
-        # The difference is zero, and its derivative is the identity.
+        # The difference is zero, but its gradient with respect to w is one. The noise
+        # therefore changes only the gradient.
         difference = w - jax.lax.stop_gradient(w)
         return loss(w) + like(w, noise) * jnp.sum(draw(key, w) * difference)
 
@@ -69,7 +71,7 @@ def formula_problem(
 
 
 def sweep_ranges(stable_rate: Scalar, norm: Scalar) -> dict[str, object]:
-    """Returns the metadata that follow from a stable rate and a gradient norm."""
+    """Returns the sweep ranges for a stable rate and an initial gradient norm."""
     return {
         "stable_rate": stable_rate,
         "peak_value": (0.01 * stable_rate, 100 * stable_rate),
@@ -78,10 +80,10 @@ def sweep_ranges(stable_rate: Scalar, norm: Scalar) -> dict[str, object]:
 
 
 def larger(a: Scalar, b: Scalar) -> Scalar:
-    """Returns the larger of two numbers, a Python float if both are concrete."""
+    """Returns the maximum of two numbers, as a Python float if both are concrete."""
     return jnp.maximum(a, b) if isinstance(a > b, jax.Array) else max(a, b)
 
 
 def smaller(a: Scalar, b: Scalar) -> Scalar:
-    """Returns the smaller of two numbers, a Python float if both are concrete."""
+    """Returns the minimum of two numbers, as a Python float if both are concrete."""
     return jnp.minimum(a, b) if isinstance(a < b, jax.Array) else min(a, b)

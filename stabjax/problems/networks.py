@@ -1,4 +1,4 @@
-"""Problems made of a Flax module and data."""
+"""Supervised problems for modules of any library."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -8,102 +8,266 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen, nnx
-from flax.errors import InvalidRngError
 
 from stabjax._arguments import as_integer
 from stabjax._train.problem import Init, Problem
 from stabjax._types import Number
+from stabjax.problems.data import (
+    Array,
+    Dataset,
+    Examples,
+    dataset,
+    epoch_index,
+    mean_over,
+)
+from stabjax.problems.model import Model
+from stabjax.problems.modules import model_of
 
-Array = jax.Array | np.ndarray
 Pair = tuple[Array, Array]  # inputs and targets
 Apply = Callable[[optax.Params, jax.Array], Any]
-Measure = Callable[[jax.Array, jax.Array], jax.Array]
+Measure = Callable[..., jax.Array]
+Change = Callable[..., Any]  # a function of a batch and optionally a key
 
 
 def supervised(
     module: object,
-    inputs: Array,
-    targets: Array,
+    inputs: Examples,
+    targets: Examples,
     loss: Measure,
     *,
     batch_size: int | None = None,
-    test: Pair | None = None,
+    test: tuple[Examples, Examples] | None = None,
     metrics: Mapping[str, Measure] | None = None,
+    preprocess: Change | None = None,
+    augment: Change | None = None,
+    replace: bool = False,
+    metadata: Mapping[str, object] | None = None,
 ) -> Problem:
-    """Flax module, NNX or Linen, fitted to arrays.
+    """Supervised learning with a module of Flax NNX, Linen, Equinox or plain JAX.
 
         L(theta) = 1/B sum_b loss(f_theta(x_b), y_b)
 
-    over a minibatch of `B` examples that the key of the step draws with replacement, or
-    over all examples if `batch_size` is None. `evaluate` always uses all examples. It
-    returns `train_loss`, `test_loss` if there are test data, and the same for each
-    metric.
+    The loss is averaged over a minibatch of `B` examples, or over all examples if
+    `batch_size` is None. The minibatches of an epoch are slices of a permutation of the
+    examples, and the last incomplete minibatch is dropped. Each epoch has a new
+    permutation. Runs with the same seed have the same permutations.
+    `metadata["steps_per_epoch"]` is the number of minibatches in an epoch.
 
-    A module may have no state but its params: batch statistics, dropout and other state
-    are not supported. An array of an NNX module that is not an `nnx.Variable` is a
-    constant, the same for all seeds.
+    Batch statistics and other variables of the module become the state of the problem.
+    Dropout and other random layers use the key of the step. The loss runs the module in
+    training mode and `evaluate` in evaluation mode. To switch modes, `supervised` uses
+    `train()` and `eval()` for NNX and `eqx.nn.inference_mode` for Equinox. Modules of
+    any library can instead have a call parameter named `train`, `training`,
+    `is_training`, `deterministic` or `use_running_average`.
+
+    `evaluate` computes means over all examples, in batches to limit memory use. It
+    returns `train_loss` and, if there are test data, `test_loss`, and the corresponding
+    values of each metric. The final loss of a run is `test_loss`, or `train_loss` if
+    there are no test data.
 
     Args:
-      module: a Linen module, such as `linen.Dense(10)`, or a function (or class) that
-        makes an NNX module from an `nnx.Rngs`, such as
-        `lambda rngs: nnx.Linear(64, 10, rngs=rngs)`. It is a function because each seed
-        needs a different start. The module is called with one batch of inputs.
-      inputs: array whose first axis counts the examples. **Traceable.**
-      targets: array of the same length. **Traceable.**
-      loss: function of outputs and targets whose result, of any shape, is averaged,
-        such as `optax.softmax_cross_entropy_with_integer_labels`.
-      batch_size: examples in each step, in [1, number of examples], or None for all.
-        **Static.**
-      test: pair of held-out inputs and targets for `evaluate`.
-      metrics: functions like `loss`, by name, for `evaluate` alone.
+      module: one of the following. Except for Equinox modules, modules are called with
+        a batch of inputs.
+
+        - a function or class that takes an `nnx.Rngs` and returns an NNX module, such
+          as `lambda rngs: nnx.Linear(64, 10, rngs=rngs)`
+        - a Linen module, such as `linen.Dense(10)`
+        - a function of `key` that returns an Equinox module, such as
+          `lambda key: eqx.nn.MLP(64, 10, 32, 1, key=key)`, or the function returned by
+          `eqx.nn.make_with_state`. The module is called with a single example, inside a
+          `jax.vmap` with the axis name `"batch"`
+        - a pair of functions `(init, apply)`. `init(key)` returns the parameters and
+          `apply(params, inputs)` returns the outputs. `apply` can also have parameters
+          `key`, `train` and `state`. With `state`, they return `(params, state)` and
+          `(outputs, state)`
+
+      inputs: array of examples along the leading axis, or a dict or tuple of arrays.
+        **Traceable.**
+      targets: array, dict or tuple with the same leading axis. **Traceable.**
+      loss: a function of outputs and targets, such as
+        `optax.softmax_cross_entropy_with_integer_labels`. Its result can have any shape
+        and is averaged.
+      batch_size: number of examples per step, in [1, number of examples]. None uses all
+        examples. **Static.**
+      test: a pair of held-out inputs and targets for `evaluate`.
+      metrics: a dict of functions with the same signature as `loss`. Used only by
+        `evaluate`.
+      preprocess: a function of a batch `(inputs, targets)` and optionally a key that
+        returns the batch for the module and the loss. Used in training and evaluation.
+      augment: a function like `preprocess` that is called before it, only in training.
+      replace: if True, samples minibatches with replacement.
+      metadata: entries to add to the metadata of the problem, such as `"name"`.
 
     Returns:
-      A `Problem`. Its params are those of Flax: for Linen the dict under `"params"`,
-      for NNX the state that `nnx.update(model, params)` accepts.
+      A `Problem` with the parameters of the module. For Linen, they are the `"params"`
+      collection. For NNX, they are a state that can be passed to
+      `nnx.update(model, params)`. For Equinox, they are the module with None in place
+      of everything that is not a floating-point array.
 
     Raises:
-      TypeError: `module` is neither kind of module, a function is not callable, `test`
-        is not a pair, or `metrics` is not a dict.
-      ValueError: lengths differ, `batch_size` is out of range, a metric is called
-        `"loss"`, or the module has state other than params.
+      TypeError: If `module` is none of the above, the data are not arrays, a function
+        is not callable, `test` is not a pair, or `metrics` is not a dict.
+      ValueError: If the lengths differ, `batch_size` is out of range, a metric has the
+        name `"loss"`, or the module has no evaluation mode.
 
     Example:
       >>> import jax, optax
       >>> import stabjax
       >>> from flax import nnx
+      >>> class Network(nnx.Module):
+      ...     def __init__(self, rngs):
+      ...         self.norm = nnx.BatchNorm(3, rngs=rngs)
+      ...         self.drop = nnx.Dropout(0.1, rngs=rngs)
+      ...         self.output = nnx.Linear(3, 1, rngs=rngs)
+      ...     def __call__(self, x):
+      ...         return self.output(self.drop(self.norm(x)))
       >>> x = jax.random.normal(jax.random.key(0), (100, 3))
       >>> problem = stabjax.problems.supervised(
-      ...     lambda rngs: nnx.Linear(3, 1, rngs=rngs),
-      ...     x, x.sum(axis=1, keepdims=True), optax.squared_error, batch_size=10,
+      ...     Network, x, x.sum(axis=1, keepdims=True), optax.squared_error,
+      ...     batch_size=10,
       ... )
-      >>> params = problem.init(jax.random.key(1))
-      >>> [p.shape for p in jax.tree.leaves(params)]
-      [(1,), (3, 1)]
-      >>> list(problem.evaluate(params, jax.random.key(2)))
-      ['train_loss']
+      >>> run = stabjax.train(problem, optax.sgd(0.1), jax.random.key(1), steps=50)
+      >>> bool(run.evaluation["train_loss"] < 0.5), [*run.state]
+      (True, ['norm'])
     """
-    sets = {"train": _examples("", inputs, targets)}
+    sets = {"train": dataset("", inputs, targets)}
     if test is not None:
         if not isinstance(test, tuple | list) or len(test) != 2:
             raise TypeError(f"test must be a pair (inputs, targets), got {test!r:.60}.")
-        sets["test"] = _examples("test ", *test)
+        sets["test"] = dataset("test ", *test)
     measures = _measures(loss, metrics or {})
-    x, y = sets["train"]
-    init, apply = _init_and_apply(module, x)
+    before = [_change("augment", augment), _change("preprocess", preprocess)]
+    size = sets["train"].size
     if batch_size is not None:
-        batch_size = as_integer("batch_size", batch_size, f"in [1, {len(x)}]")
+        batch_size = as_integer("batch_size", batch_size, f"in [1, {size}]")
+    example = jax.eval_shape(
+        lambda key: before[1](_first(sets["train"]), key), jax.random.key(0)
+    )
+    model = model_of(module, example[0])
+    known: dict[str, object] = {"final_loss": f"{[*sets][-1]}_loss"}
+    if not replace:
+        known["steps_per_epoch"] = size // (batch_size or size)
+    return _problem(
+        model,
+        measures,
+        before,
+        _sampling(sets["train"], batch_size, replace),
+        _evaluator(model, measures, before[1], sets, batch_size or 1),
+        {**known, **(metadata or {})},
+    )
 
-    def draw(key: jax.Array) -> Pair:
-        batch = jnp.asarray(x), jnp.asarray(y)
+
+def _problem(
+    model: Model,
+    measures: Mapping[str, Measure],
+    before: list[Change],
+    sampling: tuple[Change, Change | None],
+    evaluate: Callable[..., dict[str, jax.Array]],
+    metadata: Mapping[str, object],
+) -> Problem:
+    augment, preprocess = before
+    drawn, epoch = sampling
+
+    def total(
+        params: optax.Params, state: Any, key: jax.Array, batch: Any
+    ) -> tuple[jax.Array, Any]:
+        batch = drawn(key) if batch is None else batch
+        changed = augment(batch, jax.random.fold_in(key, 0))
+        inputs, targets = preprocess(changed, jax.random.fold_in(key, 1))
+        own = jax.random.fold_in(key, 2)
+        outputs, state = model.apply(params, state, inputs, own, True)
+        return jnp.mean(measures["loss"](outputs, targets)), state
+
+    if model.has_state:
+
+        def stateful(
+            params: optax.Params, state: Any, key: jax.Array, batch: Any = None
+        ) -> tuple[jax.Array, Any]:
+            return total(params, state, key, batch)
+
+        return Problem(model.init, stateful, evaluate, metadata, epoch)
+
+    def init(key: jax.Array) -> optax.Params:
+        return model.init(key)[0]
+
+    def loss(params: optax.Params, key: jax.Array, batch: Any = None) -> jax.Array:
+        return total(params, (), key, batch)[0]
+
+    def measured(params: optax.Params, key: jax.Array) -> dict[str, jax.Array]:
+        return evaluate(params, (), key)
+
+    return Problem(init, loss, measured, metadata, epoch)
+
+
+def _sampling(
+    examples: Dataset, batch_size: int | None, replace: bool
+) -> tuple[Change, Change | None]:
+    """Returns functions that sample minibatches at random or in epochs."""
+
+    def drawn(key: jax.Array) -> Any:
         if batch_size is None:
-            return batch
-        # `bits` compiles three times as fast as `randint`; its bias is below
-        # len(x) / 2^32.
-        index = jax.random.bits(key, (batch_size,), jnp.uint32) % np.uint32(len(x))
-        return batch[0][index], batch[1][index]
+            return jax.tree.map(jnp.asarray, (*examples,))
+        # `jax.random.bits` compiles three times as fast as `jax.random.randint`. The
+        # bias of the modulo is smaller than size / 2^32.
+        bits = jax.random.bits(key, (batch_size,), jnp.uint32)
+        return examples.at(bits % np.uint32(examples.size))
 
-    return network_problem(init, apply, measures, draw, lambda key: sets, {})
+    def epoch(step: jax.Array, key: jax.Array) -> Any:
+        return examples.at(epoch_index(examples.size, int(batch_size or 1), step, key))
+
+    return drawn, None if replace or batch_size is None else epoch
+
+
+def _evaluator(
+    model: Model,
+    measures: Mapping[str, Measure],
+    preprocess: Change,
+    sets: Mapping[str, Dataset],
+    at_once: int,
+) -> Callable[..., dict[str, jax.Array]]:
+    def evaluate(
+        params: optax.Params, state: Any, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        def of(inputs: Any, targets: Any) -> dict[str, jax.Array]:
+            inputs, targets = preprocess((inputs, targets), key)
+            outputs, _ = model.apply(params, state, inputs, None, False)
+            return {n: jnp.mean(f(outputs, targets)) for n, f in measures.items()}
+
+        return {
+            f"{name}_{measured}": value
+            for name, examples in sets.items()
+            for measured, value in mean_over(examples, at_once, of).items()
+        }
+
+    return evaluate
+
+
+def _first(examples: Dataset) -> Any:
+    """Returns the first example as a batch."""
+    return jax.tree.map(lambda a: jnp.asarray(a[:1]), (*examples,))
+
+
+def _change(name: str, function: Change | None) -> Change:
+    """Wraps a function of a batch, so that it accepts a key."""
+    if function is None:
+        return lambda batch, key: batch
+    if not callable(function):
+        raise TypeError(f"{name} must be a function of a batch, got {function!r}.")
+    try:
+        count = len(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        count = 2
+
+    def changed(batch: Any, key: jax.Array) -> Any:
+        found = function(batch, key) if count > 1 else function(batch)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(
+                f"{name} must return a pair (inputs, targets), got a "
+                f"{type(found).__name__}."
+            )
+        return found
+
+    return changed
 
 
 def network_problem(
@@ -114,10 +278,10 @@ def network_problem(
     held_out: Callable[[jax.Array], Mapping[str, Pair]],
     metadata: Mapping[str, object],
 ) -> Problem:
-    """Returns the problem that minimizes the mean of `measures["loss"]`.
+    """Returns a problem that minimizes the mean of `measures["loss"]`.
 
-    `draw(key)` returns the minibatch of a step. `held_out(key)` returns the data sets
-    that `evaluate` applies every measure to, by name.
+    `draw(key)` returns a minibatch. `held_out(key)` returns a dict of data sets, on
+    which `evaluate` computes all measures.
     """
 
     def loss(params: optax.Params, key: jax.Array) -> jax.Array:
@@ -136,11 +300,11 @@ def network_problem(
 
 
 def _measures(loss: Measure, metrics: Mapping[str, Measure]) -> dict[str, Measure]:
-    """Returns the loss and the metrics by name, after checking them."""
+    """Checks the loss and the metrics and merges them into a dict."""
     if not isinstance(metrics, Mapping):
         raise TypeError(f"metrics must be a dict of functions, got {metrics!r}.")
     if "loss" in metrics:
-        raise ValueError("metrics must not have the name of the loss, got 'loss'.")
+        raise ValueError("metrics must not contain the name 'loss', which is reserved.")
     measures = {"loss": loss, **metrics}
     for name, measure in measures.items():
         if not callable(measure):
@@ -149,15 +313,17 @@ def _measures(loss: Measure, metrics: Mapping[str, Measure]) -> dict[str, Measur
 
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns whether the largest logit is that of the label."""
+    """Returns whether the label has the largest logit."""
     return jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
 
 
 def scaled_normal(init: Init, scale_of: Callable[[str], Number]) -> Init:
-    """Returns an init with matrices from `scale N(0, 1 / inputs)`, and zeros elsewhere.
+    """Returns an init function with scaled normal matrices and zeros elsewhere.
 
-    `scale_of` returns the scale of the matrix at a path. All matrices are cut from one
-    draw: compiling a draw for each of them takes longer than compiling the training.
+    A matrix with `n` inputs is drawn from `s N(0, 1 / n)`, where `s` is the value of
+    `scale_of` for its path. All matrices are slices of a single array of random
+    numbers. Compiling one draw per matrix would take longer than compiling the training
+    loop.
     """
 
     def scaled_init(key: jax.Array) -> optax.Params:
@@ -176,94 +342,3 @@ def scaled_normal(init: Init, scale_of: Callable[[str], Number]) -> Init:
         return jax.tree.unflatten(tree, values)
 
     return scaled_init
-
-
-def _examples(which: str, inputs: Array, targets: Array) -> Pair:
-    """Returns both as arrays, after checking that they have equal length."""
-    # NumPy arrays stay so: a factory may be called in a trace and again outside.
-    x, y = (a if isinstance(a, jax.Array) else np.asarray(a) for a in (inputs, targets))
-    if not x.ndim or not y.ndim or len(x) != len(y) or not len(x):
-        raise ValueError(
-            f"{which}inputs and targets must be arrays with the same number of examples"
-            f" along their first axis, got shapes {x.shape} and {y.shape}."
-        )
-    return x, y
-
-
-def _init_and_apply(module: object, inputs: Array) -> tuple[Init, Apply]:
-    """Returns key -> params and (params, inputs) -> outputs of a Flax module."""
-    if isinstance(module, linen.Module):
-        return _from_linen(module, inputs)
-    if isinstance(module, type) and issubclass(module, linen.Module):
-        raise TypeError(
-            "module must be an instance of a Linen module, such as"
-            f" {module.__name__}(...), got the class."
-        )
-    if isinstance(module, nnx.Module) or not callable(module):
-        raise TypeError(
-            "module must be a Linen module or a function of nnx.Rngs that makes an NNX"
-            " module, such as lambda rngs: MLP(rngs=rngs), got"
-            f" {type(module).__name__}."
-        )
-    if isinstance(module, type) and _takes_rngs(module):
-        # A class often has `rngs` as a keyword-only argument.
-        return from_nnx(lambda rngs: module(rngs=rngs))
-    return from_nnx(module)
-
-
-def _from_linen(module: linen.Module, inputs: Array) -> tuple[Init, Apply]:
-    def variables(key: jax.Array) -> Mapping[str, optax.Params]:
-        return module.init(key, jnp.asarray(inputs[:1]))
-
-    def init(key: jax.Array) -> optax.Params:
-        return variables(key).get("params", {})
-
-    def apply(params: Any, x: jax.Array) -> Any:
-        return module.apply({"params": params}, x)
-
-    key = jax.random.key(0)
-    _refuse_state(set(jax.eval_shape(variables, key)) - {"params"})
-    try:
-        jax.eval_shape(apply, jax.eval_shape(init, key), inputs[:1])
-    except InvalidRngError:
-        _refuse_state({"random numbers"})
-    return init, apply
-
-
-def from_nnx(make: Callable[[nnx.Rngs], Any]) -> tuple[Init, Apply]:
-    """Returns key -> params and (params, inputs) -> outputs of an NNX module."""
-    # Abstract, so that nothing is computed, and nothing is traced by an outer trace.
-    shape = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
-    if not isinstance(shape, nnx.Module):
-        raise TypeError(
-            f"module must make an NNX module, got {type(shape).__name__} from it."
-        )
-    definition, _, *others = nnx.split(shape, nnx.Param, ...)
-    variables = jax.tree.leaves(others, is_leaf=lambda v: isinstance(v, nnx.Variable))
-    _refuse_state({type(variable).__name__ for variable in variables})
-    # Flax 0.12.1 makes it a ShapeDtypeStruct, as it does no variable.
-    arrays = jax.Array | jax.ShapeDtypeStruct
-    if any(isinstance(part, arrays) for _, part in nnx.iter_graph(shape)):
-        # An array that is not a variable is a constant, so its value is needed.
-        with jax.ensure_compile_time_eval():
-            definition, _, *others = nnx.split(make(nnx.Rngs(0)), nnx.Param, ...)
-
-    def init(key: jax.Array) -> optax.Params:
-        return nnx.state(make(nnx.Rngs(key)), nnx.Param)
-
-    def apply(params: optax.Params, x: jax.Array) -> Any:
-        return nnx.merge(definition, params, *others)(x)
-
-    return init, apply
-
-
-def _takes_rngs(module: Any) -> bool:
-    return "rngs" in inspect.signature(module.__init__).parameters
-
-
-def _refuse_state(found: set[str]) -> None:
-    if found:
-        raise ValueError(
-            "module must have no state but its params (no dropout, no batch"
-            f" statistics), got {', '.join(sorted(found))}."
-        )

@@ -1,4 +1,4 @@
-"""Products of weights: plateaus, cliffs and saddles."""
+"""Products of weights, which have plateaus, cliffs and saddle points."""
 
 import functools
 import math
@@ -26,29 +26,29 @@ def deep_linear_chain(
     *,
     depth: int = 10,
 ) -> Problem:
-    """Deep linear network of width one: a product of weights fits a number.
+    """Deep linear network of width one.
 
         L(w) = 1/2 (w_1 w_2 ... w_D - t)^2
-        w_l = s u_l at the start,  u_l ~ U(0.9, 1.1)
 
-    Products make plateaus and cliffs: the first gradients grow as `s^(2 D - 1)` if
-    `s > 1`, and vanish as `s^(D - 1)` if `s < 1`. Among all optima, the one with equal
-    weights has the smallest curvature, `D t^(2 - 2 / D)`. On the way there the largest
-    curvature is about `D p^(2 - 2 / D)`, where `p = max(s^D, t)`.
+    The initial weights are `w_l = s u_l`, where `u_l ~ U(0.9, 1.1)`. The loss has
+    plateaus and cliffs. The initial gradient grows as `s^(2 D - 1)` if `s > 1` and
+    vanishes as `s^(D - 1)` if `s < 1`. The optimum with equal weights has the smallest
+    curvature of all optima, `D t^(2 - 2 / D)`. On the path to this optimum, the
+    curvature is at most about `D p^(2 - 2 / D)`, where `p = max(s^D, t)`.
 
     Args:
       init_scale: scale `s` of the initial weights, > 0. **Traceable.**
-      target: `t`, > 0. **Traceable.**
+      target: target value `t` of the product, > 0. **Traceable.**
       noise: standard deviation of the Gaussian noise added to each element of the
         gradient (not to the loss), >= 0. **Traceable.**
       depth: number `D` of weights, >= 1. **Static.**
 
     Returns:
-      A `Problem` whose params are an array of shape `(depth,)`.
+      A `Problem` whose parameters are an array of shape `(depth,)`.
 
     Raises:
-      TypeError: an argument is not a single number, or `depth` is not an integer.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar or `depth` is not an integer.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -87,30 +87,32 @@ def tied_product(
     *,
     depth: int = 10,
 ) -> Problem:
-    """One weight used in every layer, as in a linear recurrent network of one unit.
+    """Deep linear network of width one whose layers share a single weight.
 
-        L(w) = 1/2 (w^D - t)^2,  w = s u at the start,  u ~ U(1 - r, 1 + r)
+        L(w) = 1/2 (w^D - t)^2
 
-    There is a plateau where `|w| < 1` and a wall where `|w| > 1`: for `D = 10` and
-    `t = 1`, the gradient `D w^(D - 1) (w^D - t)` is 5e6 at `w = 2` and -0.02 at
-    `w = 0.5`. At the optimum the curvature is `D^2 t^(2 - 2 / D)`. On the way there the
-    largest is about `D^2 p^(2 - 2 / D)`, where `p` is the larger of `t` and the first
-    product.
+    The initial weight is `w = s u`, where `u ~ U(1 - r, 1 + r)`. The model corresponds
+    to a linear recurrent network with one unit. The loss has a plateau where `|w| < 1`
+    and a wall where `|w| > 1`. For `D = 10` and `t = 1`, the gradient
+    `D w^(D - 1) (w^D - t)` is 5e6 at `w = 2` and -0.02 at `w = 0.5`. The curvature at
+    the optimum is `D^2 t^(2 - 2 / D)`. On the path to the optimum, the curvature is at
+    most about `D^2 p^(2 - 2 / D)`, where `p` is the larger of `t` and the initial
+    `w^D`.
 
     Args:
-      init_scale: scale `s` of the first weight, > 0. **Traceable.**
-      target: `t`, > 0. **Traceable.**
+      init_scale: scale `s` of the initial weight, > 0. **Traceable.**
+      target: target value `t` of the product, > 0. **Traceable.**
       noise: standard deviation of the Gaussian noise added to the gradient (not to the
         loss), >= 0. **Traceable.**
-      init_spread: relative spread `r` of the start, >= 0. **Traceable.**
-      depth: how often `D` the weight is used, >= 1. **Static.**
+      init_spread: relative spread `r` of the initial weight, >= 0. **Traceable.**
+      depth: number of layers `D`, >= 1. **Static.**
 
     Returns:
-      A `Problem` whose params are an array of shape `(1,)`.
+      A `Problem` whose parameters are an array of shape `(1,)`.
 
     Raises:
-      TypeError: an argument is not a single number, or `depth` is not an integer.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar or `depth` is not an integer.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -149,30 +151,30 @@ def deep_linear(
     depth: int = 3,
     dim: int = 4,
 ) -> Problem:
-    """Deep linear network on white inputs: saddles, and one mode learned at a time.
+    """Deep linear network with whitened inputs, which learns one mode at a time.
 
         L(W) = 1/2 |W_D ... W_2 W_1 - A|_F^2,  A = diag(d, d - 1, ..., 1)
-        (W_l)_ij ~ s N(0, 1 / d) at the start
 
-    Small weights are close to the saddle at zero: the loss stays on a plateau until the
-    strongest mode has grown, then falls to the next plateau. Between two plateaus it is
-    as steep as the mode is strong. The flattest optimum, with balanced layers, has the
-    sharpness `D d^(2 - 2 / D)`.
+    The initial weights are drawn from `s N(0, 1 / d)`. Small initial weights are close
+    to the saddle point at zero. The loss stays on a plateau until the strongest mode
+    has been learned, and then drops to the next plateau. Stronger modes cause steeper
+    drops. Among all optima, those with balanced layers have the smallest sharpness,
+    `D d^(2 - 2 / D)`.
 
     Args:
-      init_scale: `s`, > 0. **Traceable.**
+      init_scale: scale `s` of the initial weights, > 0. **Traceable.**
       noise: standard deviation of the Gaussian noise added to each element of the
         gradient (not to the loss), >= 0. **Traceable.**
-      depth: number `D` of matrices, >= 1. **Static.**
-      dim: their width `d`, >= 1. **Static.**
+      depth: number of layers `D`, >= 1. **Static.**
+      dim: width `d` of the layers, >= 1. **Static.**
 
     Returns:
-      A `Problem` whose params are an array of shape `(depth, dim, dim)`, first layer
-      first.
+      A `Problem` whose parameters are an array of shape `(depth, dim, dim)`, with the
+      input layer at index 0.
 
     Raises:
-      TypeError: an argument is not a single number, or a size is not an integer.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar or a size is not an integer.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -210,10 +212,10 @@ def deep_linear(
 def _product_metadata(
     init_scale: Scalar, farthest: Scalar, target: Scalar, depth: int, weights: int
 ) -> dict[str, object]:
-    """Returns what is known of a product of `depth` factors made of equal weights.
+    """Returns the metadata for a product of `depth` factors.
 
-    At an optimum with `n` equal weights and product `p`, the Hessian has rank one, and
-    its eigenvalue is `depth^2 / n p^(2 - 2 / depth)`.
+    For `n` equal weights whose product `p` fits the target, the Hessian has rank one
+    and the eigenvalue `depth^2 / n p^(2 - 2 / depth)`.
     """
     product = larger(_power(farthest, depth), target)
     first = larger(_power(init_scale, depth), target)
@@ -226,7 +228,7 @@ def _product_metadata(
 
 
 def _power(base: Scalar, exponent: float) -> Scalar:
-    """Returns the power, or infinity where Python raises instead of overflowing."""
+    """Returns the power, or infinity where Python would raise an OverflowError."""
     try:
         return base**exponent
     except OverflowError:

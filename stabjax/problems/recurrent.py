@@ -1,4 +1,4 @@
-"""Recurrent networks on sequences with something to remember."""
+"""Recurrent networks trained on synthetic memory tasks."""
 
 import functools
 import math
@@ -12,16 +12,16 @@ from flax import nnx
 from stabjax._arguments import as_integer, as_scalar
 from stabjax._train.problem import Problem
 from stabjax._types import Number
+from stabjax.problems.flax_modules import from_nnx
 from stabjax.problems.networks import (
     Measure,
     Pair,
     correct,
-    from_nnx,
     network_problem,
     scaled_normal,
 )
 
-_HELD_OUT = 1000  # sequences that `evaluate` draws
+_HELD_OUT = 1000  # number of sequences drawn by `evaluate`
 
 
 def adding(
@@ -31,30 +31,32 @@ def adding(
     hidden: int = 32,
     batch_size: int = 32,
 ) -> Problem:
-    """Recurrent network that adds the two marked numbers of a sequence.
+    """The adding problem: a recurrent network adds two marked numbers of a sequence.
 
         h_t = tanh(U x_t + V h_(t-1) + b),  f(x) = W h_T + c
         L = mean of (f(x) - y)^2 over the minibatch
 
-    Each `x_t` is a number from `U(0, 1)` and a mark. The mark is 1 at two random
-    places, one in each half, and 0 elsewhere; `y` is the sum of the two marked numbers.
-    Every step draws new sequences. Predicting 1 has a loss of 1/6. Biases start at 0
-    and matrices at `N(0, 1 / n)` for `n` inputs, with `V` multiplied by `rho`, which is
-    about its largest absolute eigenvalue: below 1, gradients vanish over time; above 1,
-    they explode.
+    Each `x_t` consists of a number from `U(0, 1)` and a mark. The mark is 1 at one
+    random position in each half of the sequence and 0 elsewhere. The target `y` is the
+    sum of the two marked numbers. Every step uses newly generated sequences. The
+    constant prediction 1 has a loss of 1/6. Initial biases are zero, and the weights of
+    a matrix with `n` inputs are drawn from `N(0, 1 / n)`. `V` is then multiplied by
+    `rho`, so its largest absolute eigenvalue is about `rho`. Gradients vanish over time
+    if `rho < 1` and explode if `rho > 1`.
 
     Args:
-      recurrent_scale: `rho`, > 0. **Traceable.**
-      length: number `T` of time steps, >= 2. **Static.**
-      hidden: number of units, >= 1. **Static.**
-      batch_size: sequences in each step, >= 1. **Static.**
+      recurrent_scale: scale `rho` of the recurrent weights, > 0. **Traceable.**
+      length: number of time steps `T`, >= 2. **Static.**
+      hidden: number of hidden units, >= 1. **Static.**
+      batch_size: number of sequences per step, >= 1. **Static.**
 
     Returns:
-      A `Problem` whose `evaluate` returns `test_loss` over 1,000 other sequences.
+      A `Problem` whose `evaluate` returns `test_loss`, computed on 1,000 additional
+      sequences.
 
     Raises:
-      TypeError: an argument is not a single number, or a size is not an integer.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar or a size is not an integer.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax
@@ -107,27 +109,29 @@ def temporal_order(
     hidden: int = 50,
     batch_size: int = 32,
 ) -> Problem:
-    """Recurrent network that tells which two of A and B came, and in what order.
+    """The temporal order problem: a recurrent network classifies the order of symbols.
 
-    A sequence has `T` symbols, each a one-hot vector of six. A or B stands at a random
-    place within the second tenth, and again within the fifth; one of four distractors
-    stands everywhere else. After the last symbol, the network of `adding` says which of
-    the four orders it was: AA, AB, BA or BB. The loss is the softmax cross-entropy,
-    `log(4)` for a guess.
+    A sequence consists of `T` one-hot vectors, which encode six symbols. Two positions
+    contain A or B: a random position in the second tenth of the sequence and one in the
+    fifth tenth. All other positions contain one of four distractors. After the last
+    symbol, the network must classify the order as AA, AB, BA or BB. The architecture is
+    the same as in `adding`. The loss is the softmax cross-entropy, which is `log(4)`
+    for random guessing.
 
     Args:
-      recurrent_scale: `rho`, > 0, as in `adding`. **Traceable.**
-      length: number `T` of time steps, >= 10. **Static.**
-      hidden: number of units, >= 1. **Static.**
-      batch_size: sequences in each step, >= 1. **Static.**
+      recurrent_scale: scale `rho` of the recurrent weights, as in `adding`, > 0.
+        **Traceable.**
+      length: number of time steps `T`, >= 10. **Static.**
+      hidden: number of hidden units, >= 1. **Static.**
+      batch_size: number of sequences per step, >= 1. **Static.**
 
     Returns:
-      A `Problem` whose `evaluate` returns `test_loss` and `test_accuracy` over 1,000
-      other sequences.
+      A `Problem` whose `evaluate` returns `test_loss` and `test_accuracy`, computed on
+      1,000 additional sequences.
 
     Raises:
-      TypeError: an argument is not a single number, or a size is not an integer.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar or a size is not an integer.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax
@@ -148,7 +152,7 @@ def temporal_order(
     def draw(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
         key_symbols, key_places = jax.random.split(key)
         symbols = jax.random.randint(key_symbols, (count, length), 2, 6)
-        # Two numbers for each of the two relevant symbols: its place and its kind.
+        # Two random numbers for each relevant symbol: its position and its type.
         uniform = jax.random.uniform(key_places, (2, count, 2))
         tenths = jnp.array([[1.0, 4.0]]) + uniform[0]
         places = jnp.floor(tenths * (length / 10)).astype(jnp.int32)
@@ -180,7 +184,7 @@ def _sequences(
     batch_size: int,
     metadata: Mapping[str, object],
 ) -> Problem:
-    """Returns the problem of a recurrent network on newly drawn sequences."""
+    """Returns a problem that trains a recurrent network on generated sequences."""
     recurrent_scale = as_scalar("recurrent_scale", recurrent_scale, "> 0")
     batch_size = as_integer("batch_size", batch_size)
     init, apply = from_nnx(module)
@@ -207,17 +211,17 @@ def _sequences(
 
 
 class _RNN(nnx.Module):
-    """Recurrent layer with tanh, read out after the last time step."""
+    """Recurrent tanh layer with a linear readout of the final state."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, rngs: nnx.Rngs) -> None:
-        """Makes the three linear layers."""
+        """Initializes the three linear layers."""
         self.input = nnx.Linear(inputs, hidden, rngs=rngs)
         self.recurrent = nnx.Linear(hidden, hidden, use_bias=False, rngs=rngs)
         self.output = nnx.Linear(hidden, outputs, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (batch, time, inputs) to (batch, outputs)."""
-        # All inputs in one matrix product, time first for `scan`.
+        # Computes the products with all inputs at once, with time first for `scan`.
         drives = jnp.swapaxes(self.input(x), 0, 1)
 
         def step(state: jax.Array, drive: jax.Array) -> tuple[jax.Array, None]:

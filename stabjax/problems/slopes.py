@@ -1,4 +1,4 @@
-"""Functions of one weight whose curvature grows with their slope."""
+"""One-dimensional functions whose curvature increases with their slope."""
 
 import math
 
@@ -21,30 +21,32 @@ from stabjax.problems.formulas import (
 def quartic(
     start: Number = 30.0, noise: Number = 0.0, init_spread: Number = 0.1
 ) -> Problem:
-    """Fourth power: flat at its minimum, and ever steeper away from it.
+    """Fourth power of a weight, which is flat at its minimum and steep far from it.
 
-        L(w) = w^4,  w = w_0 (1 + r u) at the start,  u ~ U(-1, 1)
+        L(w) = w^4
 
-    Its curvature is bounded by its slope, `L'' <= L_0 + L_1 |L'|` with
-    `L_0 = 16 / L_1^2` for every `L_1 > 0`, but by no constant. From `w_0`, gradient
-    descent at a constant learning rate shrinks `|w|` only below `1 / (2 w_0^2)`, which
-    is far too small for the flat part. Clipped descent approaches at a constant pace
-    with a learning rate that suits the flat part. Constant rates still converge; they
-    are slower by a factor that depends on the start (Li et al., 2023).
+    The initial weight is `w = w_0 (1 + r u)`, where `u ~ U(-1, 1)`. The curvature is
+    unbounded, but it satisfies `L'' <= L_0 + L_1 |L'|` with `L_0 = 16 / L_1^2` for
+    every `L_1 > 0`. Gradient descent from `w_0` decreases `|w|` only if the learning
+    rate is below `1 / (2 w_0^2)`, which is far too small near the minimum. With
+    clipping, a learning rate that suits the flat region can be used from the beginning,
+    and steps in the steep region have a constant length. Gradient descent with a
+    sufficiently small constant learning rate also converges, but it is slower by a
+    factor that depends on the initial weight (Li et al., 2023).
 
     Args:
-      start: `w_0`, > 0. **Traceable.**
+      start: initial weight `w_0`, > 0. **Traceable.**
       noise: standard deviation of the Gaussian noise added to the gradient (not to the
         loss), >= 0. **Traceable.**
-      init_spread: relative spread `r` of the start, >= 0. **Traceable.**
+      init_spread: relative spread `r` of the initial weight, >= 0. **Traceable.**
 
     Returns:
-      A `Problem` whose params are an array of shape `(1,)`. `"stable_rate"` holds at
-      the farthest start; at the minimum there is no limit.
+      A `Problem` whose parameters are an array of shape `(1,)`. `"stable_rate"` applies
+      to the largest initial weight. At the minimum, any learning rate is stable.
 
     Raises:
-      TypeError: an argument is not a single number.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -69,9 +71,10 @@ def quartic(
     def loss(w: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(jnp.square(w)))
 
+    # A step maps w to w (1 - 4 rate w^2), which decreases |w| if rate < 1 / (2 w^2).
     metadata = sweep_ranges(1 / (2 * farthest**2), 4 * farthest**3) | {
         "name": "quartic",
-        # Extended to learning rates and thresholds that suit the flat part.
+        # The ranges also cover values that suit the flat region.
         "peak_value": (0.005 / farthest**2, larger(10.0, 50 / farthest**2)),
         "max_norm": (smaller(0.1, 0.004 * start**3), 40 * farthest**3),
         "minimizer": jnp.zeros(1),
@@ -88,34 +91,33 @@ def cosh(
     noise: Number = 0.0,
     init_spread: Number = 0.1,
 ) -> Problem:
-    """Hyperbolic cosine, whose walls grow exponentially: `(L_0, L_1)`-smooth.
+    """Hyperbolic cosine, an `(L_0, L_1)`-smooth function with exponential walls.
 
         L(w) = L_0 / L_1^2 (cosh(L_1 w) - 1)
-        w = w_0 (1 + r u) at the start,  u ~ U(-1, 1)
 
-    These are the smallest constants for which `L'' <= L_0 + L_1 |L'|`. From `w_0`, a
-    constant learning rate makes progress only below
+    The initial weight is `w = w_0 (1 + r u)`, where `u ~ U(-1, 1)`. `L_0` and `L_1` are
+    the smallest constants for which `L'' <= L_0 + L_1 |L'|`. Gradient descent from
+    `w_0` makes progress only if its learning rate is below
     `2 w_0 L_1 / (L_0 sinh(L_1 w_0))`, whereas the limit at the minimum is `2 / L_0`.
-    So the number of steps that a constant rate needs beyond a clipped one grows
-    exponentially with `L_1 w_0`. With enough steps, a small constant rate arrives too.
-    Where `L_1 |w|` is above 89.4, float32 overflows, and the loss and its gradient are
-    infinite.
+    The number of additional steps that a constant learning rate needs without clipping
+    therefore grows exponentially with `L_1 w_0`. If `L_1 |w|` exceeds 89.4, the loss
+    and its gradient overflow in float32.
 
     Args:
       l0: curvature `L_0` at the minimum, > 0. **Traceable.**
-      l1: growth `L_1` of the curvature with the slope, > 0. **Traceable.**
-      start: `w_0`, > 0. **Traceable.**
+      l1: growth rate `L_1` of the curvature with the slope, > 0. **Traceable.**
+      start: initial weight `w_0`, > 0. **Traceable.**
       noise: standard deviation of the Gaussian noise added to the gradient (not to the
         loss), >= 0. **Traceable.**
-      init_spread: relative spread `r` of the start, >= 0. **Traceable.**
+      init_spread: relative spread `r` of the initial weight, >= 0. **Traceable.**
 
     Returns:
-      A `Problem` whose params are an array of shape `(1,)`. `"stable_rate"` holds at
-      the farthest start.
+      A `Problem` whose parameters are an array of shape `(1,)`. `"stable_rate"` applies
+      to the largest initial weight.
 
     Raises:
-      TypeError: an argument is not a single number.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -138,18 +140,19 @@ def cosh(
     farthest = start * (1 + init_spread)
 
     def loss(w: jax.Array) -> jax.Array:
-        # cosh(x) - 1 cancels near the minimum. 2 sinh(x / 2)^2 does not, but far away
-        # its derivative overflows before its value does.
+        # cosh(x) - 1 suffers from cancellation near the minimum. 2 sinh(x / 2)^2 does
+        # not, but for large x its derivative overflows before its value does.
         x = like(w, l1) * w
         near = 2 * jnp.square(jnp.sinh(jnp.clip(x, -1, 1) / 2))
         value = jnp.where(jnp.abs(x) < 1, near, jnp.cosh(x) - 1)
         return jnp.sum(like(w, l0 / l1**2) * value)
 
     slope = l0 / l1 * _sinh(l1 * farthest)
+    # A step that is longer than 2 w increases |w|.
     stable_rate = 2 * farthest / slope
     metadata = sweep_ranges(stable_rate, slope) | {
         "name": "cosh",
-        # Extended to learning rates and thresholds that suit the flat part.
+        # The ranges also cover values that suit the flat region.
         "peak_value": (0.01 * stable_rate, larger(10 / l0, 100 * stable_rate)),
         "max_norm": (smaller(0.1 * l0 / l1, 0.001 * slope), 10 * slope),
         "minimizer": jnp.zeros(1),
@@ -160,7 +163,7 @@ def cosh(
 
 
 def _near(start: Scalar, spread: Scalar) -> Init:
-    """Returns an init that draws one weight around the start."""
+    """Returns an init function that draws one weight around `start`."""
 
     def init(key: jax.Array) -> jax.Array:
         offset = jax.random.uniform(key, (1,), minval=-1.0, maxval=1.0)
@@ -172,4 +175,4 @@ def _near(start: Scalar, spread: Scalar) -> Init:
 def _sinh(x: Scalar) -> Scalar:
     if isinstance(x, jax.Array):
         return jnp.sinh(x)
-    return math.sinh(min(x, 700.0))  # math.sinh raises from 710 on
+    return math.sinh(min(x, 700.0))  # math.sinh raises an OverflowError above 710

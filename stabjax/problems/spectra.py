@@ -1,4 +1,4 @@
-"""Quadratics with the spectrum of a deep network, and of random data."""
+"""Quadratic functions with the spectra of deep networks and of random data."""
 
 import jax
 import jax.numpy as jnp
@@ -13,29 +13,29 @@ from stabjax.problems.formulas import Scalar, formula_problem, like, sweep_range
 def quadratic_deep(
     noise: Number = 0.05, init_scale: Number = 1.0, *, dim: int = 100
 ) -> Problem:
-    """Quadratic with the curvatures of a deep network: many small, a few large.
+    """Quadratic function with the eigenvalue spectrum of a deep network.
 
         L(w) = 1/2 w' Q w,  g = Q (w - sigma xi),  xi_i ~ N(0, 1)
 
-    Nine tenths of the eigenvalues of `Q` are drawn from `U(0, 1)`, the others from
-    `U(30, 60)`, and its eigenvectors form a random rotation. Both are drawn once and
-    are the same in every call. The start is `s N(0, 1)`. Each step sees the bowl with
-    its center moved by `sigma xi`, as with a minibatch: the noise is largest where the
-    bowl is steepest. Learning rates that make progress along the shallow directions pay
-    for it along the steep ones.
+    90% of the eigenvalues of `Q` are drawn from `U(0, 1)` and 10% from `U(30, 60)`. The
+    eigenvectors form a random rotation. `Q` is the same in every call. The initial
+    weights are drawn from `s N(0, 1)`. To model minibatch noise, each step shifts the
+    center of the bowl by `sigma xi`, so the noise is largest in the steepest
+    directions. Large learning rates speed up convergence in the shallow directions but
+    amplify the noise in the steep directions.
 
     Args:
-      noise: shift `sigma` of the center in each direction, >= 0. The default is close
-        to that of 128 examples in DeepOBS. **Traceable.**
-      init_scale: scale `s` of the start, > 0. **Traceable.**
+      noise: standard deviation `sigma` of the shift in each direction, >= 0. The
+        default approximates a minibatch of 128 examples in DeepOBS. **Traceable.**
+      init_scale: scale `s` of the initial weights, > 0. **Traceable.**
       dim: number of weights, >= 1. **Static.**
 
     Returns:
-      A `Problem` whose params are an array of shape `(dim,)`.
+      A `Problem` whose parameters are an array of shape `(dim,)`.
 
     Raises:
-      TypeError: an argument is not a single number, or `dim` is not an integer.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar or `dim` is not an integer.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import stabjax
@@ -45,8 +45,8 @@ def quadratic_deep(
 
     References:
       Schneider, Balles and Hennig, *DeepOBS: a deep learning optimizer benchmark
-      suite*, 2019, whose problem of this name has noise in the loss and a fixed start,
-      https://arxiv.org/abs/1903.05499
+      suite*, 2019, https://arxiv.org/abs/1903.05499. The problem of the same name in
+      DeepOBS adds noise to the loss and has fixed initial weights.
     """
     noise = as_scalar("noise", noise, ">= 0")
     init_scale = as_scalar("init_scale", init_scale, "> 0")
@@ -59,7 +59,7 @@ def quadratic_deep(
     metadata = {
         "name": "quadratic_deep",
         "steps": 1000,
-        # The noise's part is about what 2 % of the largest stable rate leaves.
+        # About the stationary loss due to noise at 2% of the largest stable rate.
         "target_loss": 2e-3 * dim * init_scale**2 + 2 * dim * noise**2,
     }
     return _matrix_bowl(hessian, float(eigenvalues.max()), noise, init_scale, metadata)
@@ -73,30 +73,32 @@ def random_quadratic(
     dim: int = 20,
     examples: int = 40,
 ) -> Problem:
-    """Linear regression on random data, a different quadratic for each problem seed.
+    """Linear regression on random data that depend on a problem seed.
 
         L(w) = 1/(2 n) |A w|^2,  A_ij ~ N(0, 1)
         g = H (w - sigma xi),  H = A' A / n,  xi_i ~ N(0, 1)
 
-    from `w ~ s N(0, 1)`. With `n` examples of `d` inputs, the eigenvalues of `H` lie
-    about `(1 +- sqrt(d / n))^2` (Marchenko and Pastur); if `n < d`, some are 0. A sweep
-    over `problem_seed` shows whether a method works on quadratics in general or on one
-    of them.
+    The initial weights are drawn from `s N(0, 1)`. For `n` examples with `d` inputs,
+    the eigenvalues of `H` lie approximately between `(1 - sqrt(d / n))^2` and
+    `(1 + sqrt(d / n))^2` (Marchenko and Pastur). If `n < d`, some eigenvalues are 0.
+    Sweep over `problem_seed` to test whether a result holds for random quadratics in
+    general.
 
     Args:
-      problem_seed: whole number in [0, 2^24] from which `A` is drawn. **Traceable.**
-      noise: `sigma`, >= 0, as in `quadratic_deep`. **Traceable.**
-      init_scale: scale `s` of the start, > 0. **Traceable.**
-      dim: number `d` of weights, >= 1. **Static.**
-      examples: number `n` of rows of `A`, >= 1. **Static.**
+      problem_seed: integer seed for the matrix `A`, in [0, 2^24]. **Traceable.**
+      noise: standard deviation `sigma` of the shift in each direction, as in
+        `quadratic_deep`, >= 0. **Traceable.**
+      init_scale: scale `s` of the initial weights, > 0. **Traceable.**
+      dim: number of weights `d`, >= 1. **Static.**
+      examples: number of examples `n`, which are the rows of `A`, >= 1. **Static.**
 
     Returns:
-      A `Problem` whose params are an array of shape `(dim,)`.
+      A `Problem` whose parameters are an array of shape `(dim,)`.
 
     Raises:
-      TypeError: an argument is not a single number, or a size is not an integer.
-      ValueError: an argument is out of range, or `problem_seed` is not a whole number.
-        A traced one out of range gives NaN instead.
+      TypeError: If an argument is not a scalar or a size is not an integer.
+      ValueError: If an argument is out of range or `problem_seed` is not an integer.
+        Traced values out of range yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -115,17 +117,16 @@ def random_quadratic(
     if isinstance(problem_seed, float) and not (
         problem_seed.is_integer() and problem_seed <= 2**24
     ):
-        # Beyond 2^24, float32 does not hold every integer.
+        # float32 cannot represent all integers above 2^24.
         raise ValueError(
-            "problem_seed must be a whole number in [0, 2**24], got "
-            f"{problem_seed:.12g}."
+            f"problem_seed must be an integer in [0, 2**24], got {problem_seed:.12g}."
         )
     noise = as_scalar("noise", noise, ">= 0")
     init_scale = as_scalar("init_scale", init_scale, "> 0")
     shape = as_integer("examples", examples), as_integer("dim", dim)
 
     key = jax.random.key(jnp.asarray(problem_seed).astype(jnp.uint32))
-    data = jax.random.normal(key, shape) + 0 * problem_seed  # NaN if the seed is NaN
+    data = jax.random.normal(key, shape) + 0 * problem_seed  # propagates NaN
     hessian = jnp.einsum("ni,nj->ij", data, data) / examples
     largest = jnp.linalg.eigvalsh(hessian)[-1]
     curvature = float(largest) if is_concrete(largest) else largest
@@ -144,7 +145,7 @@ def _matrix_bowl(
     init_scale: Scalar,
     metadata: dict[str, object],
 ) -> Problem:
-    """Returns the quadratic of a matrix, `curvature` being its largest eigenvalue."""
+    """Returns a quadratic problem; `curvature` is the largest eigenvalue."""
     dim = len(hessian)
 
     def init(key: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Generated text, so that no corpus has to be shipped or downloaded."""
+"""Synthetic text for language models."""
 
 import numpy as np
 
@@ -14,27 +14,27 @@ def markov_text(
     concentration: float = 0.2,
     seed: int = 0,
 ) -> str:
-    """Letters, each of which depends on the two before it.
+    """Generates text from a second-order Markov chain over letters.
 
         P(x_t | x_(t-1), x_(t-2)) = p_ij(x_t),  i = x_(t-2),  j = x_(t-1)
         p_ij ~ Dirichlet(alpha, ..., alpha)
 
-    with a distribution for each pair of letters, drawn once. The last two letters carry
-    all that can be predicted, and a model that looks at the last one alone does worse.
+    The next letter depends only on the previous two letters. A model that uses only the
+    previous letter has a larger loss.
 
     Args:
       length: number of characters, >= 1. **Static.**
       letters: size of the alphabet, in [1, 26]. **Static.**
-      concentration: `alpha`, > 0; small values make the next letter nearly certain.
-        **Static.**
-      seed: of the distributions and of the text. **Static.**
+      concentration: parameter `alpha` of the Dirichlet distribution, > 0. For small
+        values, the next letter is almost deterministic. **Static.**
+      seed: random seed for the transition probabilities and the text. **Static.**
 
     Returns:
-      The text.
+      A string of lowercase letters.
 
     Raises:
-      TypeError: a size is not an integer, or `concentration` is not a number.
-      ValueError: an argument is out of range.
+      TypeError: If a size is not an integer or `concentration` is not a number.
+      ValueError: If an argument is out of range.
 
     Example:
       >>> import stabjax
@@ -56,29 +56,29 @@ def markov_text(
     text = [0, 0]
     for uniform in drawn:
         position = np.searchsorted(chances[text[-2], text[-1]], uniform)
-        text.append(min(int(position), letters - 1))  # the last sum may round below 1
+        text.append(min(int(position), letters - 1))  # the sum can round below 1
     return "".join(_LETTERS[letter] for letter in text[2:])
 
 
 def bracket_text(length: int = 20_000, *, depth: int = 6, seed: int = 0) -> str:
-    """Two kinds of brackets, nested and balanced, in one word after another.
+    """Generates nested and balanced brackets of two types.
 
-    While a bracket is open and the depth is below its limit, another one opens with
-    probability 1/2, and both kinds are equally likely. A closing bracket is of the kind
-    that was opened last. So the kind of a closing bracket is certain, but knowing it
-    takes a stack: the opening one may be far back.
+    If a bracket is open and the maximum depth is not reached, another bracket opens
+    with probability 1/2. Both types are equally likely. The type of a closing bracket
+    is determined by its opening bracket, which can be many characters back, so
+    predicting it requires a stack.
 
     Args:
       length: number of characters, >= 1. **Static.**
-      depth: largest number of open brackets, >= 1. **Static.**
-      seed: of the text. **Static.**
+      depth: maximum number of open brackets, >= 1. **Static.**
+      seed: random seed. **Static.**
 
     Returns:
-      The text. Its last brackets may stay open.
+      A string of brackets. Brackets can remain open at the end.
 
     Raises:
-      TypeError: a size is not an integer.
-      ValueError: a size is out of range.
+      TypeError: If a size is not an integer.
+      ValueError: If a size is out of range.
 
     Example:
       >>> import stabjax
@@ -107,24 +107,25 @@ def bracket_text(length: int = 20_000, *, depth: int = 6, seed: int = 0) -> str:
 def copy_text(
     length: int = 20_000, *, word: int = 8, letters: int = 8, seed: int = 0
 ) -> str:
-    """Random words, each written twice: `abcd:abcd;`.
+    """Generates random words, each written twice as in `abcd:abcd;`.
 
-    The first copy of each letter is a guess, with a loss of `log(letters)`; the second
-    is the letter `word + 1` characters back. A model that copies has about half the
-    loss of one that does not.
+    The letters of the first copy are unpredictable and have an expected loss of
+    `log(letters)`. Each letter of the second copy equals the letter `word + 1`
+    characters back. A model that learns to copy has about half the loss of a model that
+    does not.
 
     Args:
       length: number of characters, >= 1. **Static.**
-      word: number of letters of each word, >= 1. **Static.**
+      word: number of letters in each word, >= 1. **Static.**
       letters: size of the alphabet, in [1, 26]. **Static.**
-      seed: of the text. **Static.**
+      seed: random seed. **Static.**
 
     Returns:
-      The text. Its last word may be cut.
+      A string of words. The last word can be truncated.
 
     Raises:
-      TypeError: a size is not an integer.
-      ValueError: a size is out of range.
+      TypeError: If a size is not an integer.
+      ValueError: If a size is out of range.
 
     Example:
       >>> import stabjax
@@ -146,12 +147,13 @@ def copy_text(
 
 
 def entropy(text: str, *, given: int) -> float:
-    """Returns the mean surprise of a character given those before it, in nats.
+    """Returns the empirical entropy of a character given the previous `k` characters.
 
         -1/n sum_t log(n(x_(t-k) ... x_t) / n(x_(t-k) ... x_(t-1)))
 
-    where `n(.)` counts how often the characters occur in the text. No predictor from
-    `given` characters has a lower loss on this text.
+    where `n(.)` is the number of occurrences in the text and `k` is `given`. The result
+    is in nats. It is the smallest loss that a predictor from `k` characters can have on
+    the text.
     """
     codes = np.unique(list(text), return_inverse=True)[1]
     kinds = int(codes.max()) + 1

@@ -1,4 +1,4 @@
-"""The network whose boundary between convergence and divergence is fractal."""
+"""A network with a fractal boundary between convergence and divergence."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from stabjax._train.problem import Problem
 from stabjax._types import Number
 from stabjax.problems.networks import supervised
 
-# Functions of a pre-activation, scaled so that a unit's mean square stays about 1.
+# Activations, scaled to keep the mean square of a unit close to 1.
 _ACTIVATIONS = MappingProxyType(
     {
         "tanh": lambda z: jnp.tanh(2**0.5 * z),
@@ -33,21 +33,22 @@ def boundary_mlp(
     width: int = 16,
     activation: Literal["tanh", "relu", "identity"] = "tanh",
 ) -> Problem:
-    """Network with one hidden layer, fitted to random data by full gradient descent.
+    """Network with one hidden layer, trained on random data with full batches.
 
         f(x) = 1/n W_1 phi(W_0 x / sqrt(n)),  phi(z) = tanh(sqrt(2) z)
         L = 1/m sum_k (f(x_k) - y_k)^2
 
-    with width `n`, no biases, and as many examples as weights, `m = n (n + 1)`, each of
-    `n` inputs. Inputs, targets and initial weights are all `N(0, 1)`, and the data are
-    the same in every call. With one learning rate for each layer, `params["input"]` and
-    `params["output"]`, the boundary between runs that converge and runs that diverge is
-    fractal. The arithmetic is float32, or float64 if `jax_enable_x64` is on, which deep
-    zooms need.
+    The network has width `n`, `n` inputs and no biases. The number of examples equals
+    the number of weights, `m = n (n + 1)`. Inputs, targets and initial weights are
+    drawn from `N(0, 1)`, and the data are the same in every call. If the two layers,
+    `params["input"]` and `params["output"]`, have different learning rates, the
+    boundary between converging and diverging runs is fractal. Computations use float32,
+    or float64 if `jax_enable_x64` is set, which is necessary to zoom in deeply.
 
     Args:
-      weight_offset: added to the initial weights of the first layer. **Traceable.**
-      width: `n`, >= 1. **Static.**
+      weight_offset: offset added to the initial weights of the input layer.
+        **Traceable.**
+      width: width `n`, >= 1. **Static.**
       activation: `"tanh"`, `"relu"` for `sqrt(2) max(z, 0)`, or `"identity"`.
         **Static.**
 
@@ -55,8 +56,8 @@ def boundary_mlp(
       A `Problem` whose `evaluate` returns `train_loss`.
 
     Raises:
-      TypeError: an argument is not a single number, or `width` is not an integer.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar or `width` is not an integer.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax
@@ -96,6 +97,7 @@ def boundary_mlp(
         "steps": 500,
         "target_loss": 0.5,
         "optimizer": optax.sgd,
+        # The outputs are divided by the width, so stable rates are far above 1.
         "peak_value": (1e-3, 1e6),
         "max_norm": (1e-4, 10.0),
     }
@@ -103,7 +105,7 @@ def boundary_mlp(
 
 
 class _BoundaryMLP(nnx.Module):
-    """Two matrices whose products are divided by a power of the number of inputs."""
+    """Two linear layers whose outputs are divided by a power of the input size."""
 
     def __init__(
         self,
@@ -112,7 +114,7 @@ class _BoundaryMLP(nnx.Module):
         activation: Callable[[jax.Array], jax.Array],
         rngs: nnx.Rngs,
     ) -> None:
-        """Makes the two layers."""
+        """Initializes the two layers."""
         linear = functools.partial(
             nnx.Linear,
             use_bias=False,
@@ -126,8 +128,8 @@ class _BoundaryMLP(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (examples, width) to (examples, 1)."""
         width = x.shape[-1]
-        # With examples last, a batch of trials is one matrix product with x: three
-        # times as fast on CPU as calling the layers.
+        # With examples along the last axis, a batch of trials becomes a single matrix
+        # product with x, which is three times as fast on CPU as calling the layers.
         z = jnp.einsum("io,ei->oe", self.input.kernel[...], x)
         hidden = self.activation(z / width**0.5)
         return jnp.einsum("ok,oe->ek", self.output.kernel[...], hidden) / width

@@ -1,4 +1,4 @@
-"""A transformer that predicts the next character of a text."""
+"""A character-level transformer language model."""
 
 import functools
 import os
@@ -13,17 +13,17 @@ from flax import nnx
 from stabjax._arguments import as_integer, as_scalar
 from stabjax._train.problem import Problem
 from stabjax._types import Number
+from stabjax.problems.flax_modules import from_nnx
 from stabjax.problems.networks import (
     Pair,
     correct,
-    from_nnx,
     network_problem,
     scaled_normal,
 )
 from stabjax.problems.text import entropy, markov_text
 
 _HEAD = 16  # width of an attention head
-_EXAMPLES = 64  # held-out windows that `evaluate` uses at most
+_EXAMPLES = 64  # maximum number of held-out windows in `evaluate`
 
 
 def char_transformer(
@@ -35,40 +35,43 @@ def char_transformer(
     context: int = 32,
     batch_size: int = 16,
 ) -> Problem:
-    """Transformer that predicts the next character of a text.
+    """Character-level transformer language model.
 
         h <- h + W_o attention(norm(h))
         h <- h + W_2 gelu(W_1 norm(h))
         L = -1/n sum_t log P(x_(t+1) | x_(t-k) ... x_t)
 
-    in each layer, with causal attention in heads of 16 and `norm` the layer norm
-    without parameters. Initially `h` is the sum of learned vectors for the character
-    and for its position. Biases start at 0, matrices at `s N(0, 1 / n)` for `n` inputs,
-    and the vectors at `s N(0, 1)`. A step sees windows from random places of the first
-    nine tenths of the text.
+    Each layer applies causal attention with heads of width 16 and a hidden layer.
+    `norm` is a layer norm without learned parameters. The input `h` of the bottom layer
+    is the sum of a learned token embedding and a learned position embedding. Initial
+    biases are zero, matrices with `n` inputs are drawn from `s N(0, 1 / n)`, and
+    embeddings are drawn from `s N(0, 1)`. Each step uses windows at random positions in
+    the first 90% of the text.
 
-    The reference losses are counted in the text: `"baseline"` is that of the best
-    constant prediction, and `"target_loss"` that of the best prediction from one
-    character, which only a network that looks farther back can beat.
+    Two reference losses in the metadata are computed from the text. `"baseline"` is the
+    loss of the best constant prediction, and `"target_loss"` is the loss of the best
+    prediction from the previous character. Only a network that uses a longer context
+    can achieve a lower loss.
 
     Args:
-      init_scale: `s`, > 0. **Traceable.**
-      text: the text, or the path of a file in UTF-8 as a `pathlib.Path`, or None for
-        `markov_text`. **Static.**
+      init_scale: scale `s` of the initial weights, > 0. **Traceable.**
+      text: the text, or a `pathlib.Path` to a UTF-8 file. None uses `markov_text`.
+        **Static.**
       layers: number of layers, >= 1. **Static.**
-      width: of the hidden state, a multiple of 16. **Static.**
-      context: characters in a window, >= 1. **Static.**
-      batch_size: windows in each step, >= 1. **Static.**
+      width: width of the hidden state, a multiple of 16. **Static.**
+      context: number of characters in a window, >= 1. **Static.**
+      batch_size: number of windows per step, >= 1. **Static.**
 
     Returns:
-      A `Problem` whose `evaluate` returns `test_loss` and `test_accuracy` over at most
-      64 windows of the last tenth of the text.
+      A `Problem` whose `evaluate` returns `test_loss` and `test_accuracy`, computed on
+      up to 64 windows from the last 10% of the text.
 
     Raises:
-      TypeError: an argument is not a single number, a size is not an integer, or `text`
-        is not a text.
-      ValueError: an argument is out of range (a traced one gives NaN instead), the last
-        tenth of the text is shorter than a window, or its file is not in UTF-8.
+      TypeError: If an argument is not a scalar, a size is not an integer, or `text` is
+        neither a string nor a path.
+      ValueError: If an argument is out of range, the last 10% of the text is shorter
+        than a window, or the file is not valid UTF-8. Traced values out of range
+        yield NaN instead.
 
     Example:
       >>> import stabjax
@@ -136,14 +139,14 @@ def _read(text: str | os.PathLike[str] | None, context: int) -> str:
         if len(text) <= 10 * context + 9 and os.path.isfile(text):
             raise ValueError(
                 "text must be the text itself or a path object such as"
-                f" pathlib.Path({text!r}), got the name of a file as a string."
+                f" pathlib.Path({text!r}), got a file name as a string."
             )
         return text
     try:
         return pathlib.Path(text).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"text must be a file in UTF-8, got {text}: {error}."
+            f"text must be a valid UTF-8 file, got {text}: {error}."
         ) from None
 
 
@@ -151,7 +154,7 @@ _default_text = functools.cache(markov_text)
 
 
 def _split(codes: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the codes to train on, and held-out windows of the rest."""
+    """Splits the codes into a training sequence and held-out windows."""
     border = len(codes) - len(codes) // 10
     if len(codes) - border <= context:
         raise ValueError(
@@ -164,10 +167,10 @@ def _split(codes: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Block(nnx.Module):
-    """Attention and a hidden layer, each added to its input."""
+    """Transformer block with attention, a hidden layer and residual connections."""
 
     def __init__(self, width: int, rngs: nnx.Rngs) -> None:
-        """Makes the four linear layers."""
+        """Initializes the four linear layers."""
         self.heads = nnx.Linear(width, 3 * width, use_bias=False, rngs=rngs)
         self.mixed = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.hidden = nnx.Linear(width, 4 * width, rngs=rngs)
@@ -184,12 +187,12 @@ class _Block(nnx.Module):
 
 
 class _Transformer(nnx.Module):
-    """Transformer from characters to logits of the next ones."""
+    """Transformer that maps characters to logits of the next character."""
 
     def __init__(
         self, characters: int, context: int, width: int, layers: int, rngs: nnx.Rngs
     ) -> None:
-        """Makes embeddings, layers and the output layer."""
+        """Initializes the embeddings, the blocks and the output layer."""
         self.character = nnx.Linear(characters, width, use_bias=False, rngs=rngs)
         self.place = nnx.Linear(context, width, use_bias=False, rngs=rngs)
         self.layers = nnx.List([_Block(width, rngs) for _ in range(layers)])
@@ -197,9 +200,9 @@ class _Transformer(nnx.Module):
 
     def __call__(self, codes: jax.Array) -> jax.Array:
         """Maps (batch, time) to (batch, time, characters)."""
-        # A product with one-hot vectors: its derivative is a product too, and that of
-        # indexing a scatter. The roots undo the division of the initial matrices by
-        # the root of their number of inputs.
+        # Uses a product with one-hot vectors because the gradient of indexing is a
+        # slow scatter. The square roots cancel the 1 / sqrt(n) in the initial scale of
+        # matrices with n inputs.
         character, place = self.character.kernel[...], self.place.kernel[...]
         chosen = jax.nn.one_hot(codes, len(character)) @ character
         h = chosen * len(character) ** 0.5 + (place * len(place) ** 0.5)[None]
@@ -209,5 +212,5 @@ class _Transformer(nnx.Module):
 
 
 def _normed(h: jax.Array) -> jax.Array:
-    """Returns the layer norm over the last axis, without parameters."""
+    """Applies layer norm over the last axis without learned parameters."""
     return jax.nn.standardize(h, axis=-1)

@@ -1,4 +1,4 @@
-"""Functions of two weights with curved valleys, and with walls."""
+"""Two-dimensional test functions with curved valleys or walls."""
 
 import math
 
@@ -14,26 +14,27 @@ from stabjax.problems.formulas import formula_problem, like, sweep_ranges
 def rosenbrock(
     steepness: Number = 100.0, noise: Number = 0.0, init_spread: Number = 0.1
 ) -> Problem:
-    """Rosenbrock's function: a curved valley with steep sides and a flat floor.
+    """Rosenbrock's function, a curved valley with steep sides and a flat floor.
 
         L(w) = (1 - w_1)^2 + b (w_2 - w_1^2)^2
 
-    from `(-1.2, 1) + r U(-1, 1)^2`. The optimum is 0 at `(1, 1)`, where the largest
-    curvature is `lambda = 1 + 5 b + sqrt((1 + 5 b)^2 - 4 b)`. Gradient descent settles
-    there only if its learning rate is below `2 / lambda`.
+    The initial weights are `(-1.2, 1) + r U(-1, 1)^2`. The minimum is 0 at `(1, 1)`,
+    where the largest curvature is `lambda = 1 + 5 b + sqrt((1 + 5 b)^2 - 4 b)`.
+    Gradient descent converges to the minimum only if its learning rate is below
+    `2 / lambda`.
 
     Args:
-      steepness: `b`, of the sides of the valley, > 0. **Traceable.**
+      steepness: steepness `b` of the valley walls, > 0. **Traceable.**
       noise: standard deviation of the Gaussian noise added to each element of the
         gradient (not to the loss), >= 0. **Traceable.**
-      init_spread: spread `r` of the start, >= 0. **Traceable.**
+      init_spread: spread `r` of the initial weights, >= 0. **Traceable.**
 
     Returns:
-      A `Problem` whose params are an array of shape `(2,)`.
+      A `Problem` whose parameters are an array of shape `(2,)`.
 
     Raises:
-      TypeError: an argument is not a single number.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -54,7 +55,7 @@ def rosenbrock(
 
     half_trace = 1 + 5 * steepness
     sharpness = half_trace + (half_trace**2 - 4 * steepness) ** 0.5
-    # The first gradient is (-2.16 b, -0.88 b), up to a small part without b.
+    # The initial gradient is approximately (-2.16 b, -0.88 b).
     metadata = sweep_ranges(2 / sharpness, 2.33 * steepness) | {
         "name": "rosenbrock",
         "minimizer": jnp.ones(2),
@@ -65,23 +66,23 @@ def rosenbrock(
 
 
 def beale(noise: Number = 0.0, init_spread: Number = 0.1) -> Problem:
-    """Beale's function: a flat floor between walls that grow as a sixth power.
+    """Beale's function, a flat floor between walls that grow with the sixth power.
 
         L(w) = sum_i (t_i - w_1 (1 - w_2^i))^2,  t = (1.5, 2.25, 2.625),  i = 1, 2, 3
 
-    from `(1, 1.5) + r U(-1, 1)^2`. The optimum is 0 at `(3, 0.5)`.
+    The initial weights are `(1, 1.5) + r U(-1, 1)^2`. The minimum is 0 at `(3, 0.5)`.
 
     Args:
       noise: standard deviation of the Gaussian noise added to each element of the
         gradient (not to the loss), >= 0. **Traceable.**
-      init_spread: spread `r` of the start, >= 0. **Traceable.**
+      init_spread: spread `r` of the initial weights, >= 0. **Traceable.**
 
     Returns:
-      A `Problem` whose params are an array of shape `(2,)`.
+      A `Problem` whose parameters are an array of shape `(2,)`.
 
     Raises:
-      TypeError: an argument is not a single number.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -102,7 +103,7 @@ def beale(noise: Number = 0.0, init_spread: Number = 0.1) -> Problem:
             start=jnp.zeros((), w.dtype),
         )
 
-    # At the optimum the Hessian is 2 J'J with the Jacobian J of the three terms.
+    # At the minimum, the Hessian is 2 J'J, where J is the Jacobian of the three terms.
     metadata = sweep_ranges(2 / 48.97979, 90.0) | {
         "name": "beale",
         "minimizer": jnp.array([3.0, 0.5]),
@@ -113,25 +114,25 @@ def beale(noise: Number = 0.0, init_spread: Number = 0.1) -> Problem:
 
 
 def branin(noise: Number = 0.0, init_spread: Number = 0.1) -> Problem:
-    """Branin's function: a curved valley with three equal minima.
+    """Branin's function, a curved valley with three equal minima.
 
         L(w) = (w_2 - 5.1 / (4 pi^2) w_1^2 + 5 / pi w_1 - 6)^2
                + 10 (1 - 1 / (8 pi)) cos(w_1) + 10
 
-    from `(2.5, 12.5) + r U(-1, 1)^2`. The optimum is `5 / (4 pi)`, about 0.398, at
-    `(pi, 2.275)` and two other points.
+    The initial weights are `(2.5, 12.5) + r U(-1, 1)^2`. The minimum is `5 / (4 pi)`,
+    about 0.398, at `(pi, 2.275)` and two other points.
 
     Args:
       noise: standard deviation of the Gaussian noise added to each element of the
         gradient (not to the loss), >= 0. **Traceable.**
-      init_spread: spread `r` of the start, >= 0. **Traceable.**
+      init_spread: spread `r` of the initial weights, >= 0. **Traceable.**
 
     Returns:
-      A `Problem` whose params are an array of shape `(2,)`.
+      A `Problem` whose parameters are an array of shape `(2,)`.
 
     Raises:
-      TypeError: an argument is not a single number.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -152,7 +153,7 @@ def branin(noise: Number = 0.0, init_spread: Number = 0.1) -> Problem:
         valley = y - 5.1 / (4 * math.pi**2) * jnp.square(x) + 5 / math.pi * x - 6
         return jnp.square(valley) + wave * jnp.cos(x) + 10
 
-    # At (pi, 2.275) the valley's square is 0, so only its slope along w_1 counts.
+    # At (pi, 2.275) the squared term is 0, so its Hessian depends only on its slope.
     slope = 5 / math.pi - 5.1 / (2 * math.pi)
     along, across = 2 * slope**2 + wave, 2.0
     spread = ((along - across) ** 2 + 16 * slope**2) ** 0.5
@@ -172,31 +173,31 @@ def cliff(
     noise: Number = 0.0,
     init_scale: Number = 4.0,
 ) -> Problem:
-    """Gentle plain that ends at a wall, with the optimum at the foot of the wall.
+    """A gentle slope that ends at a steep wall, with the minimum at its foot.
 
         L(x, y) = r_d(x) + S r_d(max(x, 0)) + r_1(y),  r_d(x) = sqrt(x^2 + d^2) - d
 
-    On the plain, `x < 0`, the slope is at most 1 in each direction; behind the foot,
-    `x > 0`, it is `S + 1`. The start is `(-s u_1, s u_2)` with `u_i ~ U(0.5, 1)`.
-    Gradient descent crosses the plain in steps no longer than its learning rate `eta`.
-    If `eta <= d`, it comes to rest at the foot and never touches the wall. If `eta` is
-    larger, it steps into the wall eventually, and the next step throws it back by up to
-    `eta (S + 1)`, which takes up to `S` steps to make good. Clipped at `max_norm`, it
-    is thrown back by at most `eta max_norm`.
+    The slope along each axis is at most 1 for `x < 0`, and the wall at `x > 0` has the
+    slope `S + 1`. The initial weights are `(-s u_1, s u_2)`, where `u_i ~ U(0.5, 1)`.
+    In the gentle region, each step of gradient descent along `x` is at most as long as
+    the learning rate `eta`. If `eta <= d`, gradient descent converges at the foot of
+    the wall. If `eta` is larger, it eventually steps onto the wall, and the next step
+    overshoots by up to `eta (S + 1)`. The recovery takes up to `S` steps. Clipping
+    limits the overshoot to `eta max_norm`.
 
     Args:
       steepness: slope `S` of the wall, >= 0. **Traceable.**
-      width: width `d` of the bend between plain and wall, > 0. **Traceable.**
+      width: width `d` of the transition to the wall, > 0. **Traceable.**
       noise: standard deviation of the Gaussian noise added to each element of the
         gradient (not to the loss), >= 0. **Traceable.**
-      init_scale: distance `s` of the start, > 0. **Traceable.**
+      init_scale: scale `s` of the initial weights, > 0. **Traceable.**
 
     Returns:
-      A `Problem` whose params are an array of shape `(2,)`.
+      A `Problem` whose parameters are an array of shape `(2,)`.
 
     Raises:
-      TypeError: an argument is not a single number.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -208,8 +209,8 @@ def cliff(
       [-0.0, 1000.0]
 
     References:
-      Goodfellow, Bengio and Courville, *Deep Learning*, 2016, figure 8.3, which this
-      formula imitates, https://www.deeplearningbook.org
+      Goodfellow, Bengio and Courville, *Deep Learning*, 2016, figure 8.3 (the function
+      reproduces its shape), https://www.deeplearningbook.org
 
       Pascanu, Mikolov and Bengio, *On the difficulty of training recurrent neural
       networks*, 2013, https://arxiv.org/abs/1211.5063
@@ -239,29 +240,29 @@ def cliff(
 def single_unit_rnn(
     noise: Number = 0.0, init_spread: Number = 0.5, *, length: int = 50
 ) -> Problem:
-    """Recurrent network of one unit, whose loss has a wall.
+    """Recurrent network with one unit, whose loss has a steep wall.
 
         x_(t+1) = w sigmoid(x_t) + b,  x_0 = 0.5
         L(w, b) = (sigmoid(x_T) - 0.7)^2
 
-    from `(5.5, -2.3) + r U(-1, 1)^2`. Left of the wall the state falls to a low fixed
-    point, right of it the state rises to a high one. At the wall, around `(4.6, -2.4)`,
-    the slope is 229; on the plain it is 0.01. Gradient descent from the right reaches
-    the foot of the wall, where the loss is 0, and one step into the wall throws it far
-    away.
+    The initial weights are `(5.5, -2.3) + r U(-1, 1)^2`. The wall separates two regions
+    whose states converge to different fixed points. The gradient norm is 229 at the
+    wall, near `(4.6, -2.4)`, and 0.01 in the flat region. Gradient descent approaches
+    the foot of the wall, where the loss is 0. A single step onto the wall then moves
+    the weights far away.
 
     Args:
       noise: standard deviation of the Gaussian noise added to each element of the
         gradient (not to the loss), >= 0. **Traceable.**
-      init_spread: spread `r` of the start, >= 0. **Traceable.**
+      init_spread: spread `r` of the initial weights, >= 0. **Traceable.**
       length: number `T` of time steps, >= 1. **Static.**
 
     Returns:
-      A `Problem` whose params are an array of shape `(2,)`: `w` and `b`.
+      A `Problem` whose parameters are an array of shape `(2,)`: `w` and `b`.
 
     Raises:
-      TypeError: an argument is not a single number, or `length` is not an integer.
-      ValueError: an argument is out of range. A traced one gives NaN instead.
+      TypeError: If an argument is not a scalar or `length` is not an integer.
+      ValueError: If an argument is out of range. Traced values yield NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -274,8 +275,8 @@ def single_unit_rnn(
 
     References:
       Pascanu, Mikolov and Bengio, *On the difficulty of training recurrent neural
-      networks*, 2013, whose figure of the error surface has this network with another
-      target and start, https://arxiv.org/abs/1211.5063
+      networks*, 2013, https://arxiv.org/abs/1211.5063. Their error surface shows the
+      same network with a different target and initial state.
     """
     length = as_integer("length", length)
 
@@ -288,7 +289,8 @@ def single_unit_rnn(
 
     metadata = {
         "name": "single_unit_rnn",
-        # One of a line of minima, and a minimum for every length: sigmoid(b) is 0.7.
+        # The minima form a line. This one does not depend on the length, because w is
+        # 0 and sigmoid(b) is 0.7.
         "minimizer": jnp.array([0.0, math.log(0.7 / 0.3)]),
         "steps": 500,
         "target_loss": 1e-4,
@@ -299,7 +301,7 @@ def single_unit_rnn(
 
 
 def _around(x: float, y: float, spread: Number) -> Init:
-    """Returns an init that draws two weights around a point."""
+    """Returns an init function that draws two weights around a point."""
     spread = as_scalar("init_spread", spread, ">= 0")
 
     def init(key: jax.Array) -> jax.Array:
@@ -310,5 +312,5 @@ def _around(x: float, y: float, spread: Number) -> Init:
 
 
 def _rounded(x: jax.Array, width: jax.Array) -> jax.Array:
-    """Returns the absolute value, rounded off around zero over a width."""
+    """Returns a smooth approximation of the absolute value, rounded near zero."""
     return jnp.sqrt(jnp.square(x) + jnp.square(width)) - width

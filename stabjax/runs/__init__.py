@@ -1,8 +1,10 @@
-"""Questions to a dataset of runs: what is best, what is stable, one run again."""
+"""Analysis of sweep results, such as the best point or the stable fraction."""
 
+from stabjax._intervals import Interval
+from stabjax.runs.fresh import retest
 from stabjax.runs.loading import load
-from stabjax.runs.optimum import best
+from stabjax.runs.optimum import Best, best
 from stabjax.runs.repetition import rerun
 from stabjax.runs.stability import stable_fraction
 
-__all__ = ["best", "load", "rerun", "stable_fraction"]
+__all__ = ["Best", "Interval", "best", "load", "rerun", "retest", "stable_fraction"]

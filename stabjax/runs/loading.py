@@ -1,4 +1,4 @@
-"""The runs in a store, at any moment."""
+"""Loading runs from a store."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,20 +15,20 @@ from stabjax._sweep.store import Store
 
 
 def load(store: str | os.PathLike[str]) -> xr.Dataset:
-    """Opens what a sweep or a search by halving has stored so far, at any moment.
+    """Loads the results of a finished, interrupted or running sweep from its store.
 
-    Nothing is trained, and none of the functions that the sweep was called with is
-    needed. Trials that have not run have the status -1, and NaN for their losses.
+    This function does not train any runs and does not need the functions that were
+    passed to the sweep. Missing runs have the status -1 and NaN losses.
 
     Args:
-      store: the folder that `sweep` or `successive_halving` was given as its `store`.
+      store: the `store` folder of a call to `sweep` or `successive_halving`.
 
     Returns:
-      The dataset as `sweep` or `successive_halving` describes it, with what is stored.
+      A dataset in the format of `sweep` or `successive_halving`.
 
     Raises:
-      FileNotFoundError: there is no store of that name.
-      ValueError: the store is damaged, or written by a newer version.
+      FileNotFoundError: If the store does not exist.
+      ValueError: If the store is damaged or was written by a newer version of stabjax.
 
     Example:
       >>> import optax, stabjax, tempfile
@@ -45,12 +45,12 @@ def load(store: str | os.PathLike[str]) -> xr.Dataset:
     plan = opened.plan()
     if plan is None:
         folder = str(opened.folder)
-        raise FileNotFoundError(f"there is no store at {folder!r}: no spec.json.")
+        raise FileNotFoundError(f"there is no store at {folder!r} (no spec.json).")
 
     def stored(
         chunks: Sequence[Chunk], inputs: Callable[[Chunk], Inputs]
     ) -> Iterator[tuple[Chunk, dict[str, np.ndarray[Any, Any]]]]:
-        del inputs  # nothing is trained
+        del inputs  # inputs are needed only for training
         yield from opened.chunks(plan, chunks)
 
     return labelled(plan, gathered(plan, stored), {})

@@ -1,11 +1,91 @@
-"""The best point of a dataset of runs."""
+"""Selecting the best hyperparameters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from stabjax.runs.points import hyperparameters, mean_of
+from stabjax._arguments import check
+from stabjax._intervals import Interval, student, student_half_width
+from stabjax._outcomes import best_of, is_maximized
+from stabjax.runs.points import (
+    NO_HYPERPARAMETERS,
+    dimensions,
+    hyperparameters,
+    losses_of,
+)
+
+
+class Best(NamedTuple):
+    """The best point of a dataset of runs, and how sure that is.
+
+    Attributes:
+      point: the value of every axis, those of the problem and static ones included, as
+        Python objects. A static value that is not a literal, such as a function, is
+        represented by its label.
+      arguments: the part of `point` that the sweep's `make_optimizer` accepts, for use
+        as `make_optimizer(**best.arguments)`.
+      positions: position along each dimension, for use as `runs.isel(best.positions)`.
+      variable: the variable that was compared.
+      value: mean of the variable over the seeds.
+      interval: Student t interval of the mean; NaN for a single seed. It does not
+        account for the selection: the best of many points also had lucky seeds. Use
+        `retest` to train the point on fresh seeds.
+      seeds: number of runs in the mean.
+      points: number of points without missing runs, including diverged ones.
+      within_noise: number of points, including the best one, that do not differ
+        significantly from it, paired by seed. None for a single seed.
+      noise_range: smallest and largest value of each numeric axis among these points.
+        Empty for a single seed.
+      at_edge: numeric axes whose best value is the smallest one (unless it is 0) or the
+        largest one (unless it is infinite), so that better values may be outside the
+        grid.
+    """
+
+    point: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    positions: Mapping[str, int]
+    variable: str
+    value: float
+    interval: Interval
+    seeds: int
+    points: int
+    within_noise: int | None
+    noise_range: Mapping[str, tuple[float, float]]
+    at_edge: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Returns the answer in a few lines of text."""
+        of = f"mean of {self.seeds} seeds" if self.seeds > 1 else "one seed"
+        of = f"{of}, best of {self.points} points" if self.points > 1 else of
+        ends = "" if np.isnan(self.interval.low) else f" [{self.interval}]"
+        lines = [f"{self.variable} {self.value:.4g}{ends} ({of})"]
+        for name, value in self.point.items():
+            low, high = self.noise_range.get(name, (value, value))
+            wide = f" ({low:.4g} to {high:.4g} within noise)" if low != high else ""
+            lines.append(f"  {name} = {_short(value)}{wide}")
+        if self.within_noise is None:
+            lines.append("Add seeds to estimate the noise.")
+        elif self.within_noise == 1 < self.points:
+            lines.append("No other point is within noise of it.")
+        elif self.within_noise > 1:
+            lines.append(
+                f"{self.within_noise} points are within noise, including this one."
+            )
+        for name in self.at_edge:
+            lines.append(
+                f"{name} = {_short(self.point[name])} is at the edge of the grid. "
+                f"Better values may be outside it."
+            )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data: dicts, lists, numbers and text."""
+        found = self._asdict()
+        found["interval"] = self.interval._asdict()
+        found["noise_range"] = {n: list(ends) for n, ends in self.noise_range.items()}
+        return {**found, "at_edge": list(self.at_edge)}
 
 
 def best(
@@ -13,51 +93,126 @@ def best(
     variable: str = "final_loss",
     *,
     over: str | Sequence[str] = "seed",
-    maximize: bool = False,
-) -> dict[str, object]:
-    """Returns the hyperparameters with the best mean of a variable over the seeds.
+    maximize: bool | None = None,
+    confidence: float = 0.95,
+) -> Best:
+    """Returns the point with the best mean of a variable over the seeds.
 
-    A diverged run counts as infinitely bad, whatever its value, and so does a mean that
-    includes one. Points that did not run to the end (NaN) are left out.
+    A point with a diverged run is treated as infinitely bad. Points with missing values
+    (NaN) are ignored. If several points are equally good, the middle one is returned.
 
     Args:
-      runs: the dataset of `sweep` or `successive_halving`, or a part of it.
-      variable: a variable with one value for each run: a loss, an evaluation, a
+      runs: a dataset returned by `sweep` or `successive_halving`, or a subset of it.
+      variable: a variable with one value per run, such as a loss, an evaluation or a
         summary.
-      over: the dimension or dimensions to average over.
-      maximize: whether larger values are better, as for an accuracy.
+      over: dimension or dimensions to average over.
+      maximize: whether larger values are better, as for an accuracy. None uses the
+        problem's metadata and defaults to False.
+      confidence: confidence level of the intervals, in (0, 1). **Static.**
 
     Returns:
-      The values of the axes that the sweep's `make_optimizer` takes, by name, as Python
-      objects: `make_optimizer(**best(runs))`. A static value that is not a literal,
-      such as a function, is represented by its label.
+      A `Best` with the point, its value and interval, the number of points within noise
+      of it, and the axes at whose edge it is.
 
     Raises:
-      ValueError: the dataset lacks the variable or a dimension, every point has a
-        diverged run, or nothing ran to the end.
+      ValueError: If the dataset does not have the variable or a dimension, every point
+        has a diverged run, no run is complete, or `confidence` is out of range.
 
     Example:
       >>> import optax, stabjax
       >>> def make_optimizer(rate, decay):
       ...     return optax.sgd(rate, momentum=decay)
       >>> space = stabjax.grid(rate=[0.1, 0.4, 1.5], decay=[0.0, 0.9], seed=range(4))
-      >>> problem = stabjax.problems.quadratic()
+      >>> problem = stabjax.problems.quadratic(noise=1.0)
       >>> runs = stabjax.sweep(problem, make_optimizer, space, steps=20)
-      >>> stabjax.runs.best(runs)
-      {'rate': 0.4, 'decay': 0.0}
+      >>> best = stabjax.runs.best(runs)
+      >>> best.point
+      {'rate': 0.1, 'decay': 0.0}
+      >>> optimizer = make_optimizer(**best.arguments)
     """
-    mean = mean_of(runs, variable, over, maximize)
-    if mean.isnull().all():
-        raise ValueError(f"no point ran to the end: {variable} is NaN everywhere.")
-    mean = mean.fillna(np.inf)
-    if np.isinf(mean.min()):
-        latest = int(runs["diverged_at"].max())
-        raise ValueError(
-            f"no point is the best: every point has a run that diverged (the last of "
-            f"them at step {latest})."
-        )
-    found = hyperparameters(runs.isel(mean.argmin(...) if mean.ndim else {}))
+    check("confidence", confidence, "in (0, 1)")
+    losses = losses_of(runs, variable, maximize)
+    pooled = dimensions(losses, over)
+    axes = [str(dim) for dim in losses.dims if dim not in pooled]
+    values = losses.transpose(*axes, ...).to_numpy()
+    values = values.reshape(*values.shape[: len(axes)], -1)
+    # A point with a NaN is incomplete, even if one of its seeds diverged.
+    with np.errstate(invalid="ignore"):
+        means = values.mean(axis=-1)
+    chosen = best_of(means)
+    if chosen is None:
+        raise ValueError(_nothing_is_best(runs, variable, means))
+    index = dict(zip(axes, chosen, strict=True))
+    noise = _within_noise(values, chosen, confidence)
+    point = hyperparameters(runs.isel(index))
     taken = runs.attrs.get("optimizer_takes")
-    if taken is None:
-        return found
-    return {name: found[name] for name in taken.split(", ") if name in found}
+    tuned = [*point] if taken is None else [n for n in taken.split(", ") if n in point]
+    mask = xr.DataArray(noise, dims=axes) if values.shape[-1] > 1 else None
+    sign = -1.0 if is_maximized(runs, variable, maximize) else 1.0
+    return Best(
+        point,
+        {name: point[name] for name in tuned},
+        index,
+        variable,
+        float(sign * means[chosen]),
+        student(sign * values[chosen], confidence),
+        values.shape[-1],
+        int((~np.isnan(means)).sum()),
+        None if mask is None else int(noise.sum()),
+        {} if mask is None else _ranges(runs, mask),
+        tuple(name for name in tuned if _is_at_edge(runs[name], point[name])),
+    )
+
+
+def _nothing_is_best(
+    runs: xr.Dataset, variable: str, means: np.ndarray[Any, Any]
+) -> str:
+    if np.isnan(means).all():
+        return f"no run is complete because {variable} is NaN everywhere."
+    latest = int(runs["diverged_at"].max())
+    return (
+        f"there is no best point because every point has a diverged run (the last one "
+        f"diverged at step {latest})."
+    )
+
+
+def _within_noise(
+    values: np.ndarray[Any, Any], chosen: tuple[int, ...], confidence: float
+) -> np.ndarray[Any, Any]:
+    """Returns which points do not differ significantly, paired by seed."""
+    with np.errstate(invalid="ignore"):
+        excess = values - values[chosen]
+        found: np.ndarray[Any, Any] = excess.mean(axis=-1) <= student_half_width(
+            excess, confidence
+        )
+    return found
+
+
+def _ranges(runs: xr.Dataset, mask: xr.DataArray) -> dict[str, tuple[float, float]]:
+    """Returns the range of each numeric axis among the points of a mask."""
+    found = {}
+    for name, coordinate in runs.coords.items():
+        if not _is_axis(coordinate) or coordinate.dims[0] not in mask.dims:
+            continue
+        some = mask.any([dim for dim in mask.dims if dim != coordinate.dims[0]])
+        values = coordinate.to_numpy()[some.to_numpy()]
+        found[str(name)] = (float(values.min()), float(values.max()))
+    return found
+
+
+def _is_at_edge(coordinate: xr.DataArray, value: Any) -> bool:
+    if not _is_axis(coordinate):
+        return False
+    values = np.unique(coordinate.to_numpy())
+    low, high = values[0], values[-1]
+    return bool(low < high and (value == low != 0 or value == high < np.inf))
+
+
+def _is_axis(coordinate: xr.DataArray) -> bool:
+    """Returns whether this is a numeric axis that varies along one dimension."""
+    named = coordinate.name not in NO_HYPERPARAMETERS
+    return named and len(coordinate.dims) == 1 and coordinate.dtype.kind in "iuf"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

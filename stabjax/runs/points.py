@@ -1,18 +1,20 @@
-"""One point of a dataset of runs: its hyperparameters and its mean over the seeds."""
+"""Hyperparameters and seed averages of points in a dataset of runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from stabjax._sweep.axes import axis_like
+from stabjax._arguments import suggestion
+from stabjax._outcomes import is_maximized, scores_of
+from stabjax._sweep.axes import axis_like, static
 
 NO_HYPERPARAMETERS = ("seed", "step", "trial", "rung")
 
 
 def hyperparameters(point: xr.Dataset) -> dict[str, Any]:
-    """Returns the swept values of one point, as Python objects."""
+    """Returns the swept values of a single point as Python objects."""
     return {
         str(name): values_of(coordinate)[0]
         for name, coordinate in point.coords.items()
@@ -21,38 +23,78 @@ def hyperparameters(point: xr.Dataset) -> dict[str, Any]:
 
 
 def values_of(coordinate: xr.DataArray) -> list[Any]:
-    """Returns the values of a coordinate; a function is represented by its label."""
+    """Returns the values of a coordinate, with functions represented by labels."""
     labels: list[Any] = np.atleast_1d(coordinate.values).tolist()
     if not (text := coordinate.attrs.get("static")):
         return labels
     return list(axis_like(str(coordinate.name), labels, text).values)
 
 
+def axes_of(point: xr.Dataset, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the axes of a space that has this point alone.
+
+    Args:
+      point: a dataset of runs at one point.
+      values: static values by name of axis, in place of labels.
+
+    Raises:
+      ValueError: a static value is missing, or one is given for an unknown axis.
+    """
+    given = hyperparameters(point)
+    for name in values:
+        if name not in given:
+            known = ", ".join(given)
+            raise ValueError(
+                f"values must contain axes of the sweep ({known}), got {name!r}."
+            )
+    for name in given:
+        opaque = point[name].attrs.get("static") == ""
+        if opaque and name not in values:
+            raise ValueError(
+                f"axis {name!r} has the label {given[name]!r}, which does not tell its "
+                f"value: pass values={{{name!r}: ...}}."
+            )
+    return {
+        name: static([value]) if "static" in point[name].attrs else [value]
+        for name, value in {**given, **values}.items()
+    }
+
+
 def mean_of(
-    runs: xr.Dataset, variable: str, over: str | Sequence[str], maximize: bool
+    runs: xr.Dataset, variable: str, over: str | Sequence[str], maximize: bool | None
 ) -> xr.DataArray:
-    """Returns the mean, negated under `maximize`; +inf if a run diverged."""
-    values = _values(runs, variable).astype(float)
-    values = (-values if maximize else values).where(runs["status"] != 1, np.inf)
+    """Returns the mean, negated if larger is better; +inf if a run diverged."""
+    values = losses_of(runs, variable, maximize)
     return values.mean(dimensions(values, over), skipna=False)
 
 
-def _values(runs: xr.Dataset, variable: str) -> xr.DataArray:
+def losses_of(runs: xr.Dataset, variable: str, maximize: bool | None) -> xr.DataArray:
+    """Returns a variable, negated if larger is better; +inf if a run diverged."""
+    check_variable(runs, variable)
+    larger = is_maximized(runs, variable, maximize)
+    values = scores_of(runs, variable, larger)
+    return -values if larger else values
+
+
+def check_variable(runs: xr.Dataset, variable: str) -> None:
+    """Raises unless the variable has one value for each run."""
     trials = runs["status"].dims
     known = [str(n) for n, v in runs.data_vars.items() if set(v.dims) <= set(trials)]
     if variable not in known:
         raise ValueError(
-            f"variable must be one with a value for each run "
-            f"({', '.join(known)}), got {variable!r}."
+            f"variable must be one with a value for each run ({', '.join(known)}), "
+            f"got {variable!r}.{suggestion(variable, known)}"
         )
-    return runs[variable]
 
 
 def dimensions(values: xr.DataArray, over: str | Sequence[str]) -> list[str]:
-    """Returns those to reduce; a dataset without a dimension `seed` has one seed."""
+    """Returns the dimensions to reduce, omitting `seed` if the dataset lacks it."""
     names = [over] if isinstance(over, str) else list(over)
     for name in names:
         if name not in values.dims and name != "seed":
-            known = ", ".join(map(str, values.dims))
-            raise ValueError(f"there is no dimension {name!r}, only {known}.")
+            known = [*map(str, values.dims)]
+            raise ValueError(
+                f"over must be dimensions of the dataset ({', '.join(known)}), got "
+                f"{name!r}.{suggestion(name, known)}"
+            )
     return [name for name in names if name in values.dims]

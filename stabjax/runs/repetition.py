@@ -1,4 +1,4 @@
-"""One run of a sweep again: its parameters and its curve."""
+"""Repeating a single run of a sweep."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import xarray as xr
 
-from stabjax._sweep.axes import static
 from stabjax._sweep.compiler import no_mesh
 from stabjax._sweep.factories import route
 from stabjax._sweep.planning import labels_of
@@ -17,8 +16,8 @@ from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.space import Space, grid
 from stabjax._sweep.spec import settings_from_json
 from stabjax._train.problem import Problem
-from stabjax._train.trial import TrainResult
-from stabjax.runs.points import hyperparameters
+from stabjax._train.state import TrainResult
+from stabjax.runs.points import axes_of
 
 
 def rerun(
@@ -29,25 +28,26 @@ def rerun(
     record_every: int | None = 1,
     values: Mapping[str, object] = MappingProxyType({}),
 ) -> TrainResult:
-    """Trains one run of a sweep again, for its parameters and its full curve.
+    """Repeats a single run of a sweep to get its parameters and its learning curve.
 
-    It runs in a chunk of the width that it had in the sweep, because the width decides
-    the last bits of a result. The settings of the sweep are in the dataset.
+    The settings of the sweep are read from the dataset. The run uses the same chunk
+    size as in the sweep, because the chunk size affects rounding.
 
     Args:
-      problem: as in the call of `sweep`.
-      make_optimizer: as in the call of `sweep`.
-      trial: the dataset of the sweep at one point, such as
-        `runs.sel(rate=0.1, seed=3)` or `runs.isel(trial=7)`.
-      record_every: records loss and metrics as in `train`; None records nothing.
-      values: static values by name of axis, for values that are not literals, such as
-        functions.
+      problem: the `problem` argument of the sweep.
+      make_optimizer: the `make_optimizer` argument of the sweep.
+      trial: the sweep dataset at a single point, such as `runs.sel(rate=0.1, seed=3)`
+        or `runs.isel(trial=7)`.
+      record_every: records the loss and the metrics as in `train`. None records
+        nothing.
+      values: a dict of static values, keyed by axis. Needed only for values that are
+        not literals, such as functions.
 
     Returns:
       The `TrainResult` of the run.
 
     Raises:
-      ValueError: `trial` is more than one point, or a static value is missing.
+      ValueError: If `trial` is not a single point or a static value is missing.
 
     Example:
       >>> import optax, stabjax
@@ -83,25 +83,11 @@ def rerun(
 
 
 def _point(trial: xr.Dataset, values: Mapping[str, Any]) -> Space:
-    """The space of one trial."""
+    """Returns a space that contains only the given trial."""
     if dims := [str(dim) for dim in trial["status"].dims]:
         raise ValueError(
             f"trial must be one point of a dataset, got one with the dimensions "
             f"{', '.join(dims)}: select it with runs.sel(...) or runs.isel(...)."
         )
-    given = hyperparameters(trial)
-    for name in values:
-        if name not in given:
-            raise ValueError(f"values must hold axes of the sweep, got {name!r}.")
-    for name in given:
-        opaque = trial[name].attrs.get("static") == ""
-        if opaque and name not in values:
-            raise ValueError(
-                f"axis {name!r} has the label {given[name]!r}, which does not tell its "
-                f"value: pass values={{{name!r}: ...}}."
-            )
-    axes = {
-        name: static([value]) if "static" in trial[name].attrs else [value]
-        for name, value in {**given, **values}.items()
-    }
+    axes = axes_of(trial, values)
     return grid(**axes, seed=[int(trial["seed"]) if "seed" in trial.coords else 0])

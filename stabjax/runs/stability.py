@@ -1,4 +1,4 @@
-"""How many runs of a dataset are stable."""
+"""Confidence intervals for the fraction of stable runs."""
 
 from collections.abc import Sequence
 
@@ -6,35 +6,46 @@ import xarray as xr
 
 from stabjax._arguments import check
 from stabjax._intervals import wilson
-from stabjax.runs.points import dimensions
+from stabjax._outcomes import is_maximized, success_of
+from stabjax.runs.points import check_variable, dimensions
 
 
 def stable_fraction(
     runs: xr.Dataset,
     over: str | Sequence[str] = "seed",
     *,
+    target: float | None = None,
+    variable: str = "final_loss",
+    maximize: bool | None = None,
     confidence: float = 0.95,
 ) -> xr.Dataset:
-    """Returns the fraction of stable runs, with Wilson's interval.
+    """Returns the fraction of stable or successful runs and its Wilson interval.
 
-    For k stable runs of n, with z the normal quantile of the confidence, the interval
-    is
+    Let k be the number of stable runs, n the number of runs and z the normal quantile
+    for the confidence level. The interval is
 
         (k + z^2 / 2 +- z sqrt(k (n - k) / n + z^2 / 4)) / (n + z^2)
 
-    It assumes independent runs, such as those of different seeds at one point.
+    The interval assumes independent runs, such as runs at the same point with different
+    seeds. If `target` is given, k is the number of runs that reach it.
 
     Args:
-      runs: the dataset of `sweep`, or a part of it.
-      over: the dimension or dimensions over which runs are counted.
-      confidence: confidence of the interval, in (0, 1).
+      runs: a dataset returned by `sweep`, or a subset of it.
+      over: dimension or dimensions over which runs are counted.
+      target: value that a successful run must reach. None counts the runs that do not
+        diverge.
+      variable: variable that is compared with `target`.
+      maximize: whether larger values are better, as for an accuracy. None uses the
+        problem's metadata and defaults to False.
+      confidence: confidence level of the interval, in (0, 1). **Static.**
 
     Returns:
-      A dataset with `fraction`, `low` and `high` over the other dimensions; NaN where
-      nothing was run.
+      A dataset with `fraction`, `low` and `high` over the remaining dimensions. Values
+      are NaN for missing runs.
 
     Raises:
-      ValueError: there is no such dimension, or `confidence` is out of range.
+      ValueError: If a dimension or the variable does not exist, or `confidence` is out
+        of range.
 
     Example:
       >>> import optax, stabjax
@@ -51,12 +62,16 @@ def stable_fraction(
       inference", 1927, https://doi.org/10.1080/01621459.1927.10502953.
     """
     check("confidence", confidence, "in (0, 1)")
-    status = runs["status"]
-    dims = dimensions(status, over)
-    stable = (status == 0).sum(dims)
-    size = ((status == 0) | (status == 1)).sum(dims)
-    low, high = wilson(stable, size, confidence)
+    larger = False
+    if target is not None:
+        check_variable(runs, variable)
+        larger = is_maximized(runs, variable, maximize)
+    success = success_of(runs, variable, target, larger)
+    dims = dimensions(success, over)
+    count = success.sum(dims)
+    size = success.notnull().sum(dims)
+    low, high = wilson(count, size, confidence)
     return xr.Dataset(
-        {"fraction": stable / size.where(size > 0), "low": low, "high": high},
+        {"fraction": count / size.where(size > 0), "low": low, "high": high},
         attrs={"confidence": confidence},
     )

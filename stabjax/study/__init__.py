@@ -1,6 +1,6 @@
-"""A study of clipping and schedules: baseline, either and both, measured and reported.
+"""A study that compares clipping, schedules and their combination with a baseline.
 
-Needs the packages of the extra `stabjax[study]`.
+Requires the packages of the extra `stabjax[study]`.
 """
 
 try:
@@ -50,10 +50,10 @@ class Study(NamedTuple):
     """The results of a study.
 
     Attributes:
-      runs: the dataset of each plan, by its label.
-      summary: the answer and the tutorial's two tables, in Markdown.
-      report: the path of the report, an HTML file; `report.md` beside it has the same
-        text.
+      runs: a dict of datasets, keyed by the label of the plan.
+      summary: a Markdown summary with the main result and the tutorial's two tables.
+      report: path of the HTML report. The same folder contains the report in Markdown,
+        `report.md`.
     """
 
     runs: dict[str, xr.Dataset]
@@ -68,33 +68,33 @@ def run(
     command: str | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Study:
-    """Trains problems with no treatment, clipping, a schedule, and both, and reports.
+    """Trains problems with a baseline, clipping, a schedule and both; writes a report.
 
-    By default SGD updates the parameters by
+    By default, SGD updates the parameters by
 
         w <- w - rate(t) * g * min(1, threshold / |g|)
 
-    An infinite threshold switches clipping off, and another number the schedule, so
-    each problem is one sweep with one compilation, over learning rates, thresholds and
-    seeds.
+    Each problem is a single sweep with one compilation over learning rates, thresholds
+    and seeds. The baseline is part of the sweep, because an infinite threshold disables
+    clipping and a numeric flag disables the schedule.
 
-    The same call resumes an interrupted study: a finished problem is read from the
-    folder if training would give the same, and an interrupted one continues after its
-    last finished chunk.
+    To resume an interrupted study, repeat the call. Finished problems are loaded from
+    the folder if nothing that affects their results has changed. An interrupted problem
+    resumes after its last finished chunk.
 
     Args:
-      plans: what to train, from `stabjax.study.plans`. **Static.**
-      folder: the folder of `report.html`, `report.md`, pictures and datasets; created
-        if it does not exist. **Static.**
-      command: the command that the report gives to reproduce it, or None. **Static.**
-      log: is called with lines on progress and expected duration. **Static.**
+      plans: the plans to run, created by `stabjax.study.plans`.
+      folder: output folder for `report.html`, `report.md`, plots and datasets. It is
+        created if it does not exist.
+      command: the command to print in the report for reproducing the study, or None.
+      log: a function that is called with progress messages.
 
     Returns:
       A `Study`.
 
     Raises:
-      OSError: the folder cannot be written.
-      KeyboardInterrupt: the study was interrupted; the same call resumes it.
+      OSError: If the folder is not writable.
+      KeyboardInterrupt: If the study was interrupted. Repeat the call to resume.
 
     Example:
       >>> import tempfile, stabjax
@@ -129,7 +129,7 @@ def run(
 def _chapters(
     plans: Sequence[Plan], folder: Path, log: Callable[[str], None]
 ) -> list[Chapter]:
-    """Trains every plan, and draws each one while the next one compiles."""
+    """Trains all plans and draws the plots of each one while the next one compiles."""
     artist = ThreadPoolExecutor(1)
     try:
         prepared = [prepare(plan, folder) for plan in plans]
@@ -147,5 +147,5 @@ def _chapters(
         with contextlib.suppress(OSError):  # missing, or used by another study
             (folder / UNFINISHED).rmdir()
         return [Chapter(runs, measure(runs), drawn.result()) for runs, drawn in found]
-    finally:  # after an error, pictures still waiting are not needed
+    finally:  # after an error, pending plots are not needed
         artist.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""The answer of a study: one sentence, what to do, and the numbers behind it."""
+"""The opening sections of the report, with the main result and recommendations."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,50 +23,51 @@ from stabjax.study.text import (
 
 Groups = Mapping[str, Sequence[xr.Dataset]]
 
-# The four treatments in a sentence.
+# The names of the four treatments in running text.
 _WORDS = ("neither", "clipping alone", "a schedule alone", "clipping and a schedule")
 _ORDER = "baseline < clipping < schedule < both"
-_EQUAL = 0.01  # fractions closer than this have the same rank
+_EQUAL = 0.01  # fractions that differ by less have the same rank
 
 _HEADLINE = """\
-With **{best}**, training succeeds over the widest range of learning rates: the largest
-is {factor} times the smallest{against}."""
+Training is least sensitive to the learning rate with **{best}**: the largest learning
+rate that works is {factor} times the smallest{against}."""
 _NO_RANGE = "No treatment trains over a range of learning rates on {problems}."
 
 _NUMBERS = """\
-{runs:,} runs on {problems}: {optimizers} as it is (the baseline), with clipping
-({clippings}), with a schedule ({schedules}), and with both, at the same learning rates,
-from the same starts and with the same noise.
+The study consists of {runs:,} runs on {problems}. Each problem is trained with
+{optimizers} alone (the baseline), with clipping ({clippings}), with a schedule
+({schedules}) and with both. All four use the same learning rates, initial weights and
+noise.
 
 {table}
 
 {introduction}
 
-{rankings}- Of {tested} comparisons with the tutorial, {yes} agree, {no}
+{rankings}- Of {tested} tests of the tutorial's claims, {yes} confirm the claim, {no}
   contradict it, and {same} show no difference.{worst}{few}"""
 
 _FEW = f"""
-- With fewer than {MIN_SEEDS} seeds no difference is significant, however large. Use
-  more (`--seeds`)."""
+- With fewer than {MIN_SEEDS} seeds, no difference can be significant. Use more seeds
+  (`--seeds`)."""
 
 _MEANS = """\
-Means over the problems:
+Means over all problems:
 
 {table}"""
 _SIDE_BY_SIDE = """\
-Runs that end at the target, and decades of learning rates that train{more}:
+Runs that reach the target and usable learning rates in decades{more}:
 
 {table}"""
 
 _RANKINGS = """\
-- The tutorial ranks stability **{order}**. Ranked by the runs that do not diverge:
-  **{stable}**, which {stable_agrees}. Ranked by the runs that end at the target, since
-  a run can stay finite and learn nothing: **{reached}**, which {reached_agrees}.
+- The tutorial ranks stability **{order}**. The measured ranking by stable runs is
+  **{stable}**, which {stable_agrees}. A stable run does not necessarily learn anything.
+  The ranking by runs that reach the target is **{reached}**, which {reached_agrees}.
 """
 
 
 def headline(measured: Sequence[xr.Dataset]) -> str:
-    """The treatment with the widest range of learning rates, in one sentence."""
+    """States which treatment has the widest range of usable learning rates."""
     groups = by_methods(measured)
     widths = {
         f"{words} ({name})" if len(groups) > 1 else words: mean_of(
@@ -79,11 +80,11 @@ def headline(measured: Sequence[xr.Dataset]) -> str:
         return _NO_RANGE.format(problems=_problems(measured))
     best = [name for name, width in widths.items() if width == widest]
     others = [
-        f"{_factor(width)} with {name}"
+        f"{_factor(width)} times with {name}"
         for name, width in widths.items()
         if name not in best
     ]
-    against = f", against {listed(others)}" if others and len(groups) == 1 else ""
+    against = f", compared with {listed(others)}" if others and len(groups) == 1 else ""
     return _HEADLINE.format(best=listed(best), factor=_factor(widest), against=against)
 
 
@@ -92,24 +93,25 @@ def _factor(decades: float) -> str:
 
 
 def advice(measured: Sequence[xr.Dataset]) -> str:
-    """What to do about unstable training, as the measures have it."""
+    """Recommends treatments for three common situations."""
     total = count_of(len(measured), "problem")
     rescued = {t: sum(_reaches_untuned(m, t) for m in measured) for t in FOUR}
     stable = {t: mean_of(measured, "stable", t) for t in FOUR}
     lines = [
-        f"- *The learning rate is a guess.* {_best(rescued, 0)} A rate about ten times "
-        f"too large ends at the target on {_per_treatment(rescued, str)} of {total}.",
-        f"- *Runs diverge.* {_best(stable, _EQUAL)} "
-        f"{_per_treatment(stable, as_percent)} of the runs do not diverge.",
-        "- *A good rate is known and runs are stable.* Each treatment has a price: at "
-        "the best rate for the baseline, the steps to the target are multiplied by"
-        + _prices(by_methods(measured)),
+        f"- *The learning rate is not tuned.* {_best(rescued, 0)} Even if the learning "
+        f"rate is ten times too large, training reaches the target on "
+        f"{_per_treatment(rescued, str)} of {total}.",
+        f"- *Some runs diverge.* {_best(stable, _EQUAL)} The share of stable runs is "
+        f"{_per_treatment(stable, as_percent)}.",
+        "- *The learning rate is tuned and runs are stable.* Treatments can slow down "
+        "training. At the best learning rate for the baseline, they multiply the "
+        "number of steps to the target by" + _prices(by_methods(measured)),
     ]
     return "\n".join(lines)
 
 
 def numbers(measured: Sequence[xr.Dataset]) -> str:
-    """The runs, the means over problems, and the comparisons with the tutorial."""
+    """Summarizes the runs, the means over problems and the tests of all claims."""
     verdicts = [judge(claim, m) for claim in CLAIMS for m in measured]
     count = Counter(verdict.answer for verdict in verdicts)
     failed = Counter(v.claim.text for v in verdicts if v.answer == "no")
@@ -128,7 +130,7 @@ def numbers(measured: Sequence[xr.Dataset]) -> str:
         no=count["no"],
         same=count["same"],
         worst="".join(
-            f' Most often contradicted: *"{text}"*, {count_of(times, "time")}.'
+            f' Most contradictions: *"{text}"* ({count_of(times, "time")}).'
             for text, times in failed.most_common(1)
         ),
         few=_FEW if min(m.sizes["seed"] for m in measured) < MIN_SEEDS else "",
@@ -136,7 +138,7 @@ def numbers(measured: Sequence[xr.Dataset]) -> str:
 
 
 def by_methods(measured: Sequence[xr.Dataset]) -> dict[str, list[xr.Dataset]]:
-    """Groups the problems by their methods, named by what distinguishes them."""
+    """Groups the problems by the methods in which they differ."""
     groups: dict[str, list[xr.Dataset]] = {}
     for name, one in zip(methods_of(measured), measured, strict=True):
         groups.setdefault(name, []).append(one)
@@ -144,7 +146,7 @@ def by_methods(measured: Sequence[xr.Dataset]) -> dict[str, list[xr.Dataset]]:
 
 
 def methods_of(measured: Sequence[xr.Dataset]) -> list[str]:
-    """Returns the methods of each dataset, without those that all share."""
+    """Returns the methods of each dataset, omitting those that all share."""
     parts = [str(one.attrs["methods"]).split(", ") for one in measured]
     common = set.intersection(*map(set, parts))
     return [", ".join(p for p in methods if p not in common) for methods in parts]
@@ -165,11 +167,11 @@ def _reaches_untuned(measures: xr.Dataset, treatment: str) -> bool:
 
 
 def _best(values: Mapping[str, float], tolerance: float) -> str:
-    """An instruction: the treatments with the largest value."""
+    """Recommends the treatments with the largest value."""
     most = max(values.values())
     best = [name for name, value in values.items() if value >= most - tolerance]
     if "baseline" in best:
-        return "No treatment helps here."
+        return "No treatment improves on the baseline."
     return f"Use **{' or '.join(best)}**."
 
 
@@ -178,23 +180,23 @@ def _per_treatment(values: Mapping[str, float], form: Callable[[Any], str]) -> s
 
 
 def _averages(groups: Groups) -> str:
-    """The means of each treatment; one row for each of several methods."""
+    """Returns a table of means, with a row per treatment or combination of methods."""
     if len(groups) > 1:
         single = all(len(group) == 1 for group in groups.values())
-        more = ", and the final loss at the tuned rate" if single else "; means over"
-        more = more if single else f"{more} the problems"
+        more = ", with the final loss at the tuned rate" if single else " (means over"
+        more = more if single else f"{more} the problems)"
         rows = [[name, *_cells(group, single)] for name, group in groups.items()]
         return _SIDE_BY_SIDE.format(table=table(["", *FOUR], rows), more=more)
     [measured] = groups.values()
-    header = ["", "runs that do not diverge", "runs that end at the target"]
-    header += ["decades of learning rates that train"]
-    header += ["a rate about ten times too large ends at the target"]
+    header = ["", "stable runs", "runs that reach the target"]
+    header += ["usable learning rates (decades)"]
+    header += ["reaches the target at ten times the best rate"]
     rows = [_row(treatment, measured) for treatment in FOUR]
     return _MEANS.format(table=table(header, rows))
 
 
 def _cells(measured: Sequence[xr.Dataset], single: bool) -> list[str]:
-    """Two numbers for each treatment, and a loss if there is a single problem."""
+    """Returns two numbers per treatment, and the loss if there is a single problem."""
     cells = []
     for treatment in FOUR:
         reached = as_percent(mean_of(measured, "reached", treatment))
@@ -217,7 +219,7 @@ def _row(treatment: str, measured: Sequence[xr.Dataset]) -> list[str]:
 
 
 def _rankings(measured: Sequence[xr.Dataset]) -> str:
-    """The tutorial's order of the treatments beside the measured ones."""
+    """Compares the tutorial's ranking of the treatments with the measured rankings."""
     stable, reached = (
         _ranking({t: mean_of(measured, name, t) for t in FOUR})
         for name in ("stable", "reached")
@@ -232,7 +234,7 @@ def _rankings(measured: Sequence[xr.Dataset]) -> str:
 
 
 def _ranking(values: Mapping[str, float]) -> str:
-    """The treatments in increasing order, equal ones joined by `=`."""
+    """Formats the treatments in increasing order, with `=` between equal ones."""
     names = sorted(values, key=lambda name: values[name])
     text = names[0]
     for before, name in zip(names, names[1:], strict=False):
@@ -246,7 +248,7 @@ def _agreement(ranking: str) -> str:
 
 
 def _prices(groups: Groups) -> str:
-    """The cost of the treatments where the baseline has its best rate."""
+    """Formats the cost of the treatments at the best rate for the baseline."""
     prices = [_price(group) for group in groups.values()]
     if len(groups) == 1:
         return f" {prices[0]}"
@@ -259,28 +261,28 @@ def _price(measured: Sequence[xr.Dataset]) -> str:
         m for m in measured if np.isfinite(median_of(m, "common_steps", "baseline"))
     ]
     if not trained:
-        return "an unknown factor, as the baseline trains at no rate."
+        return "an unknown factor, because the baseline never reaches the target."
     costs = [
         _span(np.array([_multiple(m, treatment) for m in trained]), treatment)
         for treatment in FOUR[1:]
     ]
     problems = count_of(len(measured), "problem")
     if len(trained) < len(measured):
-        problems = f"the {len(trained)} of {problems} on which the baseline trains"
+        problems = f"the {len(trained)} of {problems} where the baseline succeeds"
     return f"{listed(costs)}, on {problems}."
 
 
 def _multiple(measures: xr.Dataset, treatment: str) -> float:
-    """Steps to the target over those of the baseline: the ratio in the table."""
+    """Returns the ratio of the steps to the target to those of the baseline."""
     found = ratio(*paired(measures, "common_steps", treatment))
     return np.nan if found is None else found.value
 
 
 def _span(ratios: np.ndarray, treatment: str) -> str:
-    """The smallest and the largest ratio, and the number of infinite ones."""
+    """Formats the range of the finite ratios and the number of infinite ones."""
     finite = np.sort(ratios[np.isfinite(ratios)])
     missed = len(ratios) - len(finite)
-    note = f"; target never reached on {missed}" if missed else ""
+    note = f"; target not reached on {missed}" if missed else ""
     ends = [f"{r:.1f}" for r in (*finite[:1], *finite[-1:])]
     span = " to ".join(dict.fromkeys(ends)) or "infinity"
     return f"{span} ({treatment}{note})"

@@ -1,4 +1,4 @@
-"""The claims of the tutorial, each tested on the runs of each problem."""
+"""The tutorial's claims and their tests."""
 
 from typing import NamedTuple
 
@@ -9,15 +9,15 @@ from stabjax.study.experiment import SOLVED
 from stabjax.study.measure import compare, compare_numbers
 
 INTRODUCTION = """\
-The study tests a tutorial that claims: "Without clipping the gradient norm is above 10,
-and learning is fast but unstable; with clipping the norm is 1, and learning is slow but
-stable. A schedule smooths the curve, reduces late oscillation and avoids over-fitting.
-Stability is low with neither, average with clipping, good with a schedule, and very
-good with both.\""""
+The study tests a tutorial that claims: "Without clipping, the gradient norm is above
+10, and learning is fast but unstable. With clipping, the norm is 1, and learning is
+slow but stable. A schedule smooths the learning curve, reduces late oscillation and
+avoids overfitting. Stability is low with neither, average with clipping, good with a
+schedule, and very good with both.\""""
 
 
 class Claim(NamedTuple):
-    """The claim that a quantity is smaller (-1) or larger (1) under one treatment."""
+    """A claim that a quantity is smaller (-1) or larger (1) with one treatment."""
 
     text: str
     quantity: str
@@ -27,11 +27,11 @@ class Claim(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The answer of one problem to a claim, and the compared values over all seeds."""
+    """The result of testing a claim on one problem, with the compared values."""
 
     claim: Claim
     problem: str
-    answer: str  # "yes", "no", "same", or "-" if there is nothing to compare
+    answer: str  # "yes", "no", "same", or "-" if the claim does not apply
     first: float
     second: float
 
@@ -46,20 +46,20 @@ CLAIMS = tuple(
     for text, quantity, sign, pairs in (
         ("slower", "common_steps", 1, "clipping>baseline"),
         ("more stable", "stable", 1, f"{_EACH} schedule>clipping both>clipping"),
-        ("more rates train", "reached", 1, _CHAIN),
-        ("converges sooner", "steps", -1, _CHAIN),
-        ("better tuned loss", "final", -1, _EACH),
-        ("better untuned loss", "untuned", -1, _EACH),
+        ("more usable rates", "reached", 1, _CHAIN),
+        ("faster convergence", "steps", -1, _CHAIN),
+        ("lower tuned loss", "final", -1, _EACH),
+        ("lower untuned loss", "untuned", -1, _EACH),
         ("smoother curves", "roughness", -1, _ONE),
         ("less late oscillation", "swing", -1, _ONE),
-        ("less over-fitting", "gap", -1, _ONE),
+        ("less overfitting", "gap", -1, _ONE),
     )
     for first, second in (pair.split(">") for pair in pairs.split())
 )
 
 
 def judge(claim: Claim, measures: xr.Dataset) -> Verdict:
-    """Compares two treatments, by seed and over all seeds; both must agree."""
+    """Tests a claim with a paired test, which must agree with the pooled values."""
     problem = str(measures.attrs["label"])
     if claim.quantity not in measures:
         return Verdict(claim, problem, "-", np.nan, np.nan)

@@ -1,4 +1,4 @@
-"""The experiment: baseline, clipping, a schedule and both, as one sweep."""
+"""The experiment of the study, which trains all treatments in one sweep."""
 
 import hashlib
 import shutil
@@ -18,10 +18,10 @@ from stabjax._sweep.space import Space
 from stabjax.study.methods import make_optimizer_from
 from stabjax.study.plan import Plan
 
-UNTUNED_FACTOR = 10  # the untuned rate over the best one for the baseline
-SOLVED = 1e-3  # of the target: losses below that count as equal
+UNTUNED_FACTOR = 10  # ratio of the untuned rate to the best one for the baseline
+SOLVED = 1e-3  # losses below this fraction of the target count as equal
 
-# Treatment -> (clipped, scheduled, threshold chosen by its result).
+# Treatment -> (clipped, scheduled, whether the threshold is tuned).
 TREATMENTS: Mapping[str, tuple[bool, bool, bool]] = MappingProxyType(
     {
         "baseline": (False, False, False),
@@ -34,15 +34,15 @@ TREATMENTS: Mapping[str, tuple[bool, bool, bool]] = MappingProxyType(
 )
 FOUR = tuple(name for name, (_, _, tuned) in TREATMENTS.items() if not tuned)
 RATES = ("tuned", "common", "untuned")
-UNFINISHED = "unfinished"  # the folder of sweeps that are running
+UNFINISHED = "unfinished"  # folder for the stores of running sweeps
 
-_SMOOTHING = 0.05  # of the steps, averaged where a loss is that of a minibatch
-_MAX_RECORDED = 250  # steps of a run
-_MAX_SHOWN = 50  # of them in the curves of all cells
-_DIGITS = 12  # of a fingerprint, in the name of a folder
-_TIE = 1e-6  # decades: rounding in the distance of two rates
-_LONG = 10.0  # seconds, above which a progress bar is shown
-# A kept dataset also depends on the code of this file.
+_SMOOTHING = 0.05  # fraction of the steps over which minibatch losses are averaged
+_MAX_RECORDED = 250  # recorded steps per run
+_MAX_SHOWN = 50  # steps in the curves of the explorer
+_DIGITS = 12  # digits of the fingerprint in folder names
+_TIE = 1e-6  # decades; tolerance for rounding in distances between rates
+_LONG = 10.0  # seconds; longer sweeps show a progress bar
+# Saved datasets are invalidated if this file changes.
 _VERSION = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
 
 
@@ -51,24 +51,24 @@ def observe(
     folder: Path | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> xr.Dataset:
-    """Trains all runs of a plan, and keeps the curves of the chosen ones.
+    """Trains all runs of a plan and keeps the learning curves of selected runs.
 
-    With a folder, a finished dataset is read from its file if training would give the
-    same, and an interrupted sweep resumes.
+    If a folder is given, a finished dataset is loaded from its file unless something
+    that affects the results has changed, and an interrupted sweep resumes.
 
     Returns:
-      A dataset with
+      A dataset with the following variables:
 
-      - over `threshold`, `scheduled`, `peak_value` and `seed`, the dimensions of the
-        sweep: `final_loss` (on all training data or on fresh data, if the problem has
-        any), `status`, `steps_to_target` (after which the loss stays there, else inf),
-        and the results of the problem's `evaluate`;
-      - over `treatment`, `rate`, `seed` and `step`: `loss`, `grad_norm` (of the
-        gradient) and `update_norm` (of the optimizer's input), inf after divergence;
-      - `chosen_threshold`, `chosen_scheduled` and `chosen_rate`: the runs of these
-        curves;
-      - `median_loss`, over the seeds, at a few steps: over the dimensions of the sweep
-        except `seed`, and over `shown_step`.
+      - With the dimensions of the sweep (`threshold`, `scheduled`, `peak_value` and
+        `seed`): `final_loss` (on all training data or on fresh data, if available),
+        `status`, `steps_to_target` (the step from which the loss stays at or below the
+        target, or inf), and the entries of the problem's `evaluate`.
+      - With the dimensions `treatment`, `rate`, `seed` and `step`: `loss`, `grad_norm`
+        (gradient norm) and `update_norm` (norm of the optimizer's input). The values
+        are inf after divergence.
+      - `chosen_threshold`, `chosen_scheduled` and `chosen_rate`: the hyperparameters of
+        these curves.
+      - `median_loss`: the median over the seeds at a few steps (`shown_step`).
     """
     return observed(prepare(plan, folder), log=log)
 
@@ -134,25 +134,29 @@ def observed(
         return kept
     runs = _observed(train(store=store), plan)
     runs.attrs["fingerprint"] = prepared.expected
+    # Renaming is atomic, so an interruption cannot leave a truncated dataset.
     partial_path = path.with_suffix(".partial")
     runs.to_netcdf(partial_path, engine="scipy")
     partial_path.replace(path)
+    # Also removes stores that are outdated because the program has changed.
     for finished in store.parent.glob(f"{plan.file}-{'?' * _DIGITS}"):
         shutil.rmtree(finished)
     return runs
 
 
 def _kept(path: Path, expected: str) -> xr.Dataset | None:
-    """The dataset of an earlier call, if it is what training would give again."""
+    """Returns a saved dataset, or None if it is missing or outdated."""
     try:
         runs = xr.load_dataset(path, engine="scipy")
-    except Exception:  # missing, or damaged in any way
+    except Exception:  # the file is missing or damaged
         return None
     return runs if runs.attrs.get("fingerprint") == expected else None
 
 
 def _space(plan: Plan) -> Space:
     thresholds = _spread(plan.methods.threshold_range, plan.sizes.thresholds or 1)
+    # An infinite threshold disables clipping and 0.0 disables the schedule. Both are
+    # numbers, so the baseline and all treatments share one compilation.
     return grid(
         threshold=[*thresholds, np.inf],
         scheduled=[0.0, 1.0],
@@ -162,10 +166,10 @@ def _space(plan: Plan) -> Space:
 
 
 def _observed(runs: xr.Dataset, plan: Plan) -> xr.Dataset:
-    """The runs of a plan, with the variables that the report needs."""
+    """Adds the variables needed for the report to the runs of a plan."""
     loss, stable = runs["loss"], runs["status"] == 0
     better = [name for name in ("train_loss", "test_loss") if name in runs]
-    if better:  # the loss, the final one included, is that of one minibatch
+    if better:  # the final loss is computed on one minibatch
         runs["final_loss"] = runs[better[0]].where(stable, np.inf)
         loss = smoothed(loss)
     runs["steps_to_target"] = steps_to(
@@ -177,7 +181,7 @@ def _observed(runs: xr.Dataset, plan: Plan) -> xr.Dataset:
 
 
 def _attrs(plan: Plan) -> dict[str, str | float]:
-    """Attributes of a dataset that its program does not determine."""
+    """Returns the dataset attributes that do not depend on the program."""
     clipping, schedule, optimizer = plan.methods.names
     return {
         "problem": plan.name,
@@ -192,7 +196,7 @@ def _attrs(plan: Plan) -> dict[str, str | float]:
 
 
 def steps_to(loss: xr.DataArray, target: float) -> xr.DataArray:
-    """Returns the first recorded step after which the loss stays at the target."""
+    """Returns the recorded step from which the loss stays at or below the target."""
     above = (loss > target).transpose(..., "step").to_numpy()
     size = above.shape[-1]
     last = np.where(above.any(-1), size - 1 - np.argmax(above[..., ::-1], axis=-1), -1)
@@ -201,20 +205,21 @@ def steps_to(loss: xr.DataArray, target: float) -> xr.DataArray:
 
 
 def smoothed(loss: xr.DataArray) -> xr.DataArray:
-    """Returns the mean of the last 5 % of the recorded losses, at each step."""
+    """Returns the trailing mean over 5% of the recorded losses."""
     width = max(round(_SMOOTHING * loss.sizes["step"]), 1)
     mean: xr.DataArray = loss.rolling(step=width, min_periods=1).mean()
+    # Restores +inf after divergence, because a running sum turns inf into NaN.
     return mean.where(np.isfinite(loss), np.inf)
 
 
 def choose(runs: xr.Dataset) -> xr.Dataset:
-    """Chooses a threshold and three rates for each treatment.
+    """Chooses a threshold and three learning rates for each treatment.
 
-    The fixed threshold is the middle one. A tuned rate, or pair of threshold and rate,
-    has the smallest median final loss (losses far below the target are equal), and
-    among equals the fewest median steps to the target, then the smallest threshold. The
-    untuned rate is nearest to ten times the best one for the baseline; of two, the
-    larger.
+    The fixed threshold is the middle one of the sweep. The tuned rate, or the tuned
+    pair of threshold and rate, has the smallest median final loss. Losses far below the
+    target count as equal. Ties are resolved by the smallest median number of steps to
+    the target, and then by the smallest threshold. The untuned rate is the rate closest
+    to ten times the best one for the baseline. If two rates tie, it is the larger one.
     """
     middle = float(runs.attrs["threshold"])
     finite = runs.threshold.to_numpy()[np.isfinite(runs.threshold)]
@@ -247,13 +252,15 @@ def _best(runs: xr.Dataset) -> tuple[float, float]:
     steps = runs.steps_to_target.transpose("threshold", "peak_value", "seed").to_numpy()
     floor = SOLVED * runs.attrs["target_loss"]
     loss = np.maximum(np.median(losses, axis=-1), floor)
+    # The last key is the primary one. lexsort is stable, so ties are resolved in favor
+    # of the smallest threshold and rate.
     order = np.lexsort((np.median(steps, axis=-1).ravel(), loss.ravel()))
     row, column = np.unravel_index(order[0], loss.shape)
     return float(runs.threshold[row]), float(runs.peak_value[column])
 
 
 def _with_chosen_curves(runs: xr.Dataset) -> xr.Dataset:
-    """Replaces the curves of all runs by those of the chosen ones."""
+    """Replaces the learning curves of all runs by those of the chosen runs."""
     chosen = choose(runs)
     names = {
         "loss": "loss",
@@ -281,7 +288,7 @@ def _with_chosen_curves(runs: xr.Dataset) -> xr.Dataset:
 
 
 def _spread(ends: tuple[float, float], count: int) -> np.ndarray:
-    """Logarithmically spaced numbers from end to end; a single one is the middle."""
+    """Returns logarithmically spaced numbers, or the midpoint if `count` is 1."""
     low, high = ends
     if count == 1:
         return np.array([np.sqrt(low * high)])
@@ -289,7 +296,7 @@ def _spread(ends: tuple[float, float], count: int) -> np.ndarray:
 
 
 def _record_every(steps: int) -> int:
-    """An odd interval, which shows an oscillation from step to step."""
+    """Returns an odd recording interval, which captures period-2 oscillations."""
     least = -(-steps // _MAX_RECORDED)
     return min(least + (least % 2 == 0), steps)
 

@@ -1,4 +1,4 @@
-"""Measures of each treatment on a problem, one number for every seed."""
+"""Measures of the treatments on a problem, with one value per seed."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from scipy import stats
 
 from stabjax._intervals import LEAST_SHARE, decades, wilson
 
-MIN_SEEDS = 6  # with fewer, a sign test at 5 % rejects nothing
+MIN_SEEDS = 6  # with fewer, a sign test at the 5% level is never significant
 
-_LATE = 0.1  # the last tenth of the steps
-_EQUAL = 0.05  # a relative difference that counts as equal
-_AT_THRESHOLD = 0.01  # a relative difference from the threshold
+_LATE = 0.1  # fraction of the steps that counts as late
+_EQUAL = 0.05  # relative differences below this value are ignored
+_AT_THRESHOLD = 0.01  # relative tolerance for norms equal to the threshold
 _CONFIDENCE = 0.95
 
 
@@ -26,33 +26,35 @@ class Interval(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A sign test of two treatments, paired by seed (same start, same noise)."""
+    """A sign test of two treatments, paired by seed."""
 
-    smaller: int  # seeds whose first value is smaller
+    smaller: int  # number of seeds whose first value is smaller
     larger: int
     sign: int  # -1 or 1 if the difference is significant, else 0
 
 
 def measure(runs: xr.Dataset) -> xr.Dataset:
-    """Measures each treatment, from the dataset of `observe`.
+    """Computes the measures of each treatment from the result of `observe`.
 
     Returns:
-      A dataset over `treatment` and `seed`:
+      A dataset with the dimensions `treatment` and `seed`:
 
-      - Over all rates: `stable` and `reached`, the fractions of rates at which the run
-        does not diverge, and ends at the target or below. Over `treatment` alone:
-        `width`, decades of rates that train, and `median`, the final loss of all runs.
-      - At the treatment's tuned rate: `steps`, `final` and, with test data, `gap`
-        (test loss - training loss) and `accuracy`.
-      - At the untuned rate: `untuned` (final loss), `untuned_stable`, `untuned_norm`
+      - Over all rates: `stable` and `reached`, the fractions of stable runs and of runs
+        that reach the target. Without the dimension `seed`: `width`, the usable
+        learning rates in decades, and `median`, the median final loss of all runs.
+      - At the tuned rate of the treatment: `steps`, `final` and, if there are test
+        data, `gap` (test loss - training loss) and `accuracy`.
+      - At the untuned rate: `untuned` (final loss), `untuned_stable` and `untuned_norm`
         (largest norm of the optimizer's input).
-      - At the common rate, the best one for the baseline: `common_steps`; `rises`, the
-        fraction of steps at which the loss rises; `roughness`, the mean absolute second
-        difference of log10 of the loss; `swing`, largest - smallest loss in the last
-        tenth of the steps, and `wobble`, the same over their mean; before the target is
-        reached, `first_norm`, `median_norm`, `largest_norm` of the optimizer's input,
-        and `at_threshold`, the fraction of steps at which it equals the threshold.
-      - `chosen_threshold` and `chosen_rate`: the runs of these curves.
+      - At the common rate, which is the best one for the baseline: `common_steps` (the
+        steps to the target), `rises` (the fraction of steps at which the loss
+        increases), `roughness` (the mean absolute second difference of the log10 loss),
+        `swing` (the range of the loss in the last 10% of the steps) and `wobble` (the
+        swing divided by the mean loss).
+      - At the common rate, before the target is reached: `first_norm`, `median_norm`
+        and `largest_norm` of the optimizer's input, and `at_threshold`, the fraction of
+        steps at which the norm equals the threshold.
+      - `chosen_threshold` and `chosen_rate`: the hyperparameters of these runs.
     """
     target = runs.attrs["target_loss"]
     all_rates = _of_treatments(runs[["final_loss", "status"]], runs)
@@ -75,6 +77,7 @@ def measure(runs: xr.Dataset) -> xr.Dataset:
         found["gap"] = (tuned.test_loss - tuned.train_loss).where(stable, np.inf)
         found["accuracy"] = tuned.test_accuracy.where(stable, 0.0)
     curve = runs.sel(rate="common")
+    # Includes at least one step, because the target can be reached at step 0.
     before = curve.step < np.maximum(found.common_steps, 1)
     norms = _norms(curve.update_norm.where(before), runs.chosen_threshold)
     found = found.merge(_shape(curve.loss, target)).merge(norms)
@@ -85,15 +88,17 @@ def measure(runs: xr.Dataset) -> xr.Dataset:
 
 
 def mean_of_seeds(per_seed: xr.DataArray) -> Interval:
-    """Returns the mean over seeds with its bootstrap interval.
+    """Returns the mean over the seeds with a bootstrap interval.
 
-    The seeds are resampled, as runs of one seed at many rates are not independent.
+    Seeds are resampled because runs with the same seed at different rates are not
+    independent.
     """
     return _interval(per_seed.to_numpy().astype(float), np.mean)
 
 
 def ratio(first: xr.DataArray, second: xr.DataArray) -> Interval | None:
-    """Returns the median over seeds of first / second; None if all seconds are inf."""
+    """Returns the median ratio over the seeds, or None if all denominators are inf."""
+    # A target that is reached at step 0 would make the ratio undefined.
     pairs = [np.maximum(v.to_numpy().astype(float), 1.0) for v in (first, second)]
     finite = np.isfinite(pairs[1])
     if not finite.any():
@@ -104,9 +109,10 @@ def ratio(first: xr.DataArray, second: xr.DataArray) -> Interval | None:
 def _interval(
     values: np.ndarray, center: Callable[..., np.floating | np.ndarray]
 ) -> Interval:
+    # The seed is fixed because the report must be reproducible.
     draws = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
     tail = (1 - _CONFIDENCE) / 2
-    # "nearest" does not interpolate: ratios may be infinite.
+    # "nearest" avoids interpolation because ratios can be infinite.
     ends = np.quantile(
         center(values[draws], axis=1), [tail, 1 - tail], method="nearest"
     )
@@ -114,7 +120,7 @@ def _interval(
 
 
 def fraction_of_seeds(yes: xr.DataArray) -> Interval:
-    """Returns the fraction of seeds that are true, with Wilson's interval."""
+    """Returns the fraction of true seeds with its Wilson score interval."""
     count, size = int(yes.sum()), yes.size
     low, high = wilson(count, size, _CONFIDENCE)
     return Interval(count / size, float(low), float(high))
@@ -123,10 +129,11 @@ def fraction_of_seeds(yes: xr.DataArray) -> Interval:
 def compare(
     first: xr.DataArray, second: xr.DataArray, floor: float = 0.0
 ) -> Comparison:
-    """Returns a sign test of paired values, equal within 5 % or below the floor."""
+    """Runs a sign test on paired values, ignoring differences below 5%."""
     pairs = zip(first.to_numpy(), second.to_numpy(), strict=True)
     signs = [compare_numbers(float(a), float(b), floor) for a, b in pairs]
     smaller, larger = signs.count(-1), signs.count(1)
+    # A sign test ignores ties.
     decided = smaller + larger
     significant = decided and stats.binomtest(smaller, decided).pvalue < 1 - _CONFIDENCE
     return Comparison(
@@ -135,7 +142,7 @@ def compare(
 
 
 def compare_numbers(first: float, second: float, floor: float = 0.0) -> int:
-    """Returns -1 if the first is smaller, 1 if it is larger, 0 if they are equal."""
+    """Returns -1, 0 or 1 if `first` is smaller than, equal to or above `second`."""
     first, second = max(first, floor), max(second, floor)
     if first == second or np.isclose(first, second, rtol=_EQUAL, atol=0.0):
         return 0
@@ -143,14 +150,14 @@ def compare_numbers(first: float, second: float, floor: float = 0.0) -> int:
 
 
 def _of_treatments(values: xr.Dataset, runs: xr.Dataset) -> xr.Dataset:
-    """The runs of each treatment, at all rates."""
+    """Selects the runs of each treatment at all rates."""
     return values.sel(
         threshold=runs.chosen_threshold, scheduled=runs.chosen_scheduled
     ).drop_vars(["threshold", "scheduled"])
 
 
 def _at_rate(runs: xr.Dataset, rate: str) -> xr.Dataset:
-    """The runs of each treatment at the rate chosen for it."""
+    """Selects the runs of each treatment at its chosen rate."""
     swept = [name for name, v in runs.data_vars.items() if "peak_value" in v.dims]
     chosen = runs.chosen_rate.sel(rate=rate, drop=True)
     all_rates = _of_treatments(runs[swept], runs)
@@ -158,7 +165,7 @@ def _at_rate(runs: xr.Dataset, rate: str) -> xr.Dataset:
 
 
 def _width(reached: xr.DataArray) -> xr.DataArray:
-    """Decades of rates that train."""
+    """Computes the width of the usable range of learning rates in decades."""
     parts = xr.DataArray(decades(reached.peak_value), dims="peak_value")
     width: xr.DataArray = ((reached.mean("seed") >= LEAST_SHARE) * parts).sum(
         "peak_value"
@@ -167,10 +174,12 @@ def _width(reached: xr.DataArray) -> xr.DataArray:
 
 
 def _shape(loss: xr.DataArray, target: float) -> xr.Dataset:
-    """Roughness and late swing of the curves; inf where the run diverges."""
+    """Computes the roughness and the late swing, which are inf if a run diverges."""
     stable = (loss < np.inf).all("step")
     loss = loss.where(stable, 1.0).transpose("treatment", "seed", "step")
     values = loss.to_numpy().astype(float)
+    # Losses far below the target differ mainly by rounding errors, which would
+    # dominate the roughness.
     logs = np.log10(np.maximum(values, 1e-3 * target))
     late = values[..., -max(round(_LATE * values.shape[-1]), 2) :]
     swing = np.ptp(late, axis=-1)
@@ -188,7 +197,7 @@ def _shape(loss: xr.DataArray, target: float) -> xr.Dataset:
 
 
 def _norms(norms: xr.DataArray, threshold: xr.DataArray) -> xr.Dataset:
-    """Norms of each run, and the fraction of them that equal the threshold."""
+    """Computes the norms of each run and the fraction that equals the threshold."""
     at = abs(norms / threshold - 1) <= _AT_THRESHOLD
     return xr.Dataset(
         {

@@ -1,4 +1,4 @@
-"""The treatments of a study: a clipping and a schedule, and their optimizer."""
+"""The clipping method, schedule and optimizer of a study."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,28 +17,30 @@ from stabjax._catalogue import (
     MakeOptimizer,
     MakeSchedule,
     Range,
-    optimizers,
+    optimizer_named,
+    unless_infinite,
 )
 from stabjax._types import Number
 from stabjax.problems import Problem
 
-_OTHER_RATES = (1e-5, 10.0)  # of an optimizer that is not the problem's own
+_OTHER_RATES = (1e-5, 10.0)  # for optimizers other than the problem's own
 
 
 class Methods(NamedTuple):
-    """The clipping and the schedule that a study compares, and the optimizer.
+    """The clipping method, the schedule and the optimizer to study.
 
     Attributes:
-      clipping: the name of a transformation that clips (`stabjax.study.CLIPPINGS`), or
-        a function from a threshold to one.
-      schedule: the name of a schedule (`stabjax.study.SCHEDULES`), or a function from
-        the peak learning rate and the number of steps to one.
-      optimizer: the name of an optimizer of Optax, or a function from the learning
-        rate to one. None for each problem's own, which is SGD for most.
-      threshold_range: (low, high) of the thresholds. None for the problem's, or the
-        method's where the threshold is not a gradient norm.
-      rate_range: (low, high) of the learning rates. None for the problem's, or (1e-5,
-        10) for an optimizer that is not the problem's own.
+      clipping: a name from `stabjax.study.CLIPPINGS`, or a function that takes a
+        threshold and returns a gradient transformation.
+      schedule: a name from `stabjax.study.SCHEDULES`, or a function that takes the peak
+        learning rate and the number of steps and returns a schedule.
+      optimizer: the name of an Optax optimizer, or a function that takes a learning
+        rate and returns an optimizer. None uses the optimizer of the problem, which is
+        usually SGD.
+      threshold_range: a (low, high) range of thresholds. None uses the range of the
+        problem, or the range of the method if the threshold is not a gradient norm.
+      rate_range: a (low, high) range of learning rates. None uses the range of the
+        problem, or (1e-5, 10) if the optimizer differs from that of the problem.
 
     Example:
       >>> import stabjax
@@ -56,7 +58,7 @@ class Methods(NamedTuple):
 
 
 class ResolvedMethods(NamedTuple):
-    """The methods for one problem: functions, their names, and ranges of numbers."""
+    """The functions, names and ranges of the methods for one problem."""
 
     clipping: Clipping
     schedule: MakeSchedule
@@ -67,10 +69,10 @@ class ResolvedMethods(NamedTuple):
 
 
 def resolve(methods: Methods, problem: Problem) -> ResolvedMethods:
-    """Returns the functions that the methods stand for on a problem.
+    """Looks up the functions and ranges of the methods for a problem.
 
     Raises:
-      ValueError: a name is unknown.
+      ValueError: If a name is unknown.
     """
     own = problem.metadata.get("optimizer", optax.sgd)
     clipping, schedule, optimizer = methods[:2] + (methods.optimizer or own,)
@@ -80,13 +82,15 @@ def resolve(methods: Methods, problem: Problem) -> ResolvedMethods:
     else:
         clip = Clipping(clipping, "threshold")
     if isinstance(schedule, str):
-        schedule = lookup("schedule", schedule, SCHEDULES)
+        named: MakeSchedule = lookup("schedule", schedule, SCHEDULES)
+    else:
+        named = schedule
     if isinstance(optimizer, str):
-        optimizer = lookup("optimizer", optimizer, optimizers())
+        optimizer = optimizer_named(optimizer)
     rates = problem.metadata["peak_value"] if optimizer is own else _OTHER_RATES
     return ResolvedMethods(
         clip,
-        schedule,
+        named,
         optimizer,
         names,
         methods.threshold_range or clip.range or problem.metadata["max_norm"],
@@ -97,10 +101,10 @@ def resolve(methods: Methods, problem: Problem) -> ResolvedMethods:
 def make_optimizer_from(
     methods: ResolvedMethods, steps: int
 ) -> Callable[..., optax.GradientTransformation]:
-    """Returns a function for `sweep` in which numbers switch the treatments.
+    """Returns a `make_optimizer` function whose arguments select the treatment.
 
-    An infinite threshold switches clipping off, and `scheduled=0` the schedule, so that
-    baseline and treatments are one program.
+    An infinite threshold disables clipping, and `scheduled=0` disables the schedule.
+    The baseline and all treatments therefore share one program.
     """
 
     def make_optimizer(
@@ -111,7 +115,7 @@ def make_optimizer_from(
         def rate(count: Number) -> jax.Array:
             return jnp.where(scheduled > 0, schedule(count), peak_value)
 
-        clipping = _unless_infinite(methods.clipping.make(threshold), threshold)
+        clipping = unless_infinite(methods.clipping.make(threshold), threshold)
         optimizer = methods.optimizer(rate)
         if methods.clipping.after:
             recorded = stabjax.with_metrics(optax.identity(), name="clip")
@@ -122,10 +126,10 @@ def make_optimizer_from(
 
 
 def check_methods(methods: Methods) -> None:
-    """Raises unless the parts are known and fit together.
+    """Checks that the methods exist and can be combined.
 
     Raises:
-      ValueError: a name is unknown, a range is empty, or a step cannot be traced.
+      ValueError: If a name is unknown, a range is empty, or a step cannot be traced.
     """
     for field in ("threshold_range", "rate_range"):
         ends = getattr(methods, field)
@@ -144,29 +148,11 @@ def check_methods(methods: Methods) -> None:
             ),
             *[jnp.float32(1.0)] * 3,
         )
-    except Exception as error:  # optimizers raise anything when an argument is missing
+    except Exception as error:  # the type depends on the optimizer
         clipping, schedule, optimizer = resolved.names
         raise ValueError(
             f"{optimizer} cannot be combined with {clipping} and {schedule}: {error}"
         ) from error
-
-
-def _unless_infinite(
-    clipping: optax.GradientTransformation, threshold: Number
-) -> optax.GradientTransformation:
-    """The transformation, or the identity at an infinite threshold."""
-
-    def update(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-    ) -> tuple[optax.Updates, optax.OptState]:
-        clipped, state = clipping.update(updates, state, params)
-        on = threshold < jnp.inf
-        kept = jax.tree.map(lambda c, u: jnp.where(on, c, u), clipped, updates)
-        return kept, state
-
-    return optax.GradientTransformation(clipping.init, update)
 
 
 def _name(method: object) -> str:

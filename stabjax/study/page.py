@@ -1,4 +1,4 @@
-"""The report as one HTML file that works offline: text, pictures, explorer."""
+"""The HTML report, a single file that works offline."""
 
 import base64
 import json
@@ -19,19 +19,19 @@ from stabjax.study.plan import slug
 from stabjax.study.report import TITLE, Chapter, Section
 
 _METRICS = {
-    "final_loss": "final loss, median of the seeds",
-    "stable": "fraction of seeds that do not diverge",
-    "reached": "fraction of seeds that end at the target",
-    "steps_to_target": "steps to the target, median of the seeds",
+    "final_loss": "median final loss",
+    "stable": "fraction of stable seeds",
+    "reached": "fraction of seeds that reach the target",
+    "steps_to_target": "median steps to the target",
 }
 _SCHEDULED = {0: "constant rate", 1: "schedule"}
 
 
 def page(report: Sequence[Section], chapters: Sequence[Chapter], folder: Path) -> str:
-    """Returns the report as HTML, with an explorer of all runs.
+    """Returns the HTML report with an interactive explorer of all runs.
 
-    The file contains the pictures of `folder`, the data and Plotly's script. A content
-    security policy blocks all requests.
+    The file embeds the plots from `folder`, the data and the Plotly script. A content
+    security policy blocks all network requests.
     """
     source = files("stabjax.study").joinpath("page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -53,7 +53,7 @@ def page(report: Sequence[Section], chapters: Sequence[Chapter], folder: Path) -
 
 
 def _explorer(chapters: Sequence[Chapter]) -> dict[str, dict[str, Any]]:
-    """The maps and curves of each problem and each of its methods."""
+    """Returns the maps and curves of each problem, grouped by method."""
     found: dict[str, dict[str, Any]] = {}
     names = methods_of([chapter.measures for chapter in chapters])
     for name, chapter in zip(names, chapters, strict=True):
@@ -63,10 +63,10 @@ def _explorer(chapters: Sequence[Chapter]) -> dict[str, dict[str, Any]]:
 
 
 def explored(runs: xr.Dataset) -> dict[str, Any]:
-    """Returns what the explorer shows: maps over rate and threshold, and curves.
+    """Returns the data of the explorer as lists, nested by schedule, threshold, rate.
 
-    Nested lists over [scheduled][threshold][rate]. None stands for infinity: diverged,
-    or the target is never reached.
+    None represents infinity, which means that the run diverged or did not reach the
+    target.
     """
     runs = runs.transpose("scheduled", "threshold", "peak_value", "seed", ...)
     target = float(runs.attrs["target_loss"])
@@ -92,7 +92,7 @@ def explored(runs: xr.Dataset) -> dict[str, Any]:
 
 
 def _rounded(values: xr.DataArray) -> Any:
-    """Nested lists of numbers with three digits; None for infinity."""
+    """Converts values to nested lists with three digits and None for infinity."""
 
     def rounded(value: Any) -> Any:
         if isinstance(value, list):
@@ -103,9 +103,9 @@ def _rounded(values: xr.DataArray) -> Any:
 
 
 def _html(text: str) -> Markup:
-    """Markdown as HTML, with tables that scroll on a narrow screen."""
+    """Converts Markdown to HTML with tables that scroll on narrow screens."""
     reader = markdown.Markdown(extensions=["tables", "sane_lists"])
-    reader.preprocessors.deregister("html_block")  # text only: <lambda> is not a tag
+    reader.preprocessors.deregister("html_block")  # escapes names such as <lambda>
     reader.inlinePatterns.deregister("html")
     html = reader.convert(text)
     html = html.replace("<table>", '<div class="wide" tabindex="0"><table>')
@@ -114,7 +114,7 @@ def _html(text: str) -> Markup:
 
 
 def _embedded(pictures: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """The pictures as data, each with its caption."""
+    """Returns base64-encoded pictures with their captions."""
     return {
         base64.b64encode((folder / file).read_bytes()).decode("ascii"): caption
         for file, caption in pictures.items()
@@ -122,6 +122,6 @@ def _embedded(pictures: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 def _script_safe(data: Any) -> Markup:
-    """JSON that cannot end the script around it."""
+    """Converts data to JSON that is safe to embed in a script element."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - escaped here

@@ -1,4 +1,4 @@
-"""The pictures of a study, as PNG files."""
+"""Plots of a study, saved as PNG files."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,16 +15,17 @@ from stabjax.study.text import as_number
 
 _OVERVIEW = "overview.png"
 _OVERVIEW_CAPTION = (
-    "Width of the range of learning rates at which at least half of the seeds end at"
-    " the target, on each problem. One decade is a factor of ten. Baseline: no clipping"
-    " and a constant rate. Both: clipping and a schedule."
+    "Usable learning rates of each problem: the width of the range in which at least"
+    " half of the seeds reach the target loss. One decade is a factor of ten. The"
+    ' baseline uses no clipping and a constant learning rate. "Both" means clipping and'
+    " a schedule."
 )
 _MARKS = "os^D"
-_MAX_SHOWN = 100.0  # times the first loss, above which one colour stands for all
+_MAX_SHOWN = 100.0  # losses above this multiple of the initial loss have the same color
 
 
 def draw(runs: xr.Dataset, folder: Path) -> dict[str, str]:
-    """Draws all pictures of a problem into a folder; returns file -> caption."""
+    """Saves all plots of a problem and returns a dict of captions, keyed by file."""
     captions = {}
     for name, (picture, caption) in _PICTURES.items():
         file = f"{slug(runs.attrs['label'])}-{name}.png"
@@ -36,7 +37,7 @@ def draw(runs: xr.Dataset, folder: Path) -> dict[str, str]:
 
 
 def draw_overview(measured: Sequence[xr.Dataset], folder: Path) -> dict[str, str]:
-    """Draws the width of the range of rates that train; returns file -> caption."""
+    """Saves the overview plot and returns a dict with its caption, keyed by file."""
     [ax] = plot.panels(1)
     figure: Any = ax.figure
     figure.set_size_inches(7.2, 1.2 + 0.3 * len(measured))
@@ -48,7 +49,7 @@ def draw_overview(measured: Sequence[xr.Dataset], folder: Path) -> dict[str, str
         look: dict[str, Any] = style | {"marker": mark, "linestyle": "none"}
         ax.plot(width, rows + 0.2 - 0.13 * number, label=name, ms=6, **look)
     ax.set_yticks(rows, [str(m.attrs["label"]) for m in measured])
-    ax.set_xlabel("decades of learning rates that train")
+    ax.set_xlabel("usable learning rates (decades)")
     ax.set_xlim(left=-0.1)
     ax.set_ylim(-0.6, len(measured) - 0.4)
     ax.legend(ncols=4, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
@@ -59,7 +60,7 @@ def draw_overview(measured: Sequence[xr.Dataset], folder: Path) -> dict[str, str
 def _curves(runs: xr.Dataset) -> Any:
     left, right = plot.panels(2)
     four = runs.sel(treatment=list(FOUR))
-    titles = {"tuned": "each at its tuned rate", "untuned": _at(runs, "untuned")}
+    titles = {"tuned": "at the tuned rate of each", "untuned": _at(runs, "untuned")}
     for ax, (rate, title) in zip((left, right), titles.items(), strict=True):
         plot.learning_curves(four.sel(rate=rate), hue="treatment", ax=ax)
         ax.axhline(runs.attrs["target_loss"], color="black", lw=1, ls=":")
@@ -90,11 +91,11 @@ def _stability(runs: xr.Dataset) -> Any:
     runs_of_four = runs[["status", "final_loss"]].sel(
         threshold=four.chosen_threshold, scheduled=four.chosen_scheduled
     )
-    runs_of_four["treatment"].attrs["long_name"] = " "  # the values need no title
+    runs_of_four["treatment"].attrs["long_name"] = " "  # hides the legend title
     target = runs.attrs["target_loss"]
     plot.stable_fraction(runs_of_four, x="peak_value", hue="treatment", ax=left)
     plot.rate_ranges(
-        runs_of_four, x="peak_value", y="treatment", target_loss=target, ax=right
+        runs_of_four, x="peak_value", y="treatment", target=target, ax=right
     )
     return left.figure
 
@@ -113,7 +114,7 @@ def _norms(runs: xr.Dataset) -> Any:
 
 
 def _at(runs: xr.Dataset, rate: str) -> str:
-    """A title with the learning rate."""
+    """Returns a title that contains the learning rate."""
     value = float(runs.chosen_rate.sel(treatment="baseline", rate=rate))
     text = {
         "common": "at the best rate for the baseline",
@@ -125,23 +126,24 @@ def _at(runs: xr.Dataset, rate: str) -> str:
 _PICTURES: dict[str, tuple[Callable[[xr.Dataset], Any], str]] = {
     "curves": (
         _curves,
-        "Learning curves: the median run and the middle 80 % of the seeds. Cross: the"
-        " median run diverges. Dotted line: the target.",
+        "Learning curves. The line is the median over the seeds, and the band covers"
+        " the middle 80%. A cross marks the divergence of the median run. The dotted"
+        " line is the target loss.",
     ),
     "map": (
         _map,
-        "Final loss, median of the seeds, over learning rate and threshold. Top strip:"
-        " no clipping. Dotted line: the fixed threshold.",
+        "Median final loss against learning rate and threshold. The top row has no"
+        " clipping. The dotted line is the fixed threshold.",
     ),
     "stability": (
         _stability,
-        "Left: fraction of the seeds that do not diverge at each learning rate, with"
-        " Wilson's 95 % intervals. Right: the rates at which at least half of the seeds"
-        " end at the target; the height is their fraction.",
+        "Left: fraction of stable seeds at each learning rate, with 95% Wilson score"
+        " intervals. Right: fraction of seeds that reach the target. Dark bars mark"
+        " usable rates, at which at least half of the seeds reach the target.",
     ),
     "norms": (
         _norms,
-        "Norm of the optimizer's input, with and without clipping, at a constant rate."
-        " Dotted line: the threshold, if it is a norm.",
+        "Norm of the optimizer's input with and without clipping at a constant learning"
+        " rate. The dotted line is the threshold, if it is a norm.",
     ),
 }

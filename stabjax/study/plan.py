@@ -1,28 +1,28 @@
-"""The plan of a study: problems, methods, and the size of each sweep."""
+"""Planning a study, which combines problems, methods and sweep sizes."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 
-from stabjax import _catalogue, problems
+from stabjax import _catalogue
 from stabjax._arguments import as_integer, lookup
 from stabjax.problems import Problem
 from stabjax.study.methods import Methods, ResolvedMethods, check_methods, resolve
 
+_DEFAULTS = (
+    "quadratic",
+    "noisy_quadratic",
+    "ill_conditioned_quadratic",
+    "rosenbrock",
+    "cliff",
+    "deep_linear_chain",
+    "digits_mlp",
+)
 DEFAULT_PROBLEMS: Mapping[str, Callable[[], Problem]] = MappingProxyType(
-    {
-        "quadratic": problems.quadratic,
-        "noisy_quadratic": partial(problems.quadratic, noise=1.0),
-        "ill_conditioned_quadratic": problems.ill_conditioned_quadratic,
-        "rosenbrock": problems.rosenbrock,
-        "cliff": problems.cliff,
-        "deep_linear_chain": problems.deep_linear_chain,
-        "digits_mlp": problems.digits_mlp,
-    }
+    {name: _catalogue.PROBLEMS[name] for name in _DEFAULTS}
 )
 PROBLEMS: Mapping[str, Callable[[], Problem]] = MappingProxyType(
     {**DEFAULT_PROBLEMS, **_catalogue.PROBLEMS}
@@ -30,21 +30,21 @@ PROBLEMS: Mapping[str, Callable[[], Problem]] = MappingProxyType(
 _QUICK_PROBLEMS = ("quadratic", "noisy_quadratic")
 _OWN_OPTIMIZER = "the problem's own optimizer"
 
-# Variables of a study's datasets, which `evaluate` must not return.
+# Reserved variable names, which `evaluate` must not return.
 _RESERVED = frozenset({"grad_norm", "median_loss", "steps_to_target", "update_norm"})
-_REQUIRED = ("max_norm", "peak_value", "steps", "target_loss")  # of the metadata
-_MIN_STEPS = 10  # a warm-up, and a last tenth
-_OVERHEAD = 3.0  # seconds to compile and draw a problem
+_REQUIRED = ("max_norm", "peak_value", "steps", "target_loss")  # metadata keys
+_MIN_STEPS = 10  # smaller numbers leave no steps for the warm-up and the last 10%
+_OVERHEAD = 3.0  # seconds per problem for compilation and plots
 
 
 class Sizes(NamedTuple):
-    """The number of runs on one problem, and their length; None means the default.
+    """The size of the sweep for one problem, where None selects the default.
 
     Attributes:
       rates: number of learning rates.
-      thresholds: number of thresholds, besides no clipping.
+      thresholds: number of thresholds in addition to no clipping.
       seeds: number of seeds.
-      steps: training steps of a run.
+      steps: number of training steps in each run.
     """
 
     rates: int | None = None
@@ -53,25 +53,27 @@ class Sizes(NamedTuple):
     steps: int | None = None
 
     def filled(self, default: "Sizes") -> "Sizes":
-        """Returns these sizes, with the default's where there are none."""
+        """Returns a copy with missing sizes replaced by those of `default`."""
         pairs = zip(self, default, strict=True)
         return Sizes(*(own if own is not None else other for own, other in pairs))
 
     @property
     def runs(self) -> int:
-        """The number of runs: each threshold with a constant rate and a schedule."""
+        """The number of runs, including those with and without a schedule."""
         return (self.rates or 1) * ((self.thresholds or 1) + 1) * 2 * (self.seeds or 1)
 
 
 _FULL = Sizes(rates=33, thresholds=13, seeds=32)
 _QUICK = Sizes(rates=17, thresholds=7, seeds=16)
 _NETWORK = Sizes(rates=13, thresholds=5, seeds=8)
-# A sign test at 5 % needs six seeds; an odd number of thresholds has a middle one.
+# A sign test at the 5% level needs six seeds. The number of thresholds is odd because
+# the fixed threshold is the middle one.
 _LARGE = Sizes(rates=7, thresholds=3, seeds=6)
 _LARGE_QUICK = Sizes(rates=5, thresholds=1, seeds=2)
 
-# Seconds to update one parameter on two cores, and sizes that take a minute or two.
-# Other problems take a few nanoseconds and have the default sizes.
+# Seconds per update and parameter on two cores, and sizes that give a duration of one
+# to two minutes. Problems that are not listed take a few nanoseconds per update and use
+# the default sizes.
 _COSTS: Mapping[str, tuple[float, Sizes]] = MappingProxyType(
     {
         "adding": (2.0e-7, _LARGE),
@@ -89,15 +91,15 @@ _COST = 5.0e-9
 
 
 class Plan(NamedTuple):
-    """A problem of the study, its methods, and the sizes of its sweep.
+    """The plan for one problem of a study.
 
     Attributes:
-      name: the problem's name.
-      label: the name, and those of methods that are not the default.
+      name: name of the problem.
+      label: name of the problem, followed by the names of non-default methods.
       problem: the problem.
-      requested: names of optimizer, clipping and schedule, as requested.
-      methods: the functions they stand for.
-      sizes: the sizes, complete.
+      requested: requested names of the optimizer, the clipping and the schedule.
+      methods: the corresponding functions.
+      sizes: sizes of the sweep, without missing values.
     """
 
     name: str
@@ -109,12 +111,12 @@ class Plan(NamedTuple):
 
     @property
     def file(self) -> str:
-        """The stem of the names of its files."""
+        """The base name for files, without an extension."""
         return slug(self.label)
 
     @property
     def seconds(self) -> float:
-        """An estimate of its duration on two cores."""
+        """The estimated duration on two cores, in seconds."""
         shapes = jax.eval_shape(self.problem.init, jax.random.key(0))
         parameters = sum(int(leaf.size) for leaf in jax.tree.leaves(shapes))
         each, _ = _COSTS.get(self.name, (_COST, None))
@@ -129,24 +131,24 @@ def plans(
     *,
     quick: bool = False,
 ) -> list[Plan]:
-    """Plans a study of each problem with each of the methods.
+    """Plans a study of every combination of problems and methods.
 
     Args:
-      names: names from `stabjax.study.PROBLEMS`, or problems of your own with metadata
-        for `max_norm`, `peak_value`, `steps` and `target_loss`. "all" for all of
-        `PROBLEMS`. None for `DEFAULT_PROBLEMS`, or two of them if `quick`.
-        **Static.**
-      sizes: the numbers of rates, thresholds, seeds and steps, each >= 1 (steps >= 10).
-        None for the problem's default. **Static.**
-      methods: clippings, schedules and optimizers. **Static.**
-      quick: fewer problems and fewer runs, for a look in seconds. **Static.**
+      names: names from `stabjax.study.PROBLEMS`, or custom problems whose metadata
+        contain `max_norm`, `peak_value`, `steps` and `target_loss`. "all" selects all
+        of `PROBLEMS`. None selects `DEFAULT_PROBLEMS`, or two of them if `quick` is
+        True.
+      sizes: numbers of rates, thresholds and seeds, >= 1, and steps, >= 10. None
+        selects the default for the problem.
+      methods: combinations of a clipping method, a schedule and an optimizer.
+      quick: if True, uses two problems and few runs, which takes a few seconds.
 
     Returns:
-      One plan for each problem and methods, for `stabjax.study.run`.
+      A list of plans for `stabjax.study.run`, one for each combination.
 
     Raises:
-      ValueError: a name is unknown, a size is too small, methods do not fit together,
-        or a problem of your own lacks metadata.
+      ValueError: If a name is unknown, a size is too small, the methods cannot be
+        combined, or a custom problem lacks metadata.
 
     Example:
       >>> import stabjax
@@ -170,9 +172,7 @@ def plans(
     files = [plan.file for plan in found]
     for plan in found:
         if files.count(plan.file) > 1:
-            raise ValueError(
-                f"names must be unique, got two parts called {plan.label!r}."
-            )
+            raise ValueError(f"names must be unique, got {plan.label!r} twice.")
     return found
 
 
@@ -197,7 +197,7 @@ def _plan(
 
 
 def _requested(methods: Methods, resolved: ResolvedMethods) -> list[str]:
-    """Names of optimizer, clipping and schedule."""
+    """Returns the names of the optimizer, the clipping and the schedule."""
     clipping, schedule, optimizer = resolved.names
     return [optimizer if methods.optimizer else _OWN_OPTIMIZER, clipping, schedule]
 
@@ -208,19 +208,19 @@ def _problem(given: str | Problem) -> tuple[str, Problem]:
     name = str(given.metadata.get("name", "problem"))
     if missing := [key for key in _REQUIRED if key not in given.metadata]:
         raise ValueError(
-            f"metadata must have {', '.join(_REQUIRED)} in a study, got none of "
-            f"{', '.join(missing)} for {name}."
+            f"metadata of {name} must contain {', '.join(_REQUIRED)}, got no "
+            f"{', '.join(missing)}."
         )
     if reserved := _evaluated(given) & _RESERVED:
         raise ValueError(
-            f"evaluate must not return names of the study's own variables, got "
+            f"evaluate must not return reserved names, got "
             f"{', '.join(sorted(reserved))}."
         )
     return name, given
 
 
 def _evaluated(problem: Problem) -> set[str]:
-    """The names that the problem's evaluation returns."""
+    """Returns the names of the values returned by `evaluate`."""
     if problem.evaluate is None:
         return set()
     key = jax.random.key(0)
@@ -229,12 +229,12 @@ def _evaluated(problem: Problem) -> set[str]:
 
 
 def slug(label: str) -> str:
-    """Returns a label as part of a file's name or of an address."""
+    """Converts a label to a form that is safe for file names and URLs."""
     return re.sub(r"\W+", "-", label).strip("-")
 
 
 def definition(name: str) -> str:
-    """Returns the first line of a problem's docstring, and the changed arguments."""
+    """Returns the summary line of a problem's docstring and its changed arguments."""
     make = PROBLEMS.get(name)
     if make is None:
         return ""

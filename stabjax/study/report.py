@@ -1,4 +1,4 @@
-"""The report of a study: sections of Markdown text with pictures."""
+"""The sections of the report, as Markdown text with plots."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -15,61 +15,67 @@ from stabjax.study.tables import both_tables, curve_tables
 from stabjax.study.text import as_number, table
 from stabjax.study.verdicts import verdicts
 
-TITLE = "Gradient clipping and learning-rate schedules: what they do"
+TITLE = "Gradient clipping and learning-rate schedules: an experimental comparison"
 
 _RUN = """\
-The treatments are gradient clipping and a learning-rate schedule, which warms up, if it
-does, over {warmup:.0f} % of the steps. For each problem one program trains every
-learning rate with every threshold (and without clipping), with a constant rate and with
-the schedule, on every seed.
+The treatments are gradient clipping and a learning-rate schedule. Schedules with a
+warm-up use {warmup:.0f}% of the steps for it. For each problem, a single program trains
+all combinations of learning rates, thresholds (including no clipping) and seeds, with a
+constant learning rate and with the schedule.
 
 {table}
 
-{trained:.0f} s to compile and train; {seconds:.0f} s for the last call, including
-pictures; {versions}; {device}.
+Compilation and training took {trained:.0f} s in total. The last call took
+{seconds:.0f} s, including plots. Software and hardware: {versions}, {device}.
 {command}
-This folder also holds the pictures and the runs of each problem, NAME.nc: read them
-with `xarray.open_dataset("NAME.nc", engine="scipy")`."""
+This folder also contains the plots and the runs of each problem (NAME.nc). To load the
+runs, use `xarray.open_dataset("NAME.nc", engine="scipy")`."""
 
 _COMMAND = """\
-To reproduce these numbers:
+To reproduce these results, run:
 
     {command}
 """
 
 _DEFINITIONS = f"""\
-- *Baseline*: no clipping and a constant learning rate. *Both*: clipping and a schedule.
-- *Diverged*: a loss that is not finite, or above 1,000 times the first.
-- *Ends at the target*: the final loss is at most the problem's target.
-- *Runs*: all learning rates and seeds of a treatment at one threshold, the middle one
-  of the sweep, fixed in advance. Rows marked *tuned* have the best of all thresholds
-  instead, and so many more runs to choose from.
-- Intervals are 95 %. For fractions over all rates the seeds are resampled, as runs of
-  one seed are not independent; where all seeds agree, both ends equal the fraction. For
-  fractions of seeds at one rate they are Wilson's.
-- *Tuned*: the learning rate with the smallest median final loss; among equals (all
-  losses below {SOLVED:g} of the target) the fewest steps to the target, then the
-  smallest threshold, then the smallest rate. It is chosen and judged on the same seeds,
-  which flatters all treatments alike.
-- *Untuned*: the rate of the sweep nearest to {UNTUNED_FACTOR} times the best one for
-  the baseline, the same for all treatments: a learning rate that is too large.
-- *Points*: percentage points, treatment - baseline. *Times*: steps of the treatment
-  over those of the baseline, median over the seeds at which the baseline reaches the
-  target. Empty: at none.
-- *Steps to the target*: until the recorded loss is at or below it and stays there
-  (where a loss is that of a minibatch: the mean over the last 5 % of the steps). Norms
-  in the first table are those of these steps (of all, where it does not).
-- *Decades of learning rates that train*: the number of rates at which at least half the
-  seeds end at the target, times the distance of two rates in decades (factors of ten).
-- *Rises*: from one recorded step to the next. *Roughness*: mean absolute second
-  difference of the recorded log10 loss. *Late*: the last tenth of the steps. *Swing*:
-  largest - smallest loss.
-- Treatments share seeds, and a seed fixes start, minibatches and noise. They are
-  compared seed by seed."""
+- *Baseline* means no clipping and a constant learning rate. *Both* means clipping and a
+  schedule.
+- A run *diverges* if its loss is not finite or exceeds 1,000 times the initial loss.
+  Other runs are *stable*.
+- A run *reaches the target* if its final loss is at most the target loss of the
+  problem.
+- *Runs* of a treatment include all learning rates and seeds at a fixed threshold, which
+  is the middle one of the sweep. Rows marked *tuned* use the best threshold instead,
+  which is selected from many more runs.
+- Intervals are 95% confidence intervals. For fractions over all rates, seeds are
+  resampled because runs with the same seed are not independent. If all seeds agree, the
+  interval is a single value. Fractions of seeds at a single rate have Wilson score
+  intervals.
+- The *tuned* learning rate has the smallest median final loss. Losses below {SOLVED:g}
+  of the target count as equal. Ties are resolved by the fewest steps to the target,
+  then by the smallest threshold and the smallest rate. Rates are selected and evaluated
+  on the same seeds, which favors all treatments equally.
+- The *untuned* learning rate is about {UNTUNED_FACTOR} times the best one for the
+  baseline, which is too large. It is the same for all treatments.
+- *Points* are percentage points, treatment - baseline. *Ratios* divide the steps of the
+  treatment by those of the baseline. They are medians over the seeds for which the
+  baseline reaches the target, and empty if there are none.
+- *Steps to the target* is the number of steps until the recorded loss stays at or below
+  the target. Minibatch losses are averaged over the last 5% of the steps. Norms in the
+  first table are computed over these steps, or over all steps if the target is not
+  reached.
+- *Usable learning rates* are the rates at which at least half of the seeds reach the
+  target. Their width is the number of these rates times the distance between adjacent
+  rates in decades (factors of ten).
+- A *rise* is an increase of the loss between recorded steps. *Roughness* is the mean
+  absolute second difference of the recorded log10 loss. *Late* refers to the last 10%
+  of the steps. The *swing* is the largest loss minus the smallest loss.
+- All treatments use the same seeds, which determine the initial weights, the
+  minibatches and the noise. Comparisons are paired by seed."""
 
 
 class Chapter(NamedTuple):
-    """The runs, measures and pictures (file -> caption) of a problem."""
+    """The runs, measures and plots (file -> caption) of a problem."""
 
     runs: xr.Dataset
     measures: xr.Dataset
@@ -77,19 +83,19 @@ class Chapter(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The name of the problem, and of methods that are not the default."""
+        """The name of the problem, followed by the names of non-default methods."""
         return str(self.runs.attrs["label"])
 
 
 class Section(NamedTuple):
-    """A section of the report: its title, Markdown text, and pictures with captions."""
+    """A section of the report with a title, Markdown text and plots."""
 
     title: str
     text: str
     pictures: Mapping[str, str] = {}
 
     def markdown(self) -> str:
-        """The section in Markdown."""
+        """Returns the section as Markdown."""
         shown = (f"![{f[:-4]}]({f})\n\n*{text}*" for f, text in self.pictures.items())
         return "\n\n".join([f"## {self.title}", self.text, *shown])
 
@@ -100,34 +106,34 @@ def sections(
     command: str | None,
     seconds: float,
 ) -> list[Section]:
-    """Returns the report: the answer first, then the evidence for it.
+    """Returns the sections of the report, beginning with the main result.
 
     Args:
-      chapters: the problems.
-      overview: the picture of all problems: file -> caption.
+      chapters: the results of all problems.
+      overview: a dict with the caption of the overview plot, keyed by file.
       command: the command that reproduces the study, or None.
       seconds: the duration of the study.
     """
     measured = [chapter.measures for chapter in chapters]
     return [
-        Section("The answer", headline(measured), overview),
+        Section("Main result", headline(measured), overview),
         Section("What to do", advice(measured)),
         Section("In numbers", numbers(measured)),
         *map(_tables, chapters, [True] + [False] * len(chapters)),
-        Section("Curves: the effect of a schedule", curve_tables(measured)),
-        Section("Every claim of the tutorial, tested", verdicts(measured)),
+        Section("Learning curves with and without a schedule", curve_tables(measured)),
+        Section("Tests of the tutorial's claims", verdicts(measured)),
         Section("Definitions", _DEFINITIONS),
-        Section("What was run", _provenance(chapters, command, seconds)),
+        Section("Experimental setup", _provenance(chapters, command, seconds)),
     ]
 
 
 def summary(report: Sequence[Section]) -> str:
-    """Returns the answer, and the tutorial's tables on the first problem."""
+    """Returns the main result and the tutorial's tables for the first problem."""
     return "\n\n".join(s._replace(pictures={}).markdown() for s in report[:4])
 
 
 def markdown(report: Sequence[Section]) -> str:
-    """Returns the whole report in Markdown."""
+    """Returns the complete report as Markdown."""
     return "\n\n".join([f"# {TITLE}", *(s.markdown() for s in report)]) + "\n"
 
 
@@ -145,7 +151,7 @@ def _provenance(
     attrs = chapters[0].runs.attrs
     header = ["problem", "definition", "optimizer", "clipping", "schedule"]
     header += ["learning rates", "thresholds", "seeds", "steps", "target", "runs"]
-    header += ["compiling, s", "training, s"]
+    header += ["compilation (s)", "training (s)"]
     versions = [f"{name} {attrs[name]}" for name in ("stabjax", "jax", "optax")]
     return _RUN.format(
         warmup=100 * WARMUP_FRACTION,

@@ -1,4 +1,4 @@
-"""The tutorial's two tables, and the curves between them, as measured."""
+"""The tutorial's two tables with measured values, and tables of learning curves."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -21,7 +21,7 @@ from stabjax.study.text import (
     values_of,
 )
 
-# The text of a treatment in one column of a table.
+# A function that returns the text of a table cell for a treatment.
 Cell = Callable[[xr.Dataset, str], str]
 Columns = dict[str, Cell]
 
@@ -38,35 +38,35 @@ _STATES = {
 }
 
 _TABLES = """\
-Gradient norm and speed at one learning rate, {common}, the best one for the baseline;
-clipped at {threshold}. Medians over the seeds:
+Gradient norm and speed at the best learning rate for the baseline, {common}, and the
+threshold {threshold} (medians over the seeds):
 
 {norms}
 
-The treatments over all learning rates, and at two of them: each treatment's best,
-*tuned*, and {untuned}, *untuned*, {factor} times the best one for the baseline:
+Results over all learning rates, at the best learning rate of each treatment (*tuned*),
+and at {untuned}, which is {factor} times the best one for the baseline (*untuned*):
 
 {treatments}
 
-Against the baseline, paired by seed:
+Comparison with the baseline, paired by seed:
 
 {pairs}"""
 
 _CURVES = """\
-At the best learning rate for the baseline, without clipping, from a constant rate to a
-schedule; medians over the seeds:
+Learning curves with a constant learning rate → with a schedule, at the best learning
+rate for the baseline and without clipping (medians over the seeds):
 
 {table}"""
 
 _OVERFITTING = """\
-Over-fitting on {name}, each treatment at its tuned rate. A small difference can also
-mean that the training data are fitted less well, so compare both losses:
+Overfitting on {name}, at the tuned rate of each treatment. A small gap can also mean
+that the training data are fitted less well, so compare both losses:
 
 {table}"""
 
 
 def both_tables(measures: xr.Dataset, *, claims: bool = False) -> str:
-    """The two tables measured on one problem, beside the tutorial's if `claims`."""
+    """Returns both tables for a problem. `claims` adds the tutorial's entries."""
     common = value_of(measures, "chosen_rate", "baseline", rate="common")
     untuned = value_of(measures, "chosen_rate", "baseline", rate="untuned")
     treated = [name for name in TREATMENTS if name != "baseline"]
@@ -82,7 +82,7 @@ def both_tables(measures: xr.Dataset, *, claims: bool = False) -> str:
 
 
 def curve_tables(measured: Sequence[xr.Dataset]) -> str:
-    """Smoothness, late oscillation and over-fitting, as measured."""
+    """Returns tables of smoothness, late oscillation and overfitting."""
     header = ["problem", *(title for title, _ in _CHANGES.values())]
     rows = [
         [
@@ -100,7 +100,7 @@ def curve_tables(measured: Sequence[xr.Dataset]) -> str:
 
 
 def _table(measures: xr.Dataset, treatments: Iterable[str], columns: Columns) -> str:
-    """One row for each treatment, one cell for each column."""
+    """Returns a table with a row for each treatment."""
     rows = [[cell(measures, t) for cell in columns.values()] for t in treatments]
     return table(list(columns), rows)
 
@@ -133,7 +133,7 @@ def _minus_baseline(measures: xr.Dataset, name: str, treatment: str) -> xr.DataA
 
 
 def _with_settings(measures: xr.Dataset, treatment: str) -> str:
-    """The treatment's name, tuned rate and threshold."""
+    """Returns the name of a treatment with its tuned rate and threshold."""
     rate = as_number(value_of(measures, "chosen_rate", treatment, rate="tuned"))
     threshold = value_of(measures, "chosen_threshold", treatment)
     clipped = f", threshold {as_number(threshold)}" if threshold < float("inf") else ""
@@ -145,8 +145,8 @@ def _change(measures: xr.Dataset, name: str, form: Callable[[float], str]) -> st
     return " → ".join(map(form, pair))
 
 
-_STABLE, _REACHED = "runs that do not diverge", "runs that end at the target"
-_WIDTH = "decades of learning rates that train"
+_STABLE, _REACHED = "stable runs", "runs that reach the target"
+_WIDTH = "usable learning rates (decades)"
 _STEPS = "steps to the target"
 _CHANGES: dict[str, tuple[str, Callable[[float], str]]] = {
     "rises": ("steps at which the loss rises", as_percent),
@@ -156,11 +156,11 @@ _CHANGES: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 _PAIR_COLUMNS: Columns = {
     "treatment": lambda _, treatment: treatment,
-    f"{_STABLE}, points": _difference("stable"),
-    f"{_REACHED}, points": _difference("reached"),
+    f"{_STABLE} (points)": _difference("stable"),
+    f"{_REACHED} (points)": _difference("reached"),
     _WIDTH: lambda m, t: f"{float(_minus_baseline(m, 'width', t)):+.1f}",
-    f"{_STEPS}, tuned, times": _ratio("steps"),
-    f"{_STEPS}, best rate for the baseline, times": _ratio("common_steps"),
+    f"{_STEPS}, tuned (ratio)": _ratio("steps"),
+    f"{_STEPS}, best rate for the baseline (ratio)": _ratio("common_steps"),
 }
 _FIT_COLUMNS: Columns = {
     "": lambda _, treatment: treatment,
@@ -175,7 +175,7 @@ def _norm_columns(untuned: float, claims: bool) -> Columns:
     if claims:
         columns["the tutorial claims"] = lambda _, treatment: _STATES[treatment][1]
     return columns | {
-        "first norm of the optimizer's input": _median("first_norm", as_loss),
+        "initial norm of the optimizer's input": _median("first_norm", as_loss),
         "median norm": _median("median_norm", as_loss),
         "largest norm": _median("largest_norm", as_loss),
         f"largest norm at rate {as_number(untuned)}": _median("untuned_norm", as_loss),
@@ -197,7 +197,5 @@ def _treatment_columns(claims: bool) -> Columns:
         "final loss, tuned": _median("final", as_loss),
         "final loss, all runs": _median("median", as_loss),
         "final loss, untuned": _median("untuned", as_loss),
-        "untuned runs that do not diverge": _fraction(
-            "untuned_stable", fraction_of_seeds
-        ),
+        "stable runs, untuned": _fraction("untuned_stable", fraction_of_seeds),
     }

@@ -1,4 +1,4 @@
-"""The verdict on every claim of the tutorial, in a table and in sentences."""
+"""The results of testing the tutorial's claims, as a table and as text."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,27 +17,30 @@ from stabjax.study.text import (
     values_of,
 )
 
-_COLUMNS = 8  # problems that fit into a table
+_COLUMNS = 8  # maximum number of problems in a table
 
 _VERDICTS = """\
-The number of problems on which a claim holds (yes), is contradicted (no), or makes no
-difference (=: below 5 %, or not significant by a sign test over the seeds at 5 %, so a
-few in a hundred can be wrong). Empty: does not apply.
+The number of problems on which a claim holds (yes), is contradicted (no), or the
+difference is below 5% or not significant (=). Significance is determined by a sign test
+over the seeds at the 5% level, so a few percent of the results can be wrong. A cell is
+empty if the claim does not apply to the problem.
 
 {table}
 
 {sentences}"""
 
 _NORMS = """\
-- *"Without clipping the gradient norm is above 10."* On the tutorial's two weights it
-  starts at {first} and is above 10 for {above} of the starts.
-- *"With clipping it is 1."* It equals the threshold, {threshold}, at {at} of the steps
-  to the target, and is smaller at the others: the threshold is an upper bound."""
+- *"Without clipping, the gradient norm is above 10."* For the two weights of the
+  tutorial, the median initial norm is {first}, and {above} of the seeds have an initial
+  norm above 10.
+- *"With clipping, the norm is 1."* The norm equals the threshold, {threshold}, at {at}
+  of the steps to the target. At all other steps it is smaller, because the threshold is
+  an upper bound."""
 
-# The quantities that claims compare, and how they are printed.
+# The description and the format of the compared quantities.
 _QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
-    "stable": ("runs that do not diverge", as_percent),
-    "reached": ("runs that end at the target", as_percent),
+    "stable": ("stable runs", as_percent),
+    "reached": ("runs that reach the target", as_percent),
     "steps": ("steps to the target, tuned", as_steps),
     "common_steps": ("steps to the target at one rate", as_steps),
     "final": ("final loss, tuned", as_loss),
@@ -49,14 +52,14 @@ _QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def verdicts(measured: Sequence[xr.Dataset]) -> str:
-    """Every claim on every problem, and the contradicted ones with their numbers."""
+    """Returns a table of all claims and a list of the contradicted ones."""
     rows = [[judge(claim, m) for m in measured] for claim in CLAIMS]
     bullets = [_norms(m) for m in measured if m.attrs["label"] == "quadratic"]
     bullets += [f"- {text}" for row in rows if (text := _contradiction(row))]
     parts = ["\n".join(bullets)] if bullets else []
     for answer, text in (
-        ("yes", "Confirmed wherever they apply"),
-        ("same", "No difference on any problem"),
+        ("yes", "Claims confirmed on all applicable problems"),
+        ("same", "Claims without a significant difference on any problem"),
     ):
         answers = [{verdict.answer for verdict in row} - {"-"} for row in rows]
         pairs = zip(CLAIMS, answers, strict=True)
@@ -67,7 +70,7 @@ def verdicts(measured: Sequence[xr.Dataset]) -> str:
 
 
 def _table(rows: Sequence[Sequence[Verdict]]) -> str:
-    """The counts of each claim, and its answer on each problem if there are few."""
+    """Returns a table of all claims, with columns for problems if there are few."""
     names = [verdict.problem for verdict in rows[0]]
     shown = names if len(names) <= _COLUMNS else []
     signs = {"yes": "yes", "no": "**no**", "same": "=", "-": ""}
@@ -81,7 +84,7 @@ def _table(rows: Sequence[Sequence[Verdict]]) -> str:
 
 
 def _norms(measures: xr.Dataset) -> str:
-    """The tutorial's two numbers for the gradient norm."""
+    """Tests the tutorial's two claims about the gradient norm."""
     first = values_of(measures, "first_norm", "baseline")
     return _NORMS.format(
         first=as_loss(float(first.median())),
@@ -92,7 +95,7 @@ def _norms(measures: xr.Dataset) -> str:
 
 
 def _contradiction(row: Sequence[Verdict]) -> str:
-    """A sentence on a claim that a problem contradicts, else an empty one."""
+    """Describes a contradicted claim, or returns an empty string."""
     opposite, same, agreeing = (
         [v for v in row if v.answer == answer] for answer in ("no", "same", "yes")
     )
@@ -100,25 +103,23 @@ def _contradiction(row: Sequence[Verdict]) -> str:
         return ""
     claim = opposite[0].claim
     quantity, form = _QUANTITIES[claim.quantity]
-    evidence = [
-        f"{v.problem} ({form(v.first)} against {form(v.second)})" for v in opposite
-    ]
+    evidence = [f"{v.problem} ({form(v.first)} vs. {form(v.second)})" for v in opposite]
     parts = ["contradicted on " + listed(evidence)]
     if same:
         parts.append("no difference on " + listed(v.problem for v in same))
     if agreeing:
         parts.append("confirmed on " + listed(v.problem for v in agreeing))
     return (
-        f'*"{claim.text}"* ({quantity}, {claim.first} against {claim.second}): '
+        f'*"{claim.text}"* ({quantity}, {claim.first} vs. {claim.second}): '
         f"{'; '.join(parts)}."
     )
 
 
 def _untested(measured: Sequence[xr.Dataset]) -> str:
-    """The subjects of the tutorial that no problem here covers."""
+    """Lists the subjects of the tutorial that the study does not cover."""
     subjects = ["large models"]
     if "char_transformer" not in {m.attrs["problem"] for m in measured}:
         subjects.append("Transformers")
     if {m.attrs["optimizer"] for m in measured} == {"sgd"}:
         subjects.append("optimizers other than SGD")
-    return f"Not tested here: the tutorial's claims about {listed(subjects)}."
+    return f"The tutorial's claims about {listed(subjects)} are not tested."

@@ -272,12 +272,12 @@ def test_thresholds_of_many_numbers_raise():
 
 def test_missing_params_and_ranks_raise():
     agc = stabjax.adaptive_grad_clip(0.1)
-    with pytest.raises(ValueError, match="call update.updates, state, params"):
+    with pytest.raises(ValueError, match="Call update.updates, state, params"):
         agc.update(jnp.ones(2), agc.init(jnp.ones(2)))
     for deep in (lambda: stabjax.unitwise_norm(jnp.ones((2,) * 6)),):
         with pytest.raises(ValueError, match="axis must be given for arrays with more"):
             deep()
-    with pytest.raises(ValueError, match="must have one shape"):
+    with pytest.raises(ValueError, match="must have the same shape"):
         stabjax.unitwise_clip(jnp.ones(1), jnp.ones(2), jnp.ones(2))
 
 

@@ -170,7 +170,7 @@ def test_stable_adam_gives_the_numbers_of_its_code():
         clipped = state.metrics["scale_by_stable_adam:clipped"]
         # Of gradients that are all alike the mean square is 1 up to rounding.
         assert bool(clipped) == (row["rms"] > 1) or abs(row["rms"] - 1) < 1e-6
-    with pytest.raises(ValueError, match="params must be given for weight_decay"):
+    with pytest.raises(ValueError, match="params must be passed to use weight_decay"):
         tx.update(params, state)
 
 

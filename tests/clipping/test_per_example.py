@@ -142,7 +142,7 @@ def test_bad_input_is_named(clip):
         [jnp.ones(2), jnp.ones(())],
         [],
     ):
-        with pytest.raises(ValueError, match=rf"{clip.__name__}: every leaf of grads"):
+        with pytest.raises(ValueError, match=rf"{clip.__name__}: all leaves of grads"):
             clip(trees, 1.0)
     with pytest.raises(ValueError, match=r"l2_norm_clip must be >= 0, got -1"):
         clip(ROWS, -1.0)
@@ -245,21 +245,17 @@ def test_noise_of_count_and_sum_share_the_privacy():
 
 def test_privacy_that_cannot_be_is_refused():
     quantile = stabjax.adaptive_quantile_clip
-    with pytest.raises(ValueError, match=r"below 2 count_noise.*got 1.0 and 0.5"):
+    with pytest.raises(ValueError, match=r"below 2 . count_noise, got 1.0 and 0.5"):
         quantile(noise_multiplier=1.0, count_noise=0.5, key=0)
-    with pytest.raises(
-        ValueError, match="key must be a random key where there is noise"
-    ):
+    with pytest.raises(ValueError, match="key must be a random key if there is noise"):
         quantile(noise_multiplier=1.0, count_noise=2.0)
-    with pytest.raises(
-        ValueError, match="key must be a random key where there is noise"
-    ):
+    with pytest.raises(ValueError, match="key must be a random key if there is noise"):
         jax.jit(lambda sigma: quantile(count_noise=sigma).init(jnp.zeros(1)))(1.0)
     with pytest.raises(ValueError, match=r"target_quantile must be in \[0, 1\]"):
         quantile(target_quantile=1.5)
     with pytest.raises(ValueError, match=r"init_norm must be >= 0"):
         quantile(-1.0)
-    with pytest.raises(ValueError, match=r"every leaf of grads must have the examples"):
+    with pytest.raises(ValueError, match=r"all leaves of grads must have examples"):
         tx = quantile()
         tx.update(jnp.ones(()), tx.init(jnp.ones(())))
 

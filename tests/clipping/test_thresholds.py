@@ -252,7 +252,7 @@ def test_groups_of_a_deeper_tree_and_masked_parts(make):
 def test_thresholds_that_match_no_parameter_raise(make):
     for thresholds, message in (
         ({"w": 1.0}, "must have a value for every parameter, got none for 'b'"),
-        (THRESHOLDS | {"c": 1.0}, "must have values for parameters only.*'c'"),
+        (THRESHOLDS | {"c": 1.0}, "must only have values for parameters.*'c'"),
         ({"w": {"x": 1.0}, "b": 1.0}, "must have a value for every .* for 'w'"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -285,7 +285,7 @@ def test_leaves_of_python_and_of_integers(make):
 @makers
 def test_a_leaf_that_is_not_an_array_is_named(make):
     grads = {"layers": [{"w": jnp.ones(2), "act": jax.nn.relu}]}
-    with pytest.raises(TypeError, match=r"updates must hold arrays.*'layers/0/act'"):
+    with pytest.raises(TypeError, match=r"updates must contain arrays.*'layers/0/act'"):
         make(1.0).update(grads, optax.EmptyState(), grads)
 
 

@@ -47,7 +47,9 @@ def test_relative_updates_of_the_vectors_and_far_out():
         updates, _ = tx.update(jnp.array(delta), tx.init(0), jnp.array(params))
         expected = np.array(delta) * factor
         np.testing.assert_allclose(updates, expected, rtol=1e-6, atol=1e-37)
-    with pytest.raises(ValueError, match="clip_by_relative_update needs params: call"):
+    with pytest.raises(
+        ValueError, match="params must be passed to clip_by_relative_update"
+    ):
         tx.update(updates, optax.EmptyState())
 
 
@@ -86,7 +88,7 @@ def test_resets_forget_and_warm_up():
     for _ in range(3):
         updates, state = never.update(ones, state, params)
     assert updates == 3
-    with pytest.raises(ValueError, match="params must be given to make new moments"):
+    with pytest.raises(ValueError, match="params must be passed to reset_moments"):
         never.update(ones, state)
     with pytest.raises(TypeError, match="inner must be an optax.GradientTransf"):
         stabjax.reset_moments("adam")
@@ -178,3 +180,17 @@ def test_an_entry_that_was_zero_learns():
         for g in (quiet, quiet, quiet, loud):
             updates, state = update(g, state)
         assert bool(updates[1] == 0) == reference
+
+
+@pytest.mark.parametrize("name", ["clip", "adopt_clip"])
+def test_element_clips_report_for_all_of_a_mapped_axis(name):
+    given = {"clip": (lambda count: 1.0,), "adopt_clip": ()}[name]
+    tx = getattr(stabjax, name)(*given, axis_name="d")
+    state = tx.init(jnp.zeros(1))
+
+    def metrics(g):
+        return stabjax.metrics(tx.update(g, state)[1])
+
+    found = jax.vmap(metrics, axis_name="d")(jnp.array([[0.5], [3.0]]))
+    assert found[f"{name}/clipped"].tolist() == [True, True]
+    assert found[f"{name}/max_delta"].tolist() == [1, 1]

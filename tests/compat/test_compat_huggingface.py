@@ -129,7 +129,7 @@ def of(name, *steps, **kwargs):
         (of("cosine_with_min_lr", 4, 14), "min_lr or min_lr_rate must be given"),
         (
             of("cosine_warmup_with_min_lr", 4, 14, min_lr=0.1, min_lr_rate=0.1),
-            "min_lr and min_lr_rate must not both be given, got min_lr=0.1 and",
+            "only one of min_lr and min_lr_rate may be given, got min_lr=0.1 and",
         ),
         (
             of("polynomial", 4, 14, lr_end=0.5),
@@ -154,7 +154,7 @@ def test_a_bad_value_is_refused_by_name(make, message):
 
 
 def test_an_argument_of_another_schedule_is_refused():
-    message = "scheduler_specific_kwargs do not fit 'cosine': .*'power'"
+    message = "scheduler_specific_kwargs do not match 'cosine': .*'power'"
     with pytest.raises(TypeError, match=message):
         named("cosine", 4, 14, power=2)
     with pytest.raises(TypeError, match="'warmup_stable_decay': .*'num_decay_steps'"):

@@ -139,7 +139,7 @@ def test_vectors():
         ("cyclic_lr", (0.1, 1.0, 0), "step_size_up must be > 0, got 0"),
         ("cyclic_lr", (0.1, 1.0, 5, 5, "square"), "mode must be 'triangular'"),
         ("cyclic_lr", (0.1, 1.0, 5, -1), "step_size_down must be > 0, got -1"),
-        ("one_cycle_lr", (0.1,), "total_steps must be given, or epochs and steps_per"),
+        ("one_cycle_lr", (0.1,), "total_steps, or both epochs and steps_per"),
         ("one_cycle_lr", (0.1, None, 5), "got epochs=5 and steps_per_epoch=None"),
         ("one_cycle_lr", (0.1, 0), "total_steps must be an integer >= 1, got 0"),
         ("one_cycle_lr", (0.1, 9.5), "total_steps must be an integer >= 1, got 9.5"),

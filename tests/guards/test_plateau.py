@@ -327,3 +327,11 @@ def test_the_value_must_be_there_and_be_one_number():
         tx.update(jnp.ones(2), state)
     with pytest.raises(ValueError, match=r"value must be a scalar, .* shape \(3,\)."):
         tx.update(jnp.ones(2), state, value=jnp.ones(3))
+
+
+def test_the_mean_of_huge_losses_is_finite():
+    tx = stabjax.reduce_on_plateau(0.5, 1, accumulation_size=3)
+    state = tx.init(jnp.zeros(1))
+    for value in (3e38, 2e38, 1e38):
+        _, state = tx.update(jnp.ones(1), state, value=jnp.float32(value))
+    np.testing.assert_allclose(state.best_value, 2e38, rtol=1e-6)

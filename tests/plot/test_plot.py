@@ -209,7 +209,7 @@ class TestStableFraction:
         assert "diverge" in ax.get_ylabel()
 
     def test_fraction_that_ends_at_the_target(self):
-        ax = plot.stable_fraction(self.dataset, x="rate", target_loss=0.5)
+        ax = plot.stable_fraction(self.dataset, x="rate", target=0.5)
         assert ax.get_lines()[0].get_ydata().tolist() == [0.0, 0.0]
         assert "0.5" in ax.get_ylabel()
 
@@ -257,7 +257,7 @@ class TestGradientNorms:
             assert_drawn(plot.gradient_norms(np.full(3, value)))
 
     def test_one_run_at_a_time(self):
-        with pytest.raises(ValueError, match=r"one axis, got shape \(2, 3\)"):
+        with pytest.raises(ValueError, match=r"one-dimensional, got shape \(2, 3\)"):
             plot.gradient_norms(np.ones((2, 3)))
 
 
@@ -266,16 +266,19 @@ class TestGradientNorms:
     [
         (
             lambda d: plot.heatmap(d, x="rate", y="decay"),
-            "final_loss has no dimension 'decay'",
+            r"y must be a dimension of final_loss \(seed, rate\), got 'decay'",
         ),
         (
             lambda d: plot.heatmap(d, x="rate", y="seed", variable="accuracy"),
-            "no variable 'accuracy', only final_loss, status",
+            r"one of the dataset's \(final_loss, status\), got 'accuracy'",
         ),
-        (lambda d: plot.learning_curves(d), "no variable 'loss'"),
+        (
+            lambda d: plot.learning_curves(d),
+            r"got 'loss'. Did you mean final_loss\?",
+        ),
         (
             lambda d: plot.stable_fraction(d, x="decay"),
-            "status has no dimension 'decay'",
+            r"x must be a dimension of status \(seed, rate\), got 'decay'",
         ),
     ],
 )
@@ -321,7 +324,7 @@ RECORDED = curves(np.ones((3, 4, 2)), rate=[1, 2, 3], seed=range(4)).assign_coor
         ),
         (
             lambda: plot.learning_curves(RECORDED, hue="rate"),
-            "median and 80 % band over seed (4)",
+            "median and 80% band over seed (4)",
         ),
         (
             lambda: plot.trainability_map(SCORES, x="rate", y="max_norm"),
@@ -350,7 +353,7 @@ def test_an_infinite_threshold_stands_at_the_same_end_in_any_order(order):
     (mesh,) = meshes(plot.trainability_map(data, x="max_norm", y="rate"))
     ranks = mesh.get_array()[0].compressed()
     assert np.all(np.diff(ranks) > 0)  # from -0.1, converged fast, to -3
-    (line, *_) = plot.stable_fraction(data, x="max_norm", target_loss=2.0).get_lines()
+    (line, *_) = plot.stable_fraction(data, x="max_norm", target=2.0).get_lines()
     assert line.get_ydata().tolist() == [*[1.0] * (len(order) - 1), 0.0]
     assert np.all(np.diff(line.get_xdata()) > 0)
     ax = plot.rate_ranges(data, x="rate", y="max_norm")

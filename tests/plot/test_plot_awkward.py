@@ -139,7 +139,7 @@ class TestStableFraction:
     def test_what_was_not_run_counts_for_nothing(self):
         data = runs([[1.0, INF, NAN], [1.0, NAN, NAN]], seed=[0, 1], rate=RATES)
         for target in (None, 2.0):
-            ax = plot.stable_fraction(data, x="rate", target_loss=target)
+            ax = plot.stable_fraction(data, x="rate", target=target)
             assert ax.get_lines()[0].get_ydata()[:2].tolist() == [1.0, 0.0]
             assert np.isnan(ax.get_lines()[0].get_ydata()[2])
 

@@ -166,7 +166,7 @@ def test_loss_keeps_the_dtype_of_the_weights(name):
         (
             lambda: problems.random_quadratic(0.5),
             ValueError,
-            "problem_seed must be a whole number .* got 0.5",
+            "problem_seed must be an integer .* got 0.5",
         ),
         (
             lambda: problems.random_quadratic(2**24 + 2),

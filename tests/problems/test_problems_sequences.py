@@ -214,10 +214,10 @@ def test_transformer_reads_a_file_and_knows_its_baselines(tmp_path):
     marked = problems.char_transformer(text=path, context=8)
     assert marked.metadata["baseline"] == problem.metadata["baseline"]
 
-    with pytest.raises(ValueError, match=r"pathlib.Path\('.*book.txt'\), got the name"):
+    with pytest.raises(ValueError, match=r"pathlib.Path\('.*book.txt'\), got a file"):
         problems.char_transformer(text=str(path))
     path.write_text("hällo wörld " * 50, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"a file in UTF-8, got .*book.txt: "):
+    with pytest.raises(ValueError, match=r"a valid UTF-8 file, got .*book.txt: "):
         problems.char_transformer(text=path)
     path.write_text("")
     with pytest.raises(ValueError, match="more than 89 characters .* got 0"):

@@ -344,9 +344,7 @@ def test_boundaries_from_json_are_refused_by_name():
     with pytest.raises(TypeError, match=message):
         stabjax.piecewise_constant_schedule(1.0, {"10": 0.5})
     one = stabjax.constant_schedule(1.0)
-    with pytest.raises(
-        TypeError, match="each of boundaries must be a number, got '10'"
-    ):
+    with pytest.raises(TypeError, match="each boundary must be a number, got '10'"):
         stabjax.join_schedules([one, one], ["10"])
 
 

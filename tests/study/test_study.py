@@ -121,7 +121,7 @@ class TestExperiment:
         runs = observe(plan)
         np.testing.assert_array_equal(runs.final_loss, runs.train_loss)
         assert {"gap", "accuracy"} <= set(measure(runs).data_vars)
-        assert "Over-fitting on digits_mlp" in curve_tables([measure(runs)])
+        assert "Overfitting on digits_mlp" in curve_tables([measure(runs)])
 
 
 class TestReport:
@@ -138,7 +138,7 @@ class TestReport:
             '"low, poor, average"',
         ]
         cells += [
-            f"{100 * s:.0f} % [{100 * s:.0f}, {100 * s:.0f}]" for s in (held, reached)
+            f"{100 * s:.0f}% [{100 * s:.0f}, {100 * s:.0f}]" for s in (held, reached)
         ]
         cells += [f"{steps:.0f}", "2.0", as_loss(loss)]
         assert f"| {' | '.join(cells)} |" in done.summary
@@ -151,8 +151,8 @@ class TestReport:
         assert done.report == folder / "report.html"
         text = (folder / "report.md").read_text(encoding="utf-8")
         headings = re.findall(r"^##? (.*)$", text, re.MULTILINE)
-        assert headings[1] == "The answer"
-        assert headings[-1] == "What was run"
+        assert headings[1] == "Main result"
+        assert headings[-1] == "Experimental setup"
         assert all(part in text for part in done.summary.split("\n\n"))
         assert "inf" not in re.findall(r"[\w.]+", text)
         assert "nan" not in re.findall(r"[\w.]+", text)

@@ -163,12 +163,12 @@ def test_problem_method_measure_and_cell_can_be_chosen(browser):
     choose(browser, "scheduled", "constant rate")
     choose(browser, "rate", "0.1")
     choose(browser, "threshold", "∞")
-    assert "4 of 4 seeds end at the target" in cell_text(browser)
+    assert "4 of 4 seeds reach the target" in cell_text(browser)
     choose(browser, "scheduled", "schedule")
     assert ", schedule, learning rate 0.1, " in cell_text(browser)
-    choose(browser, "metric", "fraction of seeds that do not diverge")
+    choose(browser, "metric", "fraction of stable seeds")
     title = browser.find_element("css selector", "#map .gtitle").text
-    assert title == "fraction of seeds that do not diverge"
+    assert title == "fraction of stable seeds"
     choose(browser, "problem", "cliff")
     assert cell_text(browser).startswith("cliff, zclip, linear_schedule, schedule, ")
     choose(browser, "methods", "adagc, linear_schedule")

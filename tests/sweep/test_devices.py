@@ -62,7 +62,7 @@ def test_the_default_device_is_the_only_one():
     "devices", [[], 2, "cpu", [0, 1], [*jax.devices()[:1], *jax.devices()[:1]]]
 )
 def test_bad_devices(devices):
-    with pytest.raises(ValueError, match="devices must be None or a list of different"):
+    with pytest.raises(ValueError, match="devices must be None or a list of distinct"):
         run(devices=devices)
 
 

@@ -110,7 +110,7 @@ def test_a_broken_pool_keeps_what_was_finished(alone, tmp_path, monkeypatch):
 
     monkeypatch.setattr(executors, "_SUBMITTED", 2)
     with Breaking(2) as executor:
-        message = "broke down .BrokenExecutor: a worker died.* new executor resumes"
+        message = "broke .BrokenExecutor: a worker died.* new executor to resume"
         with pytest.raises(RuntimeError, match=message):
             run(executor=executor, store=tmp_path)
     assert 4 <= len(chunk_files(tmp_path)) <= 6
@@ -144,14 +144,14 @@ def test_what_cannot_be_pickled_is_said_before_anything_runs(threads, tmp_path):
         with lock:
             return make_optimizer(rate, max_norm)
 
-    with pytest.raises(TypeError, match="must be picklable to be sent to an executor"):
+    with pytest.raises(TypeError, match="must be picklable if executor is given"):
         run(make_optimizer=make, executor=threads, store=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_lambda_without_cloudpickle(threads, monkeypatch):
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
-    with pytest.raises(TypeError, match="picklable .*lambda.*with def .*cloudpickle"):
+    with pytest.raises(TypeError, match="picklable .*lambda.*Install cloudpickle"):
         run(make_optimizer=lambda rate, max_norm: optax.sgd(rate), executor=threads)
 
 
@@ -161,7 +161,7 @@ def test_bad_input():
 
 
 def test_workers_have_their_own_devices(threads):
-    with pytest.raises(ValueError, match="devices cannot be chosen for the workers"):
+    with pytest.raises(ValueError, match="devices must be None if executor is given"):
         run(executor=threads, devices=jax.devices())
 
 
@@ -176,7 +176,7 @@ def test_a_pool_of_processes(alone, tmp_path):
             target=kill_soon, args=(list(executor._processes)[0], store)
         )
         killer.start()
-        with pytest.raises(RuntimeError, match="broke down .*BrokenProcessPool"):
+        with pytest.raises(RuntimeError, match="executor broke .*BrokenProcessPool"):
             run(executor=executor, store=store, space=space)
         killer.join()
     before = chunk_files(store)

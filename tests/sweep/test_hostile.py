@@ -257,7 +257,7 @@ def test_a_hostile_chunk(honest, store, name, monkeypatch):
     _, variables, about, memory = honest
     monkeypatch.chdir(store)
     CHUNKS[name](store / "chunks" / CHUNK, variables, about)
-    message = rf"{CHUNK} is damaged \(.{{10,220}}\): its 4 trials count as not run"
+    message = rf"{CHUNK} is damaged \(.{{10,220}}\). Its 4 trials count as not run"
     with pytest.warns(RuntimeWarning, match=message) as caught:
         used = allocated(lambda: store_is_half_full(store))
     assert [warning.filename for warning in caught] == [__file__]
@@ -301,6 +301,11 @@ SPECS = {
         ],
     ),
     "a quadrillion steps": entry("settings", "steps", value=10**15),
+    "a quadrillion evaluations": lambda spec: spec["settings"].update(
+        steps=10**15, record_every=10**14, evaluate_every=1
+    ),
+    "an unknown engine": entry("groups", 0, "engine", value=["vmap"]),
+    "rules of rules": entry("settings", "stop", value=[["a"], {}]),
     "no step": entry("settings", "steps", value=0),
     "half a step": entry("settings", "steps", value=0.5),
     "infinite steps": entry("settings", "steps", value="Infinity"),
@@ -372,7 +377,7 @@ SPEC_FILES = {
     "a terabyte": sparse,
     "a link": lambda path: path.symlink_to("/etc/hostname"),
 }
-DAMAGED = r"(?s)(spec\.json of )?the store '.*store' (is damaged|cannot be opened)"
+DAMAGED = r"(?s)(spec\.json in )?the store '.*store' (is damaged|cannot be opened)"
 
 
 @pytest.mark.parametrize("name", [*SPECS, *TEXTS, *SPEC_FILES])

@@ -86,24 +86,27 @@ def test_numbers_are_copied():
     ("axes", "message"),
     [
         ({}, "grid needs at least one axis"),
-        ({"a": []}, "axis 'a' is empty"),
-        ({"a": stabjax.static([])}, "axis 'a' is empty"),
-        ({"a": [1.0, float("nan")]}, "axis 'a' holds NaN"),
+        ({"a": []}, "axis 'a' must have at least one value"),
+        ({"a": stabjax.static([])}, "axis 'a' must have at least one value"),
+        ({"a": [1.0, float("nan")]}, "axis 'a' must not contain NaN"),
         ({"a": np.ones((2, 2))}, r"one-dimensional, got an array of shape \(2, 2\)"),
         ({"a": np.float32(1.0)}, r"one-dimensional, got an array of shape \(\)"),
         ({"a": [[1.0], [2.0]]}, "'a' must be one-dimensional, got a sequence of"),
         ({"a": [np.ones(2)]}, "'a' must be one-dimensional, got a sequence of"),
-        ({"a": [10**30]}, "'a' holds an integer beyond 64 bits"),
-        ({"step": [1]}, "axis 'step' has the name of a result"),
-        ({"trial": [1]}, "axis 'trial' has the name of a result"),
-        ({"final_loss": [1]}, "axis 'final_loss' has the name of a result"),
-        ({"seed": [-1]}, "'seed' must hold integers from 0"),
-        ({"seed": [0.5]}, "'seed' must hold integers from 0"),
-        ({"seed": [2**31]}, "'seed' must hold integers from 0"),
-        ({"seed": ["a"]}, "'seed' must hold integers from 0"),
-        ({"seed": stabjax.static([1])}, "'seed' must hold integers from 0"),
-        ({"seed": [1, 1]}, "holds a seed twice"),
-        ({"a": [lambda: 1, lambda: 2]}, "two values labelled '<lambda>'"),
+        ({"a": [10**30]}, "'a' must contain integers of at most 64 bits"),
+        ({"step": [1]}, "axis 'step' has a reserved name"),
+        ({"trial": [1]}, "axis 'trial' has a reserved name"),
+        ({"final_loss": [1]}, "axis 'final_loss' has a reserved name"),
+        ({"seed": [-1]}, "'seed' must contain integers in .0, 2"),
+        ({"seed": [0.5]}, "'seed' must contain integers in .0, 2"),
+        ({"seed": [2**31]}, "'seed' must contain integers in .0, 2"),
+        ({"seed": ["a"]}, "'seed' must contain integers in .0, 2"),
+        ({"seed": stabjax.static([1])}, "'seed' must contain integers in .0, 2"),
+        ({"seed": [1, 1]}, "must not contain a seed twice"),
+        (
+            {"a": [lambda: 1, lambda: 2]},
+            "two values with the same label, got '<lambda>'",
+        ),
     ],
 )
 def test_bad_values(axes, message):
@@ -114,12 +117,12 @@ def test_bad_values(axes, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (0.1, r"'a' must be a list.*got 0.1: write a=\[0.1\]"),
+        (0.1, r"'a' must be a list.*got 0.1. For a single value, write a=\[0.1\]"),
         ("cosine", r"'a' must be a list.*write a=\['cosine'\]"),
         ({1, 2}, "'a' must be a list"),
         ((x for x in "ab"), "'a' must be a list"),
-        ([1.0, "cosine"], r"got float, str: put it in static\(...\)"),
-        ([1.0, None], "inf switches a threshold off"),
+        ([1.0, "cosine"], r"got float, str. Use static\(...\)"),
+        ([1.0, None], "To disable a threshold, use inf"),
         ([1.0, True], "got bool, float"),
         ([1j], "got complex"),
         ([object()], "got object"),
@@ -132,7 +135,7 @@ def test_bad_kinds(values, message):
 
 @pytest.mark.parametrize("values", ["abc", 3])
 def test_static_takes_a_sequence(values):
-    with pytest.raises(TypeError, match="static takes a sequence of values"):
+    with pytest.raises(TypeError, match="values must be a sequence such as"):
         stabjax.static(values)
 
 
@@ -154,7 +157,9 @@ def test_numbers_get_the_types_of_the_device():
     kinds = {name: v.dtype.name for name, v in space.numbers().items()}
     assert kinds == {"rate": "float32", "warmup": "int32", "short": "int32"}
     for values in ([2**31], [1e39]):
-        with pytest.raises(ValueError, match="axis 'a' holds values beyond"):
+        with pytest.raises(
+            ValueError, match="'a' must contain values within the range"
+        ):
             stabjax.grid(a=values).numbers()
 
 
@@ -240,28 +245,46 @@ def test_low_discrepancy_points_fill_the_square_more_evenly():
     ("make", "message"),
     [
         (lambda: stabjax.zipped(), "zipped needs at least one axis"),
-        (lambda: stabjax.zipped(a=[1, 2], b=[1, 2, 3]), "one length, got a: 2, b: 3"),
-        (lambda: stabjax.zipped(a=[np.nan]), "'a' holds NaN"),
-        (lambda: stabjax.zipped(a=[]), "'a' is empty"),
-        (lambda: stabjax.zipped(a=[lambda: 1, lambda: 2]), "labelled '<lambda>'"),
-        (lambda: stabjax.grid(a=["x", "x"]), "axis 'a' holds 'x' twice"),
-        (lambda: stabjax.grid(a=[1]) * stabjax.zipped(a=[2]), "'a' is in both"),
+        (
+            lambda: stabjax.zipped(a=[1, 2], b=[1, 2, 3]),
+            "same length, got a: 2, b: 3",
+        ),
+        (lambda: stabjax.zipped(a=[np.nan]), "'a' must not contain NaN"),
+        (lambda: stabjax.zipped(a=[]), "'a' must have at least one value"),
+        (
+            lambda: stabjax.zipped(a=[lambda: 1, lambda: 2]),
+            "the same label, got '<lambda>'",
+        ),
+        (lambda: stabjax.grid(a=["x", "x"]), "axis 'a' must not contain 'x' twice"),
+        (
+            lambda: stabjax.grid(a=[1]) * stabjax.zipped(a=[2]),
+            "'a' must not be in",
+        ),
         (
             lambda: stabjax.sample(8, a=[1]),
-            r"a seed .*sample\(8, 0, ...\), got None",
+            r"seed must be .* got None.*sample\(8, 0, ...\)",
         ),
-        (lambda: stabjax.sample(8, seed=0, a=[1]), "needs a seed"),
-        (lambda: stabjax.sample(8, -1, a=[1]), "needs a seed .* got -1"),
-        (lambda: stabjax.sample(0, 0, a=[1]), "positive number of trials, got 0"),
-        (lambda: stabjax.sample(2.0, 0, a=[1]), "positive number of trials, got 2.0"),
+        (
+            lambda: stabjax.sample(8, seed=0, a=[1]),
+            "seed must be .* >= 0, got None",
+        ),
+        (lambda: stabjax.sample(8, -1, a=[1]), "seed must be an integer >= 0, got -1"),
+        (lambda: stabjax.sample(0, 0, a=[1]), "n must be an integer >= 1, got 0"),
+        (lambda: stabjax.sample(2.0, 0, a=[1]), "n must be an integer >= 1, got 2.0"),
         (lambda: stabjax.sample(8, 0), "sample needs at least one axis"),
         (
             lambda: stabjax.sample(8, 0, "grid", a=[1]),
             "points must be 'random', 'sobol' or",
         ),
-        (lambda: stabjax.sample(8, 0, a=stats.loguniform(-1, 1)), "'a' holds NaN"),
-        (lambda: stabjax.sample(8, 0, seed=stats.norm()), "'seed' must hold integers"),
-        (lambda: stabjax.sample(8, 0, step=[1]), "'step' has the name of a result"),
+        (
+            lambda: stabjax.sample(8, 0, a=stats.loguniform(-1, 1)),
+            "'a' must not contain NaN",
+        ),
+        (
+            lambda: stabjax.sample(8, 0, seed=stats.norm()),
+            "'seed' must contain integers",
+        ),
+        (lambda: stabjax.sample(8, 0, step=[1]), "'step' has a reserved name"),
     ],
 )
 def test_bad_spaces(make, message):
@@ -347,11 +370,16 @@ def test_axes_go_by_name():
         (PROBLEM, None, TypeError, "make_optimizer must be a function"),
         (PROBLEM, lambda a, b: a, ValueError, "make_optimizer has a parameter 'b'"),
         (lambda b: b, lambda a: a, ValueError, "problem has a parameter 'b' without"),
-        (PROBLEM, lambda a, seed: a, ValueError, "'seed'.* goes to the key alone"),
-        (PROBLEM, lambda **a: a, TypeError, r"must name each parameter.* \*\*a"),
-        (PROBLEM, lambda *a: a, TypeError, r"must name each parameter.* \*a"),
-        (PROBLEM, lambda a, /: a, TypeError, "must name each parameter"),
-        (PROBLEM, lambda: 1, ValueError, r"axis 'a' goes nowhere.*\(no parameters\)"),
+        (
+            PROBLEM,
+            lambda a, seed: a,
+            ValueError,
+            "'seed'.* reserved for the random",
+        ),
+        (PROBLEM, lambda **a: a, TypeError, r"must have only named parameters.* \*\*a"),
+        (PROBLEM, lambda *a: a, TypeError, r"must have only named parameters.* \*a"),
+        (PROBLEM, lambda a, /: a, TypeError, "must have only named parameters"),
+        (PROBLEM, lambda: 1, ValueError, r"axis 'a' is not used.*\(no parameters\)"),
         (
             lambda c=1: c,
             lambda b=1: b,

@@ -64,7 +64,7 @@ def test_a_second_ctrl_c_ends_the_process_within_a_second(tmp_path):
         said = process.stderr.read()
     assert seconds < 1
     assert process.returncode == 130
-    assert "Ctrl-C again stops at once" in said
+    assert "Press Ctrl-C again to stop now" in said
     assert "stopped with 2 of 3 trials in the store" in said
     assert len(chunk_files(tmp_path)) == 2
     assert stabjax.runs.load(tmp_path).status.values.ravel().tolist() == [0, 0, -1]

@@ -33,6 +33,7 @@ logged: dict[str, jax.Array] = stabjax.metrics(
 )
 space: stabjax.Space = stabjax.grid(max_norm=[0.1, 1.0], peak_value=[0.1, 0.2])
 runs = stabjax.sweep(problem, make_optimizer, space, steps=100)
-best = stabjax.runs.best(runs)
+best: stabjax.runs.Best = stabjax.runs.best(runs)
+chosen = make_optimizer(**best.arguments)
 rate = stabjax.with_cooldown(stabjax.constant_schedule(1.0), 10, 5, shape="1-sqrt")
 value: float = float(rate(3))

@@ -1,8 +1,8 @@
-"""PyTorch's schedulers: pass the learning rate where PyTorch takes the optimizer.
+"""PyTorch's schedulers. Pass the learning rate instead of the optimizer.
 
-A scheduler becomes a function of the count, the number of calls of `step()`: the first
-update uses the value at 0. There is no state to save. `last_epoch=n` is
-`stabjax.shift_schedule(schedule, n + 1)`.
+Each scheduler becomes a function of the count, which is the number of calls to
+`step()`. The first update uses the value at 0. There is no state to save. Instead of
+`last_epoch=n`, use `stabjax.shift_schedule(schedule, n + 1)`.
 """
 
 from stabjax.compat.torch.composed import (

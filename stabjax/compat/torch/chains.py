@@ -1,4 +1,4 @@
-"""How a scheduler changes the learning rate that it finds in a chain of schedulers."""
+"""Effects of schedulers on the current learning rate in a chain."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -12,22 +12,22 @@ from stabjax._schedules.counts import standard_promotion
 from stabjax._types import Number, Schedule
 
 P = ParamSpec("P")
-# From a count and the learning rate before it to the learning rate.
+# (count, current learning rate) -> new learning rate
 Step: TypeAlias = Callable[[Number, Number], Number]
 
 
 class Role(NamedTuple):
-    """What a schedule does in a chain, where it does not multiply by its own ratio."""
+    """A schedule's effect in a chain, unless it multiplies by its own ratio."""
 
-    sets_rate: bool = False  # it ignores the learning rate it finds
-    floor: Number | None = None  # it scales the distance to this value
-    lr_lambda: Schedule | None = None  # it multiplies by this function of the count
+    sets_rate: bool = False  # ignores the current learning rate
+    floor: Number | None = None  # scales the distance to this value
+    lr_lambda: Schedule | None = None  # multiplies by this function of the count
 
 
 def in_chain(
     role: Callable[P, Role],
 ) -> Callable[[Callable[P, Schedule]], Callable[P, Schedule]]:
-    """Decorates a builder with the role of its schedule, given the same arguments."""
+    """Decorator that attaches a role, computed from the arguments of the builder."""
 
     def decorate(build: Callable[P, Schedule]) -> Callable[P, Schedule]:
         @functools.wraps(build)
@@ -42,17 +42,17 @@ def in_chain(
 
 
 def sets_rate(build: Callable[P, Schedule]) -> Callable[P, Schedule]:
-    """Decorates a builder whose schedule ignores the learning rate it finds."""
+    """Decorator for schedules that ignore the current learning rate."""
     return in_chain(lambda *args, **kwargs: Role(sets_rate=True))(build)
 
 
 def role_of(schedule: Schedule) -> Role:
-    """Returns the role of a schedule; one of another library multiplies."""
+    """Returns the role of a schedule. By default, schedules multiply."""
     return getattr(schedule, "role", Role())
 
 
 def step_of(members: Sequence[Schedule]) -> Step:
-    """Returns one step of a chain: that of each member, one after the other."""
+    """Returns one step of a chain, which applies all members in sequence."""
 
     @standard_promotion
     def step(count: Number, rate: Number) -> Number:
@@ -71,23 +71,23 @@ def _step(member: Schedule, count: Number, rate: Number) -> Number:
         return rate * role.lr_lambda(count)
     floor = 0.0 if role.floor is None else role.floor
     before, distance = member(count - 1) - floor, member(count) - floor
-    # No factor leads away from the floor; PyTorch adds the distance there.
+    # At the floor, no factor has an effect; PyTorch adds the distance instead.
     at_floor = before == 0
     factor = distance / jnp.where(at_floor, 1, before)
     return jnp.where(at_floor, rate + distance, floor + (rate - floor) * factor)
 
 
 def iterated(step: Step, start: Number) -> Schedule:
-    """Returns the schedule x_0 = start, x_t = step(t, x_{t-1}), found by t steps."""
+    """Returns the schedule x_0 = start, x_t = step(t, x_{t-1}), computed in t steps."""
     loop = _Loop(step, start)
     return lambda count: loop(count)
 
 
 class _Loop:
-    """A loop of unknown length, traced once, that is differentiable in both modes.
+    """A loop of dynamic length that supports forward- and reverse-mode derivatives.
 
-    JAX does not differentiate such a loop in reverse. It carries the derivatives by
-    everything that `step` closes over along instead.
+    JAX does not support reverse-mode differentiation of such loops, so the loop also
+    carries the derivatives with respect to all values in the closure of `step`.
     """
 
     def __init__(self, step: Step, start: Number) -> None:
@@ -99,7 +99,7 @@ class _Loop:
         self.compiled = jax.jit(_differentiable(closed))
 
     def __reduce__(self) -> tuple[type["_Loop"], tuple[Step, Number]]:
-        # What jax.jit and closure_convert return holds tracebacks, which do not pickle.
+        # Functions returned by jax.jit and closure_convert cannot be pickled.
         return _Loop, (self.step, self.start)
 
     def __call__(self, count: Number) -> Number:
@@ -114,7 +114,7 @@ class _Loop:
 def _differentiable(step: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     @jax.custom_jvp
     def value(count: jax.Array, start: jax.Array, consts: Any) -> jax.Array:
-        # From 0: the count may be the largest int32.
+        # Counts from 0 because the count may be the largest int32.
         end: jax.Array = lax.fori_loop(
             0, count, lambda t, x: step(t + 1, x, *consts), start
         )

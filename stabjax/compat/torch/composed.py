@@ -1,4 +1,4 @@
-"""PyTorch's schedulers of functions, and of other schedulers."""
+"""PyTorch's schedulers based on functions or other schedulers."""
 
 import itertools
 import math
@@ -26,21 +26,21 @@ from stabjax.compat.torch.decays import as_steps
 @sets_rate
 @builder
 def lambda_lr(base_lr: Number, lr_lambda: Callable[[Number], Number]) -> Schedule:
-    """PyTorch's `LambdaLR`: the learning rate times a function of the count.
+    """Returns the schedule of PyTorch's `LambdaLR`.
 
         f(t) = L lambda(t)
 
     Args:
       base_lr: L, the learning rate of the optimizer. **Traceable.**
-      lr_lambda: a function of the count that JAX can trace: `jnp.where` instead of
-        `if`. What it closes over is **traceable.**
+      lr_lambda: a traceable function of the count (with `jnp.where` instead of `if`).
+        Values in its closure are **traceable**.
 
     Returns:
-      A function of the count, of any shape that `lr_lambda` accepts, that returns the
+      A function of the count, with any shape that `lr_lambda` accepts, that returns the
       learning rate.
 
     Raises:
-      TypeError: `lr_lambda` is not a function, or `base_lr` not a number.
+      TypeError: If `lr_lambda` is not a function, or `base_lr` is not a number.
 
     Example:
       >>> import stabjax
@@ -57,23 +57,23 @@ def lambda_lr(base_lr: Number, lr_lambda: Callable[[Number], Number]) -> Schedul
 def multiplicative_lr(
     base_lr: Number, lr_lambda: Callable[[Number], Number]
 ) -> Schedule:
-    """PyTorch's `MultiplicativeLR`: multiplies by a function of the count at each step.
+    """Returns the schedule of PyTorch's `MultiplicativeLR`.
 
         f(t) = L lambda(1) lambda(2) ... lambda(t)
 
-    The value at t takes t calls of the function, at every update. Where the product has
-    a formula, `lambda_lr` of that formula is cheaper.
+    Each value at step t requires t calls to the function. If the product has a closed
+    form, `lambda_lr` is faster.
 
     Args:
       base_lr: L, the learning rate of the optimizer. **Traceable.**
-      lr_lambda: a function of the count, a scalar >= 1, that JAX can trace. What it
-        closes over is **traceable.**
+      lr_lambda: a traceable function of the count, a scalar >= 1. Values in its closure
+        are **traceable**.
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate.
 
     Raises:
-      TypeError: `lr_lambda` is not a function, or `base_lr` not a number.
+      TypeError: If `lr_lambda` is not a function, or `base_lr` is not a number.
 
     Example:
       >>> import stabjax
@@ -92,28 +92,28 @@ def sequential_lr(
     schedulers: Sequence[Schedule],
     milestones: Sequence[Number] | Number,
 ) -> Schedule:
-    """PyTorch's `SequentialLR`: one scheduler after another, each counting from 0.
+    """Returns the schedule of PyTorch's `SequentialLR`.
 
         f(t) = s_i(t - b_i)    for b_i <= t < b_{i+1},  b_0 = 0
 
-    As in PyTorch, a `multiplicative_lr` continues from the learning rate it finds and
+    As in PyTorch, `multiplicative_lr` continues from the current learning rate and
     multiplies it by lambda(0) at its milestone.
 
     Args:
-      base_lr: the learning rate of the optimizer. Each scheduler has its own; only a
-        `multiplicative_lr` whose milestone is 0 uses this one. **Traceable.**
-      schedulers: schedules of this module or any others.
+      base_lr: learning rate of the optimizer. It is only used by a `multiplicative_lr`
+        with a milestone of 0. All other schedulers have their own. **Traceable.**
+      schedulers: schedules from this module or elsewhere.
       milestones: b_i in steps, in ascending order, one fewer than schedulers. Their
-        number is static, their values are **traceable.**
+        number is **static** and their values are **traceable**.
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate.
 
     Raises:
-      ValueError: `schedulers` is empty, the number of milestones does not fit, or
+      ValueError: If `schedulers` is empty, the number of milestones does not match, or
         concrete milestones are not in ascending order.
-      TypeError: a scheduler is not a function of the count (`reduce_lr_on_plateau` is
-        not), or a milestone not a number.
+      TypeError: If a scheduler is not a function of the count (such as
+        `reduce_lr_on_plateau`), or a milestone is not a number.
 
     Example:
       >>> from stabjax.compat.torch import cosine_annealing_lr, linear_lr, sequential_lr
@@ -125,7 +125,7 @@ def sequential_lr(
     members, starts = _members(schedulers), as_steps("milestones", milestones)
     if len(starts) != len(members) - 1:
         raise ValueError(
-            "milestones must be one fewer than schedulers, got "
+            "milestones must have one element fewer than schedulers, got "
             f"{len(starts)} milestones and {len(members)} schedulers."
         )
     if is_concrete(*starts) and any(a > b for a, b in itertools.pairwise(starts)):
@@ -144,30 +144,31 @@ def sequential_lr(
 
 @builder
 def chained_scheduler(base_lr: Number, schedulers: Sequence[Schedule]) -> Schedule:
-    """PyTorch's `ChainedScheduler`: schedulers that all act at every step.
+    """Returns the schedule of PyTorch's `ChainedScheduler`.
 
         f(t) = L (s_1(t) / L) (s_2(t) / L) ...
 
-    if all of them multiply the learning rate, as most do. The others act as in PyTorch:
+    This formula applies if all schedulers multiply the learning rate, as most do. The
+    others behave as in PyTorch:
 
     - `lambda_lr`, `cosine_annealing_warm_restarts`, `cyclic_lr` and `one_cycle_lr` set
-      the learning rate. Schedulers before them have no effect, and those after them
+      the learning rate. Schedulers before them have no effect. Schedulers after them
       multiply by the ratio of a single step.
-    - `cosine_annealing_lr` scales the distance to `eta_min`. Unless one of the above
-      follows, the value at t takes t steps, at every update.
+    - `cosine_annealing_lr` scales the distance to `eta_min`. Each value at step t then
+      requires t steps, unless one of the above schedulers follows.
 
     Args:
       base_lr: L, the learning rate of the optimizer and of all schedulers.
         **Traceable.**
-      schedulers: s_i, schedules of this module or any others.
+      schedulers: s_i, schedules from this module or elsewhere.
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate.
 
     Raises:
-      ValueError: `schedulers` is empty.
-      TypeError: a scheduler is not a function of the count (`reduce_lr_on_plateau` is
-        not).
+      ValueError: If `schedulers` is empty.
+      TypeError: If a scheduler is not a function of the count (such as
+        `reduce_lr_on_plateau`).
 
     Example:
       >>> from stabjax.compat import torch
@@ -200,7 +201,7 @@ def chained_scheduler(base_lr: Number, schedulers: Sequence[Schedule]) -> Schedu
 def _members(schedulers: Sequence[Schedule]) -> tuple[Schedule, ...]:
     members = tuple(schedulers)
     if not members:
-        raise ValueError("schedulers must hold at least one scheduler, got none.")
+        raise ValueError("schedulers must contain at least one scheduler, got none.")
     for member in members:
         _check_function("schedulers", member)
     return members

@@ -1,4 +1,4 @@
-"""PyTorch's schedulers that rise as well as fall."""
+"""PyTorch's cyclic schedulers."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -19,11 +19,12 @@ from stabjax.compat.torch.chains import Role, in_chain, sets_rate
 def cosine_annealing_lr(
     base_lr: Number, T_max: Number, eta_min: Number = 0.0
 ) -> Schedule:
-    """PyTorch's `CosineAnnealingLR`: a cosine that falls, and rises again after T.
+    """Returns the schedule of PyTorch's `CosineAnnealingLR`.
 
         f(t) = E + (L - E) (1 + cos(pi t / T)) / 2
 
-    `stabjax.cosine_decay_schedule` stays at its end instead.
+    After step T, the learning rate rises again. In contrast,
+    `stabjax.cosine_decay_schedule` is constant after its last step.
 
     Args:
       base_lr: L, the learning rate of the optimizer. **Traceable.**
@@ -31,12 +32,12 @@ def cosine_annealing_lr(
       eta_min: E, the learning rate at step T. **Traceable.**
 
     Returns:
-      A function of the count (a scalar or an array) that returns the learning rate,
-      exactly E at T and L at 2 T, and NaN if a traced `T_max` is not > 0.
+      A function of the count (a scalar or an array) that returns the learning rate. It
+      is exactly E at T and L at 2 T, and NaN if a traced `T_max` is not > 0.
 
     Raises:
-      ValueError: a concrete `T_max` is not > 0.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete `T_max` is not > 0.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -56,8 +57,8 @@ def cosine_annealing_lr(
 def cosine_wave(
     high: Number, low: Number, elapsed: Number, half_period: Number
 ) -> Number:
-    """Returns a cosine that is `high` at 0 and `low` half a period later, exactly."""
-    # 2.0: twice an int32 may not be one.
+    """Returns a cosine that is exactly `high` at 0 and `low` half a period later."""
+    # Multiplies by 2.0 because twice an int32 may overflow.
     _, position = divmod_count(elapsed, as_whole(2.0 * half_period))
     offset = since(position, half_period)
     value = low + (high - low) * half_cosine(offset / half_period)
@@ -69,12 +70,12 @@ def cosine_wave(
 def cosine_annealing_warm_restarts(
     base_lr: Number, T_0: Number, T_mult: Number = 1, eta_min: Number = 0.0
 ) -> Schedule:
-    """PyTorch's `CosineAnnealingWarmRestarts`: half cosines that restart forever.
+    """Returns the schedule of PyTorch's `CosineAnnealingWarmRestarts`.
 
         f(t) = E + (L - E) (1 + cos(pi c / T_i)) / 2,    T_i = T_0 m^i
 
-    with c the steps since the last restart. The value E is never reached: the last step
-    of a cycle has c = T_i - 1.
+    Here c is the number of steps since the last restart. The value never reaches E
+    because c = T_i - 1 at the last step of a cycle.
 
     Args:
       base_lr: L, the learning rate of the optimizer. **Traceable.**
@@ -84,12 +85,12 @@ def cosine_annealing_warm_restarts(
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate, or
-      NaN if a traced argument is out of its range. Traced, `T_0` and `T_mult` may have
-      fractions.
+      NaN if a traced argument is out of range. Traced `T_0` and `T_mult` may be
+      fractional.
 
     Raises:
-      ValueError: a concrete `T_0` or `T_mult` is not an integer >= 1.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete `T_0` or `T_mult` is not an integer >= 1.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> from stabjax.compat.torch import cosine_annealing_warm_restarts
@@ -119,33 +120,33 @@ def cyclic_lr(
     scale_fn: Callable[[Number], Number] | None = None,
     scale_mode: Literal["cycle", "iterations"] = "cycle",
 ) -> Schedule:
-    """PyTorch's `CyclicLR`: a triangle wave between two learning rates.
+    """Returns the schedule of PyTorch's `CyclicLR`.
 
         f(t) = L + (M - L) h(t) a(t)
 
-    h rises from 0 to 1 in U steps and falls back in D. The scale a is 1 (triangular),
-    2^(1 - k) in cycle k (triangular2), gamma^t (exp_range), or `scale_fn`. The momentum
-    that PyTorch cycles against the learning rate is the same schedule from its maximum
-    to its base: `cyclic_lr(0.9, 0.8, ...)`.
+    In each cycle, h rises from 0 to 1 in U steps and falls to 0 in D steps. The scale a
+    is 1 (triangular), 2^(1 - k) in cycle k (triangular2), gamma^t (exp_range), or
+    `scale_fn`. For the momentum that PyTorch cycles inversely to the learning rate,
+    swap its bounds: `cyclic_lr(0.9, 0.8, ...)`.
 
     Args:
-      base_lr: L, the learning rate at both ends of a cycle. **Traceable.**
+      base_lr: L, the learning rate at the ends of each cycle. **Traceable.**
       max_lr: M, the learning rate at the peak. **Traceable.**
       step_size_up: U in steps, > 0. **Traceable.**
-      step_size_down: D in steps, > 0; U if None. **Traceable.**
-      mode: the scale, if `scale_fn` is None. **Static.**
-      gamma: the factor of exp_range. **Traceable.**
-      scale_fn: a function that JAX can trace; its values are **traceable.**
-      scale_mode: the argument of `scale_fn`: the number of the cycle, from 1, or the
-        count. **Static.**
+      step_size_down: D in steps, > 0. None means U. **Traceable.**
+      mode: scaling mode, ignored if `scale_fn` is given. **Static.**
+      gamma: factor for exp_range. **Traceable.**
+      scale_fn: a function that JAX can trace. Its values are **traceable**.
+      scale_mode: argument of `scale_fn`: the cycle number, counted from 1, or the
+        update count. **Static.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate, or
-      NaN if a traced size is not > 0.
+      NaN if a traced step size is not > 0.
 
     Raises:
-      ValueError: a concrete size is not > 0, or a mode does not exist.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete step size is not > 0, or a mode is unknown.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -190,37 +191,38 @@ def one_cycle_lr(
     final_div_factor: Number = 1e4,
     three_phase: bool = False,
 ) -> Schedule:
-    """PyTorch's `OneCycleLR`: a rise to a peak and a fall to almost 0.
+    """Returns the schedule of PyTorch's `OneCycleLR`.
 
         M/d -> M -> M/(d F)           at 0, p T - 1, T - 1
         M/d -> M -> M/d -> M/(d F)    at 0, p T - 1, 2 p T - 2, T - 1  (three_phase)
 
-    The phases are half cosines or lines. Their boundaries are not rounded, so the peak
-    itself is reached only if p T is an integer. The last of the T steps is T - 1.
-    PyTorch allows one more, in which it overshoots the end (below 0 for "linear"), and
-    then raises; here the value at T is kept from there on. Where PyTorch divides by
-    zero, a phase without steps is left out. The momentum that PyTorch cycles
-    against the learning rate, from 0.95 to 0.85 and back, is
-    `one_cycle_lr(0.85, ..., div_factor=0.85 / 0.95, final_div_factor=1)`.
+    Phases are half cosines or linear. Their boundaries are not rounded, so the peak is
+    only reached if p T is an integer. The last step is T - 1. PyTorch allows one more
+    step, at which it overshoots the final value (below 0 for "linear"), and then raises
+    an error. Here, the value at step T is kept. Phases without steps, for which PyTorch
+    divides by zero, are omitted. For the momentum that PyTorch cycles inversely to the
+    learning rate, from 0.95 to 0.85 and back, use `one_cycle_lr(0.85, ...,
+    div_factor=0.85 / 0.95, final_div_factor=1)`.
 
     Args:
       max_lr: M, the peak. **Traceable.**
       total_steps: T, an integer >= 1, or None. **Traceable.**
-      epochs: T / `steps_per_epoch`, if `total_steps` is None. **Traceable.**
+      epochs: T / `steps_per_epoch`, used if `total_steps` is None. **Traceable.**
       steps_per_epoch: an integer >= 1, or None. **Traceable.**
       pct_start: p, in [0, 1]. **Traceable.**
-      anneal_strategy: the shape of the phases. **Static.**
+      anneal_strategy: shape of the phases. **Static.**
       div_factor: d, > 0. **Traceable.**
       final_div_factor: F, > 0. **Traceable.**
-      three_phase: whether the value first falls to M/d. **Static.**
+      three_phase: whether to decay to M/d before the final decay. **Static.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate, or
-      NaN if a traced argument is out of its range. Traced steps may have fractions.
+      NaN if a traced argument is out of range. Traced steps may be fractional.
 
     Raises:
-      ValueError: a concrete argument is out of its range, or steps are missing.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete argument is out of range, or the number of steps is
+        missing.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> from stabjax.compat.torch import one_cycle_lr
@@ -239,7 +241,7 @@ def one_cycle_lr(
     check_choice("anneal_strategy", anneal_strategy, ["cos", "linear"])
     low = nan_unless(good, max_lr) / div_factor
     values = [low, max_lr, *[low] * three_phase, low / final_div_factor]
-    # As in PyTorch, the second of three phases is as long as the first.
+    # As in PyTorch, the first two of three phases have the same length.
     peak = pct_start * steps - 1
     boundaries = [0, peak, *[2 * peak] * three_phase, steps - 1]
     no_last_phase = boundaries[-1] == boundaries[-2]
@@ -268,12 +270,12 @@ def one_cycle_lr(
 def _total_steps(
     total_steps: Number | None, epochs: Number | None, steps_per_epoch: Number | None
 ) -> tuple[Number, Condition]:
-    """Returns the number of steps, and whether it is allowed."""
+    """Returns the number of steps, and whether it is valid."""
     if total_steps is not None:
         return total_steps, _check_whole("total_steps", total_steps)
     if epochs is None or steps_per_epoch is None:
         raise ValueError(
-            "total_steps must be given, or epochs and steps_per_epoch, got "
+            "total_steps, or both epochs and steps_per_epoch, must be given, got "
             f"epochs={epochs!r} and steps_per_epoch={steps_per_epoch!r}."
         )
     good = _check_whole("epochs", epochs)

@@ -1,4 +1,4 @@
-"""PyTorch's schedulers that are one formula."""
+"""PyTorch's decaying schedulers."""
 
 import math
 from collections.abc import Sequence
@@ -19,22 +19,22 @@ from stabjax._types import Number, Schedule
 
 @builder
 def step_lr(base_lr: Number, step_size: Number, gamma: Number = 0.1) -> Schedule:
-    """PyTorch's `StepLR`: multiplies the learning rate by gamma every n steps.
+    """Returns the schedule of PyTorch's `StepLR`.
 
         f(t) = L gamma^floor(t / n)
 
     Args:
       base_lr: L, the learning rate of the optimizer. **Traceable.**
       step_size: n in steps, > 0. **Traceable.**
-      gamma: the factor. **Traceable.**
+      gamma: decay factor. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate, or
       NaN if a traced `step_size` is not > 0.
 
     Raises:
-      ValueError: a concrete `step_size` is not > 0.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete `step_size` is not > 0.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -56,21 +56,21 @@ def step_lr(base_lr: Number, step_size: Number, gamma: Number = 0.1) -> Schedule
 def multi_step_lr(
     base_lr: Number, milestones: Sequence[Number] | Number, gamma: Number = 0.1
 ) -> Schedule:
-    """PyTorch's `MultiStepLR`: multiplies the learning rate by gamma at milestones.
+    """Returns the schedule of PyTorch's `MultiStepLR`.
 
         f(t) = L gamma^n(t),    n(t) = number of milestones m with 0 <= m <= t
 
     Args:
       base_lr: L, the learning rate of the optimizer. **Traceable.**
-      milestones: the steps m, in any order. A repeated milestone counts each time.
-        Their number is static, their values are **traceable.**
-      gamma: the factor. **Traceable.**
+      milestones: steps m in any order. Repeated milestones count multiple times. Their
+        number is **static** and their values are **traceable**.
+      gamma: decay factor. **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate.
 
     Raises:
-      TypeError: an argument or a milestone is not a number.
+      TypeError: If an argument or a milestone is not a number.
 
     Example:
       >>> import stabjax
@@ -90,7 +90,7 @@ def multi_step_lr(
 
 
 def as_steps(name: str, values: Sequence[Number] | Number) -> list[Number]:
-    """Returns the elements of a sequence or an array as numbers of steps."""
+    """Converts a sequence or an array to a list of step counts."""
     try:
         steps = tuple(values)  # type: ignore[arg-type]  # a float raises TypeError
     except TypeError:
@@ -104,14 +104,14 @@ def as_steps(name: str, values: Sequence[Number] | Number) -> list[Number]:
 def constant_lr(
     base_lr: Number, factor: Number = 1 / 3, total_iters: Number = 5
 ) -> Schedule:
-    """PyTorch's `ConstantLR`: a fraction of the learning rate for the first steps.
+    """Returns the schedule of PyTorch's `ConstantLR`.
 
         f(t) = L a    for t < T, or for every t if T <= 0
         f(t) = L      otherwise
 
     Args:
       base_lr: L, the learning rate of the optimizer. **Traceable.**
-      factor: a, in [0, 1]; with 0 PyTorch divides by zero at step T. **Traceable.**
+      factor: a, in [0, 1]. With 0, PyTorch divides by zero at step T. **Traceable.**
       total_iters: T in steps. **Traceable.**
 
     Returns:
@@ -119,8 +119,8 @@ def constant_lr(
       NaN if a traced `factor` is not in [0, 1].
 
     Raises:
-      ValueError: a concrete `factor` is not in [0, 1].
-      TypeError: an argument is not a number.
+      ValueError: If a concrete `factor` is not in [0, 1].
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -142,7 +142,7 @@ def linear_lr(
     end_factor: Number = 1.0,
     total_iters: Number = 5,
 ) -> Schedule:
-    """PyTorch's `LinearLR`: from one fraction of the learning rate to another.
+    """Returns the schedule of PyTorch's `LinearLR`.
 
         f(t) = L (a + (b - a) min(t, T) / T)
 
@@ -150,15 +150,15 @@ def linear_lr(
       base_lr: L, the learning rate of the optimizer. **Traceable.**
       start_factor: a, in (0, 1]. **Traceable.**
       end_factor: b, in [0, 1]. **Traceable.**
-      total_iters: T in steps; <= 0 keeps L a forever. **Traceable.**
+      total_iters: T in steps. If <= 0, the learning rate is always L a. **Traceable.**
 
     Returns:
-      A function of the count (a scalar or an array) that returns the learning rate,
-      exactly L b from step T on, and NaN if a traced factor is out of its range.
+      A function of the count (a scalar or an array) that returns the learning rate. It
+      is exactly L b from step T onwards, and NaN if a traced factor is out of range.
 
     Raises:
-      ValueError: a concrete factor is out of its range.
-      TypeError: an argument is not a number.
+      ValueError: If a concrete factor is out of range.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -174,21 +174,21 @@ def linear_lr(
 
 @builder
 def exponential_lr(base_lr: Number, gamma: Number) -> Schedule:
-    """PyTorch's `ExponentialLR`: multiplies the learning rate by gamma at every step.
+    """Returns the schedule of PyTorch's `ExponentialLR`.
 
         f(t) = L gamma^t
 
     Args:
       base_lr: L, the learning rate of the optimizer. **Traceable.**
-      gamma: the factor. A float32 array close to 1 is already rounded, and its t-th
-        power amplifies that error t times; a Python number > 0 avoids this.
+      gamma: decay factor. For float32 arrays close to 1, the power amplifies the
+        rounding error of gamma by a factor of t. Use a Python number > 0 to avoid this.
         **Traceable.**
 
     Returns:
       A function of the count (a scalar or an array) that returns the learning rate.
 
     Raises:
-      TypeError: an argument is not a number.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax
@@ -206,22 +206,22 @@ def exponential_lr(base_lr: Number, gamma: Number) -> Schedule:
 def polynomial_lr(
     base_lr: Number, total_iters: Number = 5, power: Number = 1.0
 ) -> Schedule:
-    """PyTorch's `PolynomialLR`: decays to 0 with a power of the remaining steps.
+    """Returns the schedule of PyTorch's `PolynomialLR`.
 
         f(t) = L (1 - min(t, T) / T)^p
 
     Args:
       base_lr: L, the learning rate of the optimizer. **Traceable.**
-      total_iters: T in steps; <= 0 keeps L forever. **Traceable.**
+      total_iters: T in steps. If <= 0, the learning rate is always L. **Traceable.**
       power: p. **Traceable.**
 
     Returns:
-      A function of the count (a scalar or an array) that returns the learning rate,
-      exactly 0 from step T on. At T the derivative of the power is taken as 0 (for p <
-      1 it is infinite).
+      A function of the count (a scalar or an array) that returns the learning rate. It
+      is exactly 0 from step T onwards. At T, the derivative of the power is defined as
+      0. (For p < 1, it would be infinite.)
 
     Raises:
-      TypeError: an argument is not a number.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import stabjax

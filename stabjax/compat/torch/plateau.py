@@ -1,4 +1,4 @@
-"""PyTorch's scheduler that watches a metric."""
+"""PyTorch's `ReduceLROnPlateau`."""
 
 from typing import Literal
 
@@ -22,32 +22,35 @@ def reduce_lr_on_plateau(
     min_lr: Number = 0.0,
     eps: Number = 1e-8,
 ) -> optax.GradientTransformationExtraArgs:
-    """PyTorch's `ReduceLROnPlateau`: lowers the learning rate when a metric stalls.
+    """Returns the equivalent of PyTorch's `ReduceLROnPlateau`.
 
-    This is a transformation, not a schedule: chain it after an optimizer with learning
-    rate `base_lr`, whose updates it scales. It is `stabjax.reduce_on_plateau` with
-    PyTorch's semantics: the rate is reduced at the first bad value after `patience` bad
-    values in a row. Each update is one `step(metric)`. A reduction applies to that
-    update; in PyTorch, which steps after the update, to the next.
+    This is a transformation rather than a schedule. Chain it after an optimizer with
+    learning rate `base_lr` to scale its updates. It is `stabjax.reduce_on_plateau` with
+    PyTorch's semantics: the first bad value after `patience` consecutive bad values
+    reduces the learning rate. Each update corresponds to one `step(metric)`. A
+    reduction applies to the same update, whereas PyTorch steps after the update and
+    applies it to the next one.
 
     Args:
-      base_lr: the learning rate of the optimizer, > 0. **Traceable.**
-      mode: whether a smaller or a larger metric is better. **Static.**
-      factor: multiplies the learning rate, in (0, 1). **Traceable.**
-      patience: the number of bad values in a row that are tolerated. **Traceable.**
-      threshold: the smallest improvement. **Traceable.**
-      threshold_mode: whether `threshold` is relative to the size of the best metric, or
-        absolute. For a negative best metric PyTorch's "rel" is wrong. **Static.**
-      cooldown: the number of values ignored after a reduction. **Traceable.**
-      min_lr: the lowest learning rate. **Traceable.**
-      eps: a reduction by no more than this is skipped. **Traceable.**
+      base_lr: learning rate of the optimizer, > 0. **Traceable.**
+      mode: whether smaller or larger metrics are better. **Static.**
+      factor: factor by which the learning rate is reduced, in (0, 1). **Traceable.**
+      patience: number of consecutive bad values to tolerate. **Traceable.**
+      threshold: minimum improvement. **Traceable.**
+      threshold_mode: whether `threshold` is absolute or relative to the magnitude of
+        the best metric. Unlike PyTorch's, this "rel" mode supports negative metrics.
+        **Static.**
+      cooldown: number of values to ignore after a reduction. **Traceable.**
+      min_lr: minimum learning rate. **Traceable.**
+      eps: minimum decrease of the learning rate. Smaller reductions are ignored.
+        **Traceable.**
 
     Returns:
-      A transformation whose `update` takes the extra argument `value`, a scalar.
+      A transformation. Its `update` requires the extra argument `value`, a scalar.
 
     Raises:
-      ValueError: a mode does not exist, or a concrete number is out of its range.
-      TypeError: an argument is not a number.
+      ValueError: If a mode is unknown, or a concrete number is out of range.
+      TypeError: If an argument is not a number.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,0 +1,209 @@
+"""Programs as flat lists of equations, and the part that all trials share."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend import core
+
+# Calls whose body can stand in their place. The names differ between versions of JAX.
+_CALLS = frozenset(
+    "checkpoint closed_call core_call custom_jvp_call custom_vjp_call "
+    "custom_vjp_call_jaxpr jit pjit remat remat2".split(" ")
+)
+_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+_FOLDED = 4096  # largest number of elements of a constant that is computed in tracing
+
+
+class Inexpressible(Exception):
+    """A program has an operation that is not a few operations on its elements."""
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A value that is known when tracing."""
+
+    value: Any
+
+
+Atom = int | Constant  # the number of a variable, or its value
+_UNUSED = Constant(None)
+
+
+class Equation(NamedTuple):
+    """A primitive, its inputs, and the variables that hold its outputs."""
+
+    primitive: Any
+    params: dict[str, Any]
+    inputs: list[Atom]
+    outputs: list[int]
+    avals: list[Any]  # of the inputs, then of the outputs
+
+
+class Flat(NamedTuple):
+    """A program without calls: those of its inputs are numbered 0, 1, ..."""
+
+    equations: list[Equation]
+    outputs: list[Atom]
+    avals: dict[int, Any]
+
+
+def flat(
+    jaxpr: core.Jaxpr,
+    constants: Sequence[Any],
+    *,
+    first: int = 0,
+    largest: int = _FOLDED,
+) -> Flat:
+    """Returns a program without calls; what follows from constants is computed.
+
+    Args:
+      jaxpr: the program. Its inputs are the `constvars` that are not known, in order,
+        and then the `invars`.
+      constants: the value of each of the `constvars`, or None if it is not known.
+      first: the first of the outputs that are wanted.
+      largest: the number of elements up to which a value is computed.
+    """
+    writer = _Writer(largest)
+    known = [
+        writer.new(v.aval) if c is None else Constant(c)
+        for v, c in zip(jaxpr.constvars, constants, strict=True)
+    ]
+    given = [writer.new(v.aval) for v in jaxpr.invars]
+    wanted = [number >= first for number in range(len(jaxpr.outvars))]
+    outputs = writer.write(jaxpr, [*known, *given], wanted)[first:]
+    return Flat(writer.equations, outputs, writer.avals)
+
+
+class _Writer:
+    def __init__(self, largest: int) -> None:
+        self._largest = largest
+        self.equations: list[Equation] = []
+        self.avals: dict[int, Any] = {}
+
+    def new(self, aval: Any) -> int:
+        self.avals[len(self.avals)] = aval
+        return len(self.avals) - 1
+
+    def write(
+        self, jaxpr: core.Jaxpr, values: Sequence[Atom], wanted: Sequence[bool]
+    ) -> list[Atom]:
+        """Appends the equations that the wanted outputs need; returns the outputs."""
+        variables = [*jaxpr.constvars, *jaxpr.invars]
+        known: dict[Any, Atom] = dict(zip(variables, values, strict=True))
+        live = _live(jaxpr, wanted)
+
+        def read(atom: Any) -> Atom:
+            if isinstance(atom, core.Literal):
+                return Constant(np.asarray(atom.val, atom.aval.dtype))
+            return known.get(atom, _UNUSED)
+
+        for equation in jaxpr.eqns:
+            if live.isdisjoint(equation.outvars):
+                continue
+            inputs = [read(atom) for atom in equation.invars]
+            found = self._called(equation, inputs, live)
+            if found is None:
+                found = _folded(equation, inputs, self._largest)
+            if found is None:
+                outputs = [self.new(v.aval) for v in equation.outvars]
+                avals = [v.aval for v in (*equation.invars, *equation.outvars)]
+                self.equations.append(
+                    Equation(
+                        equation.primitive, equation.params, inputs, outputs, avals
+                    )
+                )
+                found = [*outputs]
+            known.update(zip(equation.outvars, found, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _called(
+        self, equation: core.JaxprEqn, inputs: Sequence[Atom], live: set[Any]
+    ) -> list[Atom] | None:
+        if equation.primitive.name not in _CALLS:
+            return None
+        wanted = [variable in live for variable in equation.outvars]
+        for name in _BODIES:
+            body = equation.params.get(name)
+            if isinstance(body, core.ClosedJaxpr):
+                consts = map(Constant, body.consts)
+                return self.write(body.jaxpr, [*consts, *inputs], wanted)
+            if isinstance(body, core.Jaxpr) and not body.constvars:
+                return self.write(body, inputs, wanted)
+        raise Inexpressible(equation.primitive.name)
+
+
+def _live(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> set[Any]:
+    """The variables on which the wanted outputs depend."""
+    chosen = [v for v, want in zip(jaxpr.outvars, wanted, strict=True) if want]
+    live = {v for v in chosen if isinstance(v, core.Var)}
+    for equation in reversed(jaxpr.eqns):
+        if not live.isdisjoint(equation.outvars):
+            live.update(v for v in equation.invars if isinstance(v, core.Var))
+    return live
+
+
+def _folded(
+    equation: core.JaxprEqn, inputs: Sequence[Atom], largest: int
+) -> list[Atom] | None:
+    """The outputs, if they are small and follow from constants."""
+    values = [x.value for x in inputs if isinstance(x, Constant)]
+    sizes = [getattr(v.aval, "size", largest + 1) for v in equation.outvars]
+    if len(values) < len(inputs) or max(sizes, default=0) > largest:
+        return None
+    with jax.ensure_compile_time_eval():
+        return [*map(Constant, bind(equation.primitive, equation.params, values))]
+
+
+def bind(primitive: Any, params: dict[str, Any], values: Sequence[Any]) -> list[Any]:
+    """Returns the outputs of a primitive."""
+    found = primitive.bind(*values, **params)
+    return [*found] if primitive.multiple_results else [found]
+
+
+def dependent(program: Flat, given: Collection[int]) -> set[int]:
+    """Returns the variables that depend on the given ones, which are included."""
+    found = set(given)
+    for equation in program.equations:
+        if found.intersection(_variables(equation.inputs)):
+            found.update(equation.outputs)
+    return found
+
+
+def needed(equations: Sequence[Equation], wanted: Sequence[Atom]) -> list[Equation]:
+    """Returns the equations on which the wanted values depend."""
+    live, kept = {*_variables(wanted)}, list[Equation]()
+    for equation in reversed(equations):
+        if live.intersection(equation.outputs):
+            live.update(_variables(equation.inputs))
+            kept.append(equation)
+    return kept[::-1]
+
+
+def used(equations: Sequence[Equation], wanted: Sequence[Atom]) -> set[int]:
+    """Returns all variables that the equations and the wanted values read."""
+    found = {*_variables(wanted)}
+    for equation in equations:
+        found.update(_variables(equation.inputs))
+    return found
+
+
+def evaluated(
+    equations: Sequence[Equation], values: dict[int, Any]
+) -> Callable[[Atom], Any]:
+    """Evaluates equations, and returns the function that reads a value."""
+    known = dict(values)
+
+    def read(atom: Atom) -> Any:
+        return atom.value if isinstance(atom, Constant) else known[atom]
+
+    for equation in equations:
+        found = bind(equation.primitive, equation.params, [*map(read, equation.inputs)])
+        known.update(zip(equation.outputs, found, strict=True))
+    return read
+
+
+def _variables(atoms: Sequence[Atom]) -> Iterator[int]:
+    return (atom for atom in atoms if isinstance(atom, int))

@@ -1,0 +1,367 @@
+"""One trial taken apart: every element of its arrays becomes a vector over trials."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import lax
+
+from stabjax._sweep.equations import Constant, Equation, Inexpressible, bind, flat
+
+
+class Parts(NamedTuple):
+    """The elements of an array in row-major order.
+
+    Each is a vector over trials, or a scalar that the trials share: a tracer, or a
+    NumPy scalar if it is known when tracing.
+    """
+
+    shape: tuple[int, ...]
+    elements: list[Any]
+
+    @property
+    def array(self) -> np.ndarray[Any, Any]:
+        """The positions of the elements, in the shape."""
+        return np.arange(len(self.elements), dtype=np.int32).reshape(self.shape)
+
+
+_Rule = Callable[[Equation, list[Parts]], list[Parts]]
+_LARGEST = 4096  # elements of an array; more are not worth vectors of their own
+
+_ELEMENTWISE = {
+    *[
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "and",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "cbrt",
+        "ceil",
+        "clamp",
+        "clz",
+    ],
+    *[
+        "convert_element_type",
+        "cos",
+        "cosh",
+        "digamma",
+        "div",
+        "eq",
+        "erf",
+        "erf_inv",
+        "erfc",
+        "exp",
+        "exp2",
+    ],
+    *[
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "lgamma",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+    ],
+    *[
+        "max",
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "nextafter",
+        "not",
+        "or",
+        "population_count",
+        "pow",
+    ],
+    *["reduce_precision", "rem", "round", "rsqrt", "select_n", "shift_left"],
+    *[
+        "shift_right_arithmetic",
+        "shift_right_logical",
+        "sign",
+        "sin",
+        "sinh",
+        "sqrt",
+        "square",
+    ],
+    *["sub", "tan", "tanh", "xor"],
+}
+_SAME = {"copy", "copy_p", "optimization_barrier", "stop_gradient", "pvary"}
+# The number of inputs whose elements move; the others are positions.
+_MOVES: dict[str, int | None] = {
+    "broadcast_in_dim": 1,
+    "concatenate": None,
+    "dynamic_slice": 1,
+    "expand_dims": 1,
+    "gather": 1,
+    "pad": 2,
+    "reshape": 1,
+    "rev": 1,
+    "slice": 1,
+    "split": 1,
+    "squeeze": 1,
+    "stack": None,
+    "transpose": 1,
+    "unstack": 1,
+}
+_REDUCTIONS = {
+    "reduce_and": lax.bitwise_and,
+    "reduce_max": lax.max,
+    "reduce_min": lax.min,
+    "reduce_or": lax.bitwise_or,
+    "reduce_prod": lax.mul,
+    "reduce_sum": lax.add,
+}
+
+
+def evaluated_in_parts(
+    equations: Sequence[Equation], known: dict[int, Parts]
+) -> Callable[[Any], Parts]:
+    """Evaluates equations on parts, and returns the function that reads a value."""
+    known = dict(known)
+
+    def read(atom: Any) -> Parts:
+        return parts_of(atom.value) if isinstance(atom, Constant) else known[atom]
+
+    for equation in equations:
+        found = _outputs(equation, [*map(read, equation.inputs)])
+        known.update(zip(equation.outputs, found, strict=True))
+    return read
+
+
+def parts_of(array: Any) -> Parts:
+    """The elements of an array that the trials share."""
+    if isinstance(array, jax.core.Tracer):
+        if array.size > _LARGEST:
+            raise Inexpressible(f"an array of {array.size} elements")
+        row = array.reshape(-1)
+        return Parts(array.shape, [row[i] for i in range(array.size)])
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended):
+        raise Inexpressible("a key")
+    values = np.asarray(array)
+    if values.size > _LARGEST:
+        raise Inexpressible(f"an array of {values.size} elements")
+    return Parts(values.shape, [*values.reshape(-1)])
+
+
+def _outputs(equation: Equation, inputs: list[Parts]) -> list[Parts]:
+    name = equation.primitive.name
+    if name in _SAME:
+        return inputs
+    if name in _ELEMENTWISE:
+        return [_elementwise(equation.primitive, equation.params, inputs)]
+    if name == "add_any":
+        return [_elementwise(lax.add_p, {}, inputs)]
+    if name in _MOVES:
+        return _moved(equation, inputs)
+    if name in _REDUCTIONS:
+        return [_reduced(_REDUCTIONS[name], equation.params["axes"], inputs[0])]
+    rule = _RULES.get(name)
+    if rule is None:
+        raise Inexpressible(name)
+    return rule(equation, inputs)
+
+
+def _elementwise(primitive: Any, params: dict[str, Any], inputs: list[Parts]) -> Parts:
+    shape = max((x.shape for x in inputs), key=len)
+    size = math.prod(shape)
+    columns = [x.elements if x.shape == shape else x.elements * size for x in inputs]
+    return Parts(shape, [_apply(primitive, params, row) for row in zip(*columns)])
+
+
+def _apply(primitive: Any, params: dict[str, Any], values: Sequence[Any]) -> Any:
+    """An operation on vectors and scalars; on constants it is done when tracing."""
+    if all(isinstance(x, np.generic) for x in values):
+        with jax.ensure_compile_time_eval():
+            return np.asarray(bind(primitive, params, values)[0])[()]
+    if primitive.name == "select_n" and isinstance(values[0], np.generic):
+        return values[1 + int(values[0])]
+    shape = max(map(np.shape, values), key=len)
+    return bind(primitive, params, [_broadcast(x, shape) for x in values])[0]
+
+
+def _broadcast(value: Any, shape: tuple[int, ...]) -> Any:
+    if np.shape(value) == shape:
+        return value
+    if isinstance(value, np.generic):
+        return lax.full(shape, value, value.dtype)
+    return lax.broadcast(value, shape)
+
+
+def _binary(operation: Callable[..., Any], *values: Any) -> Any:
+    primitives = {
+        lax.add: lax.add_p,
+        lax.mul: lax.mul_p,
+        lax.max: lax.max_p,
+        lax.min: lax.min_p,
+        lax.bitwise_and: lax.and_p,
+        lax.bitwise_or: lax.or_p,
+        lax.gt: lax.gt_p,
+        lax.lt: lax.lt_p,
+        lax.select_n: lax.select_n_p,
+        lax.ge: lax.ge_p,
+    }
+    return _apply(primitives[operation], {}, values)
+
+
+def _moved(equation: Equation, inputs: list[Parts]) -> list[Parts]:
+    """Does to the positions of the elements what is to be done to the elements."""
+    count = _MOVES[equation.primitive.name] or len(inputs)
+    elements = [e for x in inputs[:count] for e in x.elements]
+    starts = itertools.accumulate([len(x.elements) for x in inputs], initial=0)
+    places = [x.array + np.int32(n) for x, n in zip(inputs[:count], starts)]
+    rest = [_constant(x) for x in inputs[count:]]
+    with jax.ensure_compile_time_eval():
+        found = bind(equation.primitive, equation.params, [*places, *rest])
+        found = [*map(np.asarray, found)]
+    if any(((x < 0) | (x >= len(elements))).any() for x in found):
+        raise Inexpressible(f"{equation.primitive.name} beyond the bounds")
+    return [Parts(x.shape, [elements[i] for i in x.reshape(-1)]) for x in found]
+
+
+def _constant(parts: Parts) -> np.ndarray[Any, Any]:
+    if not all(isinstance(x, np.generic) for x in parts.elements):
+        raise Inexpressible("an index that is known only when it runs")
+    return np.asarray(parts.elements).reshape(parts.shape)
+
+
+def _reduced(operation: Any, axes: Sequence[int], x: Parts) -> Parts:
+    kept = [axis for axis in range(len(x.shape)) if axis not in axes]
+    shape = tuple(x.shape[axis] for axis in kept)
+    if not math.prod(x.shape):
+        raise Inexpressible("a reduction of nothing")
+    rows = x.array.transpose(*kept, *axes).reshape(math.prod(shape), -1)
+    return Parts(shape, [_tree(operation, [x.elements[i] for i in r]) for r in rows])
+
+
+def _tree(operation: Any, values: list[Any]) -> Any:
+    """The elements combined in pairs, then the pairs, and so on."""
+    while len(values) > 1:
+        pairs = zip(values[::2], values[1::2])
+        rest = values[len(values) // 2 * 2 :]
+        values = [_binary(operation, *pair) for pair in pairs] + rest
+    return values[0]
+
+
+def _arg(better: Any) -> _Rule:
+    def rule(equation: Equation, inputs: list[Parts]) -> list[Parts]:
+        (x,), (axis,) = inputs, equation.params["axes"]
+        dtype = np.dtype(equation.params["index_dtype"]).type
+        rows = np.moveaxis(x.array, axis, -1)
+        found = []
+        for row in rows.reshape(-1, rows.shape[-1]):
+            best, place = x.elements[row[0]], dtype(0)
+            for number, i in enumerate(row[1:], 1):
+                value = x.elements[i]
+                # The first NaN is the place, as in XLA.
+                won = _binary(
+                    lax.bitwise_or,
+                    _binary(better, value, best),
+                    _apply(lax.ne_p, {}, (value, value)),
+                )
+                was = _apply(lax.eq_p, {}, (best, best))
+                won = _binary(lax.bitwise_and, won, was)
+                best = _binary(lax.select_n, won, best, value)
+                place = _binary(lax.select_n, won, place, dtype(number))
+            found.append(place)
+        return [Parts(rows.shape[:-1], found)]
+
+    return rule
+
+
+def _cumulative(operation: Any) -> _Rule:
+    def rule(equation: Equation, inputs: list[Parts]) -> list[Parts]:
+        (x,), axis = inputs, equation.params["axis"]
+        places = np.moveaxis(x.array, axis, -1)
+        found = list(x.elements)
+        for row in places.reshape(-1, places.shape[-1]):
+            order = row[::-1] if equation.params["reverse"] else row
+            for before, i in itertools.pairwise(order):
+                found[i] = _binary(operation, found[before], found[i])
+        return [Parts(x.shape, found)]
+
+    return rule
+
+
+def _dot(equation: Equation, inputs: list[Parts]) -> list[Parts]:
+    (summed, batched) = equation.params["dimension_numbers"]
+    dtype = equation.avals[-1].dtype
+    a, b = (
+        _elementwise(lax.convert_element_type_p, _converted(dtype), [x]) for x in inputs
+    )
+    rows = []
+    for x, along, over in zip((a, b), summed, batched, strict=True):
+        free = [n for n in range(len(x.shape)) if n not in (*along, *over)]
+        sizes = [math.prod(x.shape[n] for n in axes) for axes in (over, free, along)]
+        rows.append(x.array.transpose(*over, *free, *along).reshape(sizes))
+    (batch, m, k), n = rows[0].shape, rows[1].shape[1]
+    if batch * m * n * k > _LARGEST:
+        raise Inexpressible(f"a product of {batch * m * n * k} terms")
+    if not k:
+        raise Inexpressible("a product of nothing")
+    found = [
+        _tree(
+            lax.add,
+            [
+                _binary(lax.mul, a.elements[p], b.elements[q])
+                for p, q in zip(rows[0][i, j], rows[1][i, l], strict=True)
+            ],
+        )
+        for i in range(batch)
+        for j in range(m)
+        for l in range(n)
+    ]
+    return [Parts(equation.avals[-1].shape, found)]
+
+
+def _converted(dtype: Any) -> dict[str, Any]:
+    return {"new_dtype": np.dtype(dtype), "weak_type": False, "sharding": None}
+
+
+def _cond(equation: Equation, inputs: list[Parts]) -> list[Parts]:
+    """All branches, of which a select takes one."""
+    (index,), values = inputs[0].elements, inputs[1:]
+    branches = equation.params["branches"]
+    outputs = []
+    for branch in branches:
+        program = flat(branch.jaxpr, branch.consts)
+        read = evaluated_in_parts(program.equations, dict(enumerate(values)))
+        outputs.append([*map(read, program.outputs)])
+    if index.dtype != bool:
+        zero = index.dtype.type(0)
+        tests = [_binary(lax.gt, index, zero + n) for n in range(len(branches) - 1)]
+    else:
+        tests = [index]
+    found = outputs[0]
+    for test, chosen in zip(tests, outputs[1:], strict=True):
+        condition = Parts((), [test])
+        found = [
+            _elementwise(lax.select_n_p, {}, [condition, *pair])
+            for pair in zip(found, chosen, strict=True)
+        ]
+    return found
+
+
+_RULES: dict[str, _Rule] = {
+    "argmax": _arg(lax.gt),
+    "argmin": _arg(lax.lt),
+    "cond": _cond,
+    "cumsum": _cumulative(lax.add),
+    "cumprod": _cumulative(lax.mul),
+    "cummax": _cumulative(lax.max),
+    "cummin": _cumulative(lax.min),
+    "dot_general": _dot,
+}

@@ -1,0 +1,195 @@
+"""A step as a few calls, so that XLA:CPU computes nothing twice.
+
+XLA (jaxlib 0.10 to 0.12) makes one loop of each output and computes in it whatever the
+output depends on: with two weights, the clip factor and the learning rate twice, and
+their parts up to eight times. Values that several outputs need become outputs of calls
+that XLA does not inline.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental.xla_metadata import set_xla_metadata
+
+from stabjax._sweep.equations import (
+    Atom,
+    Constant,
+    Equation,
+    Flat,
+    dependent,
+    evaluated,
+    needed,
+    used,
+)
+
+# XLA never computes these twice.
+_EXPENSIVE = {
+    *[
+        "div",
+        "rem",
+        "sqrt",
+        "rsqrt",
+        "exp",
+        "log",
+        "pow",
+        "sin",
+        "cos",
+        "tan",
+        "tanh",
+        "logistic",
+        "erf",
+    ]
+}
+_EXPENSE = 8  # of one of them, in units of an addition
+_ENOUGH = 2  # operations whose repetition costs as much as memory
+
+
+class _Section(NamedTuple):
+    equations: list[Equation]
+    inputs: list[int]
+    output: int
+
+
+class Sectioned(NamedTuple):
+    """A step in two parts: before the loop, and in it."""
+
+    program: Flat
+    before: list[Equation]
+    kept: list[int]  # results of `before` that the sections read
+    sections: list[_Section]
+
+    def prepare(self, fixed: dict[int, Any]) -> dict[int, Any]:
+        """Computes once what does not change from step to step."""
+        read = evaluated(self.before, fixed)
+        return {i: read(i) for i in self.kept}
+
+    def outputs(self, values: dict[int, Any]) -> list[Any]:
+        """Computes a step."""
+        known = dict(values)
+        for section in self.sections:
+            known[section.output] = _called(section, known)
+        return [
+            atom.value if isinstance(atom, Constant) else known[atom]
+            for atom in self.program.outputs
+        ]
+
+
+def sectioned(program: Flat, varying: Sequence[int]) -> Sectioned:
+    """Cuts a step; `varying` are the inputs that differ from step to step."""
+    program = _simplified(program)
+    varies = dependent(program, varying)
+    constant = [e for e in program.equations if _is_constant(e)]
+    before = [e for e in program.equations if not varies.intersection(e.outputs)]
+    inside = [e for e in program.equations if varies.intersection(e.outputs)]
+    inside = needed([*constant, *inside], program.outputs)
+    sections = _sections(inside, program.outputs)
+    computed = {e.outputs[0] for e in inside}
+    kept = used(inside, program.outputs) - varies - computed
+    return Sectioned(program, needed(before, [*kept]), sorted(kept), sections)
+
+
+def _is_constant(equation: Equation) -> bool:
+    return all(isinstance(atom, Constant) for atom in equation.inputs)
+
+
+def _called(section: _Section, known: dict[int, Any]) -> Any:
+    def body(*values: Any) -> Any:
+        given = dict(zip(section.inputs, values, strict=True))
+        return evaluated(section.equations, given)(section.output)
+
+    result = jax.jit(body)(*(known[i] for i in section.inputs))
+    return set_xla_metadata(result, inlineable="false")
+
+
+def _sections(equations: list[Equation], outputs: Sequence[Atom]) -> list[_Section]:
+    cost = _costs(equations)
+    # Variable -> the sections that compute it.
+    places: dict[int, set[int]] = {a: {a} for a in outputs if isinstance(a, int)}
+    for equation in reversed(equations):
+        (output,) = equation.outputs
+        if cost[output] * (len(places[output]) - 1) > _ENOUGH:
+            places[output] = {output}
+        for atom in equation.inputs:
+            if isinstance(atom, int) and places.get(atom) != {atom}:
+                places[atom] = places.get(atom, set()) | places[output]
+    roots = [e.outputs[0] for e in equations if places[e.outputs[0]] == {e.outputs[0]}]
+    found = []
+    for root in roots:
+        others = {*roots} - {root}
+        mine = needed([e for e in equations if e.outputs[0] not in others], [root])
+        read = used(mine, []) - {e.outputs[0] for e in mine}
+        found.append(_Section(mine, sorted(read), root))
+    return found
+
+
+def _costs(equations: list[Equation]) -> dict[int, int]:
+    """The operations of each variable, up to variables that are used twice."""
+    readers: dict[Atom, int] = {}
+    for equation in equations:
+        for atom in {*equation.inputs}:
+            readers[atom] = readers.get(atom, 0) + 1
+    cost: dict[Atom, int] = {}
+    for equation in equations:
+        name = equation.primitive.name
+        total = _EXPENSE if name in _EXPENSIVE else int(name != "broadcast_in_dim")
+        total += sum(cost.get(a, 0) for a in {*equation.inputs} if readers[a] == 1)
+        cost[equation.outputs[0]] = total
+    return cost
+
+
+def _simplified(program: Flat) -> Flat:
+    """The program without equations that repeat another or change nothing."""
+    same: dict[int, Atom] = {}
+    known: dict[Any, list[int]] = {}
+    made: dict[Atom, Equation] = {}
+    kept = []
+
+    def renamed(atom: Atom) -> Atom:
+        return same.get(atom, atom) if isinstance(atom, int) else atom
+
+    for equation in program.equations:
+        equation = equation._replace(inputs=[*map(renamed, equation.inputs)])
+        key = (
+            equation.primitive.name,
+            repr(equation.params),
+            *map(_name, equation.inputs),
+        )
+        found = known.get(key) or _nothing(equation, made)
+        if found:
+            same.update(zip(equation.outputs, found, strict=True))
+            continue
+        known[key] = equation.outputs
+        made[equation.outputs[0]] = equation
+        kept.append(equation)
+    return program._replace(equations=kept, outputs=[*map(renamed, program.outputs)])
+
+
+def _nothing(equation: Equation, made: dict[Atom, Equation]) -> list[Atom] | None:
+    """The outputs if they are inputs, as in 1 x, x / 1, 1 / (1 / x), int(x) > 0."""
+
+    def is_(atom: Atom, value: float) -> bool:
+        if atom in made and made[atom].primitive.name == "broadcast_in_dim":
+            (atom,) = made[atom].inputs
+        return isinstance(atom, Constant) and bool(np.all(atom.value == value))
+
+    name, inputs = equation.primitive.name, equation.inputs
+    if name == "mul" and is_(inputs[0], 1):
+        return [inputs[1]]
+    if name in ("mul", "div") and is_(inputs[1], 1):
+        return [inputs[0]]
+    inner = made.get(inputs[-1] if name == "div" else inputs[0])
+    if name == "div" and is_(inputs[0], 1) and inner and inner.primitive.name == "div":
+        return [inner.inputs[1]] if is_(inner.inputs[0], 1) else None
+    if name == "gt" and is_(inputs[1], 0) and inner:
+        if inner.primitive.name == "convert_element_type":
+            return [*inner.inputs] if inner.avals[0].dtype == bool else None
+    return None
+
+
+def _name(atom: Atom) -> Any:
+    if isinstance(atom, int):
+        return atom
+    value = np.asarray(atom.value)
+    return value.dtype.name, value.shape, value.tobytes()
