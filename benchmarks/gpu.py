@@ -20,7 +20,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 import stabjax
-from stabjax._sweep import kernel
+from stabjax._sweep import lanes as engine
+from stabjax._sweep.lanes import gpu
+from stabjax._sweep.program import variables_of
+from stabjax._train.state import Rules
+from stabjax._train.trial import training
 
 BEGIN, LIMIT = time.perf_counter(), 170  # seconds
 STEPS, WARMUP = 1000, 50
@@ -131,28 +135,26 @@ def swept(problem, optimizer, points, steps, width="auto"):
 
 def lanes(runs, block, warps):
     """Model-steps/s of the kernel that a sweep makes of the toy, with given blocks."""
-    before = kernel._GPU_BLOCK, kernel._GPU_WARPS
-    kernel._GPU_BLOCK, kernel._GPU_WARPS = block, warps
+    before = gpu._BLOCK, gpu._WARPS
+    gpu._BLOCK, gpu._WARPS = block, warps
     try:
         values = {
             "max_norm": jax.ShapeDtypeStruct((), jnp.float32),
             "peak_value": jax.ShapeDtypeStruct((), jnp.float32),
             "seed": jax.ShapeDtypeStruct((), jnp.int32),
         }
-        from stabjax._sweep.program import variables_of
-        from stabjax._train.trial import Rules, training
 
         def trial(v):
             optimizer = make_optimizer(v["max_norm"], v["peak_value"])
             parts = training(TOY, optimizer, jax.random.key(v["seed"]), Rules())
-            found, begun, held = kernel.trained(parts, variables_of, STEPS)
+            found, begun, held = engine.trained(parts, variables_of, STEPS)
             programs.append(held)
             return found, begun
 
         programs = []
         traced = jax.jit(trial).trace(values)
-        run = kernel.run_of(values, traced, programs[0])
-        chunk = kernel.chunk_of(run, values, STEPS, "gpu")
+        run = engine.run_of(values, traced, programs[0])
+        chunk = engine.chunk_of(run, values, STEPS, "gpu")
         given = {
             "max_norm": jnp.linspace(0.1, 9, runs),
             "peak_value": jnp.linspace(0.01, 2, runs),
@@ -161,7 +163,7 @@ def lanes(runs, block, warps):
         compiled = jax.jit(chunk).lower({}, given).compile()
         return runs * STEPS / seconds(lambda: compiled({}, given))
     finally:
-        kernel._GPU_BLOCK, kernel._GPU_WARPS = before
+        gpu._BLOCK, gpu._WARPS = before
 
 
 def toy():
@@ -229,13 +231,13 @@ def widths(name, problem, optimizer, runs, steps, choices):
 def mlp():
     optimizer = functools.partial(make_optimizer, steps=200)
     problem = stabjax.problems.digits_mlp()
-    widths("digits MLP", problem, optimizer, 2**14, 200, (1024, 4096, 8192, 16384))
+    widths("digits MLP", problem, optimizer, 2**14, 200, (1024, 4096, 8192))
 
 
 def cnn():
     optimizer = functools.partial(make_optimizer, steps=100)
     problem = stabjax.problems.digits_cnn()
-    widths("digits CNN", problem, optimizer, 2**13, 100, (256, 1024, 4096, 8192))
+    widths("digits CNN", problem, optimizer, 2**12, 100, (256, 512, 2048))
 
 
 def toy_widths():

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stabjax._sweep.background import Background, wait_for
-from stabjax._sweep.capacity import check_fits, free_bytes
+from stabjax._sweep.capacity import check_fits
 from stabjax._sweep.plan import Chunk, Group
 from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.progress import Watch
@@ -67,9 +67,7 @@ def on_devices(
             compiled = {
                 number: compilers.submit(
                     programs[number].compiled,
-                    groups[number].width,
-                    groups[number].shared_seed,
-                    groups[number].engine,
+                    *groups[number].chunk,
                     devices[: len(together)],
                 )
                 for number, together in by_group.items()
@@ -117,11 +115,12 @@ def check_chunk_fits(
 ) -> None:
     """Raises a ValueError if a chunk exceeds the memory of a device."""
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    shared = len(devices) if limit is None else 1  # CPU devices share the host memory
     check_fits(
         f"Chunks of {width:,} trials",
-        device_bytes(program),
+        shared * device_bytes(program),
         f"pass chunk_size={max(1, width // 2)} or less",
-        free_bytes() // len(devices) if limit is None else int(limit),
+        limit,
     )
 
 

@@ -61,7 +61,7 @@ def estimated(
 def _cost(plan: Plan, program: Program, due: Sequence[Chunk], place: Place) -> _Cost:
     group, devices = plan.groups[due[0].group], place.devices[: len(due)]
     begin = time.perf_counter()
-    compiled = program.compiled(group.width, group.shared_seed, group.engine, devices)
+    compiled = program.compiled(*group.chunk, devices)
     running = time.perf_counter()
     batch = due[: len(devices)]
     started = start(compiled, len(devices), batch, [*map(plan.inputs, batch)])

@@ -146,9 +146,8 @@ _lock = threading.Lock()  # worker threads must compile only once
 @functools.lru_cache(maxsize=8)
 def _program(recipe: bytes) -> tuple[jax.stages.Compiled, dict[str, Any]]:
     program, group, config = pickle.loads(recipe)
-    how = group.width, group.shared_seed, group.engine
     with configured(config):
-        here = program.fingerprint(*how)
+        here = program.fingerprint(*group.chunk)
         if here != group.program:
             raise RuntimeError(
                 f"this worker (jax {jax.__version__}) compiles the functions to a "
@@ -156,4 +155,4 @@ def _program(recipe: bytes) -> tuple[jax.stages.Compiled, dict[str, Any]]:
                 f"versions of Python packages on all workers."
             )
         device = jax.local_devices()[:1]
-        return program.compiled(*how, device), config
+        return program.compiled(*group.chunk, device), config

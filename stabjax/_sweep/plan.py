@@ -33,6 +33,11 @@ class Group(NamedTuple):
     engine: str = "vmap"  # or "lanes"
     accepted: tuple[str, ...] = ()  # fingerprints with other versions of the libraries
 
+    @property
+    def chunk(self) -> tuple[int, bool, str]:
+        """The arguments with which `Program` compiles a chunk."""
+        return self.width, self.shared_seed, self.engine
+
 
 class Chunk(NamedTuple):
     """A batch of trials that run together."""
@@ -86,6 +91,10 @@ class Plan:
         Each extension of a store adds new chunks at the end. The existing chunks keep
         their numbers and trials.
         """
+        return self._chunks
+
+    @cached_property
+    def _chunks(self) -> list[Chunk]:
         found: list[Chunk] = []
         for generation in range(len(self.sizes)):
             new = self._generations == generation
@@ -173,8 +182,11 @@ def trials_of(chunks: Sequence[Chunk]) -> int:
 
 
 def _parts(trials: _Array, seeds: _Array, group: Group) -> Iterator[_Array]:
-    order = np.argsort(seeds, kind="stable")
-    borders = np.flatnonzero(np.diff(seeds[order])) + 1
-    for part in np.split(trials[order], borders if group.shared_seed else []):
+    parts = [trials]
+    if group.shared_seed or group.engine == "vmap":
+        order = np.argsort(seeds, kind="stable")
+        borders = np.flatnonzero(np.diff(seeds[order])) + 1
+        parts = np.split(trials[order], borders if group.shared_seed else [])
+    for part in parts:
         for start in range(0, len(part), group.width):
             yield part[start : start + group.width]

@@ -64,7 +64,7 @@ def planned(
     memory = Memory(factories.functions())
     for statics, trials in kept.groups():
         program = Program(factories, statics, dtypes, settings, memory)
-        # A function that makes the problem may well draw its data.
+        # A function that makes the problem may draw its data.
         watched = is_problem(problem)
         try:
             with random_state_watched() if watched else contextlib.nullcontext():
@@ -88,7 +88,7 @@ def planned(
 
 
 def _like_the_stored(plan: Plan, held: Plan, place: Place) -> Plan:
-    """The plan of the same sweep, which also accepts the results that are stored."""
+    """Checks a plan against the stored one, and lets it accept the stored results."""
     if place.store and (found := list(differences(held, plan, place.accept_versions))):
         remedy = "Pass accept_versions=True to keep the stored results beside new ones "
         remedy += "(the last bits may differ). "
@@ -123,11 +123,7 @@ def fingerprint(
     with no_mesh():
         plan, programs = planned(problem, make_optimizer, space, settings, None, here)
         groups = tuple(
-            group._replace(
-                program=program.fingerprint(
-                    group.width, group.shared_seed, group.engine
-                )
-            )
+            group._replace(program=program.fingerprint(*group.chunk))
             for program, group in zip(programs, plan.groups, strict=True)
         )
     text = to_text(replace(plan, groups=groups, about={}))
@@ -156,7 +152,9 @@ def _group(
     The chunk width must not change because it affects rounding.
     """
     labels, variables = labels_of(space, int(trials[0])), program.shapes()[2]
-    known = group_like(held, labels) if held else None
+    # Another engine may suit other settings, which the store refuses anyway.
+    same = held is not None and held.settings == program.settings
+    known = group_like(held, labels) if held and same else None
     if known and place.store and chunk_size not in (None, known.width):
         reason = f"chunk_size is {known.width} in the store and {chunk_size} here"
         raise place.store.refused([reason])
@@ -166,8 +164,7 @@ def _group(
         width, shared_seed, engine = _width(program, space, trials, chunk_size, place)
     group = Group(labels, width, shared_seed, variables, engine=engine)
     if place.store or place.executor:
-        text = program.fingerprint(width, shared_seed, engine)
-        group = group._replace(program=text)
+        group = group._replace(program=program.fingerprint(*group.chunk))
     return group
 
 

@@ -14,9 +14,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.compiler import compiled_for, cpu_options, memory_of
-from stabjax._sweep.equations import Inexpressible
 from stabjax._sweep.factories import Factories
-from stabjax._sweep.kernel import LARGEST, chunk_of, run_of, trained
+from stabjax._sweep.lanes import (
+    LARGEST,
+    Inexpressible,
+    chunk_of,
+    run_of,
+    trained,
+)
 from stabjax._sweep.memory import Memory
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.unsharded import unsharded
@@ -107,7 +112,7 @@ class Program:
         return count, memory, variables, run, self._maximize
 
     def engine(self, shared_seed: bool, platform: str) -> str:
-        """Returns how chunks run: `"lanes"` (see `kernel`) if possible, or `"vmap"`."""
+        """Returns how chunks run: in `"lanes"` if possible, or by `"vmap"`."""
         return "lanes" if self._lanes(shared_seed, platform) else "vmap"
 
     def fingerprint(self, width: int, shared_seed: bool, engine: str) -> str:

@@ -140,9 +140,8 @@ class Store:
             raise _Damage(_reason(error)) from error
         if version:
             raise ValueError(
-                f"the store {str(self.folder)!r} was written by stabjax {version}, "
-                f"which writes what this version cannot read: upgrade stabjax, or name "
-                f"another store."
+                f"the store {str(self.folder)!r} was written by stabjax {version} in a "
+                f"newer format. Upgrade stabjax or use another store."
             )
         return plan
 
@@ -157,7 +156,7 @@ class Store:
         except Exception as error:  # a flipped bit may raise anything
             raise _Damage(_reason(error)) from error
         if found.about["identity"] not in identities(plan, chunk):
-            raise _Damage("it is of another sweep")
+            raise _Damage("it belongs to another sweep")
         return found
 
     def _is_full(self, plan: Plan) -> bool:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stabjax._train.convolutions import with_products
 from stabjax._train.problem import Problem
 
 _DATA = 2**31 - 2  # a large number, because users fold in small ones
@@ -82,16 +83,17 @@ def normal_form(problem: Problem) -> NormalForm:
             found = loss(params, {**inputs._asdict(), "state": state})
         return _outputs(found, state, stateful)
 
+    def measures(params: Any, state: Any, inputs: Inputs) -> Metrics:
+        return _evaluation(measure, params, {**inputs._asdict(), "state": state})
+
     return NormalForm(
         lambda key: _initial(problem, key, stateful),
         lambda key, step: with_batch(jax.random.fold_in(key, step), key, step),
         # Jitted so that it is traced once, although the program calls it several times.
         # The function is new in each call because JAX caches traces by function
         # identity and would miss a change in the closure of problem.loss.
-        jax.jit(outputs),
-        lambda params, state, inputs: _evaluation(
-            measure, params, {**inputs._asdict(), "state": state}
-        ),
+        jax.jit(with_products(outputs)),
+        with_products(measures),
         lambda key, steps: with_batch(key, key, steps),
         getattr(problem, "metadata", {}).get("final_loss"),
     )

@@ -170,7 +170,7 @@ def sensitivity(
       ... )
       >>> ax = stabjax.plot.sensitivity(runs, x="rate")
       >>> print(ax.get_title())
-      median and 80 % band over seed (8)
+      median and 80% band over seed (8)
 
     References:
       Wortsman et al., "Small-scale proxies for large-scale Transformer training
@@ -207,7 +207,7 @@ def sensitivity(
     scale(ax, "x", cells)
     ax.set_xlabel(label_of(dataset[x]))
     ax.set_ylabel(label_of(dataset[variable]))
-    name_pooled(ax, "median and 80 % band", data, x, hue)
+    name_pooled(ax, "median and 80% band", data, x, hue)
     if target is not None:
         draw_target(ax, target)
     if hue is not None or target is not None:

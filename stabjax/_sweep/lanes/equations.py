@@ -9,10 +9,8 @@ import numpy as np
 from jax.extend import core
 
 # Calls whose body can stand in their place. The names differ between versions of JAX.
-_CALLS = frozenset(
-    "checkpoint closed_call core_call custom_jvp_call custom_vjp_call "
-    "custom_vjp_call_jaxpr jit pjit remat remat2".split(" ")
-)
+_CALLS = """checkpoint closed_call core_call custom_jvp_call custom_vjp_call
+custom_vjp_call_jaxpr jit pjit remat remat2"""
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _FOLDED = 4096  # largest number of elements of a constant that is computed in tracing
 
@@ -97,7 +95,8 @@ class _Writer:
 
         def read(atom: Any) -> Atom:
             if isinstance(atom, core.Literal):
-                return Constant(np.asarray(atom.val, atom.aval.dtype))
+                aval: Any = atom.aval
+                return Constant(np.asarray(atom.val, aval.dtype))
             return known.get(atom, _UNUSED)
 
         for equation in jaxpr.eqns:
@@ -122,7 +121,7 @@ class _Writer:
     def _called(
         self, equation: core.JaxprEqn, inputs: Sequence[Atom], live: set[Any]
     ) -> list[Atom] | None:
-        if equation.primitive.name not in _CALLS:
+        if equation.primitive.name not in _CALLS.split():
             return None
         wanted = [variable in live for variable in equation.outvars]
         for name in _BODIES:

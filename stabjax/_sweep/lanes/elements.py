@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from stabjax._sweep.equations import Constant, Equation, Inexpressible, bind, flat
+from stabjax._sweep.lanes.equations import Constant, Equation, Inexpressible, bind, flat
 
 
-class Parts(NamedTuple):
+class Elements(NamedTuple):
     """The elements of an array in row-major order.
 
     Each is a vector over trials, or a scalar that the trials share: a tracer, or a
@@ -28,77 +29,15 @@ class Parts(NamedTuple):
         return np.arange(len(self.elements), dtype=np.int32).reshape(self.shape)
 
 
-_Rule = Callable[[Equation, list[Parts]], list[Parts]]
+_Rule = Callable[[Equation, list[Elements]], list[Elements]]
 _LARGEST = 4096  # elements of an array; more are not worth vectors of their own
 
-_ELEMENTWISE = {
-    *[
-        "abs",
-        "acos",
-        "acosh",
-        "add",
-        "and",
-        "asin",
-        "asinh",
-        "atan",
-        "atan2",
-        "atanh",
-        "cbrt",
-        "ceil",
-        "clamp",
-        "clz",
-    ],
-    *[
-        "convert_element_type",
-        "cos",
-        "cosh",
-        "digamma",
-        "div",
-        "eq",
-        "erf",
-        "erf_inv",
-        "erfc",
-        "exp",
-        "exp2",
-    ],
-    *[
-        "expm1",
-        "floor",
-        "ge",
-        "gt",
-        "integer_pow",
-        "is_finite",
-        "le",
-        "lgamma",
-        "log",
-        "log1p",
-        "logistic",
-        "lt",
-    ],
-    *[
-        "max",
-        "min",
-        "mul",
-        "ne",
-        "neg",
-        "nextafter",
-        "not",
-        "or",
-        "population_count",
-        "pow",
-    ],
-    *["reduce_precision", "rem", "round", "rsqrt", "select_n", "shift_left"],
-    *[
-        "shift_right_arithmetic",
-        "shift_right_logical",
-        "sign",
-        "sin",
-        "sinh",
-        "sqrt",
-        "square",
-    ],
-    *["sub", "tan", "tanh", "xor"],
-}
+_NAMES = """abs acos acosh add and asin asinh atan atan2 atanh cbrt ceil clamp clz
+convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt
+integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not
+or population_count pow reduce_precision rem round rsqrt select_n shift_left
+shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor"""
+_ELEMENTWISE = frozenset(_NAMES.split())
 _SAME = {"copy", "copy_p", "optimization_barrier", "stop_gradient", "pvary"}
 # The number of inputs whose elements move; the others are positions.
 _MOVES: dict[str, int | None] = {
@@ -127,14 +66,14 @@ _REDUCTIONS = {
 }
 
 
-def evaluated_in_parts(
-    equations: Sequence[Equation], known: dict[int, Parts]
-) -> Callable[[Any], Parts]:
+def evaluated_in_elements(
+    equations: Sequence[Equation], known: dict[int, Elements]
+) -> Callable[[Any], Elements]:
     """Evaluates equations on parts, and returns the function that reads a value."""
     known = dict(known)
 
-    def read(atom: Any) -> Parts:
-        return parts_of(atom.value) if isinstance(atom, Constant) else known[atom]
+    def read(atom: Any) -> Elements:
+        return elements_of(atom.value) if isinstance(atom, Constant) else known[atom]
 
     for equation in equations:
         found = _outputs(equation, [*map(read, equation.inputs)])
@@ -142,22 +81,22 @@ def evaluated_in_parts(
     return read
 
 
-def parts_of(array: Any) -> Parts:
+def elements_of(array: Any) -> Elements:
     """The elements of an array that the trials share."""
     if isinstance(array, jax.core.Tracer):
         if array.size > _LARGEST:
             raise Inexpressible(f"an array of {array.size} elements")
         row = array.reshape(-1)
-        return Parts(array.shape, [row[i] for i in range(array.size)])
-    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended):
+        return Elements(array.shape, [row[i] for i in range(array.size)])
+    if jnp.issubdtype(array.dtype, jax.dtypes.extended):
         raise Inexpressible("a key")
     values = np.asarray(array)
     if values.size > _LARGEST:
         raise Inexpressible(f"an array of {values.size} elements")
-    return Parts(values.shape, [*values.reshape(-1)])
+    return Elements(values.shape, [*values.reshape(-1)])
 
 
-def _outputs(equation: Equation, inputs: list[Parts]) -> list[Parts]:
+def _outputs(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     name = equation.primitive.name
     if name in _SAME:
         return inputs
@@ -175,11 +114,14 @@ def _outputs(equation: Equation, inputs: list[Parts]) -> list[Parts]:
     return rule(equation, inputs)
 
 
-def _elementwise(primitive: Any, params: dict[str, Any], inputs: list[Parts]) -> Parts:
+def _elementwise(
+    primitive: Any, params: dict[str, Any], inputs: list[Elements]
+) -> Elements:
     shape = max((x.shape for x in inputs), key=len)
     size = math.prod(shape)
     columns = [x.elements if x.shape == shape else x.elements * size for x in inputs]
-    return Parts(shape, [_apply(primitive, params, row) for row in zip(*columns)])
+    rows = zip(*columns, strict=True)
+    return Elements(shape, [_apply(primitive, params, row) for row in rows])
 
 
 def _apply(primitive: Any, params: dict[str, Any], values: Sequence[Any]) -> Any:
@@ -197,7 +139,7 @@ def _broadcast(value: Any, shape: tuple[int, ...]) -> Any:
     if np.shape(value) == shape:
         return value
     if isinstance(value, np.generic):
-        return lax.full(shape, value, value.dtype)
+        return lax.full(shape, np.asarray(value), value.dtype)
     return lax.broadcast(value, shape)
 
 
@@ -217,47 +159,47 @@ def _binary(operation: Callable[..., Any], *values: Any) -> Any:
     return _apply(primitives[operation], {}, values)
 
 
-def _moved(equation: Equation, inputs: list[Parts]) -> list[Parts]:
+def _moved(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     """Does to the positions of the elements what is to be done to the elements."""
     count = _MOVES[equation.primitive.name] or len(inputs)
     elements = [e for x in inputs[:count] for e in x.elements]
-    starts = itertools.accumulate([len(x.elements) for x in inputs], initial=0)
-    places = [x.array + np.int32(n) for x, n in zip(inputs[:count], starts)]
+    starts = np.cumsum([0, *(len(x.elements) for x in inputs)], dtype=np.int32)
+    places = [x.array + n for x, n in zip(inputs, starts[:-1], strict=True)][:count]
     rest = [_constant(x) for x in inputs[count:]]
     with jax.ensure_compile_time_eval():
         found = bind(equation.primitive, equation.params, [*places, *rest])
         found = [*map(np.asarray, found)]
     if any(((x < 0) | (x >= len(elements))).any() for x in found):
         raise Inexpressible(f"{equation.primitive.name} beyond the bounds")
-    return [Parts(x.shape, [elements[i] for i in x.reshape(-1)]) for x in found]
+    return [Elements(x.shape, [elements[i] for i in x.reshape(-1)]) for x in found]
 
 
-def _constant(parts: Parts) -> np.ndarray[Any, Any]:
-    if not all(isinstance(x, np.generic) for x in parts.elements):
+def _constant(array: Elements) -> np.ndarray[Any, Any]:
+    if not all(isinstance(x, np.generic) for x in array.elements):
         raise Inexpressible("an index that is known only when it runs")
-    return np.asarray(parts.elements).reshape(parts.shape)
+    return np.asarray(array.elements).reshape(array.shape)
 
 
-def _reduced(operation: Any, axes: Sequence[int], x: Parts) -> Parts:
+def _reduced(operation: Any, axes: Sequence[int], x: Elements) -> Elements:
     kept = [axis for axis in range(len(x.shape)) if axis not in axes]
     shape = tuple(x.shape[axis] for axis in kept)
     if not math.prod(x.shape):
         raise Inexpressible("a reduction of nothing")
     rows = x.array.transpose(*kept, *axes).reshape(math.prod(shape), -1)
-    return Parts(shape, [_tree(operation, [x.elements[i] for i in r]) for r in rows])
+    return Elements(shape, [_tree(operation, [x.elements[i] for i in r]) for r in rows])
 
 
 def _tree(operation: Any, values: list[Any]) -> Any:
     """The elements combined in pairs, then the pairs, and so on."""
     while len(values) > 1:
-        pairs = zip(values[::2], values[1::2])
-        rest = values[len(values) // 2 * 2 :]
-        values = [_binary(operation, *pair) for pair in pairs] + rest
+        even = len(values) // 2 * 2
+        pairs = zip(values[:even:2], values[1:even:2], strict=True)
+        values = [_binary(operation, *pair) for pair in pairs] + values[even:]
     return values[0]
 
 
 def _arg(better: Any) -> _Rule:
-    def rule(equation: Equation, inputs: list[Parts]) -> list[Parts]:
+    def rule(equation: Equation, inputs: list[Elements]) -> list[Elements]:
         (x,), (axis,) = inputs, equation.params["axes"]
         dtype = np.dtype(equation.params["index_dtype"]).type
         rows = np.moveaxis(x.array, axis, -1)
@@ -277,13 +219,13 @@ def _arg(better: Any) -> _Rule:
                 best = _binary(lax.select_n, won, best, value)
                 place = _binary(lax.select_n, won, place, dtype(number))
             found.append(place)
-        return [Parts(rows.shape[:-1], found)]
+        return [Elements(rows.shape[:-1], found)]
 
     return rule
 
 
 def _cumulative(operation: Any) -> _Rule:
-    def rule(equation: Equation, inputs: list[Parts]) -> list[Parts]:
+    def rule(equation: Equation, inputs: list[Elements]) -> list[Elements]:
         (x,), axis = inputs, equation.params["axis"]
         places = np.moveaxis(x.array, axis, -1)
         found = list(x.elements)
@@ -291,12 +233,12 @@ def _cumulative(operation: Any) -> _Rule:
             order = row[::-1] if equation.params["reverse"] else row
             for before, i in itertools.pairwise(order):
                 found[i] = _binary(operation, found[before], found[i])
-        return [Parts(x.shape, found)]
+        return [Elements(x.shape, found)]
 
     return rule
 
 
-def _dot(equation: Equation, inputs: list[Parts]) -> list[Parts]:
+def _dot(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     (summed, batched) = equation.params["dimension_numbers"]
     dtype = equation.avals[-1].dtype
     a, b = (
@@ -317,28 +259,28 @@ def _dot(equation: Equation, inputs: list[Parts]) -> list[Parts]:
             lax.add,
             [
                 _binary(lax.mul, a.elements[p], b.elements[q])
-                for p, q in zip(rows[0][i, j], rows[1][i, l], strict=True)
+                for p, q in zip(rows[0][i, j], rows[1][i, r], strict=True)
             ],
         )
         for i in range(batch)
         for j in range(m)
-        for l in range(n)
+        for r in range(n)
     ]
-    return [Parts(equation.avals[-1].shape, found)]
+    return [Elements(equation.avals[-1].shape, found)]
 
 
 def _converted(dtype: Any) -> dict[str, Any]:
     return {"new_dtype": np.dtype(dtype), "weak_type": False, "sharding": None}
 
 
-def _cond(equation: Equation, inputs: list[Parts]) -> list[Parts]:
+def _cond(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     """All branches, of which a select takes one."""
     (index,), values = inputs[0].elements, inputs[1:]
     branches = equation.params["branches"]
     outputs = []
     for branch in branches:
         program = flat(branch.jaxpr, branch.consts)
-        read = evaluated_in_parts(program.equations, dict(enumerate(values)))
+        read = evaluated_in_elements(program.equations, dict(enumerate(values)))
         outputs.append([*map(read, program.outputs)])
     if index.dtype != bool:
         zero = index.dtype.type(0)
@@ -347,7 +289,7 @@ def _cond(equation: Equation, inputs: list[Parts]) -> list[Parts]:
         tests = [index]
     found = outputs[0]
     for test, chosen in zip(tests, outputs[1:], strict=True):
-        condition = Parts((), [test])
+        condition = Elements((), [test])
         found = [
             _elementwise(lax.select_n_p, {}, [condition, *pair])
             for pair in zip(found, chosen, strict=True)

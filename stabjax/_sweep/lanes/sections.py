@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from stabjax._sweep.equations import (
+from stabjax._sweep.lanes.equations import (
     Atom,
     Constant,
     Equation,
@@ -25,23 +25,7 @@ from stabjax._sweep.equations import (
 )
 
 # XLA never computes these twice.
-_EXPENSIVE = {
-    *[
-        "div",
-        "rem",
-        "sqrt",
-        "rsqrt",
-        "exp",
-        "log",
-        "pow",
-        "sin",
-        "cos",
-        "tan",
-        "tanh",
-        "logistic",
-        "erf",
-    ]
-}
+_EXPENSIVE = "div rem sqrt rsqrt exp log pow sin cos tan tanh logistic erf"
 _EXPENSE = 8  # of one of them, in units of an addition
 _ENOUGH = 2  # operations whose repetition costs as much as memory
 
@@ -124,7 +108,7 @@ def _sections(equations: list[Equation], outputs: Sequence[Atom]) -> list[_Secti
     return found
 
 
-def _costs(equations: list[Equation]) -> dict[int, int]:
+def _costs(equations: list[Equation]) -> dict[Atom, int]:
     """The operations of each variable, up to variables that are used twice."""
     readers: dict[Atom, int] = {}
     for equation in equations:
@@ -133,7 +117,9 @@ def _costs(equations: list[Equation]) -> dict[int, int]:
     cost: dict[Atom, int] = {}
     for equation in equations:
         name = equation.primitive.name
-        total = _EXPENSE if name in _EXPENSIVE else int(name != "broadcast_in_dim")
+        total = (
+            _EXPENSE if name in _EXPENSIVE.split() else int(name != "broadcast_in_dim")
+        )
         total += sum(cost.get(a, 0) for a in {*equation.inputs} if readers[a] == 1)
         cost[equation.outputs[0]] = total
     return cost
@@ -182,9 +168,9 @@ def _nothing(equation: Equation, made: dict[Atom, Equation]) -> list[Atom] | Non
     inner = made.get(inputs[-1] if name == "div" else inputs[0])
     if name == "div" and is_(inputs[0], 1) and inner and inner.primitive.name == "div":
         return [inner.inputs[1]] if is_(inner.inputs[0], 1) else None
-    if name == "gt" and is_(inputs[1], 0) and inner:
-        if inner.primitive.name == "convert_element_type":
-            return [*inner.inputs] if inner.avals[0].dtype == bool else None
+    converted = inner and inner.primitive.name == "convert_element_type"
+    if name == "gt" and is_(inputs[1], 0) and inner and converted:
+        return [*inner.inputs] if inner.avals[0].dtype == np.bool_ else None
     return None
 
 

@@ -1,0 +1,81 @@
+"""The loop over steps on a CPU, in blocks that stay in its first-level cache."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+from stabjax._sweep.lanes.equations import flat
+from stabjax._sweep.lanes.sections import sectioned
+from stabjax._sweep.lanes.stage import Stage
+
+_BLOCK = 256  # trials
+
+_Vectors = list[jax.Array]
+_Tree: TypeAlias = Any
+
+
+def in_blocks(train: Callable[[_Tree], _Tree], lanes: _Tree) -> _Tree:
+    """Trains blocks of trials one after the other.
+
+    There are two at least, so that XLA keeps the loop and a trial has the same bits
+    whatever the number of trials.
+    """
+    (size,) = {len(x) for x in jax.tree.leaves(lanes)}
+    blocks = max(2, math.ceil(size / _BLOCK))
+
+    def cut(x: jax.Array) -> jax.Array:
+        padding = blocks * _BLOCK - size
+        return jnp.pad(x, (0, padding), "edge").reshape(blocks, _BLOCK)
+
+    found = lax.map(train, jax.tree.map(cut, lanes))
+    joined: _Tree = jax.tree.map(lambda x: x.reshape(-1)[:size], found)
+    return joined
+
+
+def looped_on_cpu(
+    stages: Sequence[Stage], fixed: _Vectors, state: _Vectors, tables: _Vectors
+) -> _Vectors:
+    """Runs all steps of a block.
+
+    XLA compiles a small call as one function, where it otherwise runs a task for each
+    fusion.
+    """
+
+    def block(fixed: _Vectors, state: _Vectors, tables: _Vectors) -> _Vectors:
+        given = fixed, state, tables
+        for stage in stages:
+            state = _looped(stage, fixed, state, tables)
+        # XLA (jaxlib 0.10 to 0.12) aborts if such a function ignores an argument, so it
+        # returns all of them.
+        return [*state, *jax.tree.leaves(lax.optimization_barrier(given))]
+
+    first, *rest = jax.jit(block)(fixed, state, tables)
+    marks = {"xla_cpu_small_call": "true", "inlineable": "false"}
+    found = [set_xla_metadata(first, **marks), *rest]
+    kept: _Vectors = lax.optimization_barrier(found)[: len(state)]
+    return kept
+
+
+def _looped(
+    stage: Stage, fixed: _Vectors, state: _Vectors, tables: _Vectors
+) -> _Vectors:
+    rows = [jax.ShapeDtypeStruct((), table.dtype) for table in tables]
+    program = jax.make_jaxpr(stage.advance)(fixed, state, rows)
+    constants = len(fixed)
+    varying = range(constants, len(program.jaxpr.invars))
+    cut = sectioned(flat(program.jaxpr, program.consts, largest=1), varying)
+    prepared = cut.prepare(dict(enumerate(fixed)))
+
+    def step(carried: tuple[jax.Array, _Vectors]) -> tuple[jax.Array, _Vectors]:
+        t, state = carried
+        rows = [lax.dynamic_index_in_dim(x, t, keepdims=False) for x in tables]
+        values = dict(enumerate([*state, *rows], constants))
+        return t + 1, cut.outputs(prepared | values)
+
+    start = jnp.asarray(stage.first, jnp.int32), state
+    return lax.while_loop(lambda carried: carried[0] < stage.last, step, start)[1]

@@ -1,0 +1,67 @@
+"""The loop over steps on a GPU, as one kernel."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from stabjax._sweep.lanes.stage import Stage
+
+_BLOCK, _WARPS = 128, 4  # trials; one for each thread
+
+_Vectors = list[jax.Array]
+
+
+def looped_on_gpu(
+    stages: Sequence[Stage], fixed: _Vectors, state: _Vectors, tables: _Vectors
+) -> _Vectors:
+    """The loop as one kernel, which holds all numbers of a trial in registers."""
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import triton
+
+    size, count = len(state[0]), len(fixed)
+    padding = -size % _BLOCK
+    own = [jnp.pad(_stored(x), (0, padding), "edge") for x in [*fixed, *state]]
+    shared = [*map(_stored, tables)]
+    dtypes = [x.dtype for x in [*fixed, *state, *tables]]
+
+    def kernel(*refs: Any) -> None:
+        places, outputs = refs[: len(dtypes)], refs[len(dtypes) :]
+        known = zip(places[: len(own)], dtypes[: len(own)], strict=True)
+        vectors = [_loaded(ref[...], dtype) for ref, dtype in known]
+        constants, values = vectors[:count], vectors[count:]
+
+        for stage in stages:
+
+            def step(t: jax.Array, values: _Vectors, stage: Stage = stage) -> _Vectors:
+                known = zip(places[len(own) :], dtypes[len(own) :], strict=True)
+                rows = [_loaded(ref[t], dtype) for ref, dtype in known]
+                return stage.advance(constants, values, rows)
+
+            values = lax.fori_loop(stage.first, stage.last, step, values)
+        for ref, value in zip(outputs, values, strict=True):
+            ref[...] = _stored(value)
+
+    block = pl.BlockSpec((_BLOCK,), lambda i: (i,))
+    call = pl.pallas_call(
+        kernel,
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in own[count:]],
+        grid=(len(own[0]) // _BLOCK,),
+        in_specs=[*[block] * len(own), *[pl.BlockSpec()] * len(shared)],
+        out_specs=[block] * len(state),
+        compiler_params=triton.CompilerParams(num_warps=_WARPS),
+    )
+    found = call(*own, *shared)
+    return [_loaded(x[:size], v.dtype) for x, v in zip(found, state, strict=True)]
+
+
+def _stored(value: jax.Array) -> jax.Array:
+    """A value as memory holds it: Triton has no arrays of booleans."""
+    return value.astype(jnp.int32) if value.dtype == np.bool_ else value
+
+
+def _loaded(value: jax.Array, dtype: Any) -> jax.Array:
+    return value != 0 if dtype == np.bool_ else value
