@@ -18,7 +18,6 @@ from stabjax._sweep.factories import Factories
 from stabjax._sweep.lanes import (
     LARGEST,
     Inexpressible,
-    Run,
     chunk_of,
     run_of,
     trained,
