@@ -61,6 +61,9 @@ class Problem:
     - `"final_loss"`: the name of the entry of `evaluate` that is reported as the final
       loss, such as `"test_loss"`. By default the final loss is `loss` at the evaluation
       key
+    - `"maximize"`: the names of the entries of `evaluate` whose larger values are
+      better
+    - `"steps_per_epoch"`: the number of steps in a pass over the data
 
     Args:
       init: a function that takes a key and returns the initial parameters, or

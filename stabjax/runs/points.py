@@ -10,7 +10,7 @@ from stabjax._arguments import suggestion
 from stabjax._outcomes import is_maximized, scores_of
 from stabjax._sweep.axes import axis_like, static
 
-NO_HYPERPARAMETERS = ("seed", "step", "trial", "rung")
+NO_HYPERPARAMETERS = ("seed", "step", "evaluated_at", "trial", "rung")
 
 
 def hyperparameters(point: xr.Dataset) -> dict[str, Any]:
