@@ -51,8 +51,8 @@ def axes_of(point: xr.Dataset, values: Mapping[str, Any]) -> dict[str, Any]:
         opaque = point[name].attrs.get("static") == ""
         if opaque and name not in values:
             raise ValueError(
-                f"axis {name!r} has the label {given[name]!r}, which does not tell its "
-                f"value: pass values={{{name!r}: ...}}."
+                f"axis {name!r} has the label {given[name]!r}, which does not "
+                f"determine its value. Pass values={{{name!r}: ...}}."
             )
     return {
         name: static([value]) if "static" in point[name].attrs else [value]
