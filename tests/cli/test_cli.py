@@ -88,7 +88,7 @@ def test_study(tmp_path, capsys):
     arguments = ["study", "--problems", "quadratic", *sizes, "--out", str(tmp_path)]
     assert main(arguments) == 0
     printed = capsys.readouterr()
-    assert "24 runs, about" in printed.err  # 3 rates, 1 threshold and none, ...
+    assert "24 runs; results in" in printed.err  # 3 rates, 1 threshold and none, ...
     assert "[1/1] quadratic: 24 runs of 20 steps" in printed.err
     assert "## Main result" in printed.out
     assert f"Full report with plots: {tmp_path / 'report.html'}" in printed.out
