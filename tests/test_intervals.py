@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stabjax._intervals import decades, wilson
+from stabjax._intervals import decades, student, wilson
 
 
 @pytest.mark.parametrize("confidence", [0.95, 0.5])
@@ -23,3 +23,17 @@ def test_decades_are_the_number_of_rates_times_their_distance():
     np.testing.assert_allclose(decades(np.logspace(-3, 1, 9)), 0.5)
     np.testing.assert_allclose(decades([1.0, 10.0, 1000.0]), [1.0, 1.5, 2.0])
     assert decades([0.1]).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_students_interval_is_scipys(confidence):
+    values = np.random.default_rng(0).normal(size=7)
+    found = student(values, confidence)
+    of_scipy = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
+    np.testing.assert_allclose(found[:2], [of_scipy.low, of_scipy.high])
+    assert str(student([1.0, 3.0])) == "-10.7 to 14.7"
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, np.inf], [1.0, np.nan, 2.0]])
+def test_there_is_no_interval_of_one_seed_or_of_a_diverged_run(values):
+    assert np.isnan(student(values)[:2]).all()

@@ -19,7 +19,7 @@ def refused(arguments, capsys):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    sys.path.insert(0, str(pathlib.Path(__file__).parent / "runs"))
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "runs"))
     from synthetic import RATES, dataset
 
     rng = np.random.default_rng(0)
