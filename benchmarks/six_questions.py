@@ -84,6 +84,7 @@ def main():
     parser.add_argument("--problem", choices=[*STUDIES], default="digits_mlp")
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--store", metavar="DIR")
+    parser.add_argument("--out", metavar="FILE", help="draw the answers")
     options = parser.parse_args()
     space, runs, sizes, size = swept(options.problem, options.seeds, options.store)
     best = stabjax.runs.best(runs)
@@ -106,6 +107,12 @@ def main():
     }
     for question, answer in questions.items():
         print(f"\n{question}\n{answer}")
+    if options.out:
+        drawn = [a for a in questions.values() if hasattr(a, "caveats")]
+        axes = stabjax.plot.panels(3, -(-len(drawn) // 3))
+        for ax, answer in zip(axes, drawn, strict=False):
+            stabjax.plot.answer(answer, ax=ax)
+        axes[0].figure.savefig(options.out)
 
 
 if __name__ == "__main__":

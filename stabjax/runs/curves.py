@@ -12,6 +12,7 @@ _Array = np.ndarray[Any, Any]
 
 _REACH = 2  # values on each side of the best, at least
 _CLEAR = 2.0  # times the quantile of Student's t: a curvature that is beyond doubt
+_SURELY = 1e-3  # level of the test that replaces the mean by its logarithm
 _UNEQUAL = 4.0  # times the median variance: a value with more noise
 _PLACES = 1001  # at which the slope is tested
 
@@ -67,7 +68,8 @@ def fitted(x: _Array, y: _Array, confidence: float) -> Fit | None:
         return None
     fit = _in_window(x, y, confidence)
     means = y.mean(axis=0)
-    if fit.coarse and (means > 0).all():
+    near = fit.window
+    if (means > 0).all() and _misses(x[near], y[:, near], _SURELY):
         logs = np.log(means) + (y - means) / means  # each seed's part, to first order
         other = _in_window(x, logs, confidence)
         if not other.coarse:
@@ -94,7 +96,7 @@ def _in_window(x: _Array, y: _Array, confidence: float) -> Fit:
         bounded = np.isfinite(fit.high - fit.low) or seeds == 1
         if last or (inside and bounded) or fit.at in (x[0], x[-1]):
             break
-    coarse = seeds > 1 and _misses(x[window], y[:, window])
+    coarse = _misses(x[window], y[:, window], 0.05)
     coarse |= _overshoots(fit, y, best, confidence)
     return fit._replace(window=window, coarse=coarse)
 
@@ -130,13 +132,13 @@ def _overshoots(fit: Fit, y: _Array, best: int, confidence: float) -> bool:
     return bool(below and (y > 0).all())
 
 
-def _misses(x: _Array, y: _Array) -> bool:
+def _misses(x: _Array, y: _Array, level: float) -> bool:
     """Whether the fourth power of the values is beyond doubt, which a cubic lacks."""
-    if len(x) < 5:
+    if len(x) < 5 or len(y) < 2:
         return False
     fourth = _coefficients(x, y, 4)[:, 4]
     error = fourth.std(ddof=1) / np.sqrt(len(y))
-    return bool(abs(fourth.mean()) > stdtrit(len(y) - 1, 0.975) * error)
+    return bool(abs(fourth.mean()) > stdtrit(len(y) - 1, 1 - level / 2) * error)
 
 
 def _turns(x: _Array, y: _Array) -> bool:

@@ -86,7 +86,9 @@ def optimum(
     stiff: loss rises faster above the best learning rate than below, and the interval
     of its vertex then misses the truth in most draws.) The interval holds every value
     at which the slope of the curve is within noise of 0, by Student's test over the
-    seeds. `benchmarks/answers.py` measures how often it holds the truth.
+    seeds. Where no curve fits, the answer is the best value itself, and the interval
+    reaches to its neighbors. `benchmarks/answers.py` measures how often intervals hold
+    the truth.
 
     A diverged run counts as infinitely bad: values at which a seed diverged are not
     fitted. Every other axis is held at its value in the best point of all; select
