@@ -125,7 +125,8 @@ class Problem:
         functions |= {name: f for name, f in optional.items() if f is not None}
         for name, function in functions.items():
             if not callable(function):
-                raise TypeError(f"{name} must be a function, got {function!r}.")
+                shown = " ".join(f"{function!r:.60}".split())
+                raise TypeError(f"{name} must be a function, got {shown}.")
         if not isinstance(self.metadata, Mapping):
             raise TypeError(
                 f"metadata must be a mapping such as a dict, got {self.metadata!r}."

@@ -52,7 +52,7 @@ class Drop(linen.Module):
 CALLS = {
     "loss with aux": (
         lambda: train(Problem(params, lambda p: (square(p), p))),
-        "problem.loss must return a scalar, got a tuple.",
+        "as metrics, got {'layer': {'w': (3,)}}.",
     ),
     "loss of a vector": (
         lambda: train(Problem(params, lambda p: p["layer"]["w"])),
@@ -81,12 +81,12 @@ CALLS = {
     ),
     "no initial state": (
         lambda: train(Problem(params, same)),
-        "problem.init must return (params, state), since problem.loss has a parameter "
-        "'state', got a dict.",
+        "problem.init must return (params, state) because problem.loss has a "
+        "parameter 'state', got a dict.",
     ),
     "state that is not returned": (
         lambda: train(Problem(with_count, lambda p, state: square(p))),
-        "problem.loss must return (loss, state) or (loss, state, metrics), since",
+        "because it has a parameter 'state', got an array.",
     ),
     "state of another shape": (
         lambda: train(
@@ -95,7 +95,7 @@ CALLS = {
                 lambda p, state: (square(p), {"norm": {"mean": jnp.ones(2)}}),
             )
         ),
-        "got float32[2] at state['norm']['mean'], which starts as float32[3].",
+        "got float32[2] at state['norm']['mean'], which is initially float32[3].",
     ),
     "state of another type": (
         lambda: train(
@@ -107,13 +107,13 @@ CALLS = {
                 ),
             )
         ),
-        "got int32[3] at state['norm']['mean'], which starts as float32[3].",
+        "got int32[3] at state['norm']['mean'], which is initially float32[3].",
     ),
     "state of another structure": (
         lambda: train(
             Problem(with_count, lambda p, state: (square(p), {**state, "n": 1}))
         ),
-        "of the same structure as that of problem.init, got a difference at state['n']",
+        "by problem.init, got a difference at state['n'].",
     ),
     "a function in the state": (
         lambda: train(Problem(lambda key: (params(key), {"act": jax.nn.relu}), same)),
@@ -141,26 +141,25 @@ CALLS = {
         lambda: train(
             Problem(params, lambda p: square(p) if p["layer"]["w"][0] > 0 else 0.0)
         ),
-        "problem.loss must not branch in Python on a traced array or turn one into a "
-        "Python number. Use jnp.where, jax.lax.cond or jax.lax.fori_loop.",
+        "Use jnp.where, jax.lax.cond or jax.lax.fori_loop.",
     ),
     "a Python number of a traced value": (
         lambda: train(Problem(params, lambda p: square(p) * float(square(p)))),
-        "problem.loss must not branch in Python on a traced array",
+        "problem.loss must not use a traced array in a Python branch",
     ),
     "NumPy on a traced value": (
         lambda: train(Problem(params, lambda p: np.sum(np.asarray(p["layer"]["w"])))),
-        "problem.loss must not branch in Python on a traced array",
+        "problem.loss must not use a traced array in a Python branch",
     ),
     "a branch in the evaluation": (
         lambda: train(
             Problem(params, square, lambda p: {"a": 1.0 if square(p) > 0 else 0.0})
         ),
-        "problem.evaluate must not branch in Python on a traced array",
+        "problem.evaluate must not use a traced array in a Python branch",
     ),
     "a branch on the step": (
         lambda: train(Problem(params, lambda p, step: square(p) if step < 1 else 0.0)),
-        "problem.loss must not branch in Python on a traced array",
+        "problem.loss must not use a traced array in a Python branch",
     ),
     "inputs and targets as parameters": (
         lambda: train(Problem(params, lambda p, inputs, targets: square(p))),
@@ -173,15 +172,15 @@ CALLS = {
     ),
     "data without a batch": (
         lambda: train(Problem(params, square, batch=lambda step, key: X)),
-        "problem.loss must have a parameter 'batch', since the problem has a function",
+        "problem.loss must have a parameter 'batch' because problem.batch is given.",
     ),
     "parameters that come second": (
         lambda: train(Problem(params, lambda key, p: square(p))),
-        "must have the parameters of the model as its first parameter, got key.",
+        "must take the model parameters as its first argument, got key.",
     ),
     "state in the evaluation alone": (
         lambda: train(Problem(params, square, lambda p, state: {"a": 0.0})),
-        "problem.loss must have a parameter 'state', since problem.evaluate has one.",
+        "problem.loss must have a parameter 'state' because problem.evaluate has one.",
     ),
     "an evaluation of a scalar": (
         lambda: train(Problem(params, square, square)),
@@ -207,8 +206,8 @@ CALLS = {
     ),
     "a generator of inputs": (
         lambda: fit(x=(row for row in X)),
-        "inputs must be an array of numbers or a dict or tuple of arrays. Turn a "
-        "generator or a loader into arrays first",
+        "inputs must be an array of numbers or a dict or tuple of arrays. Convert "
+        "generators and data loaders to arrays",
     ),
     "a generator in a dict": (
         lambda: fit(x={"image": iter(X)}),
@@ -220,7 +219,7 @@ CALLS = {
     ),
     "targets of the wrong length": (
         lambda: fit(y=Y[:5]),
-        "the same number of examples along their first axis, got shapes (6, 3) and (5,)",
+        "along their first axis, got shapes (6, 3) and (5,)",
     ),
     "words as targets": (
         lambda: fit(y=np.array(["a"] * 6)),
@@ -240,8 +239,7 @@ CALLS = {
     ),
     "dropout that cannot be switched off": (
         lambda: fit(Drop()),
-        "module must have a parameter such as train or deterministic in its __call__, "
-        "to switch its random numbers off in evaluation, got Drop without one.",
+        "module must have a parameter such as train or deterministic in its __call__",
     ),
     "a pair of which one is missing": (
         lambda: fit((lambda key: {}, None)),
@@ -249,7 +247,7 @@ CALLS = {
     ),
     "a pair without the state": (
         lambda: fit((params, lambda p, x, state: x)),
-        "the init function of module must return (params, state), since its apply "
+        "the init function of module must return (params, state) because its apply "
         "function has a parameter 'state'",
     ),
     "a preprocessing that loses the targets": (
