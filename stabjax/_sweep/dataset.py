@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from stabjax._sweep.archive import numpy_dtype
 from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.plan import Plan
 from stabjax._sweep.program import CURVE, STATE
-from stabjax._sweep.store import numpy_dtype
 from stabjax._train.stopping import is_maximized
 
 NOT_RUN = -1  # status of a trial without a result

@@ -34,6 +34,10 @@ def add(commands: Subparsers) -> None:
         "hue": "axis with one curve, or one panel of a map, for each value",
     }.items():
         parser.add_argument(f"--{name}", metavar="AXIS", help=text)
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind",
         metavar="KIND",

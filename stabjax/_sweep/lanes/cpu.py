@@ -64,8 +64,7 @@ def looped_on_cpu(
 def _looped(
     stage: Stage, fixed: _Vectors, state: _Vectors, tables: _Vectors
 ) -> _Vectors:
-    rows = [jax.ShapeDtypeStruct((), table.dtype) for table in tables]
-    program = jax.make_jaxpr(stage.advance)(fixed, state, rows)
+    program = stage.traced(fixed, state, tables)
     constants = len(fixed)
     varying = range(constants, len(program.jaxpr.invars))
     cut = sectioned(flat(program.jaxpr, program.consts, largest=1), varying)

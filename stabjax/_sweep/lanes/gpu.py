@@ -22,6 +22,8 @@ def looped_on_gpu(
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
+    for stage in stages:
+        stage.traced(fixed, state, tables)  # raises an error if it is long
     size, count = len(state[0]), len(fixed)
     padding = -size % _BLOCK
     own = [jnp.pad(_stored(x), (0, padding), "edge") for x in [*fixed, *state]]
