@@ -11,10 +11,17 @@ import pytest
 import stabjax
 
 PAGES = sorted((pathlib.Path(__file__).parents[1] / "docs").glob("**/*.md"))
+SLOW = ("own_model.md",)  # which compiles networks
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=pytest.mark.slow) if p.name in SLOW else p for p in PAGES],
+    ids=lambda page: page.name,
+)
 def test_blocks_run(page, standard_promotion):
+    if "import equinox" in page.read_text():
+        pytest.importorskip("equinox")
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     namespace = {}
     for block in blocks:
