@@ -11,9 +11,7 @@ import pytest
 import stabjax
 
 PAGES = sorted((pathlib.Path(__file__).parents[1] / "docs").glob("**/*.md"))
-
-
-SLOW = {"answers.md"}  # two problems and several widths are swept
+SLOW = {"answers.md", "own_model.md"}  # which compile and train networks
 RUN = [
     pytest.param(page, marks=pytest.mark.slow) if page.name in SLOW else page
     for page in PAGES
@@ -22,6 +20,8 @@ RUN = [
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_blocks_run(page, standard_promotion):
+    if "import equinox" in page.read_text():
+        pytest.importorskip("equinox")
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     namespace = {}
     for block in blocks:
