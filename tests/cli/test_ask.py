@@ -42,7 +42,7 @@ def store(tmp_path_factory):
         (["compare", "kind", "--baseline", "a"], "b - a: "),
         (["compare", "width", "--baseline", "8"], "16 - 8: "),
         (["sensitivity", "rate", "--initial-loss", "4"], "sensitivity to rate: "),
-        (["scaling", "rate", "--over", "width", "kind=a"], "best rate = 1."),
+        (["scaling", "rate", "--over", "width", "kind=a"], "best rate = "),
         (["importance", "kind=a"], "  width x rate "),
     ],
 )
