@@ -24,17 +24,17 @@ def check_fits(what: str, size: int, advice: str, free: int | None = None) -> No
 
     Args:
       what: the beginning of a sentence, such as "The results of 10 trials".
-      size: the bytes that it needs.
+      size: number of bytes needed.
       advice: the end of the sentence: which argument to reduce.
-      free: the free bytes, if they are not those of this computer.
+      free: number of free bytes. Defaults to those of this computer.
     """
     if size <= _ALWAYS:
         return
     free = free_bytes() if free is None else free
     if size > free:
         raise TooLarge(
-            f"{what} need {readable(size)}, and {readable(free)} of memory are free: "
-            f"{advice}."
+            f"{what} need {readable(size)}, but only {readable(free)} of memory is "
+            f"free: {advice}."
         )
 
 

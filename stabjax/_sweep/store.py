@@ -192,5 +192,5 @@ class Store:
 def _reason(error: Exception) -> str:
     """Returns a short description of an error, which may quote a damaged file."""
     if isinstance(error, (LookupError, AttributeError, TypeError)) or not str(error):
-        return "it does not have the form of a store"
+        return "it does not have the expected format"
     return " ".join(str(error).split())[:_SHOWN].rstrip(".")
