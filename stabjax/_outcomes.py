@@ -12,8 +12,8 @@ _OF_DIVERGENCE = ("status", "diverged_at")
 def is_maximized(runs: xr.Dataset, variable: str, maximize: bool | None) -> bool:
     """Returns whether larger values are better.
 
-    None reads the attribute `better` of the variable ("higher" or "lower"), which a
-    sweep copies from the problem's metadata.
+    If `maximize` is None, reads the attribute `better` of the variable ("higher" or
+    "lower"), which a sweep copies from the problem's metadata.
     """
     if maximize is None:
         return bool(runs[variable].attrs.get("better") == "higher")

@@ -33,7 +33,7 @@ from stabjax.runs.points import NO_HYPERPARAMETERS, mean_of, values_of
 
 __all__ = ["ask", "tell", "to_study"]
 
-_STORE = "store"  # the attribute of a trial that was asked for the store of its sweep
+_STORE = "store"  # trial attribute with the store of the sweep that trains it
 _LOG_RATIO = 100.0  # minimum ratio of largest to smallest value for a logarithmic axis
 
 
@@ -46,9 +46,10 @@ def ask(
 ) -> Space:
     """Asks a study for `n` trials, and returns them as a space for `sweep`.
 
-    With `store`, the folder of the sweep that will train them, a search resumes: the
-    same script asks for the same trials, trains only those that the store lacks, and
-    reports only those that the study lacks.
+    To make a search resumable, pass `store`, the folder of the sweep that will train
+    the trials. If the script is run again, it gets the same trials, trains only those
+    that are missing from the store, and reports only those that are missing from the
+    study.
 
     Args:
       study: any Optuna study. Its sampler chooses the trials. To resume a search, use a
@@ -56,7 +57,8 @@ def ask(
       n: number of trials, >= 1. Use the same number for each batch to compile only
         once.
       store: the folder of the sweep that trains the batch, a different one for each
-        batch. If the study already has trials for the folder, they are returned again.
+        batch. If the study already has trials for the folder, those trials are
+        returned.
       **axes: a distribution from `optuna.distributions` for each axis. Numbers are
         traced. Each combination of other values requires a separate compilation.
 
@@ -190,7 +192,7 @@ def _asked_before(
     n: int,
     axes: Mapping[str, BaseDistribution],
 ) -> list[FrozenTrial | optuna.Trial]:
-    """The trials that this study was asked for a store, in an earlier process."""
+    """Returns the trials that an earlier process has requested for the store."""
     found: list[FrozenTrial | optuna.Trial] = [
         trial
         for trial in study.get_trials(deepcopy=False)
@@ -199,8 +201,8 @@ def _asked_before(
     if len(found) > n or any(trial.distributions != axes for trial in found):
         raise ValueError(
             f"the study has {len(found)} trials for the store {os.fspath(store)!r}, "
-            f"with other axes or more than n={n}: name another store, or call ask as "
-            f"it was called."
+            f"with other axes or more than n={n}. Use another store, or call ask with "
+            f"the same arguments as before."
         )
     return found
 

@@ -1,4 +1,4 @@
-"""The results of a chunk as the bytes of an .npz file, and back."""
+"""Converting the results of a chunk to an .npz file and back."""
 
 import hashlib
 import io
@@ -11,21 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_HEADER = 512  # bytes for a variable besides its values and its name; 300 are used
-_COMMENT = 4096  # bytes for what the archive says about itself; 400 are used
+_HEADER = 512  # bytes per variable, excluding its values and name; 300 are used
+_COMMENT = 4096  # bytes for the metadata of the archive; 400 are used
 
 _Array = np.ndarray[Any, Any]
 
 
 class Archive(NamedTuple):
-    """The results of a chunk, and what its file says about them."""
+    """The results of a chunk, and the metadata in its file."""
 
     variables: dict[str, _Array]
     about: dict[str, Any]
 
 
 class Promise(NamedTuple):
-    """The results that a file must hold: a value of each variable for each trial."""
+    """The expected contents of a file: a value of each variable for each trial."""
 
     trials: int
     variables: Mapping[str, jax.ShapeDtypeStruct]
@@ -40,13 +40,13 @@ class Promise(NamedTuple):
 
     @property
     def most(self) -> int:
-        """The number of bytes that the file has at most."""
+        """The maximum size of the file in bytes."""
         each = self.trials * bytes_of_a_trial(self.variables)
         return each + _COMMENT + sum(_HEADER + 4 * len(n) for n in self.variables)
 
 
 def packed(variables: Mapping[str, _Array], about: Mapping[str, Any]) -> bytes:
-    """Returns the content of a file that `np.load` can open, too."""
+    """Returns the content of a file that `np.load` can also open."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name, values in variables.items():
@@ -60,16 +60,16 @@ def packed(variables: Mapping[str, _Array], about: Mapping[str, Any]) -> bytes:
 def unpacked(content: bytes, promise: Promise) -> Archive:
     """Returns the results in a file.
 
-    Nothing is allocated for a variable until its header agrees with the promise, and
+    Memory for a variable is allocated only if its header matches the promise, and
     nothing is unpickled. Any exception means that the file is damaged.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         about = json.loads(archive.comment or b"{}")
         if not {"identity", "checksum"} <= {*about}:
-            raise ValueError("it does not say what it holds.")
+            raise ValueError("it has no metadata.")
         names = sorted(member.removesuffix(".npy") for member in archive.namelist())
         if names != sorted(promise.variables):
-            raise ValueError("it holds other variables than the sweep.")
+            raise ValueError("its variables differ from those of the sweep.")
         variables = {name: _read(archive, name, promise) for name in promise.variables}
     if about["checksum"] != _checksum(variables):
         raise ValueError("its checksum is wrong.")
@@ -85,7 +85,7 @@ def numpy_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def bytes_of_a_trial(variables: Mapping[str, jax.ShapeDtypeStruct]) -> int:
-    """Returns the number of bytes of these variables for a trial."""
+    """Returns the size of the variables of one trial in bytes."""
     sizes = ((v.size, numpy_dtype(v.dtype).itemsize) for v in variables.values())
     return sum(size * itemsize for size, itemsize in sizes)
 
@@ -95,15 +95,15 @@ def _read(archive: zipfile.ZipFile, name: str, promise: Promise) -> _Array:
     shape, dtype = promise.shape(name), promise.dtype(name)
     size = dtype.itemsize * int(np.prod(shape, dtype=object))
     if member.compress_type != zipfile.ZIP_STORED or member.file_size > size + _HEADER:
-        raise ValueError(f"{name} is compressed or longer than the sweep says.")
+        raise ValueError(f"{name} is compressed or longer than expected.")
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
             raise ValueError(f"{name} has an unknown format.")
         found = np.lib.format.read_array_header_1_0(file)
         if found != (shape, False, dtype):
-            raise ValueError(f"{name} has another shape or type than the sweep says.")
-        # A byte more than promised also makes zipfile compare its own checksum.
+            raise ValueError(f"{name} has an unexpected shape or type.")
+        # Reading one more byte than expected makes zipfile verify its own checksum.
         values = np.frombuffer(file.read(size + 1), dtype)
     return values.reshape(shape)
 

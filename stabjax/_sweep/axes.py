@@ -34,7 +34,7 @@ OF_WHAT_WAS_TRAINED = (
     "diverged_at",
     "best_loss",
 )
-_BYTES = 72  # of a number in a list of Python, and of its copies
+_BYTES = 72  # per number in a Python list, including its copies
 _LARGEST_SEED = 2**31 - 1
 
 _Array = np.ndarray[Any, Any]
@@ -78,7 +78,7 @@ class Axis:
 
     @property
     def literal(self) -> str:
-        """The distinct values as a Python literal, or "" if they have none."""
+        """The distinct values as a Python literal, or "" if there is none."""
         distinct = [self.values[code] for code in dict.fromkeys(self.codes.tolist())]
         try:
             return repr(ast.literal_eval(repr(distinct)))
@@ -131,7 +131,7 @@ def axis_like(name: str, labels: Sequence[Any], literal: str) -> Axis:
 
 
 def check_name(name: str) -> None:
-    """Raises if an axis cannot have this name."""
+    """Raises an error if an axis cannot have this name."""
     if name in _RESERVED:
         raise ValueError(
             f"axis {name!r} has a reserved name. Rename it. The reserved names are "
@@ -140,7 +140,7 @@ def check_name(name: str) -> None:
 
 
 def axis_of(name: str, values: Any) -> Axis:
-    """Returns the axis with these values, checked."""
+    """Checks the values and returns an axis with them."""
     check_name(name)
     given = values.values if isinstance(values, Static) else _values(name, values)
     axis = Axis(name, given)
@@ -154,9 +154,9 @@ def axis_of(name: str, values: Any) -> Axis:
 
 
 def check_distinct(axis: Axis) -> None:
-    """Raises an error if an axis contains a seed or a static value twice."""
+    """Raises an error if an axis contains duplicate seeds or static values."""
     if axis.name == "seed" and len(np.unique(axis.labels)) < len(axis.labels):
-        raise ValueError("axis 'seed' must not contain a seed twice.")
+        raise ValueError("axis 'seed' must not contain duplicate seeds.")
     if axis.is_static and len(set(axis.codes)) < len(axis.values):
         twice = axis.labels[np.argmax(np.bincount(axis.codes) > 1)]
         raise ValueError(f"axis {axis.name!r} must not contain {str(twice)!r} twice.")
@@ -233,7 +233,7 @@ def _check_labels(axis: Axis) -> None:
 
 
 def check_seeds(axis: Axis) -> None:
-    """Raises if the values of an axis are not seeds."""
+    """Raises an error if the values of an axis are not valid seeds."""
     seeds = np.asarray(axis.values)
     whole = seeds.dtype.kind in "iu" and not axis.is_static
     if not whole or seeds.min() < 0 or seeds.max() > _LARGEST_SEED:

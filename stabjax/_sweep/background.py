@@ -1,4 +1,4 @@
-"""Calls in other threads, which the main thread can leave at any moment."""
+"""Calls in background threads, which the main thread can abandon at any time."""
 
 import atexit
 import os
@@ -13,18 +13,18 @@ from typing import Any, TypeVar
 from stabjax._sweep.compiler import configured, jax_config
 
 _POLL = 0.05  # seconds
-_INTERRUPTED = 130  # the exit code of a shell's command after Ctrl-C
+_INTERRUPTED = 130  # exit code of a shell command after Ctrl-C
 
 _T = TypeVar("_T")
 _Call = tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]
 
 
 class Background:
-    """Threads that make calls in their order, with the caller's settings of JAX.
+    """Threads that run calls in order, with the JAX settings of the caller.
 
-    Python handles Ctrl-C between two of its own instructions, so that a thread cannot
-    be interrupted while XLA compiles or runs. The main thread only waits here. The
-    threads are daemons, and end with the process or with the context.
+    Python handles Ctrl-C only between bytecode instructions, so a thread cannot be
+    interrupted while XLA compiles or runs. The main thread therefore only waits. The
+    threads are daemons and end with the process or the context.
     """
 
     def __init__(self, threads: int = 1) -> None:
@@ -54,9 +54,9 @@ class Background:
 
 
 def wait_for(future: "Future[_T]", at_once: Callable[[], bool]) -> _T:
-    """Returns the result of a call; raises KeyboardInterrupt once it is requested.
+    """Waits for the result of a call, or raises KeyboardInterrupt if requested.
 
-    Then the call still runs, and its result is lost.
+    In that case, the call continues to run and its result is discarded.
     """
     try:
         while not future.done():
@@ -83,7 +83,7 @@ def _work(calls: "queue.SimpleQueue[_Call | None]", config: dict[str, Any]) -> N
                 future.set_result(function(*arguments))
             except BaseException as error:
                 future.set_exception(error)
-            del call, future, function, arguments  # large, while the thread waits
+            del call, future, function, arguments  # frees memory while waiting
 
 
 _abandoned: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
@@ -91,10 +91,10 @@ _abandoned: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
 
 @atexit.register
 def _leave() -> None:
-    """Ends the process though an abandoned call still runs in XLA.
+    """Ends the process even if an abandoned call is still running in XLA.
 
-    JAX waits for its running programs in a handler of its own (0.10 to 0.12), which was
-    registered earlier and so is called later.
+    JAX (0.10 to 0.12) waits for running programs in its own exit handler, which was
+    registered earlier and is therefore called later.
     """
     if any(not future.done() for future in _abandoned):
         for stream in (sys.stdout, sys.stderr):

@@ -1,4 +1,4 @@
-"""What a sweep needs in memory, and what this computer has."""
+"""Memory checks: how much a sweep needs, and how much is available."""
 
 import contextlib
 import math
@@ -6,16 +6,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-_ALWAYS = 2**20  # bytes that fit without a look at the memory
+_ALWAYS = 2**20  # bytes; smaller sizes are not checked
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 class TooLarge(ValueError):
-    """What is asked for does not fit into memory."""
+    """The request does not fit in memory."""
 
 
 def free_bytes() -> int:
-    """Returns the memory that this process can still allocate; 2**62 if unknown."""
+    """Returns how many bytes this process can still allocate, or 2**62 if unknown."""
     return max(0, min(_limits(), default=2**62))
 
 
@@ -24,22 +24,22 @@ def check_fits(what: str, size: int, advice: str, free: int | None = None) -> No
 
     Args:
       what: the beginning of a sentence, such as "The results of 10 trials".
-      size: the bytes that it needs.
+      size: number of bytes needed.
       advice: the end of the sentence: which argument to reduce.
-      free: the free bytes, if they are not those of this computer.
+      free: number of free bytes. Defaults to those of this computer.
     """
     if size <= _ALWAYS:
         return
     free = free_bytes() if free is None else free
     if size > free:
         raise TooLarge(
-            f"{what} need {readable(size)}, and {readable(free)} of memory are free: "
-            f"{advice}."
+            f"{what} need {readable(size)}, but only {readable(free)} of memory is "
+            f"free: {advice}."
         )
 
 
 def readable(size: float) -> str:
-    """Returns a number of bytes in the unit that suits it."""
+    """Formats a number of bytes with a suitable unit."""
     power = min(int(math.log(max(size, 1), 1000)), 6)
     digits = 0 if power == 0 else 1 if size < 9.95 * 1000**power else 0
     return f"{size / 1000**power:,.{digits}f} {('B', 'kB', *_UNITS)[power]}"
@@ -61,7 +61,7 @@ def _limits() -> Iterator[int]:
 
 
 def _held_by_the_container() -> int:
-    """Its memory without the page cache, which the kernel frees on demand."""
+    """Returns the container's memory use without the page cache, which can be freed."""
     held = int((_CGROUP / "memory.current").read_text())
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = (_CGROUP / "memory.stat").read_text().splitlines()

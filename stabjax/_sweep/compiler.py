@@ -17,8 +17,8 @@ import numpy as np
 _ARRAYS_PER_PARAMETER = 5
 _CPU_BYTES, _DEVICE_BYTES = 2**18, 2**31
 _CPU_WIDTHS, _DEVICE_WIDTHS = (32, 4096), (1024, 65536)
-# The widths of lanes: their blocks fit into a cache or into registers, whatever the
-# width, so that it only has to hide the time between two chunks.
+# Widths of lanes. Blocks fit in a cache or in registers regardless of the width, so it
+# only has to be large enough to hide the time between two chunks.
 _CPU_LANES, _DEVICE_LANES, _FEW_LANES = 2**14, 2**20, 2**10
 
 # JAX settings that change the compiled program.
@@ -48,7 +48,7 @@ def no_mesh() -> Any:
 
 @contextlib.contextmanager
 def configured(config: Mapping[str, Any]) -> Iterator[None]:
-    """The settings of JAX that the sweep was called with, in another thread."""
+    """Applies the JAX settings of the thread that called the sweep."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(no_mesh())
         for name, value in config.items():
@@ -73,7 +73,7 @@ def auto_width(parameters: int, device: jax.Device, memory: int = 0) -> int:
 
 
 def lanes_width(trials: int, device: jax.Device, devices: int) -> int:
-    """Returns how many trials run together as vectors: even parts for all devices."""
+    """Returns the chunk width for lanes, in even parts for all devices."""
     limit = _CPU_LANES if device.platform == "cpu" else _DEVICE_LANES
     parts = max(math.ceil(trials / limit), min(devices, math.ceil(trials / _FEW_LANES)))
     return math.ceil(trials / parts)

@@ -1,4 +1,4 @@
-"""Checks of a plan that was read from a file, which may hold anything."""
+"""Consistency checks of a plan that was read from a possibly damaged file."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -16,13 +16,13 @@ from stabjax._sweep.program import CURVE, STATE
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import TRIAL, Dimension, Space
 
-_KINDS = "biufc"  # of NumPy's types, after short floats have become float32
+_KINDS = "biufc"  # of NumPy dtypes, after short floats have become float32
 
 
 def check_consistent(plan: Plan) -> None:
-    """Raises if parts of a plan contradict each other, or need too much memory.
+    """Raises an error if parts of a plan are inconsistent or need too much memory.
 
-    Only then are arrays made for its trials.
+    Arrays for its trials are created only after this check.
     """
     space = plan.space
     wrong = [
@@ -93,11 +93,11 @@ def _wrong_dimension(dimension: Dimension) -> Iterator[str]:
     elif dimension.name != TRIAL and [a.name for a in dimension.axes] != [
         dimension.name
     ]:
-        yield f"dimension {dimension.name!r} has axes of other names"
+        yield f"dimension {dimension.name!r} has axes with other names"
     elif numbers is not None and (
         len(numbers) != len(dimension) or not all(type(n) is int for n in numbers)
     ):
-        yield f"the trials along {dimension.name!r} have wrong numbers"
+        yield f"the trials along {dimension.name!r} are numbered incorrectly"
 
 
 def _wrong_sizes(plan: Plan) -> Iterator[str]:
@@ -109,11 +109,11 @@ def _wrong_sizes(plan: Plan) -> Iterator[str]:
             return
         last = sizes
     if last != shape:
-        yield f"the last sizes are {last!r} for values of the sizes {shape!r}"
+        yield f"the last sizes are {last!r}, but the values have sizes {shape!r}"
     for dimension in plan.space.dimensions:
         order, size = plan.order[dimension.name], len(dimension)
         if order.shape != (size,) or (np.sort(order) != np.arange(size)).any():
-            yield f"the order of {dimension.name!r} is not one"
+            yield f"the order of {dimension.name!r} is not a permutation"
 
 
 def _wrong_groups(plan: Plan) -> Iterator[str]:
@@ -137,7 +137,7 @@ def _wrong_groups(plan: Plan) -> Iterator[str]:
 
 
 def _lengths(settings: Settings) -> tuple[int, int]:
-    """The numbers of recorded and of evaluated steps; 0 without."""
+    """Returns the numbers of recorded and evaluated steps, or 0 if there are none."""
     steps, every = settings.steps, settings.record_every
     recorded = 0 if every is None else len(range(0, steps, every))
     every = settings.evaluate_every
@@ -152,7 +152,7 @@ def _wrong_variables(group: Group, recorded: int, evaluated: int) -> Iterator[st
         if name.startswith(STATE):
             allowed = all(size == 0 or _is_size(size) for size in shape)
         if not allowed or kind not in _KINDS:
-            yield f"variable {name!r} has the shape {shape!r} and type {like.dtype}"
+            yield f"variable {name!r} has shape {shape!r} and type {like.dtype}"
 
 
 def _shapes(group: Group) -> dict[str, tuple[int, ...]]:

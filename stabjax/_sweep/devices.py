@@ -102,7 +102,7 @@ def _started(
 
 
 def device_bytes(program: jax.stages.Compiled) -> int:
-    """The memory of running and waiting chunks on a device; 0 if XLA does not say."""
+    """Returns the memory of running and waiting chunks on a device, or 0 if unknown."""
     found: Any = program.memory_analysis()
     if found is None:
         return 0

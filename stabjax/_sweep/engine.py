@@ -107,8 +107,8 @@ def sweep(
       epochs: number of passes over the data, >= 1, instead of `steps`. All problems of
         the space must have the same `metadata["steps_per_epoch"]`. **Static.**
       record_every: records the loss and the metrics at steps 0, record_every,
-        2 * record_every, ... along the dimension `step`, in [1, steps]. None records
-        nothing. **Static.**
+        2 * record_every, ... along the dimension `step`, in [1, steps]. By default,
+        nothing is recorded. **Static.**
       evaluate_every: evaluates the problem after every N updates, in [1, steps] and a
         multiple of `record_every`, or after every `"epoch"`. An entry `test_loss` of
         `problem.evaluate` becomes a variable `test_loss_curve` along the dimension
@@ -304,7 +304,7 @@ def _source(plan: Plan, place: Place, train: Trainer, watch: Watch) -> Source:
 
 
 def _announced(plan: Plan, chunks: Sequence[Chunk]) -> str:
-    """What is about to be trained, before anything is compiled."""
+    """Describes the trials and programs before compilation."""
     numbers = {chunk.group for chunk in chunks}
     text = f"{trials_of(chunks):,} trials"
     if len(numbers) > 1:

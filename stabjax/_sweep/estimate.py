@@ -15,7 +15,7 @@ from stabjax._sweep.place import Place
 from stabjax._sweep.plan import Chunk, Plan
 from stabjax._sweep.program import Program
 
-_SAMPLED = 4  # programs of which the cost is measured
+_SAMPLED = 4  # maximum number of programs to measure
 
 
 class _Cost(NamedTuple):
@@ -29,8 +29,8 @@ def estimated(
 ) -> xr.Dataset:
     """Returns an empty dataset with the estimated cost in its attributes.
 
-    If there are many programs, a few of them are compiled, and their mean cost stands
-    for the others.
+    If there are many programs, only a few of them are compiled, and their mean cost is
+    used for the others.
     """
     results = unfilled(plan, _without_memory)
     due: dict[int, list[Chunk]] = {}

@@ -1,4 +1,4 @@
-"""Files of a store: read within bounds, written atomically."""
+"""Reading files of a store with a size limit, and writing them atomically."""
 
 import contextlib
 import os
@@ -9,17 +9,17 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-_OLD = 86_400.0  # seconds; a file is written in some milliseconds
+_OLD = 86_400.0  # seconds; writing a file takes a few milliseconds
 
 
 def read_regular(path: Path, most: int) -> bytes:
     """Returns the content of a regular file of at most `most` bytes.
 
-    A link, a pipe or a device is never followed, waited for or read.
+    Does not follow links, wait for pipes or read devices.
 
     Raises:
-      ValueError: it is another kind of file, or longer.
-      OSError: it is missing or cannot be read.
+      ValueError: If it is not a regular file or too long.
+      OSError: If it is missing or cannot be read.
     """
     if not stat.S_ISREG(os.lstat(path).st_mode):
         raise ValueError("it is not a regular file.")
@@ -30,7 +30,7 @@ def read_regular(path: Path, most: int) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is not a regular file.")
         if found.st_size <= most:
-            # `read` allocates what it is asked for, whatever the length of the file.
+            # `read` allocates the requested size, regardless of the file's length.
             content = file.read(found.st_size + 1)
     if max(found.st_size, len(content)) > most:
         raise ValueError(f"it is longer than {most:,} bytes.")
@@ -38,7 +38,7 @@ def read_regular(path: Path, most: int) -> bytes:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file atomically, also for other processes."""
+    """Writes a file atomically, so other processes never see part of it."""
     partial = path.with_name(f".{path.name}.{_me()}.{uuid.uuid4().hex}")
     try:
         with open(partial, "xb") as file:
@@ -53,9 +53,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the partial files of writers that were killed.
+    """Removes partial files of writers that were killed.
 
-    On this host a writer is known by its process, elsewhere by the age of the file.
+    A file is removed if its writer has ended or, on other hosts, if it is a day old.
     """
     for path in _partial_files(folder):
         host, _, process = path.name.split(".")[-2].rpartition("-")
@@ -66,19 +66,19 @@ def remove_leftovers(folder: Path) -> None:
                 left = time.time() - path.lstat().st_mtime > _OLD
             if left:
                 path.unlink()
-        except OSError:  # removed by another process, or not ours to remove
+        except OSError:  # removed by another process, or not permitted
             continue
 
 
 def is_running(process: int) -> bool:
-    """Returns whether this host has a process with this number."""
-    if os.name != "posix":  # elsewhere os.kill ends the process
+    """Returns whether a process with this ID is running on this host."""
+    if os.name != "posix":  # os.kill would end the process on Windows
         return True
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # of another user
+    except OSError:  # it belongs to another user
         return True
     return True
 
@@ -86,7 +86,7 @@ def is_running(process: int) -> bool:
 def _partial_files(folder: Path) -> Iterator[Path]:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            # .000001.npz.HOST-PROCESS.HEX; up to version 0.1 without the writer
+            # .000001.npz.HOST-PROCESS.HEX; versions up to 0.1 omit the writer
             if entry.name.startswith(".") and entry.name.count(".") >= 3:
                 yield Path(entry.path)
 

@@ -30,8 +30,8 @@ def locked(path: Path) -> Iterator[None]:
         if (now := _owner(path)) != seen:
             seen, since = now, time.monotonic()
         if _has_died(seen) or time.monotonic() - since > _PATIENCE:
-            # Two processes may find the same lock abandoned. Under a second lock, the
-            # later one finds the owner changed.
+            # Two processes may find the same abandoned lock. With a second lock, the
+            # later process notices that the owner has changed.
             with locked(path.with_name(f"{path.name}.takeover")):
                 if _owner(path) == seen:
                     _remove(path)
@@ -61,24 +61,24 @@ def _taken(path: Path) -> bool:
 
 
 def _owner(path: Path) -> tuple[int, bytes] | None:
-    """What tells a lock from a later one; None if there is none."""
+    """Returns values that identify a lock, or None if there is no lock."""
     try:
         number = os.lstat(path).st_ino
     except FileNotFoundError:
         return None
     try:
         return number, read_regular(path, _MOST)
-    except (OSError, ValueError):  # removed meanwhile, or no file of ours
+    except (OSError, ValueError):  # removed in the meantime, or not our file
         return number, b""
 
 
 def _has_died(owner: tuple[int, bytes] | None) -> bool:
-    """Whether it is certain that the process that holds a lock no longer exists."""
+    """Returns whether the process that holds a lock is known to have ended."""
     try:
         about = json.loads(owner[1]) if owner else {}
         here = about["host"] == socket.gethostname()
         process = int(about["process"])
-    except Exception:  # it died while it wrote its name, or this is no file of ours
+    except Exception:  # truncated when the process died, or not our file
         return False
     return here and process != os.getpid() and not is_running(process)
 

@@ -46,7 +46,7 @@ class Memory:
         return made
 
     def _key(self, key: Hashable) -> Hashable:
-        found = self._contents  # which another thread may drop meanwhile
+        found = self._contents  # another thread may reset it in the meantime
         if found is None:
             found = self._contents = contents(self._functions)
         owners = tuple(map(id, self._functions))

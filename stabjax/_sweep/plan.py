@@ -15,9 +15,9 @@ from stabjax._sweep.program import STATE, Inputs
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import TRIAL, Space
 
-_PER_TRIAL = 40  # bytes: its number, its seed, its places in chunks and groups
-_PER_DIMENSION = 12  # bytes of a trial: the place of its value, and a temporary one
-_RECORDED = 4  # times these bytes are results of which most are recorded
+_PER_TRIAL = 40  # bytes: number, seed, and positions in chunks and groups
+_PER_DIMENSION = 12  # bytes per trial: position of its value, and a temporary copy
+_RECORDED = 4  # multiple of these bytes above which most results are curves
 
 _Array = np.ndarray[Any, Any]
 
@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def host_bytes(self) -> int:
-        """What the trials and their results need in the memory of this process."""
+        """The bytes of memory that trials and results need in this process."""
         return host_bytes(self.space, (group.variables for group in self.groups))
 
     def inputs(self, chunk: Chunk) -> Inputs:
@@ -123,11 +123,11 @@ class Plan:
 def host_bytes(
     space: Space, programs: Iterable[Mapping[str, jax.ShapeDtypeStruct]]
 ) -> int:
-    """Returns what trials and their results need in the memory of this process.
+    """Returns the bytes of memory that trials and results need in this process.
 
     Args:
       space: the space of the trials.
-      programs: the results of a trial of each program.
+      programs: for each program, the results of a trial.
     """
     known: dict[str, int] = {}
     for variables in programs:

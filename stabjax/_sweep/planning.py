@@ -64,7 +64,7 @@ def planned(
     memory = Memory(factories.functions())
     for statics, trials in kept.groups():
         program = Program(factories, statics, dtypes, settings, memory)
-        # A function that makes the problem may draw its data.
+        # A function that returns the problem may draw its data at random.
         watched = is_problem(problem)
         try:
             with random_state_watched() if watched else contextlib.nullcontext():
@@ -88,10 +88,10 @@ def planned(
 
 
 def _like_the_stored(plan: Plan, held: Plan, place: Place) -> Plan:
-    """Checks a plan against the stored one, and lets it accept the stored results."""
+    """Checks that a plan matches the stored one, and accepts the stored results."""
     if place.store and (found := list(differences(held, plan, place.accept_versions))):
-        remedy = "Pass accept_versions=True to keep the stored results beside new ones "
-        remedy += "(the last bits may differ). "
+        remedy = "Pass accept_versions=True to keep the stored results alongside new "
+        remedy += "ones (the last bits may differ). "
         upgraded = versions(held) != versions(plan)
         raise place.store.refused(found, remedy if upgraded else "")
     groups = [
@@ -152,7 +152,7 @@ def _group(
     The chunk width must not change because it affects rounding.
     """
     labels, variables = labels_of(space, int(trials[0])), program.shapes()[2]
-    # Another engine may suit other settings, which the store refuses anyway.
+    # Other settings may need another engine, and the store rejects them anyway.
     same = held is not None and held.settings == program.settings
     known = group_like(held, labels) if held and same else None
     if known and place.store and chunk_size not in (None, known.width):
@@ -175,9 +175,9 @@ def _width(
     chunk_size: int | None,
     place: Place,
 ) -> tuple[int, bool, str]:
-    """Returns the chunk width, whether the trials of a chunk share a seed, the engine.
+    """Returns the chunk width, whether trials share a seed in a chunk, and the engine.
 
-    Lanes are wide, so one chunk for several seeds is best where that is possible.
+    Lanes are wide, so a chunk contains several seeds if possible.
     """
     device, devices = place.devices[0], len(place.devices)
     parameters, memory, _ = program.shapes()

@@ -93,7 +93,7 @@ class Program:
         return self._memory.recall((self._key, "shapes"), self._shapes)[:3]
 
     def maximize(self) -> tuple[str, ...]:
-        """Returns the variables for which the problem says that larger is better."""
+        """Returns the variables that the problem maximizes."""
         found: tuple[str, ...]
         found = self._memory.recall((self._key, "shapes"), self._shapes)[4]
         return found
@@ -112,7 +112,7 @@ class Program:
         return count, memory, variables, run, self._maximize
 
     def engine(self, shared_seed: bool, platform: str) -> str:
-        """Returns how chunks run: in `"lanes"` if possible, or by `"vmap"`."""
+        """Returns the engine, `"lanes"` if possible and `"vmap"` otherwise."""
         return "lanes" if self._lanes(shared_seed, platform) else "vmap"
 
     def fingerprint(self, width: int, shared_seed: bool, engine: str) -> str:
@@ -222,7 +222,7 @@ class Program:
     def _lanes(
         self, shared_seed: bool, platform: str
     ) -> Callable[[_Variables, _Variables], Any] | None:
-        """Returns a function that trains a chunk in lanes, or None if it cannot."""
+        """Returns a function that trains a chunk in lanes, or None if unsupported."""
         given = self.settings
         run = self._memory.recall((self._key, "shapes"), self._shapes)[3]
         if run is None:

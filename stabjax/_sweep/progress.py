@@ -25,21 +25,21 @@ _STOPPED = b"\nStopping now. Finished chunks are stored.\n"
 
 
 class Requests:
-    """Stop requests by Ctrl-C: finish the running chunks, or abandon them."""
+    """Requests by Ctrl-C to stop after the running chunks, or to abandon them."""
 
     def __init__(self) -> None:
         self._first, self._second = threading.Event(), threading.Event()
 
     def stopped(self) -> bool:
-        """Returns whether no further chunk is to start."""
+        """Returns whether to stop starting chunks."""
         return self._first.is_set()
 
     def stopped_at_once(self) -> bool:
-        """Returns whether the running chunks are to be abandoned."""
+        """Returns whether to abandon the running chunks."""
         return self._second.is_set()
 
     def add(self, number: int, frame: Any) -> None:
-        """Handles a signal without raising, because a chunk may be being written."""
+        """Handles a signal without raising, which might interrupt a write."""
         del number, frame
         if self._first.is_set():
             self._second.set()
@@ -53,7 +53,7 @@ class Requests:
 def _requests(wanted: bool) -> Iterator[Requests]:
     """Turns the first and second Ctrl-C into requests, so that chunks can be stored.
 
-    A third Ctrl-C interrupts at any line. If the application has its own Ctrl-C
+    A third Ctrl-C interrupts immediately. If the application has its own Ctrl-C
     handler, the handler is left in place.
     """
     requests = Requests()
@@ -75,8 +75,8 @@ class Watch:
 
     bar: Any
     total: int  # trials
-    stopped: Callable[[], bool]  # whether to start nothing more
-    stopped_at_once: Callable[[], bool]  # whether not to wait for what runs
+    stopped: Callable[[], bool]  # whether to stop starting chunks
+    stopped_at_once: Callable[[], bool]  # whether to abandon running chunks
     start: float
     compile_seconds: float = 0.0
     done: int = 0  # trials, either trained or loaded from a store

@@ -1,4 +1,4 @@
-"""Warnings about what is allowed and hardly meant."""
+"""Warnings about arguments that are valid but probably mistakes."""
 
 import contextlib
 import random
@@ -16,7 +16,7 @@ _WARMUPS = ("warmup_steps", "num_warmup_steps")
 
 
 def warn_about(space: Space, steps: int) -> None:
-    """Warns about values that are repeated, or that no run of these steps can use."""
+    """Warns about repeated values, negative rates and warmups beyond the last step."""
     for dimension in space.dimensions:
         for axis in dimension.axes:
             if not axis.is_static:
@@ -27,12 +27,12 @@ def warn_about(space: Space, steps: int) -> None:
 
 @contextlib.contextmanager
 def random_state_watched() -> Iterator[None]:
-    """Warns if Python's or NumPy's random numbers are drawn inside."""
+    """Warns if the context draws random numbers from Python or NumPy."""
     before = _random_state()
     yield
     if _random_state() != before:
         warn(
-            "the problem or the optimizer draws random numbers of Python or NumPy. "
+            "the problem or the optimizer draws random numbers from Python or NumPy. "
             "They are drawn once, when the program is traced, and are the same in "
             "every step and every run: use jax.random with the key instead.",
             UserWarning,
@@ -43,14 +43,14 @@ def _warn_about_values(axis: Axis, steps: int) -> None:
     values = np.asarray(axis.values)
     if axis.name in _RATES and (low := values.min()) < 0:
         warn(
-            f"axis {axis.name!r} holds {low}: a negative learning rate maximizes the "
-            f"loss.",
+            f"axis {axis.name!r} contains {low}: a negative learning rate maximizes "
+            f"the loss.",
             UserWarning,
         )
     if axis.name in _WARMUPS and (high := values.max()) > steps:
         warn(
-            f"axis {axis.name!r} holds {high}, which is beyond steps={steps}: such a "
-            f"run ends before its warm-up.",
+            f"axis {axis.name!r} contains {high}, which exceeds steps={steps}: the "
+            f"run ends during its warmup.",
             UserWarning,
         )
 
@@ -59,8 +59,8 @@ def _warn_about_repetition(axis: Axis) -> None:
     values, counts = np.unique(np.asarray(axis.values), return_counts=True)
     if counts.max() > 1:
         warn(
-            f"axis {axis.name!r} holds {values[counts.argmax()]} {counts.max()} times: "
-            f"each is trained.",
+            f"axis {axis.name!r} contains {values[counts.argmax()]} {counts.max()} "
+            f"times: each copy is trained.",
             UserWarning,
         )
 

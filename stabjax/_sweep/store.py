@@ -17,12 +17,12 @@ from stabjax._sweep.warn import warn
 
 _Array = np.ndarray[Any, Any]
 _LARGEST_SPEC = 2**30  # bytes: 40 million sampled values
-_PARSED = 24  # times the size of its text is what JSON needs in memory at most
+_PARSED = 24  # maximum memory of parsed JSON, relative to the size of its text
 _SHOWN = 200  # characters of an error, which may quote a damaged file
 
 
 class _Damage(Exception):
-    """What is wrong with a file."""
+    """A file is damaged."""
 
 
 class Store:
@@ -60,7 +60,7 @@ class Store:
         return found
 
     def write_plan(self, plan: Plan) -> bool:
-        """Creates or extends the store; removes what killed writers have left.
+        """Creates or extends the store, and removes partial files of killed writers.
 
         Returns:
           True if the plan was stored. False if another process has changed the stored
@@ -125,7 +125,7 @@ class Store:
         )
 
     def _plan_in(self, path: Path) -> Plan | None:
-        """The plan in a file; None without the file."""
+        """Returns the plan in a file, or None if there is no file."""
         content = self._content(path)
         if content is None:
             return None
@@ -136,7 +136,7 @@ class Store:
             raise ValueError(
                 f"the store {str(self.folder)!r} cannot be opened: {error}"
             ) from error
-        except Exception as error:  # JSON of any form may raise anything
+        except Exception as error:  # unexpected JSON can cause any error
             raise _Damage(_reason(error)) from error
         if version:
             raise ValueError(
@@ -153,7 +153,7 @@ class Store:
             raise
         except OSError as error:
             raise self._cannot("read", error) from error
-        except Exception as error:  # a flipped bit may raise anything
+        except Exception as error:  # a flipped bit can cause any error
             raise _Damage(_reason(error)) from error
         if found.about["identity"] not in identities(plan, chunk):
             raise _Damage("it belongs to another sweep")
@@ -190,7 +190,7 @@ class Store:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, in short: the error may quote a file that holds anything."""
+    """Returns a short description of an error, which may quote a damaged file."""
     if isinstance(error, (LookupError, AttributeError, TypeError)) or not str(error):
-        return "it does not have the form of a store"
+        return "it does not have the expected format"
     return " ".join(str(error).split())[:_SHOWN].rstrip(".")

@@ -1,4 +1,4 @@
-"""Warnings that point at the user's line."""
+"""Warnings that point to the user's code."""
 
 import sys
 import warnings
@@ -8,7 +8,7 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
-    """Warns at the line that has called this package."""
+    """Issues a warning that points to the line that called this package."""
     frame, level, user = sys._getframe(), 1, 1
     while frame.f_back:
         inside = frame.f_code.co_filename.startswith(_PACKAGE)

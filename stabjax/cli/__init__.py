@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
-    """Returns the parser, and those of the commands by name."""
+    """Returns the main parser, and the parsers of the commands, keyed by name."""
     parser = argparse.ArgumentParser(
         prog="stabjax", description="Tools for training stability in JAX."
     )
@@ -52,7 +52,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentP
 
 def _unexpected(word: str, parser: argparse.ArgumentParser) -> str:
     if not word.startswith("-"):
-        return f"argument {word!r} is one too many."
+        return f"argument {word!r} is unexpected."
     known = [name for name in parser._option_string_actions if name.startswith("--")]
     name = word.partition("=")[0]
     return (

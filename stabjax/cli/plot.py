@@ -77,13 +77,13 @@ def load_runs(store: str) -> "xr.Dataset":
     path = Path(store)
     wanted = "STORE must be the folder of a sweep or a netCDF file"
     if not path.exists():
-        raise FileNotFoundError(f"{wanted}, but there is no {store!r}.")
+        raise FileNotFoundError(f"{wanted}, but {store!r} does not exist.")
     if path.is_dir():
         try:
             return stabjax.runs.load(store)
         except FileNotFoundError as error:
             raise ValueError(f"{wanted}, got the folder {store!r}.") from error
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # opening a pipe would block
         raise ValueError(f"{wanted}, got {store!r}.")
     import xarray as xr
 
@@ -132,7 +132,7 @@ def _draw(runs: "xr.Dataset", options: argparse.Namespace) -> Any:
 
 
 def _chosen(options: argparse.Namespace, known: Mapping[str, object]) -> dict[str, str]:
-    """Returns the axes that the options name, checked."""
+    """Checks and returns the axes that are selected by options."""
     chosen: dict[str, str] = {}
     for role in ("x", "y", "hue"):
         axis = getattr(options, role)

@@ -228,7 +228,7 @@ def _fresh(
 ) -> str:
     try:
         winner = runs.isel(stabjax.runs.best(runs).positions)
-    except ValueError:  # every run diverged, as the summary says
+    except ValueError:  # every run diverged, which the summary reports
         return "no point to train with fresh seeds"
     found = stabjax.runs.best(stabjax.runs.retest(problem, make, winner, seeds=seeds))
     return f"with fresh seeds: {str(found).splitlines()[0]}"

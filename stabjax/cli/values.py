@@ -128,7 +128,7 @@ def parse_range(text: str) -> tuple[float, float]:
 
 
 def _size(text: str) -> int:
-    """Returns the number of values of an axis, without making them."""
+    """Returns the number of values of an axis without creating them."""
     if spaced := _SPACED.fullmatch(text):
         return int(spaced[4])
     if span := _SPAN.fullmatch(text):

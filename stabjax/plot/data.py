@@ -60,7 +60,7 @@ def name_pooled(ax: Axes, words: str, data: xr.DataArray, *shown: str | None) ->
 
 
 def label_at(coordinate: xr.DataArray, position: int) -> str:
-    """Returns the label of one value: a word alone, a number with its name."""
+    """Returns the label of a value: the word itself, or a number with its name."""
     value = coordinate.to_numpy()[position]
     if isinstance(value, str):
         return value

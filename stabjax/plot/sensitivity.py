@@ -32,7 +32,7 @@ from stabjax.plot.facets import in_panels
 from stabjax.plot.lines import lines_of, split
 
 _BAND = (10, 50, 90)  # percentiles of the runs
-_FAR = 30.0  # times the upper quartile of the medians, the upper end of the plot
+_FAR = 30.0  # upper end of the plot / upper quartile of the medians
 
 
 def stable_fraction(
@@ -47,9 +47,10 @@ def stable_fraction(
 ) -> Axes:
     """Fraction of runs that are stable, or reach a target, against a hyperparameter.
 
-    The band is Wilson's 95 % interval for independent runs, as the runs of different
-    seeds at one point are. Trials that were not run do not count. More than seven
-    numbers are drawn in shades without bands, and the legend names some of them.
+    The band is the 95% Wilson score interval for independent runs, such as runs at the
+    same point with different seeds. Trials that were not run do not count. More than
+    seven numeric values of `hue` are drawn in shades of one color, without bands, and
+    the legend lists only some of them.
 
     Categorical dimensions (strings and booleans) are not pooled. If `hue` is None, the
     first of them is used instead. Each combination of the others has its own panel.
@@ -62,10 +63,10 @@ def stable_fraction(
       variable: variable that is compared with `target`.
       target: if given, a run is successful if its variable is at least as good as this
         value. Otherwise, it is successful if it does not diverge.
-      maximize: whether larger values are better, as for an accuracy. None uses the
-        problem's metadata and defaults to False.
-      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
-        creates a new figure.
+      maximize: whether larger values are better, as for an accuracy. Defaults to the
+        problem's metadata, or False if it is not specified there.
+      ax: Matplotlib Axes to draw on. If given, all categories are pooled in one panel.
+        Defaults to a new figure.
 
     Returns:
       The Matplotlib Axes, or those of the first panel.
@@ -150,10 +151,10 @@ def sensitivity(
       variable: variable with one value per run, such as `final_loss`.
       hue: dimension with a line for each value.
       target: value to mark with a horizontal line.
-      maximize: whether larger values are better, as for an accuracy. None uses the
-        problem's metadata and defaults to False.
-      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
-        creates a new figure.
+      maximize: whether larger values are better, as for an accuracy. Defaults to the
+        problem's metadata, or False if it is not specified there.
+      ax: Matplotlib Axes to draw on. If given, all categories are pooled in one panel.
+        Defaults to a new figure.
 
     Returns:
       The Matplotlib Axes, or those of the first panel.
@@ -174,8 +175,8 @@ def sensitivity(
 
     References:
       Wortsman et al., "Small-scale proxies for large-scale Transformer training
-      instabilities", 2023, whose plots of loss against learning rate these are,
-      https://arxiv.org/abs/2309.14322
+      instabilities", 2023, https://arxiv.org/abs/2309.14322 (the plots of loss against
+      learning rate).
     """
     variable_of(dataset, variable, x=x, hue=hue)
     larger = is_maximized(dataset, variable, maximize)

@@ -86,7 +86,7 @@ def _check_memory(which: str, examples: Dataset) -> None:
     limit = stats.get("bytes_limit", math.inf)
     if size > limit / 2:
         raise ValueError(
-            f"{which}inputs and targets must fit into half of the device memory of "
+            f"{which}inputs and targets must fit in half of the device memory of "
             f"{limit / 2**30:.1f} GiB, got {size / 2**30:.1f} GiB. Pass fewer "
             f"examples, or a smaller dtype such as uint8 with a preprocess function."
         )
@@ -164,7 +164,7 @@ def mean_over(
 def _affordable(
     examples: Dataset, measure: Callable[[Any, Any], dict[str, jax.Array]]
 ) -> int:
-    """Returns the number of examples whose intermediate arrays fit into the limit."""
+    """Returns the number of examples whose intermediate arrays fit within the limit."""
     one = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), (*examples,)
     )

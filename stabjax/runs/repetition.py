@@ -42,8 +42,8 @@ def rerun(
       point: the values of the axes at the point, such as `runs.best(...).point`. If
         there is no `"seed"`, the first seed is used. Not needed for a dataset at a
         single point.
-      record_every: records the loss and the metrics as in `train`. None records
-        nothing.
+      record_every: records the loss and the metrics as in `train`. By default, nothing
+        is recorded.
       values: a dict of static values, keyed by axis. Needed only for values that are
         not literals, such as functions.
 
@@ -105,12 +105,12 @@ def _selected(runs: xr.Dataset, point: Mapping[str, object]) -> xr.Dataset:
             unset.discard(dim)
             if not matches[dim].any():
                 raise ValueError(
-                    f"point must be a point of the sweep, got {name}={value!r}, with "
-                    f"which no run has these values."
+                    f"point must be a point of the sweep, got {name}={value!r}, which "
+                    f"does not match any run."
                 )
     if unset:
         raise ValueError(
-            f"point must contain values for {', '.join(sorted(unset))}, too, got "
+            f"point must also contain values for {', '.join(sorted(unset))}, got "
             f"{dict(point)!r}."
         )
     return runs.isel({dim: int(mask.argmax()) for dim, mask in matches.items()})

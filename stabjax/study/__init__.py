@@ -113,7 +113,7 @@ def run(
     if few < MIN_SEEDS:
         log(
             f"warning: with {few} seeds no difference can be significant; a sign test "
-            f"at 5 % needs {MIN_SEEDS} seeds"
+            f"at the 5% level needs {MIN_SEEDS} seeds"
         )
     chapters = _chapters(plans, folder, log)
     overview = draw_overview([chapter.measures for chapter in chapters], folder)
@@ -134,7 +134,7 @@ def _chapters(
     try:
         prepared = [prepare(plan, folder) for plan in plans]
         expected = [forecast(one) for one in prepared]
-        log(f"about {sum(expected):.0f} s, by one chunk of each problem")
+        log(f"about {sum(expected):.0f} s, estimated from one chunk of each problem")
         found = []
         for number, (one, seconds) in enumerate(zip(prepared, expected, strict=True)):
             sizes = one.plan.sizes

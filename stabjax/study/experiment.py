@@ -94,7 +94,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(plan: Plan, folder: Path | None) -> Prepared:
-    """Traces the program of a plan; trains nothing."""
+    """Traces the program of a plan without training."""
     steps = plan.sizes.steps or 1
     what = (plan.problem, make_optimizer_from(plan.methods, steps), _space(plan))
     every = _record_every(steps)
@@ -108,9 +108,9 @@ def prepare(plan: Plan, folder: Path | None) -> Prepared:
 
 
 def forecast(prepared: Prepared) -> float:
-    """Trains one chunk, and returns the seconds that the others will take.
+    """Trains one chunk, and returns the expected seconds for the remaining chunks.
 
-    The program is compiled by then, and stays so for `observed`.
+    The compiled program is cached for `observed`.
     """
     if prepared.path and _kept(prepared.path, prepared.expected) is not None:
         return 0.0
@@ -123,7 +123,7 @@ def observed(
     seconds: float = 0.0,
     log: Callable[[str], None] = lambda line: None,
 ) -> xr.Dataset:
-    """Returns what `observe` does; shows a bar if it takes more than a few seconds."""
+    """Returns the result of `observe`, with a progress bar if it takes a while."""
     plan, path, store = prepared.plan, prepared.path, prepared.store
     train = partial(prepared.train, progress=seconds > _LONG)
     if path is None or store is None:

@@ -185,8 +185,8 @@ def test_a_trial_again_by_its_values(runs):
         np.testing.assert_array_equal(run.final_loss, found.final_loss.sel(seed=seed))
     for wrong, message in (
         ({"rat": 1.0}, r"axes of the sweep \(.*rate.*\), got 'rat'"),
-        ({"rate": 0.3}, "must contain values for clip, too"),
-        ({"rate": 0.31, "clip": 0.5}, "got rate=0.31, with which no run"),
+        ({"rate": 0.3}, "must also contain values for clip"),
+        ({"rate": 0.31, "clip": 0.5}, "got rate=0.31, which does not match"),
     ):
         with pytest.raises(ValueError, match=message):
             stabjax.runs.rerun(PROBLEM, make_optimizer, runs, wrong, **kind)

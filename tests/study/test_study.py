@@ -172,7 +172,8 @@ class TestReport:
 
     def test_logs_what_it_does_and_for_how_long(self, done, logged):
         assert logged[0].startswith("320 runs; results in ")
-        assert re.fullmatch(r"about \d+ s, by one chunk of each problem", logged[1])
+        expected = r"about \d+ s, estimated from one chunk of each problem"
+        assert re.fullmatch(expected, logged[1])
         assert logged[2].startswith("[1/1] quadratic: 320 runs of 200 steps, about")
         assert re.fullmatch(r"\d+ s in total", logged[-1])
 

@@ -22,12 +22,12 @@ def two_gigabytes(monkeypatch):
 TOO_LARGE = {
     "a grid": (
         lambda: run(space=stabjax.grid(**WIDE)),
-        "1,000,000,000 trials need 76 GB, and 2.0 GB of memory are free: take fewer "
-        "than 1,000 values of 'rate'",
+        "1,000,000,000 trials need 76 GB, but only 2.0 GB of memory is free: take "
+        "fewer than 1,000 values of 'rate'",
     ),
     "a product": (
         lambda: stabjax.sample(10**5, 0, a=[1, 2]) * stabjax.sample(10**5, 1, b=[1, 2]),
-        "100,000 x 100,000 trials need 320 GB, and 2.0 GB .*combine fewer",
+        "100,000 x 100,000 trials need 320 GB, but only 2.0 GB .*combine fewer",
     ),
     "a sample": (
         lambda: stabjax.sample(10**9, 0, rate=loguniform(1e-3, 1)),

@@ -43,27 +43,27 @@ WARNED = {
     ),
     "a value twice": (
         lambda: sweep(rate=[0.1, 0.2, 0.1]),
-        "axis 'rate' holds 0.1 2 times: each is trained",
+        "axis 'rate' contains 0.1 2 times: each copy is trained",
     ),
     "a negative rate": (
         lambda: sweep(rate=[-0.1, 0.1]),
-        "axis 'rate' holds -0.1: a negative learning rate maximizes the loss",
+        "axis 'rate' contains -0.1: a negative learning rate maximizes the loss",
     ),
     "a negative rate, halved": (
         lambda: halve(rate=[-0.1, 0.1]),
-        "axis 'rate' holds -0.1: a negative learning rate",
+        "axis 'rate' contains -0.1: a negative learning rate",
     ),
     "a long warm-up": (
         lambda: sweep(make=warmed, warmup_steps=[2, 9]),
-        "axis 'warmup_steps' holds 9, which is beyond steps=5",
+        "axis 'warmup_steps' contains 9, which exceeds steps=5",
     ),
     "NumPy's numbers": (
         lambda: sweep(drawing(np.random.rand)),
-        "draws random numbers of Python or NumPy. They are drawn once",
+        "draws random numbers from Python or NumPy. They are drawn once",
     ),
     "Python's numbers": (
         lambda: sweep(drawing(random.random)),
-        "draws random numbers of Python or NumPy. They are drawn once",
+        "draws random numbers from Python or NumPy. They are drawn once",
     ),
 }
 

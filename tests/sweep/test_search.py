@@ -286,7 +286,7 @@ def test_a_store_belongs_to_one_batch():
     stabjax.search.ask(study, 3, "a", rate=AXES["rate"])
     with pytest.raises(ValueError, match="has 3 trials for the store 'a', with other"):
         stabjax.search.ask(study, 2, "a", rate=AXES["rate"])
-    with pytest.raises(ValueError, match="name another store, or call ask as it was"):
+    with pytest.raises(ValueError, match="Use another store, or call ask with"):
         stabjax.search.ask(study, 3, "a", rate=AXES["max_norm"])
     assert len(stabjax.search.ask(study, 5, "a", rate=AXES["rate"])) == 5
     assert len(study.trials) == 5

@@ -526,8 +526,8 @@ def width_of(role):
 @pytest.mark.parametrize("search", [stabjax.sweep, stabjax.successive_halving])
 def test_a_number_that_must_be_static_is_named(role, search):
     message = (
-        r"^axis 'width' must be static if its value fixes a shape or decides a "
-        r"branch of Python, got traced numbers. Use width=static\(\[2, 3\]\)\.$"
+        r"^axis 'width' must be static if its value determines a shape or a Python "
+        r"branch, got traced numbers. Use width=static\(\[2, 3\]\)\.$"
     )
     space = stabjax.grid(rate=[0.1], width=[2, 3])
     with pytest.raises(TypeError, match=message):
