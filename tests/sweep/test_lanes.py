@@ -107,6 +107,16 @@ def test_both_engines_agree_on_every_clipping(name):
     check(QUADRATIC, make)
 
 
+def test_noise_of_the_optimizer():
+    def make(rate, max_norm):
+        noise = optax.add_noise(0.1, 0.5, jax.random.key(0))
+        return optax.chain(
+            stabjax.clip_by_global_norm(max_norm), noise, optax.sgd(rate)
+        )
+
+    assert check(QUADRATIC, make, stabjax.grid(**SMALL, seed=[3])) == "lanes"
+
+
 def test_arctan():
     # jaxlib 0.10.2 computes other values with 512-bit vectors.
     problem = Problem(QUADRATIC.init, lambda w, key: jnp.sum(jnp.arctan(w) ** 2))
@@ -114,6 +124,7 @@ def test_arctan():
     assert check(problem, clipped(), record_every=10) == "vmap"
 
 
+@pytest.mark.slow
 def test_a_trial_has_the_same_bits_in_any_chunk():
     def swept(width, seeds):
         space = stabjax.grid(rate=RATES, max_norm=NORMS, seed=seeds)
