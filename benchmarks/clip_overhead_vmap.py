@@ -5,6 +5,16 @@ python benchmarks/clip_overhead_vmap.py [--trials 65536] [--steps 200] [--rounds
 Each trial has two parameters and its own threshold, and descends L = w1^2 + w2^2. The
 clips alternate in random order; medians. The yardstick is the plain factor
 `c / max(norm, c)`, which overflows and has no derivative at zero.
+
+On one busy machine with two cores (jaxlib 0.10), 65,536 trials of 100 steps take, in
+milliseconds of CPU time,
+
+    parameters          c / max(norm, c)   optax   stabjax
+    one array of two                 118      41         9
+    two scalars                      4.6     4.9       8.6
+
+A reduction of two elements is slow, so stabjax adds them. With two scalars, overflow
+protection takes 1.9 times as long, because it also sums the rescaled squares.
 """
 
 import argparse

@@ -144,11 +144,7 @@ def clip_by_tracked_max(
         ]
 
     return with_averages(
-        TrackedMaxState,
-        "clip_by_tracked_max",
-        rule,
-        axis_name,
-        scalars=1,
+        TrackedMaxState, "clip_by_tracked_max", rule, axis_name, scalars=1
     )
 
 
@@ -216,11 +212,7 @@ def normalize_by_tracked_norm(
         ]
 
     return with_averages(
-        TrackedNormState,
-        "normalize_by_tracked_norm",
-        rule,
-        axis_name,
-        scalars=2,
+        TrackedNormState, "normalize_by_tracked_norm", rule, axis_name, scalars=2
     )
 
 
@@ -343,8 +335,11 @@ def _clip(
     average = update_mean(average, top, weight)
     bound = average * bias
     factor = clip_factor(as_scaled(top), bound)
-    # In this order a NaN bound propagates, because comparisons with NaN are false.
-    x = jnp.where(abs(x) <= bound, x, apply_factor(x, factor))
+    # In this order a NaN bound propagates, because comparisons with NaN are false. If
+    # the maximum shares abs(x), XLA:CPU (jaxlib 0.10) writes it to memory.
+    real = not jnp.iscomplexobj(x)
+    within = (x <= bound) & (x >= -bound) if real else abs(x) <= bound
+    x = jnp.where(within, x, apply_factor(x, factor))
     return x, average, factor.exceeded, jnp.minimum(top, bound)
 
 

@@ -1,6 +1,8 @@
 """JAX and XLA options for vectorized small runs, and the choice of the chunk width."""
 
+import contextlib
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -42,6 +44,16 @@ def no_mesh() -> Any:
     to 0.12 cannot compile such a program for a single device or for another mesh.
     """
     return jax.set_mesh(jax.sharding.Mesh(np.empty((), object), ()))
+
+
+@contextlib.contextmanager
+def configured(config: Mapping[str, Any]) -> Iterator[None]:
+    """The settings of JAX that the sweep was called with, in another thread."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(no_mesh())
+        for name, value in config.items():
+            stack.enter_context(getattr(jax, name.removeprefix("jax_"))(value))
+        yield
 
 
 def auto_width(parameters: int, device: jax.Device, memory: int = 0) -> int:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from stabjax._sweep.archive import numpy_dtype
 from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.plan import Plan
 from stabjax._sweep.program import CURVE, STATE
-from stabjax._sweep.store import numpy_dtype
+from stabjax._train.stopping import is_maximized
 
 NOT_RUN = -1  # status of a trial without a result
 
@@ -67,7 +68,7 @@ def labelled(
         name: (
             _dims(name, values, dims, along),
             _shown(values, holes).reshape(*space.shape, *values.shape[1:]),
-            _DESCRIPTIONS.get(name, {}),
+            {**_DESCRIPTIONS.get(name, {}), **_direction(name, plan)},
         )
         for name, values in results.items()
     }
@@ -97,6 +98,14 @@ def _attributes(plan: Plan) -> dict[str, Any]:
         "jax": plan.numerics["jax"],
         "recipe": json.dumps({"settings": settings, "groups": groups}),  # for `rerun`
     }
+
+
+def _direction(name: str, plan: Plan) -> dict[str, str]:
+    """Returns whether higher or lower values are better, as an attribute."""
+    declared = str(plan.about.get("maximize", "")).split(", ")
+    measure = name.removeprefix("best_").removesuffix(CURVE)
+    larger = is_maximized(measure, declared)
+    return {} if larger is None else {"better": "higher" if larger else "lower"}
 
 
 def _dims(name: str, values: _Array, dims: list[str], along: str) -> list[str]:

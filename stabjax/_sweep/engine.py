@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import optax
 import xarray as xr
 
 from stabjax._arguments import as_integer
+from stabjax._sweep.capacity import readable
 from stabjax._sweep.compiler import no_mesh
 from stabjax._sweep.dataset import NOT_RUN, labelled
 from stabjax._sweep.devices import Trainer, on_devices
@@ -22,12 +22,14 @@ from stabjax._sweep.executors import by_executor
 from stabjax._sweep.gathering import Source, fill, gathered, trials_in
 from stabjax._sweep.metadata import first_problem
 from stabjax._sweep.place import Place, place_of
-from stabjax._sweep.plan import Chunk, Plan
+from stabjax._sweep.plan import Chunk, Plan, check_trials_fit, trials_of
 from stabjax._sweep.planning import planned
 from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.progress import Watch, watched
+from stabjax._sweep.sanity import warn_about
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
+from stabjax._sweep.warn import warn
 from stabjax._train.arguments import (
     check_lengths,
     check_rules,
@@ -62,6 +64,7 @@ def sweep(
     devices: Sequence[jax.Device] | None = None,
     executor: Executor | None = None,
     part: tuple[int, int] | None = None,
+    accept_versions: bool = False,
     dry_run: bool = False,
     progress: bool = True,
 ) -> xr.Dataset:
@@ -134,10 +137,15 @@ def sweep(
         0. Independent jobs can share a store in this way. Each job returns all results
         that are in the store when it finishes. Defaults to all chunks, or to the part
         of this process under `jax.distributed`.
-      dry_run: if True, trains one chunk of each program, stores nothing and returns an
-        empty dataset. Its attributes estimate the cost for this process:
-        `expected_seconds`, `expected_compile_seconds`, `expected_device_bytes` (sum
-        over the devices) and `expected_result_bytes`.
+      accept_versions: whether to keep stored results of other versions of JAX, Optax or
+        stabjax, whose last bits may differ. `sweep` then cannot check that the problem
+        and the optimizer are unchanged. The attribute `earlier_versions` and the file
+        of each chunk record the versions.
+      dry_run: if True, trains one chunk of each program, or of a few programs if there
+        are many, stores nothing and returns an empty dataset. Its attributes estimate
+        the cost for this process: `expected_seconds`, `expected_compile_seconds`,
+        `expected_device_bytes` (sum over the devices), `expected_host_bytes` and
+        `expected_result_bytes` (a part of the host bytes).
       progress: whether to show a progress bar in a terminal or notebook. The bar shows
         the finished runs, runs per second, the remaining time and the fraction of
         diverged runs.
@@ -188,8 +196,10 @@ def sweep(
         evaluate_every=lengths.evaluate_every,
         stop=checked_rule(stop, lengths.evaluate_every),
     )
-    place = place_of(store, devices, executor, part, progress)
+    place = place_of(store, devices, executor, part, progress, accept_versions)
     given = problem, make_optimizer, space, settings, chunk_size
+    if isinstance(space, Space):
+        warn_about(space, lengths.steps)
     if not dry_run:
         return trained(*given, place)
     with no_mesh():
@@ -212,6 +222,7 @@ def trained(
     with no_mesh():
         while True:
             plan, programs = _planned(*given, place)
+            check_trials_fit(plan.space, [group.variables for group in plan.groups])
             train = _trainer(plan, programs, place)
             # write_plan returns False if another process has extended the store in the
             # meantime. The plan must then include the new values.
@@ -262,25 +273,26 @@ def _source(plan: Plan, place: Place, train: Trainer, watch: Watch) -> Source:
             for chunk, found in place.store.chunks(plan, [*pending.values()]):
                 watch.skip(len(pending.pop(chunk.number).trials))
                 yield chunk, found
-        programs = len({chunk.group for chunk in pending.values()})
-        if programs > 1 and not watch.bar.disable:
-            watch.bar.write(f"{programs} programs to compile", file=sys.stderr)
+        if not watch.bar.disable and pending:
+            watch.bar.write(_announced(plan, [*pending.values()]), file=sys.stderr)
         failures = []
-        for chunk, outcome in train([*pending.values()], inputs, watch):
-            if isinstance(outcome, Exception):
-                failures.append(_failure(plan, chunk, outcome))
-                continue
-            if place.store:
-                place.store.write_chunk(plan, chunk, outcome)
-            watch.count(outcome["status"])
-            del pending[chunk.number]
-            yield chunk, outcome
+        try:
+            for chunk, outcome in train([*pending.values()], inputs, watch):
+                if isinstance(outcome, Exception):
+                    failures.append(_failure(plan, chunk, outcome))
+                    continue
+                if place.store:
+                    place.store.write_chunk(plan, chunk, outcome)
+                watch.count(outcome["status"])
+                del pending[chunk.number]
+                yield chunk, outcome
+        except KeyboardInterrupt:
+            if not watch.stopped():
+                raise
         if failures:
-            warnings.warn(
+            warn(
                 f"{len(failures)} of the chunks failed at every attempt and have the "
-                f"status {NOT_RUN}: {'; '.join(failures)}.",
-                RuntimeWarning,
-                stacklevel=5,
+                f"status {NOT_RUN}: {'; '.join(failures)}."
             )
         if pending and place.store and watch.stopped():
             raise KeyboardInterrupt(
@@ -289,6 +301,15 @@ def _source(plan: Plan, place: Place, train: Trainer, watch: Watch) -> Source:
             )
 
     return results
+
+
+def _announced(plan: Plan, chunks: Sequence[Chunk]) -> str:
+    """What is about to be trained, before anything is compiled."""
+    numbers = {chunk.group for chunk in chunks}
+    text = f"{trials_of(chunks):,} trials"
+    if len(numbers) > 1:
+        text += f", {len(numbers)} programs to compile"
+    return f"{text}, {readable(plan.host_bytes)} of memory for trials and results"
 
 
 def _failure(plan: Plan, chunk: Chunk, error: Exception) -> str:

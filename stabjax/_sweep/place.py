@@ -20,6 +20,7 @@ class Place(NamedTuple):
     part: tuple[int, int]  # index of this process, number of processes
     store: Store | None
     progress: bool
+    accept_versions: bool = False  # results of other versions of JAX and Optax
 
 
 def place_of(
@@ -28,6 +29,7 @@ def place_of(
     executor: Executor | None,
     part: tuple[int, int] | None,
     progress: bool,
+    accept_versions: bool = False,
 ) -> Place:
     """Validates the execution settings of a sweep."""
     if executor is not None and not isinstance(executor, Executor):
@@ -47,7 +49,7 @@ def place_of(
             f"folder that all processes share."
         )
     kept = None if store is None else Store(store)
-    return Place(chosen, executor, mine, kept, progress)
+    return Place(chosen, executor, mine, kept, progress, accept_versions)
 
 
 def _checked_part(part: object) -> tuple[int, int]:

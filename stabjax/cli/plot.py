@@ -1,6 +1,7 @@
 """The command `stabjax plot`, which plots the results of a sweep."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,10 @@ def add(commands: Subparsers) -> None:
         "hue": "axis with one curve, or one panel of a map, for each value",
     }.items():
         parser.add_argument(f"--{name}", metavar="AXIS", help=text)
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind",
         metavar="KIND",
@@ -99,18 +104,7 @@ def _draw(runs: "xr.Dataset", options: argparse.Namespace) -> Any:
     values = runs[options.variable]
     axes = _axes(runs, values)
     known = dict.fromkeys([*axes, *map(str, values.dims), *map(str, runs.coords)])
-    chosen: dict[str, str] = {}
-    for role in ("x", "y", "hue"):
-        axis = getattr(options, role)
-        if axis is None:
-            continue
-        lookup(f"--{role}", axis, known)
-        for other, taken in chosen.items():
-            if taken == axis:
-                raise ValueError(
-                    f"--{role} must differ from --{other}, got {axis!r} for both."
-                )
-        chosen[role] = axis
+    chosen = _chosen(options, known)
     kind = _kind(options.kind, runs, values, axes, chosen)
     given: dict[str, Any] = {"variable": options.variable, "target": options.target}
     hue = options.hue
@@ -134,6 +128,23 @@ def _draw(runs: "xr.Dataset", options: argparse.Namespace) -> Any:
         given["variable"] = _measure(options.variable)
         return stabjax.plot.stable_fraction(runs, x=x, hue=hue, **given)
     return stabjax.plot.sensitivity(runs, x=x, hue=hue, **given)
+
+
+def _chosen(options: argparse.Namespace, known: Mapping[str, object]) -> dict[str, str]:
+    """Returns the axes that the options name, checked."""
+    chosen: dict[str, str] = {}
+    for role in ("x", "y", "hue"):
+        axis = getattr(options, role)
+        if axis is None:
+            continue
+        lookup(f"--{role}", axis, known)
+        for other, taken in chosen.items():
+            if taken == axis:
+                raise ValueError(
+                    f"--{role} must differ from --{other}, got {axis!r} for both."
+                )
+        chosen[role] = axis
+    return chosen
 
 
 def _axes(runs: "xr.Dataset", values: "xr.DataArray") -> list[str]:

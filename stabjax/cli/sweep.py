@@ -205,9 +205,13 @@ def _summary(runs: "xr.Dataset") -> str:
         f"{attrs['seconds']} s (plus {attrs['compile_seconds']} s to compile)",
         f"diverged: {float((runs.status == 1).mean()):.1%}",
     ]
-    # The loss, and the variables with a direction in the problem's metadata.
-    measured = [n for n, v in runs.data_vars.items() if "better" in v.attrs]
-    for variable in dict.fromkeys(["final_loss", *map(str, measured)]):
+    # The loss, and the entries of `evaluate` that the problem maximizes.
+    maximized = [
+        str(name)
+        for name, values in runs.data_vars.items()
+        if values.attrs.get("better") == "higher" and values.dims == runs.status.dims
+    ]
+    for variable in ["final_loss", *maximized]:
         try:
             lines.append(f"best {stabjax.runs.best(runs, variable)}")
         except ValueError as error:  # every run diverged

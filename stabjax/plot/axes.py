@@ -29,6 +29,7 @@ from stabjax.plot.cells import Cells
 _COLORS = ("#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", (0, (5, 1)), ":", (0, (1, 1)), (0, (3, 1, 1, 1)))
 _LETTER = 6.0  # width of a letter, in points
+_HANDLE = 40.0  # width of a legend's line and of the space between columns
 _LINE = 14.0  # height of a line of text, in points
 DECADES = 9  # maximum range of losses in a plot
 MANY = len(_COLORS)  # if there are more curves, they are drawn in shades
@@ -150,7 +151,7 @@ def _columns(ax: Axes, most: int, handles: list[Artist] | None) -> int:
     handles = ax.get_legend_handles_labels()[0] if handles is None else handles
     labels = [str(handle.get_label()) for handle in handles]
     widest = max(map(len, labels), default=0)
-    fitting = int(_width(ax) // (0.85 * _LETTER * widest + 3 * _LETTER))
+    fitting = int(_width(ax) // (0.85 * _LETTER * widest + _HANDLE))
     columns = max(1, min(most, fitting))
     # Four entries are two rows of two rather than a row of three and a rest.
     return 2 if len(labels) == 4 and columns == 3 else columns

@@ -101,7 +101,7 @@ def learning_curves(
         ax.set_xlim(steps[0] - margin, steps[-1] + margin)
     ax.set_xlabel("step")
     ax.set_ylabel(label_of(data))
-    name_pooled(ax, "median and 80 % band", data, "step", hue)
+    name_pooled(ax, "median and 80% band", data, "step", hue)
     if target is not None:
         draw_target(ax, target)
     if hue is not None or target is not None:

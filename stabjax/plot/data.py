@@ -37,7 +37,7 @@ def variable_of(dataset: xr.Dataset, name: str, **dims: str | None) -> xr.DataAr
 
 
 def categories_of(data: xr.DataArray, *shown: str | None) -> list[str]:
-    """Returns the dimensions that a plot must not pool: more than one word or flag."""
+    """Returns the categorical dimensions (strings and booleans) with several values."""
     return [
         str(dim)
         for dim, size in data.sizes.items()

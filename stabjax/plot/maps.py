@@ -47,10 +47,10 @@ def heatmap(
 
     The colors show the median over all other numeric dimensions. An axis is logarithmic
     if its values are logarithmically spaced. An infinite value, such as a disabled
-    threshold, is drawn in a separate strip at the end of the axis. Cells with a diverged median
-    run are gray and outlined. Cells with missing runs are white. A star marks the best
-    value, or the middle one of several equal values. Random samples, whose axes vary
-    along `trial`, are drawn as points.
+    threshold, is drawn in a separate strip at the end of the axis. Cells with a
+    diverged median run are gray and outlined. Cells with missing runs are white. A star
+    marks the best value, or the middle one of several equal values. Random samples,
+    whose axes vary along `trial`, are drawn as points.
 
     Categorical dimensions (strings and booleans) are not pooled. Each combination of
     their values has its own panel, with the same color scale.

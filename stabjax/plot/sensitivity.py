@@ -1,4 +1,4 @@
-"""Fractions of runs and values of a variable, against one hyperparameter."""
+"""Plots of a variable or a success rate against one hyperparameter."""
 
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ from stabjax.plot.facets import in_panels
 from stabjax.plot.lines import lines_of, split
 
 _BAND = (10, 50, 90)  # percentiles of the runs
-_FAR = 30.0  # times the upper quartile of the medians: what is above leaves the plot
+_FAR = 30.0  # times the upper quartile of the medians, the upper end of the plot
 
 
 def stable_fraction(
@@ -170,7 +170,7 @@ def sensitivity(
       ... )
       >>> ax = stabjax.plot.sensitivity(runs, x="rate")
       >>> print(ax.get_title())
-      median and 80 % band over seed (8)
+      median and 80% band over seed (8)
 
     References:
       Wortsman et al., "Small-scale proxies for large-scale Transformer training
@@ -207,7 +207,7 @@ def sensitivity(
     scale(ax, "x", cells)
     ax.set_xlabel(label_of(dataset[x]))
     ax.set_ylabel(label_of(dataset[variable]))
-    name_pooled(ax, "median and 80 % band", data, x, hue)
+    name_pooled(ax, "median and 80% band", data, x, hue)
     if target is not None:
         draw_target(ax, target)
     if hue is not None or target is not None:
@@ -216,10 +216,10 @@ def sensitivity(
 
 
 def _limits(ax: Axes, medians: list[np.ndarray], *, log: bool) -> tuple[float, float]:
-    """Sets the vertical axis, and returns numbers just beyond its ends."""
+    """Sets the limits of the vertical axis and returns numbers just outside of them."""
     values = np.concatenate(medians)
     finite = values[np.isfinite(values)]
-    if finite.size and log:  # a loss just below divergence would squeeze all others
+    if finite.size and log:  # ignore very large losses of runs that nearly diverged
         usual = np.quantile(finite, 0.75, method="nearest")
         finite = finite[finite <= max(_FAR * usual, usual)]
     limits = log_limits(finite) if log else None
@@ -240,7 +240,7 @@ def _draw_line(
     label: str | None,
     style: dict[str, Any],
 ) -> None:
-    """Draws a median and its band, interrupted in front of an infinite value."""
+    """Draws a median and its band, with a gap before an infinite value."""
     at, ends = cells.at, band
     if cells.gap is not None:
         at = np.insert(at, cells.gap, np.nan)
@@ -254,12 +254,12 @@ def _draw_line(
 def _mark(
     ax: Axes, cells: Cells, median: np.ndarray, color: str, maximize: bool
 ) -> None:
-    """Draws a star at the best median, and crosses where the median run diverged."""
+    """Marks the best median with a star, and diverged median runs with crosses."""
     diverged = np.isinf(median)
     across: Any = ax.get_xaxis_transform()
     edge = np.full(diverged.sum(), 0.02 if maximize else 0.98)
     ax.plot(cells.at[diverged], edge, "x", color=color, ms=6, transform=across)
     best = best_of(median, maximize)
     if best is not None:
-        at = np.clip(median[best], *ax.get_ylim())  # a loss of zero has no logarithm
+        at = np.clip(median[best], *ax.get_ylim())  # zero has no logarithm
         ax.plot(cells.at[best], at, zorder=4, clip_on=False, **STAR)

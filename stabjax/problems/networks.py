@@ -133,7 +133,9 @@ def supervised(
     sets = {"train": dataset("", inputs, targets)}
     if test is not None:
         if not isinstance(test, tuple | list) or len(test) != 2:
-            raise TypeError(f"test must be a pair (inputs, targets), got {test!r:.60}.")
+            raise TypeError(
+                f"test must be a pair (inputs, targets), got a {type(test).__name__}."
+            )
         sets["test"] = dataset("test ", *test)
     measures = _measures(loss, metrics or {})
     before = [_change("augment", augment), _change("preprocess", preprocess)]

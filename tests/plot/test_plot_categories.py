@@ -134,7 +134,7 @@ class TestSensitivity:
         at = band.get_paths()[0].vertices
         middle = at[np.isclose(at[:, 0], 0.1), 1]
         np.testing.assert_allclose([middle.min(), middle.max()], [0.6, 1.4])
-        assert ax.get_title() == "median and 80 % band over seed (11)"
+        assert ax.get_title() == "median and 80% band over seed (11)"
         assert ax.get_xscale() == "log"
 
     def test_a_cross_where_the_median_run_diverges(self):
