@@ -126,8 +126,6 @@ def _wrong_groups(plan: Plan) -> Iterator[str]:
     for group in groups:
         if not _is_size(group.width) or not isinstance(group.shared_seed, bool):
             yield f"width is {group.width!r}, shared_seed is {group.shared_seed!r}"
-        if group.engine not in ("lanes", "vmap"):
-            yield f"engine is {group.engine!r}"
         if group.engine not in ("vmap", "lanes"):
             yield f"engine is {group.engine!r}"
         if "status" not in group.variables or axes & group.variables.keys():
