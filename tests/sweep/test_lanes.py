@@ -94,8 +94,8 @@ def test_both_engines_agree_on_every_problem(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CLIPPINGS)
-def test_both_engines_agree_on_every_clipping(name):
+@pytest.mark.parametrize("name", ["adagc", "clip", "clip_update_norm", "zclip"])
+def test_both_engines_agree_on_clippings(name):
     clipping = CLIPPINGS[name]
     value = np.mean(clipping.range) if clipping.range else 1.0
 
@@ -140,6 +140,7 @@ def test_a_trial_has_the_same_bits_in_any_chunk():
             np.testing.assert_array_equal(whole[name], swept(width, seeds)[name])
 
 
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
 def test_a_gpu_gets_one_kernel():
     chunk = jax.jit(chunk_for("gpu"))
     text = chunk.trace(*inputs()).lower(lowering_platforms=("cuda",)).as_text()
@@ -202,6 +203,19 @@ def test_xla_may_ignore_arguments():
         return optax.chain(clip, optax.sgd(rate))
 
     assert check(Problem(QUADRATIC.init, ignored), make) == "lanes"
+
+
+def test_long_tables_of_constants():
+    def make(rate):
+        return optax.sgd(stabjax.warmup_cosine_decay_schedule(0.0, rate, 50, 9000))
+
+    space = stabjax.grid(rate=[1e-6, 1e-5])
+    runs = stabjax.sweep(QUADRATIC, make, space, steps=9000, progress=False)
+    assert runs.engine == "lanes"
+    # The rates add up to 4500 peaks, and each step multiplies the loss by (1 - 2 r)^2.
+    start = QUADRATIC.loss(QUADRATIC.init(jax.random.split(jax.random.key(0))[0]), None)
+    expected = float(start) * np.exp(-4 * 4500 * runs.rate.values)
+    np.testing.assert_allclose(runs.final_loss, expected, 1e-2)
 
 
 def test_a_store_keeps_its_engine(tmp_path):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from stabjax._sweep.lanes.equations import Inexpressible
 from stabjax._sweep.lanes.stage import Stage
 
 # Trials and warps: two trials for each thread. On an H200 this is 1.1 times as fast as
@@ -22,9 +23,11 @@ def looped_on_gpu(
     stages: Sequence[Stage], fixed: _Vectors, state: _Vectors, tables: _Vectors
 ) -> _Vectors:
     """The loop as one kernel, which holds all numbers of a trial in registers."""
-    from jax.experimental import pallas as pl
-    from jax.experimental.pallas import triton
-
+    try:
+        from jax.experimental import pallas as pl
+        from jax.experimental.pallas import triton
+    except ImportError as error:  # JAX 0.12 announces that it will go
+        raise Inexpressible("a kernel without Triton") from error
     for stage in stages:
         stage.traced(fixed, state, tables)  # raises an error if it is long
     size, count = len(state[0]), len(fixed)
