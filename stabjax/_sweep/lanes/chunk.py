@@ -64,7 +64,8 @@ def chunk_of(run: Run, own: Collection[str], steps: int, platform: str) -> _Chun
             return _trained(run, parts, values, known, steps, loop)
 
         if platform == "cpu":
-            return in_blocks(trained, lanes, common.tables)
+            found: _Variables = in_blocks(trained, lanes, common.tables)
+            return found
         return trained(lanes, common.tables)
 
     shapes: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
