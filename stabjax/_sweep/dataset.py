@@ -81,7 +81,11 @@ def _attributes(plan: Plan) -> dict[str, Any]:
     """Returns the settings and versions of a sweep as scalars and strings."""
     widths = sorted({group.width for group in plan.groups})
     settings = plan.settings._asdict()
-    groups = [[group.labels, group.width, group.shared_seed] for group in plan.groups]
+    # For `rerun`, which uses `vmap`: a chunk of lanes would be too large for it.
+    groups = [
+        [group.labels, group.width if group.engine == "vmap" else 1, group.shared_seed]
+        for group in plan.groups
+    ]
     shown = {
         name: ", ".join(map(str, value)) if isinstance(value, tuple) else value
         for name, value in settings.items()

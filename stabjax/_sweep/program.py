@@ -62,9 +62,9 @@ class Program:
             settings,
             getattr(factories.problem, "metadata", {}).get("final_loss"),
         )
-        # Jitted so that `shapes` and `compiled` share one trace.
-        self._parts: Any = None
+        self._parts: Any = None  # of a trial, after it was traced
         self._maximize: tuple[str, ...] = ()
+        # Jitted so that `shapes` and `compiled` share one trace.
         self._jitted = jax.jit(self._rung if settings.rungs else self._trial)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -32,7 +32,8 @@ def rerun(
     """Repeats a single run of a sweep to get its parameters and its learning curve.
 
     The settings of the sweep are read from the dataset. The run uses the same chunk
-    size as in the sweep, because the chunk size affects rounding.
+    size as in the sweep, because the chunk size affects rounding. It uses `vmap`, whose
+    rounding differs from a sweep with the attribute `engine="lanes"`.
 
     Args:
       problem: the `problem` argument of the sweep.

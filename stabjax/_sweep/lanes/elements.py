@@ -11,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from stabjax._sweep.lanes.equations import Constant, Equation, Inexpressible, bind, flat
+from stabjax._sweep.lanes.equations import (
+    Constant,
+    Equation,
+    Inexpressible,
+    bind,
+    by_numpy,
+    flat,
+)
 
 
 class Elements(NamedTuple):
@@ -116,9 +123,16 @@ def _outputs(equation: Equation, inputs: list[Elements]) -> list[Elements]:
 
 
 def _function(equation: Equation) -> Callable[..., Any]:
-    if equation.primitive.name == "select_n":
-        return lax.select_n
-    return lambda *values: bind(equation.primitive, equation.params, values)[0]
+    name, params = equation.primitive.name, equation.params
+
+    def function(*values: Any) -> Any:
+        if all(isinstance(x, np.generic) for x in values):
+            found = by_numpy(name, params, [*map(np.asarray, values)])
+            if found is not None:
+                return found
+        return bind(equation.primitive, params, values)[0]
+
+    return lax.select_n if name == "select_n" else function
 
 
 def _elementwise(function: Callable[..., Any], inputs: list[Elements]) -> Elements:
@@ -155,11 +169,16 @@ def _moved(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     starts = np.cumsum([0, *(len(x.elements) for x in inputs)], dtype=np.int32)
     places = [x.array + n for x, n in zip(inputs, starts[:-1], strict=True)][:count]
     rest = [_constant(x) for x in inputs[count:]]
-    with jax.ensure_compile_time_eval():
-        found = bind(equation.primitive, equation.params, [*places, *rest])
-        found = [*map(np.asarray, found)]
+    name = equation.primitive.name
+    moved = by_numpy(name, equation.params, places) if not rest else None
+    if moved is not None:
+        found = [moved]
+    else:
+        with jax.ensure_compile_time_eval():
+            found = bind(equation.primitive, equation.params, [*places, *rest])
+            found = [*map(np.asarray, found)]
     if any(((x < 0) | (x >= len(elements))).any() for x in found):
-        raise Inexpressible(f"{equation.primitive.name} beyond the bounds")
+        raise Inexpressible(f"{name} beyond the bounds")
     return [Elements(x.shape, [elements[i] for i in x.reshape(-1)]) for x in found]
 
 
