@@ -66,13 +66,13 @@ def unpacked(content: bytes, promise: Promise) -> Archive:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         about = json.loads(archive.comment or b"{}")
         if not {"identity", "checksum"} <= {*about}:
-            raise ValueError("it does not say what it holds")
+            raise ValueError("it does not say what it holds.")
         names = sorted(member.removesuffix(".npy") for member in archive.namelist())
         if names != sorted(promise.variables):
-            raise ValueError("it holds other variables than the sweep")
+            raise ValueError("it holds other variables than the sweep.")
         variables = {name: _read(archive, name, promise) for name in promise.variables}
     if about["checksum"] != _checksum(variables):
-        raise ValueError("its checksum is wrong")
+        raise ValueError("its checksum is wrong.")
     return Archive(variables, about)
 
 
@@ -95,14 +95,14 @@ def _read(archive: zipfile.ZipFile, name: str, promise: Promise) -> _Array:
     shape, dtype = promise.shape(name), promise.dtype(name)
     size = dtype.itemsize * int(np.prod(shape, dtype=object))
     if member.compress_type != zipfile.ZIP_STORED or member.file_size > size + _HEADER:
-        raise ValueError(f"{name} is compressed or longer than the sweep says")
+        raise ValueError(f"{name} is compressed or longer than the sweep says.")
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
-            raise ValueError(f"{name} has an unknown format")
+            raise ValueError(f"{name} has an unknown format.")
         found = np.lib.format.read_array_header_1_0(file)
         if found != (shape, False, dtype):
-            raise ValueError(f"{name} has another shape or type than the sweep says")
+            raise ValueError(f"{name} has another shape or type than the sweep says.")
         # A byte more than promised also makes zipfile compare its own checksum.
         values = np.frombuffer(file.read(size + 1), dtype)
     return values.reshape(shape)

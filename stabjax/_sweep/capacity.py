@@ -19,13 +19,13 @@ def free_bytes() -> int:
     return max(0, min(_limits(), default=2**62))
 
 
-def check_fits(what: str, size: int, remedy: str, free: int | None = None) -> None:
+def check_fits(what: str, size: int, advice: str, free: int | None = None) -> None:
     """Raises `TooLarge` if something is larger than the free memory.
 
     Args:
       what: the beginning of a sentence, such as "The results of 10 trials".
       size: the bytes that it needs.
-      remedy: the end of the sentence: which argument to reduce.
+      advice: the end of the sentence: which argument to reduce.
       free: the free bytes, if they are not those of this computer.
     """
     if size <= _ALWAYS:
@@ -34,7 +34,7 @@ def check_fits(what: str, size: int, remedy: str, free: int | None = None) -> No
     if size > free:
         raise TooLarge(
             f"{what} need {readable(size)}, and {readable(free)} of memory are free: "
-            f"{remedy}."
+            f"{advice}."
         )
 
 

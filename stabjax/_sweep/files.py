@@ -22,18 +22,18 @@ def read_regular(path: Path, most: int) -> bytes:
       OSError: it is missing or cannot be read.
     """
     if not stat.S_ISREG(os.lstat(path).st_mode):
-        raise ValueError("not a regular file")
+        raise ValueError("it is not a regular file.")
     content = b""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     with open(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
-            raise ValueError("not a regular file")
+            raise ValueError("it is not a regular file.")
         if found.st_size <= most:
             # `read` allocates what it is asked for, whatever the length of the file.
             content = file.read(found.st_size + 1)
     if max(found.st_size, len(content)) > most:
-        raise ValueError(f"longer than {most:,} bytes")
+        raise ValueError(f"it is longer than {most:,} bytes.")
     return content
 
 

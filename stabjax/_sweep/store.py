@@ -193,4 +193,4 @@ def _reason(error: Exception) -> str:
     """What is wrong, in short: the error may quote a file that holds anything."""
     if isinstance(error, (LookupError, AttributeError, TypeError)) or not str(error):
         return "it does not have the form of a store"
-    return " ".join(str(error).split())[:_SHOWN]
+    return " ".join(str(error).split())[:_SHOWN].rstrip(".")

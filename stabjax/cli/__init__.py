@@ -1,4 +1,4 @@
-"""The command-line interface, `stabjax study | sweep | plot | schedule | list`."""
+"""The command line: `stabjax study | sweep | plot | ask | schedule | list`."""
 
 import argparse
 import shlex
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import stabjax
 from stabjax._arguments import lookup, suggestion
-from stabjax.cli import catalogue, environment, plot, schedule, study, sweep
+from stabjax.cli import ask, catalogue, environment, plot, schedule, study, sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentP
     version = f"stabjax {stabjax.__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (study, sweep, plot, schedule, catalogue):
+    for command in (study, sweep, plot, ask, schedule, catalogue):
         command.add(commands)
     return parser, commands.choices
 

@@ -68,11 +68,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     with environment.errors_in_one_sentence(parser):
         environment.check_output(options.out, environment.PICTURES)
-        _draw(_load(options.store), options).figure.savefig(options.out)
+        _draw(load_runs(options.store), options).figure.savefig(options.out)
     print(f"picture: {options.out}")
 
 
-def _load(store: str) -> "xr.Dataset":
+def load_runs(store: str) -> "xr.Dataset":
+    """Returns the runs in the folder of a sweep or in a netCDF file."""
     path = Path(store)
     wanted = "STORE must be the folder of a sweep or a netCDF file"
     if not path.exists():

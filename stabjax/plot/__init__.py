@@ -6,6 +6,7 @@ the seeds, are pooled, and the title says so. Categories are not pooled in a new
 figure: each has its own line, row or panel.
 """
 
+from stabjax.plot.answers import answer, marginal
 from stabjax.plot.axes import panels
 from stabjax.plot.curves import learning_curves
 from stabjax.plot.maps import heatmap
@@ -16,9 +17,11 @@ from stabjax.plot.sensitivity import sensitivity, stable_fraction
 from stabjax.plot.trainability import trainability_map
 
 __all__ = [
+    "answer",
     "gradient_norms",
     "heatmap",
     "learning_curves",
+    "marginal",
     "panels",
     "rate_ranges",
     "schedule_text",

@@ -74,7 +74,7 @@ for line in sys.stdin:
             code = 0
         except (OSError, ValueError) as error:
             code = 2 if isinstance(error, OSError) else 3
-            if not ("cannot" in str(error) or "which the store holds" in str(error)):
+            if not ("cannot" in str(error) or "contains another sweep" in str(error)):
                 sys.stderr.write(f"{error}\\n")
                 code = 1
         finally:

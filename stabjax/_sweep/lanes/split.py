@@ -108,13 +108,21 @@ def _state(run: Run) -> set[int]:
     return found
 
 
+def _is_key(value: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.asarray(value).dtype, jax.dtypes.prng_key))
+
+
 def _known(
     run: Run, common: list[Equation], shared: list[int], steps: int
 ) -> dict[int, Any]:
     """The part of the shared state that follows from constants, at all steps."""
     constants, program = run.sizes[1], run.loop
     starts = {i: run.begin.outputs[i - constants] for i in shared}
-    known = {i: a.value for i, a in starts.items() if isinstance(a, Constant)}
+    known = {
+        i: a.value
+        for i, a in starts.items()
+        if isinstance(a, Constant) and not _is_key(a.value)  # NumPy cannot hold keys
+    }
     lost = known
     while lost:
         found = _unknown(run, known)
