@@ -9,7 +9,7 @@ import xarray as xr
 
 from stabjax._sweep.archive import numpy_dtype
 from stabjax._sweep.axes import RESULTS
-from stabjax._sweep.plan import Plan
+from stabjax._sweep.plan import Chunk, Plan
 from stabjax._sweep.program import CURVE, STATE
 from stabjax._train.stopping import is_maximized
 
@@ -53,12 +53,8 @@ def labelled(
     space, settings = plan.space, plan.settings
     dims = [dimension.name for dimension in space.dimensions]
     coords: dict[str, Any] = {**space.coordinates()}
+    coords |= _steps(plan)
     along = "step"
-    if settings.evaluate_every is not None:
-        every = settings.evaluate_every
-        coords["evaluated_at"] = np.arange(every, settings.steps + 1, every)
-    if settings.record_every is not None:
-        coords["step"] = np.arange(0, settings.steps, settings.record_every)
     if settings.rungs:
         along, coords["rung"] = "rung", np.array(settings.rungs)
         trained = int(results["trained_steps"].sum()) / (len(space) * settings.steps)
@@ -75,6 +71,34 @@ def labelled(
     found = xr.Dataset(variables, coords, {**_attributes(plan), **more})
     moved = {n: p for n, p in plan.order.items() if (p != np.arange(len(p))).any()}
     return found.isel(moved)
+
+
+def labelled_chunk(
+    plan: Plan, chunk: Chunk, results: Mapping[str, _Array]
+) -> xr.Dataset:
+    """Returns the results of a chunk as a dataset along the dimension `trial`."""
+    rows = plan.space.rows
+    coords: dict[str, Any] = {
+        axis.name: ("trial", axis.labels[rows[axis.name][chunk.trials]])
+        for axis in plan.space.axes
+    }
+    coords |= _steps(plan)
+    variables = {
+        name: (_dims(name, values, ["trial"], "step"), values, _direction(name, plan))
+        for name, values in results.items()
+        if not name.startswith(STATE)
+    }
+    return xr.Dataset(variables, coords, {"chunk": chunk.number})
+
+
+def _steps(plan: Plan) -> dict[str, _Array]:
+    """Returns the coordinates of what is recorded and evaluated on the way."""
+    settings, found = plan.settings, {}
+    if settings.record_every is not None:
+        found["step"] = np.arange(0, settings.steps, settings.record_every)
+    if (every := settings.evaluate_every) is not None:
+        found["evaluated_at"] = np.arange(every, settings.steps + 1, every)
+    return found
 
 
 def _attributes(plan: Plan) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import xarray as xr
 from stabjax._arguments import as_integer
 from stabjax._sweep.capacity import readable
 from stabjax._sweep.compiler import no_mesh
-from stabjax._sweep.dataset import NOT_RUN, labelled
+from stabjax._sweep.dataset import NOT_RUN, labelled, labelled_chunk
 from stabjax._sweep.devices import Trainer, on_devices
 from stabjax._sweep.estimate import estimated
 from stabjax._sweep.executors import by_executor
@@ -67,6 +67,7 @@ def sweep(
     accept_versions: bool = False,
     dry_run: bool = False,
     progress: bool = True,
+    on_chunk: Callable[[xr.Dataset], object] | None = None,
 ) -> xr.Dataset:
     """Trains one run for every point of a space and returns a labeled dataset.
 
@@ -152,6 +153,9 @@ def sweep(
       progress: whether to show a progress bar in a terminal or notebook. The bar shows
         the finished runs, runs per second, the remaining time and the fraction of
         diverged runs.
+      on_chunk: a function that is called after each finished chunk with a dataset of
+        its runs along the dimension `trial`, for example to log them. Chunks in the
+        store are not passed to it.
 
     Returns:
       A dataset with the dimensions of the space. Its variables are `final_loss`,
@@ -199,7 +203,10 @@ def sweep(
         evaluate_every=lengths.evaluate_every,
         stop=checked_rule(stop, lengths.evaluate_every),
     )
+    if on_chunk is not None and not callable(on_chunk):
+        raise TypeError(f"on_chunk must be a function of a dataset, got {on_chunk!r}.")
     place = place_of(store, devices, executor, part, progress, accept_versions)
+    place = place._replace(on_chunk=on_chunk)
     given = problem, make_optimizer, space, settings, chunk_size
     if isinstance(space, Space):
         warn_about(space, lengths.steps)
@@ -287,6 +294,8 @@ def _source(plan: Plan, place: Place, train: Trainer, watch: Watch) -> Source:
                 if place.store:
                     place.store.write_chunk(plan, chunk, outcome)
                 watch.count(outcome["status"])
+                if place.on_chunk:
+                    place.on_chunk(labelled_chunk(plan, chunk, outcome))
                 del pending[chunk.number]
                 yield chunk, outcome
         except KeyboardInterrupt:

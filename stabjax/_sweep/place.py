@@ -2,9 +2,9 @@
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -21,6 +21,7 @@ class Place(NamedTuple):
     store: Store | None
     progress: bool
     accept_versions: bool = False  # results of other versions of JAX and Optax
+    on_chunk: Callable[[Any], object] | None = None  # called with the runs of a chunk
 
 
 def place_of(

@@ -104,7 +104,9 @@ def thresholds_of(parts: Parts) -> list[str]:
     """Returns the threshold argument of each clipping method."""
     from stabjax._catalogue import CLIPPINGS
 
-    return [CLIPPINGS[name].number for name in parts["clip"] if name in CLIPPINGS]
+    return [
+        CLIPPINGS[name].number for name in parts.get("clip", ()) if name in CLIPPINGS
+    ]
 
 
 def _word(name: object) -> str:
