@@ -13,6 +13,7 @@ from stabjax.runs.comparison import Comparison, Difference, Treatment, compare
 from stabjax.runs.fresh import retest
 from stabjax.runs.laws import Scaling, scaling
 from stabjax.runs.loading import load
+from stabjax.runs.loss_curve import LossCurve, fit_loss_curve
 from stabjax.runs.minimum import Optimum, optimum
 from stabjax.runs.ranges import Sensitivity, sensitivity
 from stabjax.runs.refinement import refine
@@ -30,6 +31,7 @@ __all__ = [
     "Estimate",
     "Importance",
     "Interval",
+    "LossCurve",
     "Marginal",
     "Optimum",
     "Scaling",
@@ -38,6 +40,7 @@ __all__ = [
     "best",
     "clipping",
     "compare",
+    "fit_loss_curve",
     "importance",
     "load",
     "optimum",
