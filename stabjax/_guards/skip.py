@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from stabjax._arguments import as_integer, is_schedule, unrounded
-from stabjax._guards.guard import Step, Verdict, checked, guard
+from stabjax._guards.decision import Step, Verdict, checked, guard
 from stabjax._guards.history import History, limits_of, no_history, recorded
 from stabjax._guards.mesh import scalar_loss
 from stabjax._types import Number, Schedule

@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from stabjax._arguments import check_choice
-from stabjax._metrics.collection import metric_key
+from stabjax._metrics.reading import metric_key
 from stabjax._norms import global_norm, is_float0, leaf_norms, norm_dtype, widened
 from stabjax._paths import check_arrays, leaf_paths
 

@@ -18,6 +18,14 @@ from stabjax._schedules.decays import (
     linear_schedule,
     polynomial_schedule,
 )
+from stabjax._schedules.language_models import (
+    infinite_schedule,
+    inverse_sqrt_schedule,
+    noam_schedule,
+    power_schedule,
+    rex_schedule,
+    wsd_schedule,
+)
 from stabjax._schedules.piecewise import (
     cosine_onecycle_schedule,
     linear_onecycle_schedule,
@@ -35,14 +43,6 @@ from stabjax._schedules.theory import (
     refine_schedule,
     schedule_bound,
     transfer_to_horizon,
-)
-from stabjax._schedules.transformers import (
-    infinite_schedule,
-    inverse_sqrt_schedule,
-    noam_schedule,
-    power_schedule,
-    rex_schedule,
-    wsd_schedule,
 )
 from stabjax._schedules.warmups import (
     exponential_warmup_schedule,

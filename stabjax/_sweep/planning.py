@@ -17,16 +17,16 @@ import optax
 
 import stabjax
 from stabjax._sweep.axes import OF_WHAT_WAS_TRAINED
-from stabjax._sweep.compiler import auto_width, jax_config, lanes_width, no_mesh
+from stabjax._sweep.compiler import jax_config, no_mesh
 from stabjax._sweep.factories import is_problem, name_of, route
-from stabjax._sweep.memory import Memory
 from stabjax._sweep.place import Place, place_of
 from stabjax._sweep.plan import Group, Plan, check_trials_fit, widths
 from stabjax._sweep.program import STATE, Program
+from stabjax._sweep.program_cache import Memory
 from stabjax._sweep.sanity import random_state_watched
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
-from stabjax._sweep.spec import (
+from stabjax._sweep.spec_json import (
     differences,
     group_like,
     ordered,
@@ -35,6 +35,7 @@ from stabjax._sweep.spec import (
     with_accepted,
 )
 from stabjax._sweep.tracing import explained
+from stabjax._sweep.width import auto_width, lanes_width
 
 
 def planned(

@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from stabjax._sweep.axes import RESULTS
-from stabjax._sweep.compiler import compiled_for, cpu_options, memory_of
+from stabjax._sweep.compiler import compiled_for, cpu_options
 from stabjax._sweep.factories import Factories
 from stabjax._sweep.lanes import (
     LARGEST,
@@ -22,9 +22,10 @@ from stabjax._sweep.lanes import (
     run_of,
     trained,
 )
-from stabjax._sweep.memory import Memory
+from stabjax._sweep.program_cache import Memory
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.unsharded import unsharded
+from stabjax._sweep.width import memory_of
 from stabjax._train.state import Rules, State, Training, TrainResult
 from stabjax._train.summaries import summaries_of
 from stabjax._train.trial import train, training

@@ -12,7 +12,7 @@ from stabjax._sweep.capacity import TooLarge, free_bytes
 from stabjax._sweep.files import read_regular, remove_leftovers, write_atomically
 from stabjax._sweep.lock import locked
 from stabjax._sweep.plan import Chunk, Plan
-from stabjax._sweep.spec import from_text, identities, newer, to_text, versions
+from stabjax._sweep.spec_json import from_text, identities, newer, to_text, versions
 from stabjax._sweep.warn import warn
 
 _Array = np.ndarray[Any, Any]

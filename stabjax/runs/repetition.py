@@ -14,7 +14,7 @@ from stabjax._sweep.factories import route
 from stabjax._sweep.planning import labels_of
 from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.space import Space, grid
-from stabjax._sweep.spec import settings_from_json
+from stabjax._sweep.spec_json import settings_from_json
 from stabjax._train.problem import Problem
 from stabjax._train.state import TrainResult
 from stabjax.runs.points import axes_of, values_of
