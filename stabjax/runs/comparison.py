@@ -10,6 +10,7 @@ import xarray as xr
 from scipy.special import nctdtr, stdtr, stdtrit
 
 from stabjax._arguments import check, check_choice
+from stabjax._types import Label
 from stabjax.runs.answers import (
     Answer,
     Estimate,
@@ -39,7 +40,7 @@ class Treatment(NamedTuple):
       stable: whether a setting has no diverged run.
     """
 
-    name: Any
+    name: Label
     settings: Mapping[str, object]
     mean: float
     stable: bool
@@ -59,8 +60,8 @@ class Difference(NamedTuple):
         attempts; None if it cannot be computed.
     """
 
-    treatment: Any
-    baseline: Any
+    treatment: Label
+    baseline: Label
     difference: Estimate
     p_value: float
     seeds_needed: int | None
@@ -85,7 +86,7 @@ class Comparison(Answer):
     variable: str
     treatments: tuple[Treatment, ...]
     differences: tuple[Difference, ...]
-    best: Any
+    best: Label
     seeds: int
     confidence: float
     caveats: tuple[str, ...]

@@ -11,6 +11,7 @@ from scipy.special import stdtrit
 
 from stabjax._arguments import check
 from stabjax._extras import load
+from stabjax._types import Label
 from stabjax.runs.answers import Answer, Estimate, basis, with_caveats
 from stabjax.runs.points import values_of
 from stabjax.runs.tables import complete, scores_of, seeds_left_out
@@ -42,7 +43,7 @@ class Marginal(NamedTuple):
       means: the mean of the variable at each.
     """
 
-    values: tuple[Any, ...]
+    values: tuple[Label, ...]
     means: tuple[float, ...]
 
 
