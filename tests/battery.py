@@ -412,7 +412,15 @@ def joined(peak, rate, boundary):
     return stabjax.join_schedules([up, down], [boundary])
 
 
-SHAPES = ("linear", "1-sqrt", "cosine", "square", "mirror-cosine", "exponential")
+SHAPES = (
+    "linear",
+    "1-sqrt",
+    "cosine",
+    "square",
+    "mirror-cosine",
+    "exponential",
+    "harmonic",
+)
 
 
 def of_all_shapes(make):
@@ -440,6 +448,42 @@ def cooled_down(init_value, start, steps, end_value):
     return stabjax.with_cooldown(
         decay, start, steps, shape="1-sqrt", end_value=end_value
     )
+
+
+def cooled_by_a_power(init_value, power):
+    constant = stabjax.constant_schedule(init_value)
+    return stabjax.with_cooldown(constant, 3, 12, shape=power)
+
+
+def adamc_decay(weight_decay, peak_learning_rate):
+    """Weight decay proportional to the rate, as in AdamC."""
+    rate = stabjax.cosine_decay_schedule(0.1, 12)
+    scale = stabjax.constant_schedule(weight_decay / peak_learning_rate)
+    return stabjax.multiply_schedules([rate, scale])
+
+
+def in_tokens(batch_size, boundaries, scales):
+    decay = stabjax.linear_schedule(1.0, 0.0, 200.0)
+    return stabjax.token_schedule(decay, batch_size, (boundaries, scales))
+
+
+def seesaw(output):
+    def make(peak_value, tokens, batch_size, warmup_tokens, factor):
+        decay = stabjax.linear_schedule(peak_value, 0.0, 100.0)
+        return stabjax.seesaw_schedules(
+            decay, tokens, batch_size, warmup_tokens=warmup_tokens, factor=factor
+        )[output]
+
+    return make
+
+
+SEESAW = {
+    "peak_value": 0.8,
+    "tokens": 100.0,
+    "batch_size": 4.5,
+    "warmup_tokens": 10.0,
+    "factor": 2.0,
+}
 
 
 def multiplied(init_value, rate):
@@ -646,6 +690,35 @@ SCHEDULES = [
         "with_cooldown",
         cooled_down,
         {"init_value": 0.8, "start": 4.0, "steps": 6.0, "end_value": 0.1},
+    ),
+    Schedule(
+        "with_cooldown",
+        cooled_by_a_power,
+        {"init_value": 0.8, "power": 1.5},
+        variant="power",
+    ),
+    Schedule(
+        "wsd_s_schedule",
+        stabjax.wsd_s_schedule,
+        {
+            "peak_value": 0.8,
+            "warmup_steps": 2.0,
+            "boundaries": (8.0, 16.0),
+            "decay_steps": (3.0, 5.0),
+            "end_value": 0.1,
+        },
+    ),
+    Schedule(
+        "token_schedule",
+        in_tokens,
+        {"batch_size": 4.0, "boundaries": (4.0, 9.0), "scales": (2.0, 3.0)},
+    ),
+    Schedule("seesaw_schedules", seesaw(0), SEESAW, variant="rate"),
+    Schedule(
+        "multiply_schedules",
+        adamc_decay,
+        {"weight_decay": 0.1, "peak_learning_rate": 0.1},
+        variant="adamc",
     ),
     Schedule(
         "exponential_warmup_schedule",

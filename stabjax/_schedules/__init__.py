@@ -32,6 +32,7 @@ from stabjax._schedules.piecewise import (
     piecewise_constant_schedule,
     piecewise_interpolate_schedule,
 )
+from stabjax._schedules.plateaus import weights_for, wsd_s_schedule
 from stabjax._schedules.stepsizes import (
     chebyshev_schedule,
     silver_schedule,
@@ -44,6 +45,7 @@ from stabjax._schedules.theory import (
     schedule_bound,
     transfer_to_horizon,
 )
+from stabjax._schedules.tokens import seesaw_schedules, token_schedule
 from stabjax._schedules.warmups import (
     exponential_warmup_schedule,
     radam_warmup_schedule,
@@ -86,18 +88,22 @@ __all__ = [
     "repeat_schedule",
     "rex_schedule",
     "schedule_bound",
+    "seesaw_schedules",
     "sgdr_schedule",
     "shift_schedule",
     "silver_schedule",
     "strongly_convex_silver_schedule",
+    "token_schedule",
     "transfer_to_horizon",
     "untuned_exponential_warmup_schedule",
     "untuned_linear_warmup_schedule",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
+    "weights_for",
     "with_bounds",
     "with_cooldown",
     "with_warmup",
+    "wsd_s_schedule",
     "wsd_schedule",
 ]

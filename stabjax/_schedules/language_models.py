@@ -244,16 +244,16 @@ def wsd_schedule(
       decay_steps: D in steps, >= 0. With 0, the value drops to `end_value` immediately.
         **Traceable.**
       end_value: E, the exact value from step W + S + D onwards. **Traceable.**
-      shape: shape of the decay: "linear", "1-sqrt", "cosine", "square", "mirror-cosine"
-        or "exponential". **Static.**
+      shape: shape of the decay, as listed in `with_cooldown`. A name is **static**, a
+        power > 0 is **traceable**.
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if
       traced steps are not >= 0.
 
     Raises:
-      ValueError: If `shape` is unknown, concrete steps are not >= 0, or a concrete
-        `end_value` of an exponential decay is not > 0.
+      ValueError: If `shape` is unknown or not > 0, concrete steps are not >= 0, or a
+        concrete `end_value` of an exponential or harmonic decay is not > 0.
       TypeError: If an argument is not a number.
 
     Example:

@@ -55,7 +55,7 @@ def piecewise_constant_schedule(
       >>> [float(schedule(count)) for count in (0, 9, 10, 20)]
       [1.0, 1.0, 0.5, 0.25]
     """
-    boundaries, scales, good = _pieces(boundaries_and_scales)
+    boundaries, scales, good = pieces(boundaries_and_scales)
     values = _products(nan_unless(good, init_value), scales)
 
     def schedule(count: Number) -> Number:
@@ -108,7 +108,7 @@ def piecewise_interpolate_schedule(
       [1.0, 2.0, 3.0, 1.5, 0.0, 0.0]
     """
     check_choice("interpolate_type", interpolate_type, list(_INTERPOLATIONS))
-    boundaries, scales, good = _pieces(boundaries_and_scales)
+    boundaries, scales, good = pieces(boundaries_and_scales)
     values = _products(nan_unless(good, init_value), scales)
     return _interpolated(interpolate_type, (0, *boundaries), values)
 
@@ -305,7 +305,7 @@ def _check_onecycle(
     return good & check("pct_start", pct_start, "in [0, 1]")
 
 
-def _pieces(
+def pieces(
     given: BoundariesAndScales,
 ) -> tuple[Sequence[Number], Sequence[Number], Condition]:
     """Returns sorted boundaries, their scales, and whether all scales are valid."""

@@ -5,13 +5,23 @@ from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
 
-from stabjax._arguments import check, check_choice
+from stabjax._arguments import as_number, check, check_choice
 from stabjax._schedules.counts import since
 from stabjax._types import Condition, Number
 
-Shape: TypeAlias = Literal[
-    "linear", "1-sqrt", "cosine", "square", "mirror-cosine", "exponential"
-]
+Shape: TypeAlias = (
+    Literal[
+        "linear",
+        "1-sqrt",
+        "cosine",
+        "square",
+        "mirror-cosine",
+        "exponential",
+        "harmonic",
+    ]
+    | Number
+)
+_POSITIVE = ("exponential", "harmonic")  # shapes that cannot end at 0
 
 # Maps the elapsed fraction q of the steps to the height above the low value. `left` = 1
 # - q is computed separately from the count to keep small values near the end accurate.
@@ -54,11 +64,17 @@ _HEIGHTS: dict[str, _Height] = {
 }
 
 
-def check_shape(shape: Shape, name: str, low: Number) -> None:
-    """Raises a ValueError if the shape is unknown or cannot reach `low`."""
-    check_choice("shape", shape, [*_HEIGHTS, "exponential"])
-    if shape == "exponential":
+def check_shape(shape: Shape, name: str, low: Number) -> Condition:
+    """Raises a ValueError if the shape is unknown or cannot reach `low`.
+
+    Returns whether a shape that is a traced power is positive.
+    """
+    if not isinstance(shape, str):
+        return check("shape", as_number("shape", shape), "> 0")
+    check_choice("shape", shape, [*_HEIGHTS, *_POSITIVE])
+    if shape in _POSITIVE:
         check(name, low, "> 0")
+    return True
 
 
 def fraction_gone(count: Number, start: Number, steps: Number) -> Number:
@@ -79,8 +95,12 @@ def fraction_left(count: Number, start: Number, steps: Number) -> Number:
 
 def between(shape: Shape, high: Number, low: Number, q: Number, left: Number) -> Number:
     """Interpolates between `high` at q = 0 and `low` at left = 0."""
-    if shape == "exponential":
+    if not isinstance(shape, str):
+        value = low + (high - low) * _power(left, shape)
+    elif shape == "exponential":
         value = _geometric(high, low, q, left)
+    elif shape == "harmonic":
+        value = _harmonic(high, low, q, left)
     else:
         value = low + (high - low) * _HEIGHTS[shape](q, left)
     # Without any steps, both fractions are 0 and the phase has ended.
@@ -114,3 +134,17 @@ def _geometric(high: Number, low: Number, q: Number, left: Number) -> Number:
         jnp.where(good, low, 1)
     )
     return jnp.where(good, jnp.exp(logs), 0)
+
+
+def _harmonic(high: Number, low: Number, q: Number, left: Number) -> Number:
+    """Computes `1 / (left / high + q / low)`, or 0 if either is not positive."""
+    good = (jnp.asarray(high) > 0) & (jnp.asarray(low) > 0)
+    inverse = left / jnp.where(good, high, 1) + q / jnp.where(good, low, 1)
+    # Both fractions are 0 without any steps.
+    return jnp.where(good & (inverse > 0), 1 / jnp.where(inverse > 0, inverse, 1), 0)
+
+
+def _power(left: Number, exponent: Number) -> Number:
+    """Computes `left ** exponent` with finite derivatives at 0."""
+    begun = left > 0
+    return jnp.where(begun, jnp.where(begun, left, 1) ** exponent, 0)

@@ -32,8 +32,9 @@ def with_warmup(
         f(t) = s(t - W)                   for t >= W
 
     The shapes g(q) are "linear" q, "cosine" sin(pi q / 2)^2, "1-sqrt" 1 - sqrt(1 - q),
-    "square" 1 - (1 - q)^2 and "mirror-cosine" 2 q - sin(pi q / 2)^2. With
-    "exponential", f = I^(1 - q) s(0)^q.
+    "square" 1 - (1 - q)^2 and "mirror-cosine" 2 q - sin(pi q / 2)^2. A number p is the
+    power q^p. With "exponential", f = I^(1 - q) s(0)^q. With "harmonic", 1 / f
+    interpolates linearly between 1 / I and 1 / s(0).
 
     The value at step 0 is `init_value`, so the first update has no effect if
     `init_value` is 0. For a linear warmup that begins at P / (W + 1), pass that value
@@ -46,15 +47,16 @@ def with_warmup(
       warmup_steps: W in steps, >= 0. Use 0 to disable. If W is a whole number, integer
         counts above 2**24 are exact. **Traceable.**
       init_value: I, the value at step 0. **Traceable.**
-      shape: shape of the warmup, as listed above. **Static.**
+      shape: shape of the warmup, as listed above. A name is **static**, a power > 0 is
+        **traceable**.
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
       traced `warmup_steps` is not >= 0.
 
     Raises:
-      ValueError: If `shape` is unknown, a concrete `warmup_steps` is not >= 0, or a
-        concrete `init_value` of an exponential warmup is not > 0.
+      ValueError: If `shape` is unknown or not > 0, a concrete `warmup_steps` is not >=
+        0, or a concrete `init_value` of an exponential or harmonic warmup is not > 0.
       TypeError: If an argument is not a number.
 
     Example:
@@ -68,8 +70,8 @@ def with_warmup(
       Goyal et al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017.
       https://arxiv.org/abs/1706.02677
     """
-    check_shape(shape, "init_value", init_value)
-    good = check("warmup_steps", warmup_steps, ">= 0")
+    good = check_shape(shape, "init_value", init_value)
+    good &= check("warmup_steps", warmup_steps, ">= 0")
 
     def warmed(count: Number) -> Number:
         own_count = since(count, warmup_steps)
@@ -98,8 +100,10 @@ def with_cooldown(
         f(t) = E + (s(b) - E) g(q)       for t > b,    q = min((t - b) / D, 1)
 
     The shapes g(q) are "linear" 1 - q, "1-sqrt" 1 - sqrt(q), "cosine" cos(pi q / 2)^2,
-    "square" 1 - q^2 and "mirror-cosine" 2 (1 - q) - cos(pi q / 2)^2. With
-    "exponential", f = s(b)^(1 - q) E^q.
+    "square" 1 - q^2 and "mirror-cosine" 2 (1 - q) - cos(pi q / 2)^2. A number p is the
+    power (1 - q)^p (Li et al., 2026; Luo et al., 2025, use 1.5). With "exponential", f
+    = s(b)^(1 - q) E^q. With "harmonic", 1 / f = (1 - q) / s(b) + q / E, the decay of
+    WSD-S (Wen et al., 2024).
 
     To decay from a checkpoint, pass its count as `start`. Earlier values are unchanged,
     so several decays can branch off from one run.
@@ -112,15 +116,16 @@ def with_cooldown(
       decay_steps: D in steps, >= 0. With 0, the value drops to `end_value` at `start`.
         **Traceable.**
       end_value: E, the exact value from step b + D onwards. **Traceable.**
-      shape: shape of the cooldown, as listed above. **Static.**
+      shape: shape of the cooldown, as listed above. A name is **static**, a power > 0
+        is **traceable**.
 
     Returns:
       A function of the count (a scalar or an array) that returns the value, or NaN if a
       traced `decay_steps` is not >= 0.
 
     Raises:
-      ValueError: If `shape` is unknown, a concrete `decay_steps` is not >= 0, or a
-        concrete `end_value` of an exponential cooldown is not > 0.
+      ValueError: If `shape` is unknown or not > 0, a concrete `decay_steps` is not >=
+        0, or a concrete `end_value` of an exponential or harmonic cooldown is not > 0.
       TypeError: If an argument is not a number.
 
     Example:
@@ -133,9 +138,15 @@ def with_cooldown(
     References:
       Haegele et al., Scaling Laws and Compute-Optimal Training Beyond Fixed Training
       Durations, 2024. https://arxiv.org/abs/2405.18392
+      Wen et al., Understanding Warmup-Stable-Decay Learning Rates: A River Valley Loss
+      Landscape Perspective, 2024. https://arxiv.org/abs/2410.05192
+      Luo et al., A Multi-Power Law for Loss Curve Prediction Across Learning Rate
+      Schedules, 2025. https://arxiv.org/abs/2503.12811
+      Li et al., Optimal Learning-Rate Schedules under Functional Scaling Laws: Power
+      Decay and Warmup-Stable-Decay, 2026. https://arxiv.org/abs/2602.06797
     """
-    check_shape(shape, "end_value", end_value)
-    good = check("decay_steps", decay_steps, ">= 0")
+    good = check_shape(shape, "end_value", end_value)
+    good &= check("decay_steps", decay_steps, ">= 0")
 
     def cooled(count: Number) -> Number:
         value = schedule(jnp.minimum(count, as_whole(start)))
