@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from stabjax._train.problem import Problem
+from stabjax._train.problem import Problem, is_problem
 
 _WANTED = {
     "problem": "a Problem with init and loss, such as stabjax.problems.quadratic(), "
@@ -82,14 +82,6 @@ def route(problem: Any, make_optimizer: Any, axes: Collection[str]) -> Factories
                 f"({_parameters(problem)}) has a parameter with that name."
             )
     return factories
-
-
-def is_problem(value: Any) -> bool:
-    """Returns whether the value is a problem instance."""
-    ready = callable(getattr(value, "init", None)) and callable(
-        getattr(value, "loss", None)
-    )
-    return ready and not isinstance(value, type)
 
 
 def name_of(value: Any) -> str:

@@ -5,9 +5,9 @@ from typing import Any
 
 import optax
 
-from stabjax._sweep.factories import is_problem, route
+from stabjax._sweep.factories import route
 from stabjax._sweep.space import Space
-from stabjax._train.problem import Problem
+from stabjax._train.problem import Problem, is_problem
 
 
 def first_problem(

@@ -18,7 +18,7 @@ import optax
 import stabjax
 from stabjax._sweep.axes import OF_WHAT_WAS_TRAINED
 from stabjax._sweep.compiler import jax_config, no_mesh
-from stabjax._sweep.factories import is_problem, name_of, route
+from stabjax._sweep.factories import name_of, route
 from stabjax._sweep.place import Place, place_of
 from stabjax._sweep.plan import Group, Plan, check_trials_fit, widths
 from stabjax._sweep.program import STATE, Program
@@ -36,6 +36,7 @@ from stabjax._sweep.spec_json import (
 )
 from stabjax._sweep.tracing import explained
 from stabjax._sweep.width import auto_width, lanes_width
+from stabjax._train.problem import is_problem
 
 
 def planned(

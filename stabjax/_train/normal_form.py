@@ -155,7 +155,7 @@ def _parameters(
 def _initial(problem: Problem, key: jax.Array, stateful: bool) -> tuple[Any, Any]:
     """Returns the initial parameters and the initial state as arrays."""
     with _explained("init"):
-        found = problem.init(key)
+        found: Any = problem.init(key)
     if not stateful:
         return _as_params(found, _STATE_HINT if _is_pair(found) else ""), ()
     if not _is_pair(found):

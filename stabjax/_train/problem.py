@@ -3,15 +3,15 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 
-Params: TypeAlias = Any  # a pytree of arrays; its structure is up to the problem
-Init: TypeAlias = Callable[[jax.Array], Params]
-Loss: TypeAlias = Callable[..., Any]
+# Results of type `object` accept functions with any annotated trees.
+Init: TypeAlias = Callable[[jax.Array], object]
+Loss: TypeAlias = Callable[..., object]
 Evaluate: TypeAlias = Callable[..., Mapping[str, jax.Array]]
-Batch: TypeAlias = Callable[[jax.Array, jax.Array], Any]
+Batch: TypeAlias = Callable[[jax.Array, jax.Array], object]
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,12 @@ class Problem:
     loss: Loss
     evaluate: Evaluate | None = None
     # Excluded from comparison because it can contain arrays, which are not hashable.
-    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    metadata: Mapping[str, object] = field(default_factory=dict, compare=False)
     batch: Batch | None = None
 
     def __post_init__(self) -> None:
         """Checks the fields early, before a sweep traces the functions."""
-        functions: dict[str, Any] = {"init": self.init, "loss": self.loss}
+        functions: dict[str, object] = {"init": self.init, "loss": self.loss}
         optional = {"evaluate": self.evaluate, "batch": self.batch}
         functions |= {name: f for name, f in optional.items() if f is not None}
         for name, function in functions.items():
@@ -133,7 +133,15 @@ class Problem:
             )
         object.__setattr__(self, "metadata", MappingProxyType({**self.metadata}))
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickles the metadata as a dict because a mappingproxy cannot be pickled."""
         functions = self.init, self.loss, self.evaluate
         return Problem, (*functions, dict(self.metadata), self.batch)
+
+
+def is_problem(value: object) -> bool:
+    """Returns whether the value is a problem instance."""
+    ready = callable(getattr(value, "init", None)) and callable(
+        getattr(value, "loss", None)
+    )
+    return ready and not isinstance(value, type)

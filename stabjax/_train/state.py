@@ -24,8 +24,8 @@ class BestEvaluation(NamedTuple):
 
     value: jax.Array
     at: jax.Array
-    params: Any
-    state: Any
+    params: optax.Params
+    state: optax.Params
 
 
 class TrainResult(NamedTuple):
@@ -59,7 +59,7 @@ class TrainResult(NamedTuple):
     summaries: dict[str, jax.Array]
     loss: jax.Array | None
     metrics: dict[str, jax.Array]
-    state: Any = ()
+    state: optax.Params = ()
     curves: dict[str, jax.Array] = {}  # noqa: RUF012
     stopped_at: jax.Array | None = None
     best: BestEvaluation | None = None

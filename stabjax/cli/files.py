@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stabjax._arguments import lookup, suggestion
-from stabjax._sweep.factories import is_problem
+from stabjax._train.problem import is_problem
 
 
 def is_in_file(text: str) -> bool:

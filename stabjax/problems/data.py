@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 Array = jax.Array | np.ndarray[Any, Any]
-Examples = Any  # an array or a tree of arrays with examples along the leading axis
+Examples = object  # an array or a tree of arrays with examples along the leading axis
 
 _ROUNDS = 24  # the probability that an index never moves is 2^-24, or 6e-8
 _PART_BYTES = 2**22  # of the arrays in the evaluation of a part
@@ -61,7 +61,7 @@ def _as_arrays(name: str, value: Any) -> Examples:
     if isinstance(value, dict):
         return {key: _as_arrays(f"{name}[{key!r}]", v) for key, v in value.items()}
     if isinstance(value, tuple) and value:
-        parts = [_as_arrays(f"{name}[{i}]", part) for i, part in enumerate(value)]
+        parts: list[Any] = [_as_arrays(f"{name}[{i}]", x) for i, x in enumerate(value)]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     if not isinstance(value, jax.Array):
         # NumPy arrays are not converted to JAX arrays. A factory can be called inside a

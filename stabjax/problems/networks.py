@@ -24,9 +24,9 @@ from stabjax.problems.model import Model
 from stabjax.problems.modules import model_of
 
 Pair = tuple[Array, Array]  # inputs and targets
-Apply = Callable[[optax.Params, jax.Array], Any]
+Apply = Callable[[optax.Params, jax.Array], object]
 Measure = Callable[..., jax.Array]
-Change = Callable[..., Any]  # a function of a batch and optionally a key
+Change = Callable[..., object]  # a function of a batch and optionally a key
 
 
 def supervised(
@@ -175,7 +175,8 @@ def _problem(
     ) -> tuple[jax.Array, Any]:
         batch = drawn(key) if batch is None else batch
         changed = augment(batch, jax.random.fold_in(key, 0))
-        inputs, targets = preprocess(changed, jax.random.fold_in(key, 1))
+        example: Any = preprocess(changed, jax.random.fold_in(key, 1))
+        inputs, targets = example
         own = jax.random.fold_in(key, 2)
         outputs, state = model.apply(params, state, inputs, own, True)
         return jnp.mean(measures["loss"](outputs, targets)), state
@@ -231,9 +232,9 @@ def _evaluator(
         params: optax.Params, state: Any, key: jax.Array
     ) -> dict[str, jax.Array]:
         def of(inputs: Any, targets: Any) -> dict[str, jax.Array]:
-            inputs, targets = preprocess((inputs, targets), key)
-            outputs, _ = model.apply(params, state, inputs, None, False)
-            return {n: jnp.mean(f(outputs, targets)) for n, f in measures.items()}
+            example: Any = preprocess((inputs, targets), key)
+            outputs, _ = model.apply(params, state, example[0], None, False)
+            return {n: jnp.mean(f(outputs, example[1])) for n, f in measures.items()}
 
         return {
             f"{name}_{measured}": value

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ def boundary_mlp(
     problem = supervised(module, inputs, targets, optax.squared_error)
 
     def init(key: jax.Array) -> optax.Params:
-        params = problem.init(key)
+        params: Any = problem.init(key)
         first = params["input"]["kernel"]
         first[...] = first[...] + offset
         return params

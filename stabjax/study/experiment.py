@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -172,12 +172,15 @@ def _observed(runs: xr.Dataset, plan: Plan) -> xr.Dataset:
     if better:  # the final loss is computed on one minibatch
         runs["final_loss"] = runs[better[0]].where(stable, np.inf)
         loss = smoothed(loss)
-    runs["steps_to_target"] = steps_to(
-        loss, float(plan.problem.metadata["target_loss"])
-    )
+    runs["steps_to_target"] = steps_to(loss, _target_of(plan))
     middle = float(runs.threshold[(runs.sizes["threshold"] - 1) // 2])
     runs.attrs |= {**_attrs(plan), "threshold": middle}
     return _labelled(_with_chosen_curves(runs), plan.methods.clipping.number)
+
+
+def _target_of(plan: Plan) -> float:
+    metadata: Mapping[str, Any] = plan.problem.metadata
+    return float(metadata["target_loss"])
 
 
 def _attrs(plan: Plan) -> dict[str, str | float]:
@@ -190,7 +193,7 @@ def _attrs(plan: Plan) -> dict[str, str | float]:
         "clipping": clipping,
         "schedule": schedule,
         "optimizer": optimizer,
-        "target_loss": float(plan.problem.metadata["target_loss"]),
+        "target_loss": _target_of(plan),
         "threshold_is_norm": int(plan.methods.clipping.range is None),
     }
 

@@ -1,7 +1,7 @@
 """The clipping method, schedule and optimizer of a study."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,8 @@ def resolve(methods: Methods, problem: Problem) -> ResolvedMethods:
     Raises:
       ValueError: If a name is unknown.
     """
-    own = problem.metadata.get("optimizer", optax.sgd)
+    known: Mapping[str, Any] = problem.metadata
+    own = known.get("optimizer", optax.sgd)
     clipping, schedule, optimizer = methods[:2] + (methods.optimizer or own,)
     names = _name(clipping), _name(schedule), _name(optimizer)
     if isinstance(clipping, str):
@@ -87,13 +88,13 @@ def resolve(methods: Methods, problem: Problem) -> ResolvedMethods:
         named = schedule
     if isinstance(optimizer, str):
         optimizer = optimizer_named(optimizer)
-    rates = problem.metadata["peak_value"] if optimizer is own else _OTHER_RATES
+    rates = known["peak_value"] if optimizer is own else _OTHER_RATES
     return ResolvedMethods(
         clip,
         named,
         optimizer,
         names,
-        methods.threshold_range or clip.range or problem.metadata["max_norm"],
+        methods.threshold_range or clip.range or known["max_norm"],
         methods.rate_range or rates,
     )
 

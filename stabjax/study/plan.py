@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -181,7 +181,8 @@ def _plan(
 ) -> Plan:
     _, default = _COSTS.get(name, (_COST, _QUICK if quick else _FULL))
     default = _LARGE_QUICK if quick and default == _LARGE else default
-    default = default._replace(steps=problem.metadata["steps"])
+    known: Mapping[str, Any] = problem.metadata
+    default = default._replace(steps=known["steps"])
     resolved = resolve(methods, problem)
     requested = _requested(methods, resolved)
     usual = _requested(Methods(), resolve(Methods(), problem))
