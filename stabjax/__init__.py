@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "_clipping": (
         "AdaptiveQuantileClipState",
+        "ClippingEffect",
         "DifferentiallyPrivateAggregateState",
         "HistoryClipState",
         "MaxNormSuggestion",
@@ -39,6 +40,7 @@ _HOMES = {
         "clip_by_second_moment",
         "clip_by_tracked_max",
         "clip_update_norm",
+        "clipping_effect",
         "differentially_private_aggregate",
         "limit_norm_growth",
         "normalize_by_tracked_norm",

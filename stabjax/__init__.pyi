@@ -3,6 +3,7 @@
 from stabjax import compat, plot, problems, runs, search, study
 from stabjax._clipping import (
     AdaptiveQuantileClipState,
+    ClippingEffect,
     DifferentiallyPrivateAggregateState,
     HistoryClipState,
     MaxNormSuggestion,
@@ -28,6 +29,7 @@ from stabjax._clipping import (
     clip_by_second_moment,
     clip_by_tracked_max,
     clip_update_norm,
+    clipping_effect,
     differentially_private_aggregate,
     limit_norm_growth,
     normalize_by_tracked_norm,
@@ -134,6 +136,7 @@ __version__: str
 __all__ = [
     "AdaptiveQuantileClipState",
     "BestEvaluation",
+    "ClippingEffect",
     "DifferentiallyPrivateAggregateState",
     "EarlyStopping",
     "GuardState",
@@ -172,6 +175,7 @@ __all__ = [
     "clip_by_second_moment",
     "clip_by_tracked_max",
     "clip_update_norm",
+    "clipping_effect",
     "compat",
     "constant_schedule",
     "cosine_decay_schedule",

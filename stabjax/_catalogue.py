@@ -82,7 +82,7 @@ _AFTER = ("clip_by_relative_update", "clip_update_norm")
 _WITH_WINDOW = ("clip_by_percentile", "clip_update_norm")
 
 
-# The functions that clip, with all their arguments.
+# Clipping methods with all their arguments.
 CLIPS: Mapping[str, Callable[..., optax.GradientTransformation]] = MappingProxyType(
     {
         name: functools.partial(getattr(c, name), window=_WINDOW)
@@ -92,7 +92,7 @@ CLIPS: Mapping[str, Callable[..., optax.GradientTransformation]] = MappingProxyT
     }
 )
 
-# The functions that skip a bad step of the transformation they wrap.
+# Wrappers that skip bad steps.
 GUARDS: Mapping[str, Callable[..., optax.GradientTransformation]] = MappingProxyType(
     {name: getattr(g, name) for name in g.__all__ if name.startswith("skip_")}
 )
@@ -110,7 +110,7 @@ def _clipping(name: str) -> Clipping:
 def unless_infinite(
     clipping: optax.GradientTransformation, threshold: Number
 ) -> optax.GradientTransformation:
-    """The transformation, or the identity at an infinite threshold."""
+    """Applies a transformation, or the identity if the threshold is infinite."""
 
     def update(
         updates: optax.Updates,
@@ -144,13 +144,13 @@ Default = Callable[[Arguments, int], Number]
 
 @dataclass(frozen=True)
 class Scheduling:
-    """A schedule, as a function of its peak and the number of steps.
+    """A schedule as a function of its peak value and the number of steps.
 
     Attributes:
-      function: the schedule, with all its arguments.
-      peak: the name of the argument that is the peak.
-      defaults: by name of an argument, its value as a function of those before it and
-        of the number of steps.
+      function: builds the schedule from all arguments.
+      peak: name of the argument for the peak value.
+      defaults: default value of each argument, as a function of the preceding arguments
+        and the number of steps.
     """
 
     function: Callable[..., Schedule]
@@ -162,7 +162,7 @@ class Scheduling:
         return self.function(**self.arguments(steps, {self.peak: peak, **given}))
 
     def arguments(self, steps: int, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the given arguments, and defaults for others."""
+        """Returns the given arguments with defaults for the others."""
         found = dict(given)
         for name, default in self.defaults.items():
             if name not in found:
@@ -171,14 +171,14 @@ class Scheduling:
 
 
 def constant(peak_value: Number, warmup_steps: Number = 0) -> Schedule:
-    """Constant, after a linear warm-up."""
+    """Constant value after a linear warmup."""
     return _warmed(peak_value, warmup_steps, s.constant_schedule(peak_value))
 
 
 def linear(
     peak_value: Number, decay_steps: Number, warmup_steps: Number = 0
 ) -> Schedule:
-    """Linear decay to 0, after a linear warm-up."""
+    """Linear decay to 0 after a linear warmup."""
     decay = s.linear_schedule(peak_value, 0.0, decay_steps)
     return _warmed(peak_value, warmup_steps, decay)
 
@@ -186,7 +186,7 @@ def linear(
 def cosine(
     peak_value: Number, decay_steps: Number, warmup_steps: Number = 0
 ) -> Schedule:
-    """Cosine decay to 0, after a linear warm-up."""
+    """Cosine decay to 0 after a linear warmup."""
     decay = s.cosine_decay_schedule(peak_value, decay_steps)
     return _warmed(peak_value, warmup_steps, decay)
 
@@ -308,17 +308,17 @@ SCHEDULES: Mapping[str, Scheduling] = MappingProxyType(
 )
 
 
-# With the baseline, which is not a treatment.
+# Including the baseline of a study.
 ALL_SCHEDULES: Mapping[str, Scheduling] = MappingProxyType(
     {"constant": Scheduling(constant, "peak_value", {}), **SCHEDULES}
 )
 
 
 def optimizer_named(name: str) -> MakeOptimizer:
-    """Returns the function of Optax of this name.
+    """Returns an Optax optimizer that takes a learning rate.
 
     Raises:
-      ValueError: there is none that takes a learning rate, or it is L-BFGS.
+      ValueError: If the name is unknown, or it is L-BFGS.
     """
     if name == "lbfgs":
         raise ValueError(
@@ -348,7 +348,7 @@ _NOT_VALUES = ("axis_name", "inner", "key", "learning_rate", "text")
 
 
 def arguments_of(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
-    """Returns the parameters of a function that are numbers, flags or words."""
+    """Returns the parameters of a function that are numbers, booleans or strings."""
     return {
         name: parameter
         for name, parameter in inspect.signature(function).parameters.items()

@@ -64,12 +64,12 @@ def decades_that_train(
 ) -> tuple[float, Interval]:
     """Computes how many decades of rates train, with a bootstrap interval over seeds.
 
-    A rate trains if at least half of the runs succeed. Seeds are resampled whole,
+    A rate trains if at least half of the runs succeed. Entire seeds are resampled,
     because runs of one seed at different rates are not independent.
 
     Args:
       success: 1, 0 or NaN (not run) for each rate, seed and further run.
-      rates: learning rates, increasing.
+      rates: learning rates in ascending order.
       confidence: confidence level, in (0, 1).
     """
     count = np.nansum(success, axis=-1)

@@ -1,22 +1,19 @@
-"""What the runs of a dataset came to: which values are better, and which runs succeed.
-
-`runs` and `plot` share these, so that a picture and an answer never disagree.
-"""
+"""Scores and success of runs, shared by `runs` and `plot`."""
 
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-# Variables that describe divergence itself, so that a diverged run has a value of them.
+# Variables that describe divergence itself, which have values for diverged runs.
 _OF_DIVERGENCE = ("status", "diverged_at")
 
 
 def is_maximized(runs: xr.Dataset, variable: str, maximize: bool | None) -> bool:
-    """Returns whether larger values are better; None asks the variable's attributes.
+    """Returns whether larger values are better.
 
-    A sweep sets the attribute `better` to `higher` or `lower` where the problem's
-    metadata have it.
+    If `maximize` is None, reads the attribute `better` of the variable ("higher" or
+    "lower"), which a sweep copies from the problem's metadata.
     """
     if maximize is None:
         return bool(runs[variable].attrs.get("better") == "higher")
@@ -26,7 +23,7 @@ def is_maximized(runs: xr.Dataset, variable: str, maximize: bool | None) -> bool
 def scores_of(runs: xr.Dataset, variable: str, maximize: bool) -> xr.DataArray:
     """Returns a variable with an infinitely bad value for each diverged run.
 
-    A diverged run still has, for example, the accuracy of its last parameters.
+    Diverged runs can have finite values, such as an accuracy of their last parameters.
     """
     data = runs[variable].astype(float)
     status = runs.get("status")
@@ -42,7 +39,8 @@ def success_of(
 ) -> xr.DataArray:
     """Returns 1 for each successful run, 0 for others, NaN where there is no value.
 
-    A run succeeds if it does not diverge; or, given a target, if it reaches the target.
+    If a target is given, a run is successful if it reaches the target. Otherwise, it is
+    successful if it does not diverge.
     """
     if target is None:
         status = runs["status"]

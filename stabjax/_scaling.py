@@ -38,7 +38,7 @@ def clip_factor(norm: ScaledNorm, max_norm: jax.Array) -> ClipFactor:
     limit = max_norm * k
     exceeded = valid & (norm.value > limit)
     # If max_norm / norm underflows, applies 1 / norm and max_norm separately. Both are
-    # scaled away from the limits of the dtype (the norm may exceed its largest number).
+    # scaled away from the limits of the dtype (the norm may exceed its largest value).
     tiny, apart = np.finfo(norm.value.dtype).tiny, 2.0**24
     whole = (limit * (1 / tiny) >= norm.value) | (max_norm == 0)
     numerator = jnp.where(exceeded, jnp.where(whole, limit, -apart * k), 1)

@@ -15,3 +15,6 @@ Condition: TypeAlias = jax.Array | np.ndarray | np.bool_ | bool
 Schedule: TypeAlias = Callable[[Number], Number]
 # The name of a mapped axis, or a tuple of names.
 AxisName: TypeAlias = Hashable
+
+# A value of an axis as a dataset of runs stores it.
+Label: TypeAlias = str | float | bool | None

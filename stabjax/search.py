@@ -10,7 +10,8 @@ Use `ask` and `tell` to run batches of trials from any sampler:
 Use `to_study` to analyze a sweep with Optuna's importances, plots and dashboard.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from stabjax._arguments import as_integer
 from stabjax._sweep.axes import static
@@ -32,16 +33,32 @@ from stabjax.runs.points import NO_HYPERPARAMETERS, mean_of, values_of
 
 __all__ = ["ask", "tell", "to_study"]
 
+_STORE = "store"  # trial attribute with the store of the sweep that trains it
 _LOG_RATIO = 100.0  # minimum ratio of largest to smallest value for a logarithmic axis
 
 
-def ask(study: optuna.Study, n: int, /, **axes: BaseDistribution) -> Space:
+def ask(
+    study: optuna.Study,
+    n: int,
+    store: str | os.PathLike[str] | None = None,
+    /,
+    **axes: BaseDistribution,
+) -> Space:
     """Asks a study for `n` trials, and returns them as a space for `sweep`.
 
+    To make a search resumable, pass `store`, the folder of the sweep that will train
+    the trials. If the script is run again, it gets the same trials, trains only those
+    that are missing from the store, and reports only those that are missing from the
+    study.
+
     Args:
-      study: any Optuna study. Its sampler chooses the trials.
+      study: any Optuna study. Its sampler chooses the trials. To resume a search, use a
+        storage such as `sqlite:///study.db`, or a sampler with a seed.
       n: number of trials, >= 1. Use the same number for each batch to compile only
         once.
+      store: the folder of the sweep that trains the batch, a different one for each
+        batch. If the study already has trials for the folder, those trials are
+        returned.
       **axes: a distribution from `optuna.distributions` for each axis. Numbers are
         traced. Each combination of other values requires a separate compilation.
 
@@ -62,11 +79,24 @@ def ask(study: optuna.Study, n: int, /, **axes: BaseDistribution) -> Space:
       >>> decay = CategoricalDistribution([0.0, 0.9])
       >>> stabjax.search.ask(study, 16, rate=rate, decay=decay)
       Space(trial: 16; 16 trials)
+
+      A search that resumes when the script is called again:
+
+      >>> study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+      >>> for store in ("search/0", "search/1"):  # doctest: +SKIP
+      ...     space = stabjax.search.ask(study, 16, store, rate=rate, decay=decay)
+      ...     runs = stabjax.sweep(problem, make_optimizer, space, steps=9, store=store)
+      ...     stabjax.search.tell(study, runs)
     """
     n = as_integer("n", n)
     if not axes:
         raise ValueError("ask requires at least one axis with a distribution.")
-    asked = [study.ask(axes) for _ in range(n)]
+    asked = _asked_before(study, store, n, axes) if store is not None else []
+    while len(asked) < n:
+        trial = study.ask(axes)
+        if store is not None:
+            trial.set_user_attr(_STORE, os.fspath(store))
+        asked.append(trial)
     columns = {name: [trial.params[name] for trial in asked] for name in axes}
     space = zipped(
         **{
@@ -91,7 +121,8 @@ def tell(
     The value of a trial is the mean of a variable over seeds. If any run of the trial
     diverged, the value is infinitely bad. Trials without runs are reported as failed.
     Trials are identified by number, so several processes can share a study and several
-    batches can be in progress at the same time.
+    batches can be in progress at the same time. Reporting a trial of a store again has
+    no effect.
 
     Args:
       study: the study that the trials belong to.
@@ -133,7 +164,12 @@ def tell(
     numbers = runs["trial"].values.tolist()
     _check_open(study, numbers, _columns(runs, mean))
     more = True
+    reported = {
+        t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()
+    }
     for number, value in zip(numbers, mean.values.tolist(), strict=True):
+        if number in reported:
+            continue
         failed = bool(np.isnan(value))
         try:
             study.tell(
@@ -150,19 +186,41 @@ def tell(
     return more
 
 
+def _asked_before(
+    study: optuna.Study,
+    store: str | os.PathLike[str],
+    n: int,
+    axes: Mapping[str, BaseDistribution],
+) -> list[FrozenTrial | optuna.Trial]:
+    """Returns the trials that an earlier process has requested for the store."""
+    found: list[FrozenTrial | optuna.Trial] = [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.user_attrs.get(_STORE) == os.fspath(store)
+    ]
+    if len(found) > n or any(trial.distributions != axes for trial in found):
+        raise ValueError(
+            f"the study has {len(found)} trials for the store {os.fspath(store)!r}, "
+            f"with other axes or more than n={n}. Use another store, or call ask with "
+            f"the same arguments as before."
+        )
+    return found
+
+
 def _check_open(
     study: optuna.Study, numbers: list[int], columns: dict[str, list[Any]]
 ) -> None:
     """Raises a ValueError unless these are open trials of the study."""
-    waiting = {
+    known = {
         trial.number: trial.params
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state == TrialState.RUNNING or _STORE in trial.user_attrs
     }
     if len({*numbers}) < len(numbers) or any(
-        number not in waiting
+        number not in known
         or any(
             name not in columns or columns[name][row] != value
-            for name, value in waiting[number].items()
+            for name, value in known[number].items()
         )
         for row, number in enumerate(numbers)
     ):

@@ -33,7 +33,7 @@ ARROWS = {
     "_train": {"_guards", "_metrics"},
     "problems": {"_train"},
     "_sweep": {"_train"},
-    "runs": {"_intervals", "_outcomes", "_sweep", "_train"},
+    "runs": {"_clipping", "_intervals", "_outcomes", "_sweep", "_train"},
     "plot": {"_intervals", "_outcomes", "_schedules"},
     "search": {"_sweep", "runs"},
     "_catalogue": {"_clipping", "_guards", "_schedules", "problems"},

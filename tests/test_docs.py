@@ -11,10 +11,17 @@ import pytest
 import stabjax
 
 PAGES = sorted((pathlib.Path(__file__).parents[1] / "docs").glob("**/*.md"))
+SLOW = {"answers.md", "own_model.md"}  # which compile and train networks
+RUN = [
+    pytest.param(page, marks=pytest.mark.slow) if page.name in SLOW else page
+    for page in PAGES
+]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_blocks_run(page, standard_promotion):
+    if "import equinox" in page.read_text():
+        pytest.importorskip("equinox")
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     namespace = {}
     for block in blocks:

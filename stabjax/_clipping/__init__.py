@@ -1,5 +1,6 @@
 """Gradient and update clipping."""
 
+from stabjax._clipping.effect import ClippingEffect, clipping_effect
 from stabjax._clipping.fixed import (
     clip,
     clip_by_block_norm,
@@ -51,6 +52,7 @@ from stabjax._clipping.zscore import zclip
 
 __all__ = [
     "AdaptiveQuantileClipState",
+    "ClippingEffect",
     "DifferentiallyPrivateAggregateState",
     "HistoryClipState",
     "MaxNormSuggestion",
@@ -76,6 +78,7 @@ __all__ = [
     "clip_by_second_moment",
     "clip_by_tracked_max",
     "clip_update_norm",
+    "clipping_effect",
     "differentially_private_aggregate",
     "limit_norm_growth",
     "normalize_by_tracked_norm",

@@ -144,11 +144,7 @@ def clip_by_tracked_max(
         ]
 
     return with_averages(
-        TrackedMaxState,
-        "clip_by_tracked_max",
-        rule,
-        axis_name,
-        scalars=1,
+        TrackedMaxState, "clip_by_tracked_max", rule, axis_name, scalars=1
     )
 
 
@@ -216,11 +212,7 @@ def normalize_by_tracked_norm(
         ]
 
     return with_averages(
-        TrackedNormState,
-        "normalize_by_tracked_norm",
-        rule,
-        axis_name,
-        scalars=2,
+        TrackedNormState, "normalize_by_tracked_norm", rule, axis_name, scalars=2
     )
 
 

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from stabjax._arguments import check
+from stabjax._clipping.settling import norms_of, settled_at, upper_end
 
 _TAIL = 99  # percentile
-_NORMAL = 1.4826  # standard deviation / median absolute deviation, if normal
 _DRIFT = 3.0  # report drifts by more than this factor
 
 _Norms: TypeAlias = Sequence[float] | np.ndarray | jax.Array
@@ -21,6 +21,9 @@ class MaxNormSuggestion(NamedTuple):
     Attributes:
       max_norm: the suggested threshold.
       clip_fraction: fraction of steps with a finite norm above the threshold.
+      settled_at: step from which the threshold is estimated: the level of the norms is
+        that of the last tenth.
+      settled_fraction: fraction of these later steps above the threshold.
       median: median norm.
       tail: 99th percentile of the norms.
       largest: largest finite norm.
@@ -32,6 +35,8 @@ class MaxNormSuggestion(NamedTuple):
 
     max_norm: float
     clip_fraction: float
+    settled_at: int
+    settled_fraction: float
     median: float
     tail: float
     largest: float
@@ -43,6 +48,11 @@ class MaxNormSuggestion(NamedTuple):
         lines = [
             f"max_norm {self.max_norm:.3g} clips {self.clip_fraction:.2%} of the steps"
         ]
+        if self.settled_at:
+            lines.append(
+                f"and {self.settled_fraction:.2%} of the steps from {self.settled_at} "
+                "on, where the norms have settled"
+            )
         marks = {"median": self.median, f"{_TAIL} %": self.tail}
         for name, norm in (marks | {"largest": self.largest}).items():
             ratio = norm / self.max_norm
@@ -51,8 +61,8 @@ class MaxNormSuggestion(NamedTuple):
             lines.append(f"{self.nonfinite} of {self.steps} norms were not finite")
         if not 1 / _DRIFT < self.drift < _DRIFT:
             lines.append(
-                f"norms changed by a factor of {self.drift:.3g} during training: "
-                "use an adaptive threshold instead of a constant one"
+                f"norms changed by a factor of {self.drift:.3g} during training: the "
+                "threshold fits the last steps. For all steps, use an adaptive one"
             )
         return "\n".join(lines)
 
@@ -64,7 +74,10 @@ def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSugge
                                                    d = median(|log n - m|)
 
     Assumes that most norms n are log-normally distributed, and returns the upper end of
-    that distribution. A few spikes do not affect the medians.
+    that distribution. A few spikes do not affect the medians. Norms often fall at the
+    beginning of training, so the threshold is estimated from the settled steps: those
+    after which the median norm of every tenth of the steps is within a factor of 1.5 of
+    the last one.
 
     Args:
       norms: gradient norms before clipping, from one or more runs, with steps along the
@@ -96,19 +109,16 @@ def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSugge
       mean norm.
     """
     check("z_threshold", z_threshold, ">= 0")
-    history = np.atleast_1d(np.asarray(norms, float))
+    history = norms_of(norms)
     finite = history[np.isfinite(history)]
-    if np.any(finite < 0):
-        raise ValueError(f"norms must be >= 0, got {finite.min()}.")
-    if not np.any(finite > 0):
-        raise ValueError(f"norms must contain a positive finite number, got {norms!r}.")
-    logs = np.log(finite[finite > 0])
-    middle = np.median(logs)
-    spread = _NORMAL * np.median(np.abs(logs - middle))
-    threshold = float(np.exp(middle + z_threshold * spread))
+    start = settled_at(history)
+    settled = history[..., start:]
+    threshold = upper_end(settled, z_threshold)
     return MaxNormSuggestion(
         max_norm=threshold,
-        clip_fraction=float(np.sum(finite > threshold) / history.size),
+        clip_fraction=_fraction_above(threshold, history),
+        settled_at=start,
+        settled_fraction=_fraction_above(threshold, settled),
         median=float(np.median(finite)),
         tail=float(np.percentile(finite, _TAIL)),
         largest=float(finite.max()),
@@ -116,6 +126,10 @@ def suggest_max_norm(norms: _Norms, *, z_threshold: float = 3.0) -> MaxNormSugge
         steps=history.size,
         nonfinite=history.size - finite.size,
     )
+
+
+def _fraction_above(threshold: float, norms: np.ndarray) -> float:
+    return float(np.mean(np.isfinite(norms) & (norms > threshold)))
 
 
 def _drift(history: np.ndarray) -> float:

@@ -44,7 +44,7 @@ def adaptive_grad_clip(
         tree of these. See `stabjax.clip_by_global_norm`. **Traceable.**
       eps: minimum parameter norm, >= 0, which allows parameters initialized to zero to
         train. The default is the authors' value. **Traceable.**
-      axis: the axes of a unit. None selects them by rank, as in
+      axis: the axes of a unit. If None, they are selected by rank, as in
         `stabjax.unitwise_norm`. Inside `shard_map`, this is the rank of the shard. Add
         it to `static_args` when using `optax.inject_hyperparams`. **Static.**
       axis_name: inside `shard_map`, the mesh axes that split units (see

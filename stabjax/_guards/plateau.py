@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from stabjax._arguments import check_choice
-from stabjax._guards.guard import checked
+from stabjax._guards.decision import checked
 from stabjax._guards.mesh import scalar_loss
 from stabjax._metrics import metric_key
 from stabjax._norms import norm_dtype

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from stabjax._arguments import as_integer, is_schedule, unrounded
-from stabjax._guards.guard import Step, Verdict, checked, guard
+from stabjax._guards.decision import Step, Verdict, checked, guard
 from stabjax._guards.history import History, limits_of, no_history, recorded
 from stabjax._guards.mesh import scalar_loss
 from stabjax._types import Number, Schedule
@@ -153,7 +153,7 @@ def skip_on_spike(
 
         x > m + z_threshold * max(s, 1e-6 M)
 
-    The same rule applies to gradient norms. Spikes are skipped in the same way as by
+    The same rule applies to gradient norms. Spikes are skipped as in
     `stabjax.skip_if_nonfinite`.
 
     Spikes are added to the history, which allows the guard to adapt to permanent
@@ -173,7 +173,7 @@ def skip_on_spike(
       z_threshold: number of standard deviations above the mean, >= 0. **Traceable.**
       window: number of losses and norms in the history, >= 2. **Static.**
       min_count: minimum number of steps in the history to detect spikes, in [1,
-        window]. None uses half the window, but at least 2. **Traceable.**
+        window]. Defaults to half the window, but at least 2. **Traceable.**
       max_consecutive: maximum number of consecutive steps to skip, >= 0. The next step
         is then applied. **Traceable.**
       axis_name: see `stabjax.skip_if_nonfinite`. The loss is averaged over these axes.

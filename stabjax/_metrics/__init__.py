@@ -1,6 +1,6 @@
 """Metrics of the last update, stored in the optimizer state."""
 
-from stabjax._metrics.collection import metric_key, metrics
+from stabjax._metrics.reading import metric_key, metrics
 from stabjax._metrics.with_learning_rate import LearningRateState, with_learning_rate
 from stabjax._metrics.with_metrics import (
     MetricsState,

@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from stabjax._arguments import check_choice
-from stabjax._metrics.collection import metric_key
+from stabjax._metrics.reading import metric_key
 from stabjax._norms import global_norm, is_float0, leaf_norms, norm_dtype, widened
 from stabjax._paths import check_arrays, leaf_paths
 
@@ -78,8 +78,8 @@ def with_metrics(
         arguments such as `value` are passed to it.
       name: prefix of metric names. **Static.**
       per_leaf: whether to also record metrics of each parameter, named like
-        `name/grad_norm/dense/kernel`. True records `grad_norm` and `norm_share`, which
-        is the parameter's fraction of the squared global norm. Alternatively, a
+        `name/grad_norm/dense/kernel`. If True, records `grad_norm` and `norm_share`,
+        which is the parameter's fraction of the squared global norm. Alternatively, a
         sequence of `grad_norm`, `norm_share`, `update_norm` and `param_norm`.
         **Static.**
       axis_name: mapped axes over which leaves are sharded, if types do not track them

@@ -18,6 +18,14 @@ from stabjax._schedules.decays import (
     linear_schedule,
     polynomial_schedule,
 )
+from stabjax._schedules.language_models import (
+    infinite_schedule,
+    inverse_sqrt_schedule,
+    noam_schedule,
+    power_schedule,
+    rex_schedule,
+    wsd_schedule,
+)
 from stabjax._schedules.piecewise import (
     cosine_onecycle_schedule,
     linear_onecycle_schedule,
@@ -38,14 +46,6 @@ from stabjax._schedules.theory import (
     transfer_to_horizon,
 )
 from stabjax._schedules.tokens import seesaw_schedules, token_schedule
-from stabjax._schedules.transformers import (
-    infinite_schedule,
-    inverse_sqrt_schedule,
-    noam_schedule,
-    power_schedule,
-    rex_schedule,
-    wsd_schedule,
-)
 from stabjax._schedules.warmups import (
     exponential_warmup_schedule,
     radam_warmup_schedule,

@@ -251,7 +251,7 @@ def refine_schedule(
       smoothing: width of the running median as a fraction of the number of norms, in
         [0, 1]. Use 0 to disable smoothing. Norms are reflected at the end, and the
         first norm is repeated at the beginning. **Static.**
-      steps: number of updates of the new schedule. None uses the number of norms.
+      steps: number of updates of the new schedule. Defaults to the number of norms.
         **Traceable.**
 
     Returns:

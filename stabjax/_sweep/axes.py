@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stabjax._sweep.capacity import check_fits
+
 RESULTS = (
     "final_loss",
     "best_loss",
@@ -32,6 +34,7 @@ OF_WHAT_WAS_TRAINED = (
     "diverged_at",
     "best_loss",
 )
+_BYTES = 72  # per number in a Python list, including its copies
 _LARGEST_SEED = 2**31 - 1
 
 _Array = np.ndarray[Any, Any]
@@ -75,7 +78,7 @@ class Axis:
 
     @property
     def literal(self) -> str:
-        """The distinct values as a Python literal, or "" if they have none."""
+        """The distinct values as a Python literal, or "" if there is none."""
         distinct = [self.values[code] for code in dict.fromkeys(self.codes.tolist())]
         try:
             return repr(ast.literal_eval(repr(distinct)))
@@ -127,13 +130,18 @@ def axis_like(name: str, labels: Sequence[Any], literal: str) -> Axis:
     return Axis(name, tuple(known[label] for label in labels))
 
 
-def axis_of(name: str, values: Any) -> Axis:
-    """Validates the values of an axis and returns the axis."""
+def check_name(name: str) -> None:
+    """Raises an error if an axis cannot have this name."""
     if name in _RESERVED:
         raise ValueError(
             f"axis {name!r} has a reserved name. Rename it. The reserved names are "
             f"{', '.join(_RESERVED)}."
         )
+
+
+def axis_of(name: str, values: Any) -> Axis:
+    """Checks the values and returns an axis with them."""
+    check_name(name)
     given = values.values if isinstance(values, Static) else _values(name, values)
     axis = Axis(name, given)
     if len(axis.values) == 0:
@@ -141,14 +149,14 @@ def axis_of(name: str, values: Any) -> Axis:
     if axis.is_static:
         _check_labels(axis)
     if name == "seed":
-        _check_seeds(axis)
+        check_seeds(axis)
     return axis
 
 
 def check_distinct(axis: Axis) -> None:
-    """Raises an error if an axis contains a seed or a static value twice."""
+    """Raises an error if an axis contains duplicate seeds or static values."""
     if axis.name == "seed" and len(np.unique(axis.labels)) < len(axis.labels):
-        raise ValueError("axis 'seed' must not contain a seed twice.")
+        raise ValueError("axis 'seed' must not contain duplicate seeds.")
     if axis.is_static and len(set(axis.codes)) < len(axis.values):
         twice = axis.labels[np.argmax(np.bincount(axis.codes) > 1)]
         raise ValueError(f"axis {axis.name!r} must not contain {str(twice)!r} twice.")
@@ -162,6 +170,11 @@ def _values(name: str, values: Any) -> _Array | tuple[Any, ...]:
             f"axis {name!r} must be a list, a tuple, a range or an array, "
             f"got {values!r}. For a single value, write {name}=[{values!r}]."
         )
+    check_fits(
+        f"The {len(values):,} values of axis {name!r}",
+        _BYTES * len(values),
+        "take fewer",
+    )
     items = [v.item() if _array(v) and np.ndim(v) == 0 else v for v in values]
     if any(_array(v) or isinstance(v, (list, tuple, range)) for v in items):
         raise ValueError(
@@ -219,7 +232,8 @@ def _check_labels(axis: Axis) -> None:
             )
 
 
-def _check_seeds(axis: Axis) -> None:
+def check_seeds(axis: Axis) -> None:
+    """Raises an error if the values of an axis are not valid seeds."""
     seeds = np.asarray(axis.values)
     whole = seeds.dtype.kind in "iu" and not axis.is_static
     if not whole or seeds.min() < 0 or seeds.max() > _LARGEST_SEED:

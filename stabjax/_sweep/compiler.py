@@ -1,23 +1,12 @@
-"""JAX and XLA options for vectorized small runs, and the choice of the chunk width."""
+"""JAX and XLA options for vectorized small runs."""
 
-import math
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.extend.core
 import numpy as np
-
-# Number of values per parameter that are live during a step. On CPU they should fit
-# into part of a core's L2 cache. The fastest widths measured are 4096 trials with 2
-# parameters, 1024 with 10, 128 with 100 and 32 with 2410. A GPU is fastest when its
-# memory is full: on an H200 16384 networks of 2410 parameters on digits are 1.5 times
-# as fast as 1024, and 1024 convolutional ones 1.2 times as fast as 256.
-_ARRAYS_PER_PARAMETER = 5
-_CPU_BYTES, _DEVICE_BYTES = 2**18, 2**31
-_CPU_WIDTHS, _DEVICE_WIDTHS = (32, 4096), (1024, 65536)
-# The widths of lanes: their blocks fit into a cache or into registers, whatever the
-# width, so that it only has to hide the time between two chunks.
-_CPU_LANES, _DEVICE_LANES, _FEW_LANES = 2**14, 2**20, 2**10
 
 # JAX settings that change the compiled program.
 _CONFIG = (
@@ -44,43 +33,14 @@ def no_mesh() -> Any:
     return jax.set_mesh(jax.sharding.Mesh(np.empty((), object), ()))
 
 
-def auto_width(parameters: int, device: jax.Device, memory: int = 0) -> int:
-    """Returns the chunk width for a device, which is a power of two.
-
-    The width is inversely proportional to the number of parameters. It is limited so
-    that trials of `memory` bytes each fit into the memory of the device, or into one
-    gigabyte on CPU.
-    """
-    on_cpu = device.platform == "cpu"
-    low, high = _CPU_WIDTHS if on_cpu else _DEVICE_WIDTHS
-    room = (_CPU_BYTES if on_cpu else _DEVICE_BYTES) // (4 * _ARRAYS_PER_PARAMETER)
-    fits = int(np.clip(room // max(1, parameters), low, high))
-    known = (device.memory_stats() or {}).get("bytes_limit", 2**30)
-    fits = max(1, min(fits, known // max(1, memory)))
-    return int(2 ** (fits.bit_length() - 1))
-
-
-def lanes_width(trials: int, device: jax.Device, devices: int) -> int:
-    """Returns how many trials run together as vectors: even parts for all devices."""
-    limit = _CPU_LANES if device.platform == "cpu" else _DEVICE_LANES
-    parts = max(math.ceil(trials / limit), min(devices, math.ceil(trials / _FEW_LANES)))
-    return math.ceil(trials / parts)
-
-
-def memory_of(jaxpr: jax.extend.core.Jaxpr) -> int:
-    """Returns the total size of all values in a jaxpr, counting loop bodies once."""
-    total = 0
-    for equation in jaxpr.eqns:
-        avals: list[Any] = [variable.aval for variable in equation.outvars]
-        total += sum(aval.size * aval.dtype.itemsize for aval in avals)
-        parts = jax.tree.leaves([*equation.params.values()], is_leaf=_is_program)
-        programs = filter(_is_program, parts)
-        total += sum(memory_of(getattr(part, "jaxpr", part)) for part in programs)
-    return total
-
-
-def _is_program(value: Any) -> bool:
-    return hasattr(value, "eqns")  # a jaxpr, closed or not
+@contextlib.contextmanager
+def configured(config: Mapping[str, Any]) -> Iterator[None]:
+    """Applies the JAX settings of the thread that called the sweep."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(no_mesh())
+        for name, value in config.items():
+            stack.enter_context(getattr(jax, name.removeprefix("jax_"))(value))
+        yield
 
 
 def compiled_for(traced: jax.stages.Traced, device: jax.Device) -> jax.stages.Compiled:
@@ -107,9 +67,11 @@ def cpu_options(program: str) -> dict[str, Any]:
     the library. A lower optimization level halves their compile time and does not slow
     them down.
     """
+    # Wrong values of atan with 512-bit vectors in jaxlib 0.10.2.
+    wide = {} if "atan" in program else {"xla_cpu_prefer_vector_width": "512"}
+    options = {"xla_cpu_experimental_ynn_fusion_type": "", **wide}
+    if "xla_cpu_small_call" in program:  # which cannot contain parallel tasks
+        return {**options, "xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
     if "dot_general" in program or "conv_general_dilated" in program:
         return {"xla_backend_optimization_level": 2}
-    return {
-        "xla_cpu_experimental_ynn_fusion_type": "",
-        "xla_cpu_prefer_vector_width": "512",
-    }
+    return options

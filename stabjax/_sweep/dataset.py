@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from stabjax._sweep.archive import numpy_dtype
 from stabjax._sweep.axes import RESULTS
-from stabjax._sweep.plan import Plan
+from stabjax._sweep.plan import Chunk, Plan
 from stabjax._sweep.program import CURVE, STATE
-from stabjax._sweep.store import numpy_dtype
+from stabjax._train.stopping import is_maximized
 
 NOT_RUN = -1  # status of a trial without a result
 
@@ -52,12 +53,8 @@ def labelled(
     space, settings = plan.space, plan.settings
     dims = [dimension.name for dimension in space.dimensions]
     coords: dict[str, Any] = {**space.coordinates()}
+    coords |= _steps(plan)
     along = "step"
-    if settings.evaluate_every is not None:
-        every = settings.evaluate_every
-        coords["evaluated_at"] = np.arange(every, settings.steps + 1, every)
-    if settings.record_every is not None:
-        coords["step"] = np.arange(0, settings.steps, settings.record_every)
     if settings.rungs:
         along, coords["rung"] = "rung", np.array(settings.rungs)
         trained = int(results["trained_steps"].sum()) / (len(space) * settings.steps)
@@ -67,7 +64,7 @@ def labelled(
         name: (
             _dims(name, values, dims, along),
             _shown(values, holes).reshape(*space.shape, *values.shape[1:]),
-            _DESCRIPTIONS.get(name, {}),
+            {**_DESCRIPTIONS.get(name, {}), **_direction(name, plan)},
         )
         for name, values in results.items()
     }
@@ -76,11 +73,43 @@ def labelled(
     return found.isel(moved)
 
 
+def labelled_chunk(
+    plan: Plan, chunk: Chunk, results: Mapping[str, _Array]
+) -> xr.Dataset:
+    """Returns the results of a chunk as a dataset along the dimension `trial`."""
+    rows = plan.space.rows
+    coords: dict[str, Any] = {
+        axis.name: ("trial", axis.labels[rows[axis.name][chunk.trials]])
+        for axis in plan.space.axes
+    }
+    coords |= _steps(plan)
+    variables = {
+        name: (_dims(name, values, ["trial"], "step"), values, _direction(name, plan))
+        for name, values in results.items()
+        if not name.startswith(STATE)
+    }
+    return xr.Dataset(variables, coords, {"chunk": chunk.number})
+
+
+def _steps(plan: Plan) -> dict[str, _Array]:
+    """Returns the coordinates of what is recorded and evaluated on the way."""
+    settings, found = plan.settings, {}
+    if settings.record_every is not None:
+        found["step"] = np.arange(0, settings.steps, settings.record_every)
+    if (every := settings.evaluate_every) is not None:
+        found["evaluated_at"] = np.arange(every, settings.steps + 1, every)
+    return found
+
+
 def _attributes(plan: Plan) -> dict[str, Any]:
     """Returns the settings and versions of a sweep as scalars and strings."""
     widths = sorted({group.width for group in plan.groups})
     settings = plan.settings._asdict()
-    groups = [[group.labels, group.width, group.shared_seed] for group in plan.groups]
+    # For `rerun`, which uses `vmap`: a chunk of lanes would be too large for it.
+    groups = [
+        [group.labels, group.width if group.engine == "vmap" else 1, group.shared_seed]
+        for group in plan.groups
+    ]
     shown = {
         name: ", ".join(map(str, value)) if isinstance(value, tuple) else value
         for name, value in settings.items()
@@ -97,6 +126,14 @@ def _attributes(plan: Plan) -> dict[str, Any]:
         "jax": plan.numerics["jax"],
         "recipe": json.dumps({"settings": settings, "groups": groups}),  # for `rerun`
     }
+
+
+def _direction(name: str, plan: Plan) -> dict[str, str]:
+    """Returns whether higher or lower values are better, as an attribute."""
+    declared = str(plan.about.get("maximize", "")).split(", ")
+    measure = name.removeprefix("best_").removesuffix(CURVE)
+    larger = is_maximized(measure, declared)
+    return {} if larger is None else {"better": "higher" if larger else "lower"}
 
 
 def _dims(name: str, values: _Array, dims: list[str], along: str) -> list[str]:

@@ -1,8 +1,8 @@
 """Running chunks on the devices of this process."""
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -10,15 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stabjax._sweep.background import Background, wait_for
+from stabjax._sweep.capacity import check_fits
 from stabjax._sweep.plan import Chunk, Group
 from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.progress import Watch
 
 IN_FLIGHT = 2  # batches that are dispatched before the oldest one is fetched
+COMPILERS = 2  # threads that compile programs ahead of the devices
 _ONE_DEVICE = "jax_default_device"  # set by jax.default_device
 
 _Array = np.ndarray[Any, Any]
-_Running = tuple[Sequence[Chunk], dict[str, jax.Array]]
+_Running = tuple[Sequence[Chunk], Future[dict[str, _Array]]]
 # A chunk with its results, or with the error that it raised.
 Outcome = tuple[Chunk, dict[str, _Array] | Exception]
 # A function that trains chunks, given a function that returns their inputs.
@@ -57,33 +60,68 @@ def on_devices(
     def train(
         chunks: Sequence[Chunk], inputs: Callable[[Chunk], Inputs], watch: Watch
     ) -> Iterator[Outcome]:
-        chunks = sorted(chunks, key=lambda chunk: chunk.group)
-        for number, members in itertools.groupby(chunks, lambda chunk: chunk.group):
-            if watch.stopped():
-                return
-            together, group = list(members), groups[number]
-            used = devices[: len(together)]
-            with watch.compiling():
-                program = programs[number].compiled(*group.chunk, used)
-            size = len(used)
-            begin = partial(_begun, program, size, inputs)
-            batches = [together[i : i + size] for i in range(0, len(together), size)]
-            for batch, variables in _in_flight(batches, begin, watch):
-                for place, chunk in enumerate(batch):
-                    first = place * group.width
-                    mine = slice(first, first + len(chunk.trials))
-                    yield chunk, {name: v[mine] for name, v in variables.items()}
+        by_group: dict[int, list[Chunk]] = {}
+        for chunk in sorted(chunks, key=lambda chunk: chunk.group):
+            by_group.setdefault(chunk.group, []).append(chunk)
+        with Background(COMPILERS) as compilers:
+            compiled = {
+                number: compilers.submit(
+                    programs[number].compiled,
+                    *groups[number].chunk,
+                    devices[: len(together)],
+                )
+                for number, together in by_group.items()
+            }
+            for number, together in by_group.items():
+                if watch.stopped():
+                    return
+                with watch.compiling():
+                    program = wait_for(compiled.pop(number), watch.stopped_at_once)
+                check_chunk_fits(program, groups[number].width, devices)
+                size = min(len(devices), len(together))
+                batches = [
+                    together[i : i + size] for i in range(0, len(together), size)
+                ]
+                begin = partial(_started, program, size, inputs)
+                width = groups[number].width
+                for batch, variables in _in_flight(batches, begin, watch):
+                    for place, chunk in enumerate(batch):
+                        mine = slice(place * width, place * width + len(chunk.trials))
+                        yield chunk, {name: v[mine] for name, v in variables.items()}
 
     return train
 
 
-def _begun(
+def _started(
     program: jax.stages.Compiled,
     devices: int,
     inputs: Callable[[Chunk], Inputs],
     batch: Sequence[Chunk],
-) -> _Running:
-    return batch, start(program, devices, batch, [*map(inputs, batch)])
+) -> dict[str, jax.Array]:
+    return start(program, devices, batch, [*map(inputs, batch)])
+
+
+def device_bytes(program: jax.stages.Compiled) -> int:
+    """Returns the memory of running and waiting chunks on a device, or 0 if unknown."""
+    found: Any = program.memory_analysis()
+    if found is None:
+        return 0
+    waiting = found.argument_size_in_bytes + found.output_size_in_bytes
+    return int(found.temp_size_in_bytes + (IN_FLIGHT + 1) * waiting)
+
+
+def check_chunk_fits(
+    program: jax.stages.Compiled, width: int, devices: Sequence[jax.Device]
+) -> None:
+    """Raises a ValueError if a chunk exceeds the memory of a device."""
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    shared = len(devices) if limit is None else 1  # CPU devices share the host memory
+    check_fits(
+        f"Chunks of {width:,} trials",
+        shared * device_bytes(program),
+        f"pass chunk_size={max(1, width // 2)} or less",
+        limit,
+    )
 
 
 def start(
@@ -104,30 +142,39 @@ def start(
 
 def _in_flight(
     batches: Sequence[Sequence[Chunk]],
-    begin: Callable[[Sequence[Chunk]], _Running],
+    begin: Callable[[Sequence[Chunk]], dict[str, jax.Array]],
     watch: Watch,
 ) -> Iterator[tuple[Sequence[Chunk], dict[str, _Array]]]:
     """Yields the results of batches in order, with a few batches dispatched ahead.
 
-    If a batch fails, the results of the other running batches are yielded before the
-    error is raised, because they can still be stored.
+    Two threads start and fetch the batches, because on XLA:CPU the call that starts a
+    program may return only when the program has finished. If a batch fails, the results
+    of the other running batches are yielded before the error is raised, because they
+    can still be stored.
     """
     waiting, running = deque(batches), deque[_Running]()
     failure: Exception | None = None
-    while waiting or running:
-        if failure or watch.stopped():
-            waiting.clear()
-        try:
-            if waiting and len(running) <= IN_FLIGHT:
-                running.append(begin(waiting.popleft()))
-                continue
+    with Background() as starter, Background() as fetcher:
+
+        def fetched(started: Future[dict[str, jax.Array]]) -> dict[str, _Array]:
+            found: dict[str, _Array] = jax.device_get(started.result())
+            return found
+
+        while waiting or running:
+            if failure or watch.stopped():
+                waiting.clear()
+            while waiting and len(running) <= IN_FLIGHT:
+                batch = waiting.popleft()
+                started = starter.submit(begin, batch)
+                running.append((batch, fetcher.submit(fetched, started)))
             if not running:
                 break
-            batch, started = running.popleft()
-            variables = jax.device_get(started)
-        except Exception as error:
-            failure = failure or error
-        else:
-            yield batch, variables
+            batch, future = running.popleft()
+            try:
+                variables = wait_for(future, watch.stopped_at_once)
+            except Exception as error:
+                failure = failure or error
+            else:
+                yield batch, variables
     if failure:
         raise failure

@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import Any, Literal
@@ -14,20 +13,23 @@ import optax
 import xarray as xr
 
 from stabjax._arguments import as_integer
+from stabjax._sweep.capacity import readable
 from stabjax._sweep.compiler import no_mesh
-from stabjax._sweep.dataset import NOT_RUN, labelled
+from stabjax._sweep.dataset import NOT_RUN, labelled, labelled_chunk
 from stabjax._sweep.devices import Trainer, on_devices
 from stabjax._sweep.estimate import estimated
 from stabjax._sweep.executors import by_executor
+from stabjax._sweep.first_problem import first_problem
 from stabjax._sweep.gathering import Source, fill, gathered, trials_in
-from stabjax._sweep.metadata import first_problem
 from stabjax._sweep.place import Place, place_of
-from stabjax._sweep.plan import Chunk, Plan
+from stabjax._sweep.plan import Chunk, Plan, check_trials_fit, trials_of
 from stabjax._sweep.planning import planned
 from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.progress import Watch, watched
+from stabjax._sweep.sanity import warn_about
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
+from stabjax._sweep.warn import warn
 from stabjax._train.arguments import (
     check_lengths,
     check_rules,
@@ -62,8 +64,10 @@ def sweep(
     devices: Sequence[jax.Device] | None = None,
     executor: Executor | None = None,
     part: tuple[int, int] | None = None,
+    accept_versions: bool = False,
     dry_run: bool = False,
     progress: bool = True,
+    on_chunk: Callable[[xr.Dataset], object] | None = None,
 ) -> xr.Dataset:
     """Trains one run for every point of a space and returns a labeled dataset.
 
@@ -79,6 +83,9 @@ def sweep(
     Runs are trained in chunks of `chunk_size` with `vmap`, and the last chunk is
     padded. The chunk size affects the results only through rounding. If every seed has
     enough runs to fill a chunk, all runs of a chunk share a seed and its minibatches.
+    Runs of at most 64 parameters whose steps consist of a few scalar operations are
+    compiled to a single function on CPU, or a single kernel on GPU, with rounding of
+    its own. The attribute `engine` of the result is then `"lanes"` instead of `"vmap"`.
     For a fixed chunk size, JAX version and kind of device, the results are bitwise
     identical for any number of devices, execution order or executor, and after any
     interruption.
@@ -104,8 +111,8 @@ def sweep(
       epochs: number of passes over the data, >= 1, instead of `steps`. All problems of
         the space must have the same `metadata["steps_per_epoch"]`. **Static.**
       record_every: records the loss and the metrics at steps 0, record_every,
-        2 * record_every, ... along the dimension `step`, in [1, steps]. None records
-        nothing. **Static.**
+        2 * record_every, ... along the dimension `step`, in [1, steps]. By default,
+        nothing is recorded. **Static.**
       evaluate_every: evaluates the problem after every N updates, in [1, steps] and a
         multiple of `record_every`, or after every `"epoch"`. An entry `test_loss` of
         `problem.evaluate` becomes a variable `test_loss_curve` along the dimension
@@ -134,13 +141,21 @@ def sweep(
         0. Independent jobs can share a store in this way. Each job returns all results
         that are in the store when it finishes. Defaults to all chunks, or to the part
         of this process under `jax.distributed`.
-      dry_run: if True, trains one chunk of each program, stores nothing and returns an
-        empty dataset. Its attributes estimate the cost for this process:
-        `expected_seconds`, `expected_compile_seconds`, `expected_device_bytes` (sum
-        over the devices) and `expected_result_bytes`.
+      accept_versions: whether to keep stored results of other versions of JAX, Optax or
+        stabjax, whose last bits may differ. `sweep` then cannot check that the problem
+        and the optimizer are unchanged. The attribute `earlier_versions` and the file
+        of each chunk record the versions.
+      dry_run: if True, trains one chunk of each program, or of a few programs if there
+        are many, stores nothing and returns an empty dataset. Its attributes estimate
+        the cost for this process: `expected_seconds`, `expected_compile_seconds`,
+        `expected_device_bytes` (sum over the devices), `expected_host_bytes` and
+        `expected_result_bytes` (a part of the host bytes).
       progress: whether to show a progress bar in a terminal or notebook. The bar shows
         the finished runs, runs per second, the remaining time and the fraction of
         diverged runs.
+      on_chunk: a function that is called after each finished chunk with a dataset of
+        its runs along the dimension `trial`, for example to log them. Chunks in the
+        store are not passed to it.
 
     Returns:
       A dataset with the dimensions of the space. Its variables are `final_loss`,
@@ -188,8 +203,13 @@ def sweep(
         evaluate_every=lengths.evaluate_every,
         stop=checked_rule(stop, lengths.evaluate_every),
     )
-    place = place_of(store, devices, executor, part, progress)
+    if on_chunk is not None and not callable(on_chunk):
+        raise TypeError(f"on_chunk must be a function of a dataset, got {on_chunk!r}.")
+    place = place_of(store, devices, executor, part, progress, accept_versions)
+    place = place._replace(on_chunk=on_chunk)
     given = problem, make_optimizer, space, settings, chunk_size
+    if isinstance(space, Space):
+        warn_about(space, lengths.steps)
     if not dry_run:
         return trained(*given, place)
     with no_mesh():
@@ -212,6 +232,7 @@ def trained(
     with no_mesh():
         while True:
             plan, programs = _planned(*given, place)
+            check_trials_fit(plan.space, [group.variables for group in plan.groups])
             train = _trainer(plan, programs, place)
             # write_plan returns False if another process has extended the store in the
             # meantime. The plan must then include the new values.
@@ -262,25 +283,28 @@ def _source(plan: Plan, place: Place, train: Trainer, watch: Watch) -> Source:
             for chunk, found in place.store.chunks(plan, [*pending.values()]):
                 watch.skip(len(pending.pop(chunk.number).trials))
                 yield chunk, found
-        programs = len({chunk.group for chunk in pending.values()})
-        if programs > 1 and not watch.bar.disable:
-            watch.bar.write(f"{programs} programs to compile", file=sys.stderr)
+        if not watch.bar.disable and pending:
+            watch.bar.write(_announced(plan, [*pending.values()]), file=sys.stderr)
         failures = []
-        for chunk, outcome in train([*pending.values()], inputs, watch):
-            if isinstance(outcome, Exception):
-                failures.append(_failure(plan, chunk, outcome))
-                continue
-            if place.store:
-                place.store.write_chunk(plan, chunk, outcome)
-            watch.count(outcome["status"])
-            del pending[chunk.number]
-            yield chunk, outcome
+        try:
+            for chunk, outcome in train([*pending.values()], inputs, watch):
+                if isinstance(outcome, Exception):
+                    failures.append(_failure(plan, chunk, outcome))
+                    continue
+                if place.store:
+                    place.store.write_chunk(plan, chunk, outcome)
+                watch.count(outcome["status"])
+                if place.on_chunk:
+                    place.on_chunk(labelled_chunk(plan, chunk, outcome))
+                del pending[chunk.number]
+                yield chunk, outcome
+        except KeyboardInterrupt:
+            if not watch.stopped():
+                raise
         if failures:
-            warnings.warn(
+            warn(
                 f"{len(failures)} of the chunks failed at every attempt and have the "
-                f"status {NOT_RUN}: {'; '.join(failures)}.",
-                RuntimeWarning,
-                stacklevel=5,
+                f"status {NOT_RUN}: {'; '.join(failures)}."
             )
         if pending and place.store and watch.stopped():
             raise KeyboardInterrupt(
@@ -289,6 +313,15 @@ def _source(plan: Plan, place: Place, train: Trainer, watch: Watch) -> Source:
             )
 
     return results
+
+
+def _announced(plan: Plan, chunks: Sequence[Chunk]) -> str:
+    """Describes the trials and programs before compilation."""
+    numbers = {chunk.group for chunk in chunks}
+    text = f"{trials_of(chunks):,} trials"
+    if len(numbers) > 1:
+        text += f", {len(numbers)} programs to compile"
+    return f"{text}, {readable(plan.host_bytes)} of memory for trials and results"
 
 
 def _failure(plan: Plan, chunk: Chunk, error: Exception) -> str:

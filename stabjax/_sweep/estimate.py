@@ -1,51 +1,76 @@
-"""Cost estimates for a sweep, measured on one chunk of each program."""
+"""Cost estimates for a sweep, measured on one chunk of some of its programs."""
 
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import xarray as xr
 
 from stabjax._sweep.dataset import labelled, unfilled
-from stabjax._sweep.devices import IN_FLIGHT, start
+from stabjax._sweep.devices import device_bytes, start
 from stabjax._sweep.place import Place
 from stabjax._sweep.plan import Chunk, Plan
 from stabjax._sweep.program import Program
+
+_SAMPLED = 4  # maximum number of programs to measure
+
+
+class _Cost(NamedTuple):
+    compiling: float = 0.0  # seconds
+    running: float = 0.0  # seconds for a trial on a device
+    memory: int = 0  # bytes on all devices
 
 
 def estimated(
     plan: Plan, programs: Sequence[Program], place: Place, traced: float
 ) -> xr.Dataset:
-    """Returns an empty dataset with the estimated cost in its attributes."""
+    """Returns an empty dataset with the estimated cost in its attributes.
+
+    If there are many programs, only a few of them are compiled, and their mean cost is
+    used for the others.
+    """
     results = unfilled(plan, _without_memory)
-    chunks = [chunk for chunk in plan.chunks() if _is_due(chunk, place)]
-    running = compiling = 0.0
-    memory = 0
-    for number, group in enumerate(plan.groups):
-        due = [chunk for chunk in chunks if chunk.group == number]
-        if not due:
-            continue
-        devices = place.devices[: len(due)]
-        begin = time.perf_counter()
-        program = programs[number].compiled(*group.chunk, devices)
-        compiled = time.perf_counter()
-        batch = due[: len(devices)]
-        inputs = [*map(plan.inputs, batch)]
-        jax.block_until_ready(start(program, len(devices), batch, inputs))
-        seconds = time.perf_counter() - compiled
-        compiling += compiled - begin
-        running += seconds * math.ceil(len(due) / len(devices))
-        memory = max(memory, len(devices) * _bytes(program))
+    due: dict[int, list[Chunk]] = {}
+    for chunk in plan.chunks():
+        if _is_due(chunk, place):
+            due.setdefault(chunk.group, []).append(chunk)
+    every = max(1, math.ceil(len(due) / _SAMPLED))
+    costs = {n: _cost(plan, programs[n], due[n], place) for n in [*due][::every]}
+    mean = _Cost(*np.mean([*costs.values()], axis=0)) if costs else _Cost()
+    running = 0.0
+    for number, chunks in due.items():
+        batches = math.ceil(len(chunks) / min(len(place.devices), len(chunks)))
+        trials = batches * plan.groups[number].width
+        running += trials * costs.get(number, mean).running
     expected = {
-        "expected_compile_seconds": round(traced + compiling, 3),
+        "expected_compile_seconds": round(traced + mean.compiling * len(due), 3),
         "expected_seconds": round(running, 6),
-        "expected_device_bytes": memory,
+        "expected_device_bytes": max(
+            (cost.memory for cost in costs.values()), default=0
+        ),
+        "expected_host_bytes": plan.host_bytes,
         "expected_result_bytes": sum(values.nbytes for values in results.values()),
+        "compiled_programs": len(costs),
     }
     return labelled(plan, results, expected)
+
+
+def _cost(plan: Plan, program: Program, due: Sequence[Chunk], place: Place) -> _Cost:
+    group, devices = plan.groups[due[0].group], place.devices[: len(due)]
+    begin = time.perf_counter()
+    compiled = program.compiled(*group.chunk, devices)
+    running = time.perf_counter()
+    batch = due[: len(devices)]
+    started = start(compiled, len(devices), batch, [*map(plan.inputs, batch)])
+    jax.block_until_ready(started)
+    return _Cost(
+        running - begin,
+        (time.perf_counter() - running) / group.width,
+        len(devices) * device_bytes(compiled),
+    )
 
 
 def _is_due(chunk: Chunk, place: Place) -> bool:
@@ -53,15 +78,6 @@ def _is_due(chunk: Chunk, place: Place) -> bool:
     part, parts = place.part
     mine = chunk.number % parts == part
     return mine and not (place.store and place.store.holds(chunk))
-
-
-def _bytes(program: jax.stages.Compiled) -> int:
-    """Returns the memory of all chunks in flight, or 0 if XLA has no estimate."""
-    found: Any = program.memory_analysis()
-    if found is None:
-        return 0
-    waiting = found.argument_size_in_bytes + found.output_size_in_bytes
-    return int(found.temp_size_in_bytes + (IN_FLIGHT + 1) * waiting)
 
 
 def _without_memory(

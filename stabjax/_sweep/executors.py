@@ -1,6 +1,5 @@
 """Running chunks as tasks of a `concurrent.futures.Executor`."""
 
-import contextlib
 import functools
 import pickle
 import threading
@@ -19,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from stabjax._sweep.compiler import jax_config, no_mesh
+from stabjax._sweep.compiler import configured, jax_config
 from stabjax._sweep.devices import Outcome, Trainer
 from stabjax._sweep.plan import Chunk, Group
 from stabjax._sweep.program import Inputs, Program
@@ -27,6 +26,7 @@ from stabjax._sweep.progress import Watch
 
 _SUBMITTED = 256  # maximum number of unfinished tasks
 _ATTEMPTS = 2  # per chunk
+_POLL = 0.05  # seconds, after which a second Ctrl-C is noticed
 
 _Array = np.ndarray[Any, Any]
 
@@ -65,7 +65,7 @@ def train_chunk(
     """Trains a chunk in a worker and returns its results."""
     with _lock:
         program, config = _program(recipe)
-    with _configured(config):
+    with configured(config):
         found: dict[str, _Array] = jax.device_get(program(dict(shared), dict(lanes)))
     return found
 
@@ -86,7 +86,7 @@ def _outcomes(
                 chunk = waiting.popleft()
                 attempts[chunk.number] += 1
                 running[submit(chunk)] = chunk
-            for future in _completed(running):
+            for future in _completed(running, watch):
                 chunk = running.pop(future)
                 error = future.exception()
                 if error is None:
@@ -125,9 +125,13 @@ def _packed(program: Program, group: Group) -> bytes:
     return content
 
 
-def _completed(running: Mapping[Future[Any], Chunk]) -> list[Future[Any]]:
+def _completed(running: Mapping[Future[Any], Chunk], watch: Watch) -> list[Future[Any]]:
     """Waits for at least one task and lists tasks of a broken executor last."""
-    done = wait(running, return_when=FIRST_COMPLETED).done
+    done: set[Future[Any]] = set()
+    while running and not done:
+        if watch.stopped_at_once():
+            raise KeyboardInterrupt
+        done = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED).done
     broken = [f for f in done if f.cancelled() or _is_broken(f.exception())]
     return [f for f in done if f not in broken] + broken
 
@@ -142,7 +146,7 @@ _lock = threading.Lock()  # worker threads must compile only once
 @functools.lru_cache(maxsize=8)
 def _program(recipe: bytes) -> tuple[jax.stages.Compiled, dict[str, Any]]:
     program, group, config = pickle.loads(recipe)
-    with _configured(config):
+    with configured(config):
         here = program.fingerprint(*group.chunk)
         if here != group.program:
             raise RuntimeError(
@@ -152,13 +156,3 @@ def _program(recipe: bytes) -> tuple[jax.stages.Compiled, dict[str, Any]]:
             )
         device = jax.local_devices()[:1]
         return program.compiled(*group.chunk, device), config
-
-
-@contextlib.contextmanager
-def _configured(config: Mapping[str, Any]) -> Iterator[None]:
-    """Applies the JAX settings of the calling process."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(no_mesh())
-        for name, value in config.items():
-            stack.enter_context(getattr(jax, name.removeprefix("jax_"))(value))
-        yield

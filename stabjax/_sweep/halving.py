@@ -12,6 +12,7 @@ import xarray as xr
 from stabjax._arguments import as_integer, check
 from stabjax._sweep.engine import trained
 from stabjax._sweep.place import place_of
+from stabjax._sweep.sanity import warn_about
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
 from stabjax._train.problem import Problem
@@ -29,6 +30,7 @@ def successive_halving(
     store: str | os.PathLike[str] | None = None,
     devices: Sequence[jax.Device] | None = None,
     executor: Executor | None = None,
+    accept_versions: bool = False,
     progress: bool = True,
 ) -> xr.Dataset:
     """Searches a space by successive halving, which stops unpromising points early.
@@ -56,6 +58,7 @@ def successive_halving(
         cannot be added later.
       devices: as in `sweep`.
       executor: as in `sweep`.
+      accept_versions: as in `sweep`.
       progress: as in `sweep`.
 
     Returns:
@@ -97,5 +100,7 @@ def successive_halving(
         eta=float(eta),
         compared_by=variable,
     )
-    place = place_of(store, devices, executor, (0, 1), progress)
+    if isinstance(space, Space):
+        warn_about(space, steps)
+    place = place_of(store, devices, executor, (0, 1), progress, accept_versions)
     return trained(problem, make_optimizer, space, settings, "auto", place)

@@ -2,9 +2,9 @@
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -20,6 +20,8 @@ class Place(NamedTuple):
     part: tuple[int, int]  # index of this process, number of processes
     store: Store | None
     progress: bool
+    accept_versions: bool = False  # results of other versions of JAX and Optax
+    on_chunk: Callable[[Any], object] | None = None  # called with the runs of a chunk
 
 
 def place_of(
@@ -28,6 +30,7 @@ def place_of(
     executor: Executor | None,
     part: tuple[int, int] | None,
     progress: bool,
+    accept_versions: bool = False,
 ) -> Place:
     """Validates the execution settings of a sweep."""
     if executor is not None and not isinstance(executor, Executor):
@@ -47,7 +50,7 @@ def place_of(
             f"folder that all processes share."
         )
     kept = None if store is None else Store(store)
-    return Place(chosen, executor, mine, kept, progress)
+    return Place(chosen, executor, mine, kept, progress, accept_versions)
 
 
 def _checked_part(part: object) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The plan of a sweep, which assigns trials to programs and chunks."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -9,9 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from stabjax._sweep.program import Inputs
+from stabjax._sweep.archive import bytes_of_a_trial
+from stabjax._sweep.capacity import check_fits
+from stabjax._sweep.program import STATE, Inputs
 from stabjax._sweep.settings import Settings
-from stabjax._sweep.space import Space
+from stabjax._sweep.space import TRIAL, Space
+
+_PER_TRIAL = 40  # bytes: number, seed, and positions in chunks and groups
+_PER_DIMENSION = 12  # bytes per trial: position of its value, and a temporary copy
+_RECORDED = 4  # multiple of these bytes above which most results are curves
 
 _Array = np.ndarray[Any, Any]
 
@@ -25,6 +31,7 @@ class Group(NamedTuple):
     variables: dict[str, jax.ShapeDtypeStruct]  # results of a trial
     program: str = ""  # fingerprint of the compiled chunk, if there is a store
     engine: str = "vmap"  # or "lanes"
+    accepted: tuple[str, ...] = ()  # fingerprints with other versions of the libraries
 
     @property
     def chunk(self) -> tuple[int, bool, str]:
@@ -61,6 +68,11 @@ class Plan:
     def numbers(self) -> dict[str, _Array]:
         """The values of each traced axis, in the dtype used on the device."""
         return self.space.numbers()
+
+    @property
+    def host_bytes(self) -> int:
+        """The bytes of memory that trials and results need in this process."""
+        return host_bytes(self.space, (group.variables for group in self.groups))
 
     def inputs(self, chunk: Chunk) -> Inputs:
         """Returns the program arguments for a chunk."""
@@ -106,6 +118,38 @@ class Plan:
             found += 1
             found[tuple(map(slice, smaller))] -= 1
         return found.ravel()
+
+
+def host_bytes(
+    space: Space, programs: Iterable[Mapping[str, jax.ShapeDtypeStruct]]
+) -> int:
+    """Returns the bytes of memory that trials and results need in this process.
+
+    Args:
+      space: the space of the trials.
+      programs: for each program, the results of a trial.
+    """
+    known: dict[str, int] = {}
+    for variables in programs:
+        for name, like in variables.items():
+            size = 0 if name.startswith(STATE) else bytes_of_a_trial({name: like})
+            known[name] = max(size, known.get(name, 0))
+    each = _PER_TRIAL + _PER_DIMENSION * len(space.shape) + sum(known.values())
+    return len(space) * each
+
+
+def check_trials_fit(
+    space: Space, programs: Sequence[Mapping[str, jax.ShapeDtypeStruct]] = ()
+) -> None:
+    """Raises a ValueError if trials and their results exceed the free memory."""
+    longest = max(space.dimensions, key=len)
+    what = "trials" if longest.name == TRIAL else f"values of {longest.name!r}"
+    remedy = f"take fewer than {len(longest):,} {what}"
+    bare = host_bytes(space, ())
+    if programs and host_bytes(space, programs) > _RECORDED * bare:
+        remedy = f"record less often (record_every), or {remedy}"
+    results = "The results of " if programs else ""
+    check_fits(f"{results}{len(space):,} trials", host_bytes(space, programs), remedy)
 
 
 def widths(

@@ -1,5 +1,6 @@
 """Planning a sweep, which traces the programs without compiling them."""
 
+import contextlib
 import hashlib
 import inspect
 import math
@@ -16,16 +17,25 @@ import optax
 
 import stabjax
 from stabjax._sweep.axes import OF_WHAT_WAS_TRAINED
-from stabjax._sweep.compiler import auto_width, jax_config, lanes_width, no_mesh
+from stabjax._sweep.compiler import jax_config, no_mesh
 from stabjax._sweep.factories import is_problem, name_of, route
-from stabjax._sweep.memory import Memory
 from stabjax._sweep.place import Place, place_of
-from stabjax._sweep.plan import Group, Plan, widths
+from stabjax._sweep.plan import Group, Plan, check_trials_fit, widths
 from stabjax._sweep.program import STATE, Program
+from stabjax._sweep.program_cache import Memory
+from stabjax._sweep.sanity import random_state_watched
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
-from stabjax._sweep.spec import differences, group_like, ordered, to_text
+from stabjax._sweep.spec_json import (
+    differences,
+    group_like,
+    ordered,
+    to_text,
+    versions,
+    with_accepted,
+)
 from stabjax._sweep.tracing import explained
+from stabjax._sweep.width import auto_width, lanes_width
 
 
 def planned(
@@ -41,6 +51,7 @@ def planned(
     Raises:
       ValueError: If the store contains another sweep.
     """
+    check_trials_fit(space)
     factories = route(problem, make_optimizer, [axis.name for axis in space.axes])
     store = place.store
     held = store.plan() if store else None
@@ -54,8 +65,11 @@ def planned(
     memory = Memory(factories.functions())
     for statics, trials in kept.groups():
         program = Program(factories, statics, dtypes, settings, memory)
+        # A function that returns the problem may draw its data at random.
+        watched = is_problem(problem)
         try:
-            program.shapes()
+            with random_state_watched() if watched else contextlib.nullcontext():
+                program.shapes()
         except Exception as error:
             raise explained(error, program, numbers) from error.__cause__ or error
         programs.append(program)
@@ -69,9 +83,31 @@ def planned(
         about["maximize"] = ", ".join(maximized)
     numerics = _numerics(place.devices[0])
     plan = Plan(kept, sizes, order, settings, tuple(groups), numerics, about)
-    if store and held and (found := list(differences(held, plan))):
-        raise store.refused(found)
+    if store and held:
+        plan = _like_the_stored(plan, held, place)
     return plan, programs
+
+
+def _like_the_stored(plan: Plan, held: Plan, place: Place) -> Plan:
+    """Checks that a plan matches the stored one, and accepts the stored results."""
+    if place.store and (found := list(differences(held, plan, place.accept_versions))):
+        remedy = "Pass accept_versions=True to keep the stored results alongside new "
+        remedy += "ones (the last bits may differ). "
+        upgraded = versions(held) != versions(plan)
+        raise place.store.refused(found, remedy if upgraded else "")
+    groups = [
+        with_accepted(group, known) if known else group
+        for group in plan.groups
+        for known in [group_like(held, group.labels)]
+    ]
+    about = dict(plan.about)
+    if earlier := held.about.get("earlier_versions"):
+        about["earlier_versions"] = earlier
+    if any(group.accepted for group in groups) and versions(held) != versions(plan):
+        shown = ", ".join(f"{n} {v}" for n, v in versions(held).items())
+        known = [shown, *filter(None, [about.get("earlier_versions")])]
+        about["earlier_versions"] = "; ".join(dict.fromkeys(known))
+    return replace(plan, groups=tuple(groups), about=about)
 
 
 def fingerprint(
@@ -117,7 +153,9 @@ def _group(
     The chunk width must not change because it affects rounding.
     """
     labels, variables = labels_of(space, int(trials[0])), program.shapes()[2]
-    known = group_like(held, labels) if held else None
+    # Other settings may need another engine, and the store rejects them anyway.
+    same = held is not None and held.settings == program.settings
+    known = group_like(held, labels) if held and same else None
     if known and place.store and chunk_size not in (None, known.width):
         reason = f"chunk_size is {known.width} in the store and {chunk_size} here"
         raise place.store.refused([reason])
@@ -138,9 +176,9 @@ def _width(
     chunk_size: int | None,
     place: Place,
 ) -> tuple[int, bool, str]:
-    """Returns the chunk width, whether the trials of a chunk share a seed, the engine.
+    """Returns the chunk width, whether trials share a seed in a chunk, and the engine.
 
-    Lanes are wide, so one chunk for several seeds is best where that is possible.
+    Lanes are wide, so a chunk contains several seeds if possible.
     """
     device, devices = place.devices[0], len(place.devices)
     parameters, memory, _ = program.shapes()

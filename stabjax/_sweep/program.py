@@ -13,19 +13,19 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from stabjax._sweep.axes import RESULTS
-from stabjax._sweep.compiler import compiled_for, cpu_options, memory_of
+from stabjax._sweep.compiler import compiled_for, cpu_options
 from stabjax._sweep.factories import Factories
 from stabjax._sweep.lanes import (
     LARGEST,
     Inexpressible,
-    Run,
     chunk_of,
     run_of,
     trained,
 )
-from stabjax._sweep.memory import Memory
+from stabjax._sweep.program_cache import Memory
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.unsharded import unsharded
+from stabjax._sweep.width import memory_of
 from stabjax._train.state import Rules, State, Training, TrainResult
 from stabjax._train.summaries import summaries_of
 from stabjax._train.trial import train, training
@@ -63,9 +63,9 @@ class Program:
             settings,
             getattr(factories.problem, "metadata", {}).get("final_loss"),
         )
-        # Jitted so that `shapes` and `compiled` share one trace.
-        self._parts: Any = None
+        self._parts: Any = None  # of a trial, after it was traced
         self._maximize: tuple[str, ...] = ()
+        # Jitted so that `shapes` and `compiled` share one trace.
         self._jitted = jax.jit(self._rung if settings.rungs else self._trial)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -94,7 +94,7 @@ class Program:
         return self._memory.recall((self._key, "shapes"), self._shapes)[:3]
 
     def maximize(self) -> tuple[str, ...]:
-        """Returns the variables for which the problem says that larger is better."""
+        """Returns the variables that the problem maximizes."""
         found: tuple[str, ...]
         found = self._memory.recall((self._key, "shapes"), self._shapes)[4]
         return found
@@ -113,7 +113,7 @@ class Program:
         return count, memory, variables, run, self._maximize
 
     def engine(self, shared_seed: bool, platform: str) -> str:
-        """Returns how chunks run: in `"lanes"` if possible, or by `"vmap"`."""
+        """Returns the engine, `"lanes"` if possible and `"vmap"` otherwise."""
         return "lanes" if self._lanes(shared_seed, platform) else "vmap"
 
     def fingerprint(self, width: int, shared_seed: bool, engine: str) -> str:
@@ -223,7 +223,7 @@ class Program:
     def _lanes(
         self, shared_seed: bool, platform: str
     ) -> Callable[[_Variables, _Variables], Any] | None:
-        """Returns a function that trains a chunk in lanes, or None if it cannot."""
+        """Returns a function that trains a chunk in lanes, or None if unsupported."""
         given = self.settings
         run = self._memory.recall((self._key, "shapes"), self._shapes)[3]
         if run is None:

@@ -21,32 +21,50 @@ def _progress_bar(total: int, shown: bool) -> Any:
 
 
 _STOPPING = b"\nFinishing the running chunks. Press Ctrl-C again to stop now.\n"
+_STOPPED = b"\nStopping now. Finished chunks are stored.\n"
+
+
+class Requests:
+    """Requests by Ctrl-C to stop after the running chunks, or to abandon them."""
+
+    def __init__(self) -> None:
+        self._first, self._second = threading.Event(), threading.Event()
+
+    def stopped(self) -> bool:
+        """Returns whether to stop starting chunks."""
+        return self._first.is_set()
+
+    def stopped_at_once(self) -> bool:
+        """Returns whether to abandon the running chunks."""
+        return self._second.is_set()
+
+    def add(self, number: int, frame: Any) -> None:
+        """Handles a signal without raising, which might interrupt a write."""
+        del number, frame
+        if self._first.is_set():
+            self._second.set()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._first.set()
+        # print is not reentrant in a signal handler.
+        os.write(2, _STOPPED if self._second.is_set() else _STOPPING)
 
 
 @contextlib.contextmanager
-def _stop_requests(wanted: bool) -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a stop request, which lets running chunks finish.
+def _requests(wanted: bool) -> Iterator[Requests]:
+    """Turns the first and second Ctrl-C into requests, so that chunks can be stored.
 
-    Yields a function that returns whether a stop was requested. A second Ctrl-C
-    interrupts immediately. If the application has its own Ctrl-C handler, the handler
-    is left in place.
+    A third Ctrl-C interrupts immediately. If the application has its own Ctrl-C
+    handler, the handler is left in place.
     """
-    requested = threading.Event()
-
-    def request(number: int, frame: Any) -> None:
-        del number, frame
-        requested.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.write(2, _STOPPING)  # print is not reentrant in a signal handler
-
+    requests = Requests()
     in_main = threading.current_thread() is threading.main_thread()
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not (wanted and in_main and usual):
-        yield requested.is_set
+        yield requests
         return
-    signal.signal(signal.SIGINT, request)
+    signal.signal(signal.SIGINT, requests.add)
     try:
-        yield requested.is_set
+        yield requests
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -57,7 +75,8 @@ class Watch:
 
     bar: Any
     total: int  # trials
-    stopped: Callable[[], bool]
+    stopped: Callable[[], bool]  # whether to stop starting chunks
+    stopped_at_once: Callable[[], bool]  # whether to abandon running chunks
     start: float
     compile_seconds: float = 0.0
     done: int = 0  # trials, either trained or loaded from a store
@@ -102,5 +121,5 @@ class Watch:
 def watched(total: int, shown: bool, stoppable: bool) -> Iterator[Watch]:
     """Shows a progress bar and handles Ctrl-C if finished chunks are stored."""
     start = time.perf_counter()
-    with _stop_requests(stoppable) as stopped, _progress_bar(total, shown) as bar:
-        yield Watch(bar, total, stopped, start)
+    with _requests(stoppable) as asked, _progress_bar(total, shown) as bar:
+        yield Watch(bar, total, asked.stopped, asked.stopped_at_once, start)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stabjax._sweep.axes import Axis, Static, axis_of, check_distinct
+from stabjax._sweep.capacity import check_fits
 from stabjax._sweep.sampling import drawn_axis, unit_points
 
 TRIAL = "trial"  # name of the dimension for zipped and sampled axes
@@ -263,6 +264,9 @@ def _merged(dimensions: list[Dimension]) -> tuple[Dimension, ...]:
     if len(merging) < 2:
         return tuple(dimensions)
     sizes = [len(dimension) for dimension in merging]
+    size = 16 * math.prod(sizes) * sum(len(dimension.axes) for dimension in merging)
+    shown = " x ".join(f"{size:,}" for size in sizes)
+    check_fits(f"{shown} trials", size, "combine fewer")
     positions = np.unravel_index(np.arange(math.prod(sizes)), sizes)
     axes = [
         axis.take(rows)

@@ -33,7 +33,7 @@ def explained(
         rest = {n: v.dtype for n, v in numbers.items() if n not in names}
         try:
             Program(factories, fixed, rest, settings).shapes()
-        except Exception:  # any type: another axis fails too
+        except Exception:  # of any type: another axis must also be static
             continue
         return TypeError(_sentence(error, names, numbers))
     return error
@@ -50,8 +50,8 @@ def _sentence(
     axes = " and ".join(map(repr, names))
     axes = f"axis {axes}" if len(names) == 1 else f"axes {axes}"
     text = (
-        f"{axes} must be static if its value fixes a shape or decides a branch "
-        f"of Python, got traced numbers. Use {', '.join(calls)}."
+        f"{axes} must be static if its value determines a shape or a Python "
+        f"branch, got traced numbers. Use {', '.join(calls)}."
     )
     frames = traceback.extract_tb(error.__traceback__)
     if any(frame.filename.startswith(_OPTAX) for frame in frames):

@@ -42,7 +42,7 @@ class Looped(NamedTuple):
 
 
 def looped(training: Training, lengths: Lengths, watch: Watch | None) -> Looped:
-    """Runs all steps, and evaluates and stops on the way."""
+    """Runs all steps, with evaluations and early stopping."""
     steps, record_every, every = lengths
 
     def run(state: State, length: int) -> tuple[State, Record | None]:

@@ -179,7 +179,26 @@ def _is_pair(found: Any) -> bool:
 def _kind(found: Any) -> str:
     if isinstance(found, tuple):
         return f"a tuple of {len(found)}"
-    return f"a {type(found).__name__}"
+    return "an array" if hasattr(found, "shape") else f"a {type(found).__name__}"
+
+
+def _is_scalars(found: Any) -> bool:
+    """Returns whether this is a dict of numbers."""
+    if not isinstance(found, Mapping):
+        return False
+    leaves = jax.tree.leaves(dict(found))
+    numbers = all(np.ndim(x) == 0 and not isinstance(_dtype(x), str) for x in leaves)
+    return numbers and len(leaves) == len(found)
+
+
+def _shapes(found: Any) -> str:
+    """Returns the shapes of arrays, and the names of anything else, for a message."""
+
+    def shown(leaf: Any) -> Any:
+        dtype = _dtype(leaf)
+        return dtype if isinstance(dtype, str) else np.shape(leaf)
+
+    return repr(jax.tree.map(shown, found))
 
 
 def _as_params(params: Any, hint: str) -> Any:
@@ -230,10 +249,10 @@ def _outputs(
         value, new = found, ()
         if _is_pair(found) and isinstance(found[1], Mapping):
             value, metrics = found
-    if not isinstance(metrics, Mapping) or any(map(np.ndim, metrics.values())):
+    if not _is_scalars(metrics):
         raise TypeError(
             f"problem.loss must return a dict of scalars as metrics, got "
-            f"{jax.tree.map(np.shape, metrics)!r}."
+            f"{_shapes(metrics)}."
         )
     return value, (new, {name: jnp.asarray(value) for name, value in metrics.items()})
 
@@ -271,10 +290,9 @@ def _evaluation(
         return {}
     with _explained("evaluate"):
         found = measure(params, values)
-    if not isinstance(found, dict) or any(np.ndim(v) != 0 for v in found.values()):
+    if not _is_scalars(found):
         raise TypeError(
-            f"problem.evaluate must return a dict of scalars, got "
-            f"{jax.tree.map(np.shape, found)!r}."
+            f"problem.evaluate must return a dict of scalars, got {_shapes(found)}."
         )
     arrays = {name: jnp.asarray(value) for name, value in found.items()}
     return {name: value.astype(wide(value.dtype)) for name, value in arrays.items()}

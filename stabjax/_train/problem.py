@@ -61,6 +61,9 @@ class Problem:
     - `"final_loss"`: the name of the entry of `evaluate` that is reported as the final
       loss, such as `"test_loss"`. By default the final loss is `loss` at the evaluation
       key
+    - `"maximize"`: the names of the entries of `evaluate` whose larger values are
+      better
+    - `"steps_per_epoch"`: the number of steps in a pass over the data
 
     Args:
       init: a function that takes a key and returns the initial parameters, or
@@ -122,7 +125,8 @@ class Problem:
         functions |= {name: f for name, f in optional.items() if f is not None}
         for name, function in functions.items():
             if not callable(function):
-                raise TypeError(f"{name} must be a function, got {function!r}.")
+                shown = " ".join(f"{function!r:.60}".split())
+                raise TypeError(f"{name} must be a function, got {shown}.")
         if not isinstance(self.metadata, Mapping):
             raise TypeError(
                 f"metadata must be a mapping such as a dict, got {self.metadata!r}."

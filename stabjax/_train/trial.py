@@ -69,18 +69,18 @@ def train(
       key: the random key of the run, such as `jax.random.key(0)`.
       steps: number of updates, >= 1. **Static.**
       epochs: number of passes over the data, >= 1, instead of `steps`. The problem must
-        have `metadata["steps_per_epoch"]`, as those of `supervised` do. **Static.**
+        have `metadata["steps_per_epoch"]`, which `supervised` sets. **Static.**
       record_every: records the loss at steps 0, record_every, 2 * record_every, ... and
         the optimizer metrics after each of these steps, in [1, steps]. Compilation is
-        fastest if it divides `steps`. None records nothing, and memory use does not
-        grow with `steps`. **Static.**
+        fastest if it divides `steps`. By default, nothing is recorded, and memory use
+        does not grow with `steps`. **Static.**
       evaluate_every: evaluates the problem after every N updates, in [1, steps] and a
         multiple of `record_every`, or after every `"epoch"`. The results are in
         `curves`. **Static.**
       stop: a rule that stops the run early, such as
-        `EarlyStopping("test_loss", patience=3)`. From then on, the parameters and all
-        else are unchanged, and recorded values are NaN. It needs `evaluate_every`.
-        **Static.**
+        `EarlyStopping("test_loss", patience=3)`. After that, the parameters and all
+        other states are unchanged, and recorded values are NaN. It needs
+        `evaluate_every`. **Static.**
       divergence_factor: a loss above this multiple of the initial loss counts as
         diverged, > 0. Pass inf to disable the bound. **Traceable.**
       summaries: names of loss summaries. `"mean_loss"` is the mean loss over all steps,

@@ -1,4 +1,4 @@
-"""The command-line interface, `stabjax study | sweep | plot | schedule | list`."""
+"""The command line: `stabjax study | sweep | plot | ask | schedule | list`."""
 
 import argparse
 import shlex
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import stabjax
 from stabjax._arguments import lookup, suggestion
-from stabjax.cli import catalogue, environment, plot, schedule, study, sweep
+from stabjax.cli import ask, catalogue, environment, plot, schedule, study, sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,21 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
-    """Returns the parser, and those of the commands by name."""
+    """Returns the main parser, and the parsers of the commands, keyed by name."""
     parser = argparse.ArgumentParser(
         prog="stabjax", description="Tools for training stability in JAX."
     )
     version = f"stabjax {stabjax.__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (study, sweep, plot, schedule, catalogue):
+    for command in (study, sweep, plot, ask, schedule, catalogue):
         command.add(commands)
     return parser, commands.choices
 
 
 def _unexpected(word: str, parser: argparse.ArgumentParser) -> str:
     if not word.startswith("-"):
-        return f"argument {word!r} is one too many."
+        return f"argument {word!r} is unexpected."
     known = [name for name in parser._option_string_actions if name.startswith("--")]
     name = word.partition("=")[0]
     return (

@@ -1,4 +1,4 @@
-"""`stabjax list`: everything that has a name on the command line."""
+"""`stabjax list`: names of problems, methods and optimizers."""
 
 import argparse
 import inspect
@@ -23,8 +23,8 @@ def add(commands: Subparsers) -> None:
     parser = commands.add_parser(
         "list",
         help="list problems, clips, schedules, optimizers and guards",
-        description="Lists the names that the other commands accept, with the"
-        " arguments that an axis of a sweep can vary.",
+        description="Lists the names accepted by the other commands, with the arguments"
+        " that can be the axes of a sweep.",
     )
     parser.set_defaults(call=_run)
     parser.add_argument(

@@ -67,14 +67,14 @@ def errors_in_one_sentence(
 
 
 def in_words(message: str) -> str:
-    """Returns a message in one line, in the words of the command line."""
+    """Formats a message as a single line, with the syntax of the command line."""
     for pattern, words in _SPELLINGS:
         message = re.sub(pattern, words, message)
     return " ".join(message.split())
 
 
 def integer(text: str) -> int:
-    """Returns an integer, for argparse."""
+    """Parses an integer for argparse."""
     try:
         return int(text)
     except ValueError:
@@ -82,7 +82,7 @@ def integer(text: str) -> int:
 
 
 def number(text: str) -> float:
-    """Returns a number, for argparse."""
+    """Parses a number for argparse."""
     try:
         return float(text)
     except ValueError:

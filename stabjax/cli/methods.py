@@ -1,4 +1,4 @@
-"""The optimizer of a sweep, from names of the catalogue and axes by name."""
+"""Optimizers for `stabjax sweep`, built from names and axes."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -21,28 +21,28 @@ ROLES = tuple(_DEFAULTS)
 
 
 class Part(NamedTuple):
-    """A clip, a schedule, an optimizer or a guard of the catalogue.
+    """A clipping method, a schedule, an optimizer or a guard.
 
     Attributes:
-      function: what makes it.
-      parameters: its arguments that an axis can have, with their defaults.
+      function: builds the part.
+      parameters: arguments that can be an axis, with their defaults.
     """
 
     function: Callable[..., Any]
     parameters: Mapping[str, inspect.Parameter]
 
 
-# For each role, the parts that the runs of a sweep have, by name.
+# For each role, the parts used in a sweep, keyed by name.
 Parts = Mapping[str, Mapping[str, Part]]
 
 
 def parts_of(
     options: Mapping[str, str | None], axes: Mapping[str, Iterable[object]]
 ) -> Parts:
-    """Returns the parts that options or axes name.
+    """Returns the parts named by options or axes.
 
     Raises:
-      ValueError: a name is unknown, or given by an option and by an axis.
+      ValueError: If a name is unknown, or both an option and an axis give a role.
     """
     found = {}
     for role, default in _DEFAULTS.items():
@@ -63,9 +63,9 @@ def parts_of(
 def make_optimizer_from(
     parts: Parts, steps: int, *, record: bool
 ) -> Callable[..., optax.GradientTransformation]:
-    """Returns a function for `sweep` that makes an optimizer of these parts.
+    """Returns a `make_optimizer` function that combines the parts.
 
-    Its parameters are `peak_value`, the roles, whose values are names, and the
+    Its parameters are `peak_value`, the roles (whose values are names) and the
     arguments of all parts.
     """
     first = {role: next(iter(named)) for role, named in parts.items()}
@@ -101,10 +101,12 @@ def make_optimizer_from(
 
 
 def thresholds_of(parts: Parts) -> list[str]:
-    """Returns the arguments of the clips that are a threshold."""
+    """Returns the threshold argument of each clipping method."""
     from stabjax._catalogue import CLIPPINGS
 
-    return [CLIPPINGS[name].number for name in parts["clip"] if name in CLIPPINGS]
+    return [
+        CLIPPINGS[name].number for name in parts.get("clip", ()) if name in CLIPPINGS
+    ]
 
 
 def _word(name: object) -> str:
@@ -125,7 +127,7 @@ def _part(role: str, name: str) -> Part:
         function = lookup(role, name, {"none": _unguarded, **_catalogue.GUARDS})
     else:
         function = lookup(role, name, {"none": optax.identity, **_catalogue.CLIPS})
-        if name == "clip_by_global_norm":  # which does nothing without a threshold
+        if name == "clip_by_global_norm":  # no clipping without a threshold
             optional = {"max_norm": np.inf}
             function = _global_norm
     plain = function.function if role == "schedule" else function
@@ -152,7 +154,7 @@ def _unguarded(inner: optax.GradientTransformation) -> optax.GradientTransformat
 def _clip(
     name: str, clip: optax.GradientTransformation, given: Mapping[str, Any]
 ) -> optax.GradientTransformation:
-    """The clip, which an infinite threshold switches off."""
+    """Returns the clipping, disabled where the threshold is infinite."""
     from stabjax._catalogue import CLIPPINGS, unless_infinite
 
     if name in ("none", "clip_by_global_norm") or CLIPPINGS[name].number not in given:
@@ -166,7 +168,7 @@ def _chain(
     optimizer: optax.GradientTransformation,
     record: bool,
 ) -> optax.GradientTransformation:
-    """Clip and optimizer in the order of the clip, with metrics of the gradient."""
+    """Chains clipping and optimizer. Some methods clip the optimizer's update."""
     from stabjax._catalogue import CLIPPINGS
 
     if name != "none" and CLIPPINGS[name].after:

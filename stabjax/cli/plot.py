@@ -34,6 +34,10 @@ def add(commands: Subparsers) -> None:
         "hue": "axis with one curve, or one panel of a map, for each value",
     }.items():
         parser.add_argument(f"--{name}", metavar="AXIS", help=text)
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind",
         metavar="KIND",
@@ -64,21 +68,22 @@ def add(commands: Subparsers) -> None:
 def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     with environment.errors_in_one_sentence(parser):
         environment.check_output(options.out, environment.PICTURES)
-        _draw(_load(options.store), options).figure.savefig(options.out)
+        _draw(load_runs(options.store), options).figure.savefig(options.out)
     print(f"picture: {options.out}")
 
 
-def _load(store: str) -> "xr.Dataset":
+def load_runs(store: str) -> "xr.Dataset":
+    """Returns the runs in the folder of a sweep or in a netCDF file."""
     path = Path(store)
     wanted = "STORE must be the folder of a sweep or a netCDF file"
     if not path.exists():
-        raise FileNotFoundError(f"{wanted}, but there is no {store!r}.")
+        raise FileNotFoundError(f"{wanted}, but {store!r} does not exist.")
     if path.is_dir():
         try:
             return stabjax.runs.load(store)
         except FileNotFoundError as error:
             raise ValueError(f"{wanted}, got the folder {store!r}.") from error
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # opening a pipe would block
         raise ValueError(f"{wanted}, got {store!r}.")
     import xarray as xr
 
@@ -127,7 +132,7 @@ def _draw(runs: "xr.Dataset", options: argparse.Namespace) -> Any:
 
 
 def _chosen(options: argparse.Namespace, known: Mapping[str, object]) -> dict[str, str]:
-    """Returns the axes that the options name, checked."""
+    """Checks and returns the axes that are selected by options."""
     chosen: dict[str, str] = {}
     for role in ("x", "y", "hue"):
         axis = getattr(options, role)

@@ -10,9 +10,10 @@ import numpy as np
 import optax
 
 import stabjax
-from stabjax._arguments import as_integer, lookup, suggestion
+from stabjax._arguments import as_integer, suggestion
 from stabjax.cli import environment
 from stabjax.cli.environment import Subparsers, integer, number
+from stabjax.cli.files import found_in_file, is_in_file, problem_at
 from stabjax.cli.methods import (
     Parts,
     make_optimizer_from,
@@ -44,7 +45,12 @@ def add(commands: Subparsers) -> None:
         " none.",
     )
     parser.set_defaults(call=_run)
-    parser.add_argument("problem", metavar="PROBLEM", help="such as digits_mlp")
+    parser.add_argument(
+        "problem",
+        metavar="PROBLEM",
+        help="such as digits_mlp, or path/to/file.py:name for a problem of your own or"
+        " a function that returns one",
+    )
     parser.add_argument(
         "pairs", nargs="+", metavar="NAME=VALUES", help="such as seed=0:8"
     )
@@ -56,6 +62,11 @@ def add(commands: Subparsers) -> None:
         "guard": "none",
     }.items():
         parser.add_argument(f"--{name}", metavar="NAME", help=f"default: {default}")
+    parser.add_argument(
+        "--make-optimizer",
+        metavar="FILE.py:NAME",
+        help="a function in a file, in place of --clip, --schedule and --optimizer",
+    )
     _add_results(parser)
 
 
@@ -96,11 +107,15 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         environment.prepare_jax(options.devices)
         from stabjax._catalogue import PROBLEMS  # needs packages of an extra
 
-        problem = lookup("problem", options.problem, PROBLEMS)
+        problem = problem_at(options.problem, PROBLEMS)
         given = parse_axes(options.pairs)
-        parts = parts_of(vars(options), given)
-        record = options.record_every is not None
-        make = make_optimizer_from(parts, options.steps, record=record)
+        parts: Parts = {}
+        if options.make_optimizer:
+            make = found_in_file("--make-optimizer", options.make_optimizer)
+        else:
+            parts = parts_of(vars(options), given)
+            record = options.record_every is not None
+            make = make_optimizer_from(parts, options.steps, record=record)
         known = _known(problem, make)
         _check_axes(given, known, parts, options.problem)
         thresholds = ["max_norm", *thresholds_of(parts)]
@@ -131,6 +146,11 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 def _check_options(options: argparse.Namespace) -> None:
     environment.check_output(options.out)
     as_integer("--steps", options.steps)
+    if options.make_optimizer and not is_in_file(options.make_optimizer):
+        raise ValueError(
+            f"--make-optimizer must be a file and a name, such as "
+            f"optimizers.py:make_optimizer, got {options.make_optimizer!r}."
+        )
     if options.record_every is not None:
         as_integer("--record-every", options.record_every, f"in [1, {options.steps}]")
     for name in ("devices", "fresh_seeds"):
@@ -205,9 +225,13 @@ def _summary(runs: "xr.Dataset") -> str:
         f"{attrs['seconds']} s (plus {attrs['compile_seconds']} s to compile)",
         f"diverged: {float((runs.status == 1).mean()):.1%}",
     ]
-    # The loss, and the variables with a direction in the problem's metadata.
-    measured = [n for n, v in runs.data_vars.items() if "better" in v.attrs]
-    for variable in dict.fromkeys(["final_loss", *map(str, measured)]):
+    # The loss, and the entries of `evaluate` that the problem maximizes.
+    maximized = [
+        str(name)
+        for name, values in runs.data_vars.items()
+        if values.attrs.get("better") == "higher" and values.dims == runs.status.dims
+    ]
+    for variable in ["final_loss", *maximized]:
         try:
             lines.append(f"best {stabjax.runs.best(runs, variable)}")
         except ValueError as error:  # every run diverged
@@ -224,7 +248,7 @@ def _fresh(
 ) -> str:
     try:
         winner = runs.isel(stabjax.runs.best(runs).positions)
-    except ValueError:  # every run diverged, as the summary says
+    except ValueError:  # every run diverged, which the summary reports
         return "no point to train with fresh seeds"
     found = stabjax.runs.best(stabjax.runs.retest(problem, make, winner, seeds=seeds))
     return f"with fresh seeds: {str(found).splitlines()[0]}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stabjax import Space
 
 Value: TypeAlias = int | float | bool | str | None
-# An array or a range of numbers, a list as it is written, a tuple of static values.
+# An array, a range or a list, or a tuple of static values.
 Values: TypeAlias = Sequence[Value] | np.ndarray[Any, Any]
 
 _WORDS: dict[str, Value] = {"none": None, "true": True, "false": False}
@@ -23,7 +23,7 @@ _FORMS = (
     "log:LOW:HIGH:N, lin:LOW:HIGH:N, FIRST:END, or comma-separated values, optionally "
     "with the prefix static:"
 )
-_MOST = 10**8  # points of a grid: their losses alone are 0.4 GB
+_MOST = 10**8  # points of a grid, whose losses take 0.4 GB
 _SPACED = re.compile(r"(log|lin):([^:,]+):([^:,]+):(\d+)")
 _SPAN = re.compile(r"(\d+):(\d+)")
 
@@ -47,11 +47,11 @@ def parse_pair(text: str, form: str = "NAME=VALUE") -> tuple[str, str]:
 
 
 def parse_axes(texts: Iterable[str]) -> dict[str, Values]:
-    """Returns axes such as `rate=log:1e-3:1:16`, `kind=a,b`, `seed=0:8`, by name.
+    """Parses axes such as `rate=log:1e-3:1:16`, `kind=a,b` and `seed=0:8`.
 
     Raises:
-      ValueError: a text is not an axis, an axis is given twice or has a value twice, or
-        the grid is too large to be made.
+      ValueError: If a text is not an axis, an axis or a value occurs twice, or the grid
+        is too large.
     """
     found: dict[str, str] = {}
     for text in texts:
@@ -74,10 +74,11 @@ def space_of(
     known: Mapping[str, inspect.Parameter],
     thresholds: Collection[str],
 ) -> "Space":
-    """Returns the grid of these axes.
+    """Returns the grid of the axes.
 
-    An argument that is an integer by its type fixes a shape, and its axis is static. No
-    threshold is an infinite one, which keeps the axis numeric: one compilation.
+    Arguments with an integer type determine a shape, so their axes are static. "none"
+    is parsed as an infinite threshold, which keeps the axis numeric. The whole axis
+    then shares one compilation.
     """
     found: dict[str, Any] = {}
     for name, given in axes.items():
@@ -95,10 +96,10 @@ def check_words(
     known: Mapping[str, inspect.Parameter],
     thresholds: Collection[str],
 ) -> None:
-    """Raises if an axis of numbers or of flags holds another word.
+    """Checks the words in axes of numbers or booleans.
 
     Raises:
-      ValueError: it does; the message names the axis and the word.
+      ValueError: If an axis contains a word that is not allowed.
     """
     for name, values in axes.items():
         parameter = known[name]
@@ -127,7 +128,7 @@ def parse_range(text: str) -> tuple[float, float]:
 
 
 def _size(text: str) -> int:
-    """Returns the number of values of an axis, without making them."""
+    """Returns the number of values of an axis without creating them."""
     if spaced := _SPACED.fullmatch(text):
         return int(spaced[4])
     if span := _SPAN.fullmatch(text):
@@ -150,7 +151,7 @@ def _parse_axis(name: str, text: str) -> Values:
     if ":" in "".join(words) or "" in words:
         raise ValueError(f"axis {name!r} must be {_FORMS}, got {text!r}.")
     values = [parse_value(word) for word in words]
-    kinds = [(type(value), value) for value in values]  # True is 1 otherwise
+    kinds = [(type(value), value) for value in values]  # because True == 1
     for kind, value in zip(kinds, values, strict=True):
         if kinds.count(kind) > 1 and len(values) < 1000:
             raise ValueError(

@@ -22,8 +22,8 @@ from stabjax._schedules.decays import (
     linear_schedule,
     polynomial_schedule,
 )
+from stabjax._schedules.language_models import inverse_sqrt_schedule
 from stabjax._schedules.shapes import half_cosine, with_ends
-from stabjax._schedules.transformers import inverse_sqrt_schedule
 from stabjax._schedules.wrappers import with_cooldown, with_warmup
 from stabjax._types import Number, Schedule
 from stabjax.compat.greedy import greedy

@@ -1,11 +1,12 @@
 """Matplotlib plots of sweep results, schedules and gradient norms.
 
-Each function draws into the Axes that it is given, or into a new figure, and returns
-them: `ax.figure.savefig("name.png")`. Numeric dimensions that you do not name, such as
-the seeds, are pooled, and the title says so. Categories are not pooled in a new
-figure: each has its own line, row or panel.
+Each function draws on the given Axes, or creates a new figure, and returns the Axes. To
+save a plot, call `ax.figure.savefig("name.png")`. Numeric dimensions that are not
+assigned to an axis, such as the seeds, are pooled and listed in the title. Categories
+are not pooled in a new figure: each has its own line, row or panel.
 """
 
+from stabjax.plot.answers import answer, marginal
 from stabjax.plot.axes import panels
 from stabjax.plot.curves import learning_curves
 from stabjax.plot.maps import heatmap
@@ -16,9 +17,11 @@ from stabjax.plot.sensitivity import sensitivity, stable_fraction
 from stabjax.plot.trainability import trainability_map
 
 __all__ = [
+    "answer",
     "gradient_norms",
     "heatmap",
     "learning_curves",
+    "marginal",
     "panels",
     "rate_ranges",
     "schedule_text",

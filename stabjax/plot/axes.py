@@ -123,7 +123,7 @@ def shades(number: int) -> Iterator[dict[str, Any]]:
 
 
 def draw_target(ax: Axes, target: float) -> None:
-    """Draws a line at a value of the vertical axis, for the legend to name."""
+    """Draws a horizontal line at the target, with a label for the legend."""
     ax.axhline(target, color="0.35", lw=1.0, ls=(0, (4, 2)), label=f"{target:.3g}")
     low, high = ax.get_ylim()
     if ax.get_yscale() == "linear" or target > 0:
@@ -153,7 +153,7 @@ def _columns(ax: Axes, most: int, handles: list[Artist] | None) -> int:
     widest = max(map(len, labels), default=0)
     fitting = int(_width(ax) // (0.85 * _LETTER * widest + _HANDLE))
     columns = max(1, min(most, fitting))
-    # Four entries are two rows of two rather than a row of three and a rest.
+    # Four entries form two rows of two instead of a row of three and a single one.
     return 2 if len(labels) == 4 and columns == 3 else columns
 
 

@@ -48,8 +48,8 @@ def learning_curves(
       variable: `loss`, or a metric such as `clip_grad_norm`.
       hue: dimension with a curve for each value.
       target: value to mark with a horizontal line.
-      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
-        creates a new figure.
+      ax: Matplotlib Axes to draw on. If given, all categories are pooled in one panel.
+        Defaults to a new figure.
 
     Returns:
       The Matplotlib Axes, or those of the first panel.

@@ -37,7 +37,7 @@ def variable_of(dataset: xr.Dataset, name: str, **dims: str | None) -> xr.DataAr
 
 
 def categories_of(data: xr.DataArray, *shown: str | None) -> list[str]:
-    """Returns the dimensions that a plot must not pool: more than one word or flag."""
+    """Returns the categorical dimensions (strings and booleans) with several values."""
     return [
         str(dim)
         for dim, size in data.sizes.items()
@@ -60,7 +60,7 @@ def name_pooled(ax: Axes, words: str, data: xr.DataArray, *shown: str | None) ->
 
 
 def label_at(coordinate: xr.DataArray, position: int) -> str:
-    """Returns the label of one value: a word alone, a number with its name."""
+    """Returns the label of a value: the word itself, or a number with its name."""
     value = coordinate.to_numpy()[position]
     if isinstance(value, str):
         return value

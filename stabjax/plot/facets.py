@@ -1,4 +1,4 @@
-"""A panel for each combination of categories."""
+"""Figures with a panel for each combination of categories."""
 
 import itertools
 import math
@@ -11,16 +11,19 @@ from stabjax.plot.axes import panels
 from stabjax.plot.data import label_at
 
 _COLUMNS = 3
-_MOST = 24  # panels that can be read in one figure
+_MOST = 24  # more panels are too small to read
 
 
 def in_panels(
     dataset: xr.Dataset, dims: Sequence[str], draw: Callable[..., Axes]
 ) -> Axes:
-    """Draws each combination of these dimensions, at one height; returns the first.
+    """Draws a panel for each combination, with a shared vertical axis.
+
+    Returns:
+      The Axes of the first panel.
 
     Raises:
-      ValueError: there are too many combinations to be read.
+      ValueError: If there are more than 24 combinations.
     """
     sizes = [dataset.sizes[dim] for dim in dims]
     number = math.prod(sizes)

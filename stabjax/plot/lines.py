@@ -1,4 +1,4 @@
-"""One line for each value of a dimension: its runs, its style and its label."""
+"""Lines of a plot: their runs, styles and labels."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,10 +16,10 @@ Line = tuple[str | None, np.ndarray, dict[str, Any]]
 def split(
     data: xr.DataArray, hue: str | None, *shown: str | None
 ) -> tuple[str | None, list[str]]:
-    """Returns the dimension of the lines, and those of the panels.
+    """Returns the dimension of the lines and the dimensions of the panels.
 
-    Words and flags are never pooled: the first such dimension has the lines, unless
-    `hue` names another one, and the others have panels.
+    Categorical dimensions are not pooled. If `hue` is None, the first of them is used
+    for the lines. The others are used for the panels.
     """
     categories = categories_of(data, hue, *shown)
     if hue is None and categories:
@@ -28,9 +28,9 @@ def split(
 
 
 def lines_of(data: xr.DataArray, x: str, hue: str | None) -> Iterator[Line]:
-    """Yields for each value of `hue` its label, an array of (x, all runs), its style.
+    """Yields the label, an array of (x, all runs) and the style of each line.
 
-    More than seven numbers have shades, and all but five of them hidden labels.
+    More than seven numeric values are drawn in shades, and only five have a label.
     """
     if hue is None:
         yield None, pooled(data, x), next(styles())

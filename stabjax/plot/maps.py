@@ -62,12 +62,12 @@ def heatmap(
       variable: variable shown by the colors, on a logarithmic scale if it is positive.
       facet: dimension with a panel for each value.
       target: if given, a line encloses the cells whose median run reaches this value.
-      maximize: whether larger values are better, as for an accuracy. None uses the
-        problem's metadata and defaults to False.
-      limits: values of the first and last colors. None determines them from the data
-        and shows at most nine decades.
-      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
-        creates a new figure.
+      maximize: whether larger values are better, as for an accuracy. Defaults to the
+        problem's metadata, or False if it is not specified there.
+      limits: values of the first and last colors. By default, they are determined from
+        the data and span at most nine decades.
+      ax: Matplotlib Axes to draw on. If given, all categories are pooled in one panel.
+        Defaults to a new figure.
 
     Returns:
       The Matplotlib Axes, or those of the first panel.
@@ -125,7 +125,7 @@ def heatmap(
 
 
 def _medians(data: xr.DataArray, *dims: str) -> np.ndarray:
-    # Not `nanmedian`: a cell of which a part was run stays NaN.
+    # Not `nanmedian`, so that a cell with missing runs is NaN.
     found: np.ndarray = np.median(pooled(data, *dims), axis=-1)
     return found
 

@@ -29,8 +29,8 @@ def gradient_norms(
         coordinate `step`, it is used for the horizontal axis.
       max_norm: a threshold, or an array with a threshold for each step. Steps above the
         threshold are marked, and the legend shows their percentage. Defaults to None.
-      ax: Matplotlib Axes for the history. None creates a new figure. The distribution
-        is drawn in additional Axes on the right.
+      ax: Matplotlib Axes for the history. Defaults to a new figure. The distribution is
+        drawn in additional Axes on the right.
 
     Returns:
       The Matplotlib Axes of the history.

@@ -61,14 +61,13 @@ def rate_ranges(
         listed from top to bottom. Categorical dimensions are not pooled: if `y` is
         None, the first of them is used, and each combination of the others has its own
         panel.
-      variable: variable that is compared with `target`, and of which a star marks the
-        best value.
+      variable: variable that is compared with `target`. A star marks its best value.
       target: if given, a run is successful if its variable is at least as good as this
         value. Otherwise, it is successful if it does not diverge.
-      maximize: whether larger values are better, as for an accuracy. None uses the
-        problem's metadata and defaults to False.
-      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
-        creates a new figure whose height depends on the number of rows.
+      maximize: whether larger values are better, as for an accuracy. Defaults to the
+        problem's metadata, or False if it is not specified there.
+      ax: Matplotlib Axes to draw on. If given, all categories are pooled in one panel.
+        Defaults to a new figure whose height depends on the number of rows.
 
     Returns:
       The Matplotlib Axes, or those of the first panel.

@@ -33,7 +33,7 @@ def schedules(
       named: a dict of schedules, keyed by name.
       steps: number of updates, >= 1. **Static.**
       bound: whether to show the bound. **Static.**
-      ax: Matplotlib Axes to draw into. None creates a new figure.
+      ax: Matplotlib Axes to draw on. Defaults to a new figure.
 
     Returns:
       The Matplotlib Axes.

@@ -1,4 +1,4 @@
-"""Fractions of runs and values of a variable, against one hyperparameter."""
+"""Plots of a variable or a success rate against one hyperparameter."""
 
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ from stabjax.plot.facets import in_panels
 from stabjax.plot.lines import lines_of, split
 
 _BAND = (10, 50, 90)  # percentiles of the runs
-_FAR = 30.0  # times the upper quartile of the medians: what is above leaves the plot
+_FAR = 30.0  # upper end of the plot / upper quartile of the medians
 
 
 def stable_fraction(
@@ -47,9 +47,10 @@ def stable_fraction(
 ) -> Axes:
     """Fraction of runs that are stable, or reach a target, against a hyperparameter.
 
-    The band is Wilson's 95 % interval for independent runs, as the runs of different
-    seeds at one point are. Trials that were not run do not count. More than seven
-    numbers are drawn in shades without bands, and the legend names some of them.
+    The band is the 95% Wilson score interval for independent runs, such as runs at the
+    same point with different seeds. Trials that were not run do not count. More than
+    seven numeric values of `hue` are drawn in shades of one color, without bands, and
+    the legend lists only some of them.
 
     Categorical dimensions (strings and booleans) are not pooled. If `hue` is None, the
     first of them is used instead. Each combination of the others has its own panel.
@@ -62,10 +63,10 @@ def stable_fraction(
       variable: variable that is compared with `target`.
       target: if given, a run is successful if its variable is at least as good as this
         value. Otherwise, it is successful if it does not diverge.
-      maximize: whether larger values are better, as for an accuracy. None uses the
-        problem's metadata and defaults to False.
-      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
-        creates a new figure.
+      maximize: whether larger values are better, as for an accuracy. Defaults to the
+        problem's metadata, or False if it is not specified there.
+      ax: Matplotlib Axes to draw on. If given, all categories are pooled in one panel.
+        Defaults to a new figure.
 
     Returns:
       The Matplotlib Axes, or those of the first panel.
@@ -150,10 +151,10 @@ def sensitivity(
       variable: variable with one value per run, such as `final_loss`.
       hue: dimension with a line for each value.
       target: value to mark with a horizontal line.
-      maximize: whether larger values are better, as for an accuracy. None uses the
-        problem's metadata and defaults to False.
-      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
-        creates a new figure.
+      maximize: whether larger values are better, as for an accuracy. Defaults to the
+        problem's metadata, or False if it is not specified there.
+      ax: Matplotlib Axes to draw on. If given, all categories are pooled in one panel.
+        Defaults to a new figure.
 
     Returns:
       The Matplotlib Axes, or those of the first panel.
@@ -174,8 +175,8 @@ def sensitivity(
 
     References:
       Wortsman et al., "Small-scale proxies for large-scale Transformer training
-      instabilities", 2023, whose plots of loss against learning rate these are,
-      https://arxiv.org/abs/2309.14322
+      instabilities", 2023, https://arxiv.org/abs/2309.14322 (the plots of loss against
+      learning rate).
     """
     variable_of(dataset, variable, x=x, hue=hue)
     larger = is_maximized(dataset, variable, maximize)
@@ -216,10 +217,10 @@ def sensitivity(
 
 
 def _limits(ax: Axes, medians: list[np.ndarray], *, log: bool) -> tuple[float, float]:
-    """Sets the vertical axis, and returns numbers just beyond its ends."""
+    """Sets the limits of the vertical axis and returns numbers just outside of them."""
     values = np.concatenate(medians)
     finite = values[np.isfinite(values)]
-    if finite.size and log:  # a loss just below divergence would squeeze all others
+    if finite.size and log:  # ignore very large losses of runs that nearly diverged
         usual = np.quantile(finite, 0.75, method="nearest")
         finite = finite[finite <= max(_FAR * usual, usual)]
     limits = log_limits(finite) if log else None
@@ -240,7 +241,7 @@ def _draw_line(
     label: str | None,
     style: dict[str, Any],
 ) -> None:
-    """Draws a median and its band, interrupted in front of an infinite value."""
+    """Draws a median and its band, with a gap before an infinite value."""
     at, ends = cells.at, band
     if cells.gap is not None:
         at = np.insert(at, cells.gap, np.nan)
@@ -254,12 +255,12 @@ def _draw_line(
 def _mark(
     ax: Axes, cells: Cells, median: np.ndarray, color: str, maximize: bool
 ) -> None:
-    """Draws a star at the best median, and crosses where the median run diverged."""
+    """Marks the best median with a star, and diverged median runs with crosses."""
     diverged = np.isinf(median)
     across: Any = ax.get_xaxis_transform()
     edge = np.full(diverged.sum(), 0.02 if maximize else 0.98)
     ax.plot(cells.at[diverged], edge, "x", color=color, ms=6, transform=across)
     best = best_of(median, maximize)
     if best is not None:
-        at = np.clip(median[best], *ax.get_ylim())  # a loss of zero has no logarithm
+        at = np.clip(median[best], *ax.get_ylim())  # zero has no logarithm
         ax.plot(cells.at[best], at, zorder=4, clip_on=False, **STAR)

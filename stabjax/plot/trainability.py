@@ -50,8 +50,8 @@ def trainability_map(
       variable: a score that is negative for converged runs and non-negative for
         diverged runs. Lower negative scores mean slower convergence, and higher
         positive scores mean later divergence.
-      ax: Matplotlib Axes to draw into, which pools all categories in one panel. None
-        creates a new figure.
+      ax: Matplotlib Axes to draw on. If given, all categories are pooled in one panel.
+        Defaults to a new figure.
 
     Returns:
       The Matplotlib Axes, or those of the first panel.

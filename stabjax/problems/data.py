@@ -13,7 +13,7 @@ Array = jax.Array | np.ndarray[Any, Any]
 Examples = Any  # an array or a tree of arrays with examples along the leading axis
 
 _ROUNDS = 24  # the probability that an index never moves is 2^-24, or 6e-8
-_PART_BYTES = 2**19  # size of the inputs that are evaluated at once
+_PART_BYTES = 2**22  # of the arrays in the evaluation of a part
 
 
 class Dataset(NamedTuple):
@@ -86,7 +86,7 @@ def _check_memory(which: str, examples: Dataset) -> None:
     limit = stats.get("bytes_limit", math.inf)
     if size > limit / 2:
         raise ValueError(
-            f"{which}inputs and targets must fit into half of the device memory of "
+            f"{which}inputs and targets must fit in half of the device memory of "
             f"{limit / 2**30:.1f} GiB, got {size / 2**30:.1f} GiB. Pass fewer "
             f"examples, or a smaller dtype such as uint8 with a preprocess function."
         )
@@ -142,7 +142,7 @@ def mean_over(
     last one have the same size. The means are weighted by the size of the parts.
     """
     size = examples.size
-    parts = math.ceil(size / max(at_once, _affordable(examples)))
+    parts = math.ceil(size / max(at_once, _affordable(examples, measure)))
     if parts == 1:
         return measure(*jax.tree.map(jnp.asarray, (*examples,)))
     length = math.ceil(size / parts)
@@ -161,8 +161,24 @@ def mean_over(
     return total
 
 
-def _affordable(examples: Dataset) -> int:
-    """Returns the number of examples whose inputs fit into half a mebibyte."""
-    leaves = jax.tree.leaves(examples.inputs)
-    size = sum(leaf.nbytes for leaf in leaves) // examples.size
-    return _PART_BYTES // max(1, int(size))
+def _affordable(
+    examples: Dataset, measure: Callable[[Any, Any], dict[str, jax.Array]]
+) -> int:
+    """Returns the number of examples whose intermediate arrays fit within the limit."""
+    one = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), (*examples,)
+    )
+    size = _bytes(jax.make_jaxpr(measure)(*one).jaxpr)
+    return _PART_BYTES // max(1, size)
+
+
+def _bytes(jaxpr: Any) -> int:
+    """Returns the size of all arrays that a program computes."""
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = [p for p in equation.params.values() if hasattr(p, "eqns")]
+        total += sum(_bytes(getattr(program, "jaxpr", program)) for program in inner)
+        if not inner:
+            avals = [variable.aval for variable in equation.outvars]
+            total += sum(aval.size * aval.dtype.itemsize for aval in avals)
+    return total

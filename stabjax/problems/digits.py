@@ -36,7 +36,7 @@ def digits_mlp(
     Args:
       init_scale: scale `s` of the initial weights, > 0. **Traceable.**
       hidden: number of hidden units, >= 1. **Static.**
-      batch_size: number of images per step, in [1, 1348]. None uses all images.
+      batch_size: number of images per step, in [1, 1348]. If None, all images are used.
         **Static.**
 
     Returns:
@@ -90,7 +90,7 @@ def digits_cnn(
     Args:
       init_scale: scale `s` of the initial weights, > 0. **Traceable.**
       channels: number of channels `c` of the first convolution, >= 1. **Static.**
-      batch_size: number of images per step, in [1, 1348]. None uses all images.
+      batch_size: number of images per step, in [1, 1348]. If None, all images are used.
         **Static.**
 
     Returns:

@@ -87,8 +87,8 @@ def supervised(
       loss: a function of outputs and targets, such as
         `optax.softmax_cross_entropy_with_integer_labels`. Its result can have any shape
         and is averaged.
-      batch_size: number of examples per step, in [1, number of examples]. None uses all
-        examples. **Static.**
+      batch_size: number of examples per step, in [1, number of examples]. If None, all
+        examples are used. **Static.**
       test: a pair of held-out inputs and targets for `evaluate`.
       metrics: a dict of functions with the same signature as `loss`. Used only by
         `evaluate`.
@@ -133,7 +133,9 @@ def supervised(
     sets = {"train": dataset("", inputs, targets)}
     if test is not None:
         if not isinstance(test, tuple | list) or len(test) != 2:
-            raise TypeError(f"test must be a pair (inputs, targets), got {test!r:.60}.")
+            raise TypeError(
+                f"test must be a pair (inputs, targets), got a {type(test).__name__}."
+            )
         sets["test"] = dataset("test ", *test)
     measures = _measures(loss, metrics or {})
     before = [_change("augment", augment), _change("preprocess", preprocess)]

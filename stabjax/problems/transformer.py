@@ -55,7 +55,7 @@ def char_transformer(
 
     Args:
       init_scale: scale `s` of the initial weights, > 0. **Traceable.**
-      text: the text, or a `pathlib.Path` to a UTF-8 file. None uses `markov_text`.
+      text: the text, or a `pathlib.Path` to a UTF-8 file. Defaults to `markov_text`.
         **Static.**
       layers: number of layers, >= 1. **Static.**
       width: width of the hidden state, a multiple of 16. **Static.**

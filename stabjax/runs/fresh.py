@@ -11,7 +11,7 @@ import xarray as xr
 from stabjax._arguments import as_integer
 from stabjax._sweep.engine import sweep
 from stabjax._sweep.space import grid
-from stabjax._sweep.spec import settings_from_json
+from stabjax._sweep.spec_json import settings_from_json
 from stabjax._train.problem import Problem
 from stabjax.runs.points import axes_of
 

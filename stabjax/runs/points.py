@@ -10,7 +10,7 @@ from stabjax._arguments import suggestion
 from stabjax._outcomes import is_maximized, scores_of
 from stabjax._sweep.axes import axis_like, static
 
-NO_HYPERPARAMETERS = ("seed", "step", "trial", "rung")
+NO_HYPERPARAMETERS = ("seed", "step", "evaluated_at", "trial", "rung")
 
 
 def hyperparameters(point: xr.Dataset) -> dict[str, Any]:
@@ -31,14 +31,14 @@ def values_of(coordinate: xr.DataArray) -> list[Any]:
 
 
 def axes_of(point: xr.Dataset, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the axes of a space that has this point alone.
+    """Returns the axes of a space with a single point.
 
     Args:
       point: a dataset of runs at one point.
-      values: static values by name of axis, in place of labels.
+      values: static values by axis name, which replace labels.
 
     Raises:
-      ValueError: a static value is missing, or one is given for an unknown axis.
+      ValueError: If a static value is missing, or `values` contains an unknown axis.
     """
     given = hyperparameters(point)
     for name in values:
@@ -51,8 +51,8 @@ def axes_of(point: xr.Dataset, values: Mapping[str, Any]) -> dict[str, Any]:
         opaque = point[name].attrs.get("static") == ""
         if opaque and name not in values:
             raise ValueError(
-                f"axis {name!r} has the label {given[name]!r}, which does not tell its "
-                f"value: pass values={{{name!r}: ...}}."
+                f"axis {name!r} has the label {given[name]!r}, which does not "
+                f"determine its value. Pass values={{{name!r}: ...}}."
             )
     return {
         name: static([value]) if "static" in point[name].attrs else [value]
@@ -77,7 +77,7 @@ def losses_of(runs: xr.Dataset, variable: str, maximize: bool | None) -> xr.Data
 
 
 def check_variable(runs: xr.Dataset, variable: str) -> None:
-    """Raises unless the variable has one value for each run."""
+    """Raises an error unless the variable has one value per run."""
     trials = runs["status"].dims
     known = [str(n) for n, v in runs.data_vars.items() if set(v.dims) <= set(trials)]
     if variable not in known:

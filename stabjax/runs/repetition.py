@@ -14,16 +14,17 @@ from stabjax._sweep.factories import route
 from stabjax._sweep.planning import labels_of
 from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.space import Space, grid
-from stabjax._sweep.spec import settings_from_json
+from stabjax._sweep.spec_json import settings_from_json
 from stabjax._train.problem import Problem
 from stabjax._train.state import TrainResult
-from stabjax.runs.points import axes_of
+from stabjax.runs.points import axes_of, values_of
 
 
 def rerun(
     problem: Problem | Callable[..., Problem],
     make_optimizer: Callable[..., optax.GradientTransformation],
-    trial: xr.Dataset,
+    runs: xr.Dataset,
+    point: Mapping[str, object] | None = None,
     *,
     record_every: int | None = 1,
     values: Mapping[str, object] = MappingProxyType({}),
@@ -31,15 +32,19 @@ def rerun(
     """Repeats a single run of a sweep to get its parameters and its learning curve.
 
     The settings of the sweep are read from the dataset. The run uses the same chunk
-    size as in the sweep, because the chunk size affects rounding.
+    size as in the sweep, because the chunk size affects rounding. It uses `vmap`, whose
+    rounding differs from a sweep with the attribute `engine="lanes"`.
 
     Args:
       problem: the `problem` argument of the sweep.
       make_optimizer: the `make_optimizer` argument of the sweep.
-      trial: the sweep dataset at a single point, such as `runs.sel(rate=0.1, seed=3)`
-        or `runs.isel(trial=7)`.
-      record_every: records the loss and the metrics as in `train`. None records
-        nothing.
+      runs: the sweep dataset, or the dataset at a single point, such as
+        `runs.sel(rate=0.1, seed=3)` or `runs.isel(trial=7)`.
+      point: the values of the axes at the point, such as `runs.best(...).point`. If
+        there is no `"seed"`, the first seed is used. Not needed for a dataset at a
+        single point.
+      record_every: records the loss and the metrics as in `train`. By default, nothing
+        is recorded.
       values: a dict of static values, keyed by axis. Needed only for values that are
         not literals, such as functions.
 
@@ -47,7 +52,8 @@ def rerun(
       The `TrainResult` of the run.
 
     Raises:
-      ValueError: If `trial` is not a single point or a static value is missing.
+      ValueError: If `runs` and `point` are not a single point or a static value is
+        missing.
 
     Example:
       >>> import optax, stabjax
@@ -56,11 +62,12 @@ def rerun(
       >>> problem = stabjax.problems.quadratic()
       >>> space = stabjax.grid(rate=[0.1, 1.5], seed=range(4))
       >>> runs = stabjax.sweep(problem, make_optimizer, space, steps=20)
-      >>> trial = runs.sel(rate=1.5, seed=3)
-      >>> run = stabjax.runs.rerun(problem, make_optimizer, trial)
-      >>> run.loss.shape, int(run.diverged_at) == int(trial.diverged_at)
+      >>> point = {"rate": 1.5, "seed": 3}
+      >>> run = stabjax.runs.rerun(problem, make_optimizer, runs, point)
+      >>> run.loss.shape, int(run.diverged_at) == int(runs.diverged_at.sel(point))
       ((20,), True)
     """
+    trial = runs if point is None else _selected(runs, point)
     space = _point(trial, values)
     recipe = json.loads(trial.attrs["recipe"])
     settings = settings_from_json(recipe["settings"])
@@ -82,12 +89,50 @@ def rerun(
         return program.results(*given)
 
 
+def _selected(runs: xr.Dataset, point: Mapping[str, object]) -> xr.Dataset:
+    """Returns the first run whose axes have the values of a point."""
+    dims = [str(dim) for dim in runs["status"].dims]
+    matches = {dim: np.ones(runs.sizes[dim], bool) for dim in dims}
+    known = [str(name) for name, c in runs.coords.items() if {*c.dims} <= {*dims}]
+    unset = {dim for dim in dims if runs.sizes[dim] > 1 and dim != "seed"}
+    for name, value in point.items():
+        if name not in known:
+            raise ValueError(
+                f"point must contain axes of the sweep ({', '.join(known)}), got "
+                f"{name!r}."
+            )
+        for dim in map(str, runs[name].dims):
+            matches[dim] &= _equal(runs[name], value)
+            unset.discard(dim)
+            if not matches[dim].any():
+                raise ValueError(
+                    f"point must be a point of the sweep, got {name}={value!r}, which "
+                    f"does not match any run."
+                )
+    if unset:
+        raise ValueError(
+            f"point must also contain values for {', '.join(sorted(unset))}, got "
+            f"{dict(point)!r}."
+        )
+    return runs.isel({dim: int(mask.argmax()) for dim, mask in matches.items()})
+
+
+def _equal(axis: xr.DataArray, value: Any) -> np.ndarray[Any, Any]:
+    """Returns where an axis has a value; floats may be rounded to float32."""
+    labels = axis.values
+    if labels.dtype.kind in "fiu" and isinstance(value, int | float | np.number):
+        return np.asarray(np.isclose(labels, value, rtol=1e-6, atol=0.0))
+    found = [label == value or str(label) == str(value) for label in values_of(axis)]
+    return np.asarray(found)
+
+
 def _point(trial: xr.Dataset, values: Mapping[str, Any]) -> Space:
     """Returns a space that contains only the given trial."""
     if dims := [str(dim) for dim in trial["status"].dims]:
         raise ValueError(
-            f"trial must be one point of a dataset, got one with the dimensions "
-            f"{', '.join(dims)}: select it with runs.sel(...) or runs.isel(...)."
+            f"runs must be one point of a dataset, got one with the dimensions "
+            f"{', '.join(dims)}. Select it with runs.sel(...) or runs.isel(...), or "
+            f"pass a point."
         )
     axes = axes_of(trial, values)
     return grid(**axes, seed=[int(trial["seed"]) if "seed" in trial.coords else 0])

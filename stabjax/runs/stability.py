@@ -32,11 +32,11 @@ def stable_fraction(
     Args:
       runs: a dataset returned by `sweep`, or a subset of it.
       over: dimension or dimensions over which runs are counted.
-      target: value that a successful run must reach. None counts the runs that do not
-        diverge.
+      target: value that a successful run must reach. By default, runs that do not
+        diverge are successful.
       variable: variable that is compared with `target`.
-      maximize: whether larger values are better, as for an accuracy. None uses the
-        problem's metadata and defaults to False.
+      maximize: whether larger values are better, as for an accuracy. Defaults to the
+        problem's metadata, or False if it is not specified there.
       confidence: confidence level of the interval, in (0, 1). **Static.**
 
     Returns:

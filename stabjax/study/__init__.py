@@ -24,8 +24,8 @@ from typing import NamedTuple
 import xarray as xr
 
 from stabjax._catalogue import CLIPPINGS, SCHEDULES
-from stabjax.study.experiment import UNFINISHED, observe
-from stabjax.study.measure import measure
+from stabjax.study.experiment import UNFINISHED, forecast, observed, prepare
+from stabjax.study.measure import MIN_SEEDS, measure
 from stabjax.study.methods import Methods
 from stabjax.study.page import page
 from stabjax.study.pictures import draw, draw_overview
@@ -108,10 +108,13 @@ def run(
     started = time.perf_counter()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    log(
-        f"{sum(p.sizes.runs for p in plans):,} runs, about "
-        f"{sum(p.seconds for p in plans):.0f} s on two cores; results in {folder}/"
-    )
+    log(f"{sum(p.sizes.runs for p in plans):,} runs; results in {folder}/")
+    few = min((plan.sizes.seeds or 1 for plan in plans), default=MIN_SEEDS)
+    if few < MIN_SEEDS:
+        log(
+            f"warning: with {few} seeds no difference can be significant; a sign test "
+            f"at the 5% level needs {MIN_SEEDS} seeds"
+        )
     chapters = _chapters(plans, folder, log)
     overview = draw_overview([chapter.measures for chapter in chapters], folder)
     seconds = time.perf_counter() - started
@@ -129,18 +132,20 @@ def _chapters(
     """Trains all plans and draws the plots of each one while the next one compiles."""
     artist = ThreadPoolExecutor(1)
     try:
-        observed = []
-        for number, plan in enumerate(plans, start=1):
+        prepared = [prepare(plan, folder) for plan in plans]
+        expected = [forecast(one) for one in prepared]
+        log(f"about {sum(expected):.0f} s, estimated from one chunk of each problem")
+        found = []
+        for number, (one, seconds) in enumerate(zip(prepared, expected, strict=True)):
+            sizes = one.plan.sizes
             log(
-                f"[{number}/{len(plans)}] {plan.label}: {plan.sizes.runs:,} runs of "
-                f"{plan.sizes.steps} steps, about {plan.seconds:.0f} s"
+                f"[{number + 1}/{len(plans)}] {one.plan.label}: {sizes.runs:,} runs of "
+                f"{sizes.steps} steps, about {seconds:.0f} s"
             )
-            runs = observe(plan, folder, log)
-            observed.append((runs, artist.submit(draw, runs, folder)))
+            runs = observed(one, seconds, log)
+            found.append((runs, artist.submit(draw, runs, folder)))
         with contextlib.suppress(OSError):  # missing, or used by another study
             (folder / UNFINISHED).rmdir()
-        return [
-            Chapter(runs, measure(runs), drawn.result()) for runs, drawn in observed
-        ]
+        return [Chapter(runs, measure(runs), drawn.result()) for runs, drawn in found]
     finally:  # after an error, pending plots are not needed
         artist.shutdown(cancel_futures=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -69,23 +70,70 @@ def observe(
         these curves.
       - `median_loss`: the median over the seeds at a few steps (`shown_step`).
     """
+    return observed(prepare(plan, folder), log=log)
+
+
+class Prepared(NamedTuple):
+    """A plan and its sweep, before it is trained."""
+
+    plan: Plan
+    train: Callable[..., xr.Dataset]
+    folder: Path | None
+    expected: str  # the fingerprint of its dataset, if there is a folder
+
+    @property
+    def path(self) -> Path | None:
+        """The file of its dataset."""
+        return self.folder and self.folder / f"{self.plan.file}.nc"
+
+    @property
+    def store(self) -> Path | None:
+        """The store of its sweep, until the dataset is complete."""
+        name = f"{self.plan.file}-{self.expected[:_DIGITS]}"
+        return self.folder and self.folder / UNFINISHED / name
+
+
+def prepare(plan: Plan, folder: Path | None) -> Prepared:
+    """Traces the program of a plan without training."""
     steps = plan.sizes.steps or 1
     what = (plan.problem, make_optimizer_from(plan.methods, steps), _space(plan))
-    every, progress = _record_every(steps), plan.seconds > _LONG
-    train = partial(sweep, *what, steps=steps, record_every=every, progress=progress)
+    every = _record_every(steps)
+    train = partial(sweep, *what, steps=steps, record_every=every)
     if folder is None:
-        return _observed(train(), plan)
+        return Prepared(plan, train, None, "")
     program = fingerprint(*what, steps=steps, record_every=every)
     parts = (program, _VERSION, stabjax.__version__, _attrs(plan))
     expected = hashlib.sha256(repr(parts).encode()).hexdigest()
-    path = folder / f"{plan.file}.nc"
-    kept = _kept(path, expected)
+    return Prepared(plan, train, folder, expected)
+
+
+def forecast(prepared: Prepared) -> float:
+    """Trains one chunk, and returns the expected seconds for the remaining chunks.
+
+    The compiled program is cached for `observed`.
+    """
+    if prepared.path and _kept(prepared.path, prepared.expected) is not None:
+        return 0.0
+    cost = prepared.train(dry_run=True, store=prepared.store).attrs
+    return float(cost["expected_seconds"])
+
+
+def observed(
+    prepared: Prepared,
+    seconds: float = 0.0,
+    log: Callable[[str], None] = lambda line: None,
+) -> xr.Dataset:
+    """Returns the result of `observe`, with a progress bar if it takes a while."""
+    plan, path, store = prepared.plan, prepared.path, prepared.store
+    train = partial(prepared.train, progress=seconds > _LONG)
+    if path is None or store is None:
+        return _observed(train(), plan)
+    kept = _kept(path, prepared.expected)
     if kept is not None:
         log(f"      read from {path}")
         return kept
-    store = folder / UNFINISHED / f"{plan.file}-{expected[:_DIGITS]}"
     runs = _observed(train(store=store), plan)
-    runs.attrs["fingerprint"] = expected
+    runs.attrs["fingerprint"] = prepared.expected
     # Renaming is atomic, so an interruption cannot leave a truncated dataset.
     partial_path = path.with_suffix(".partial")
     runs.to_netcdf(partial_path, engine="scipy")

@@ -120,7 +120,7 @@ def _interval(
 
 
 def fraction_of_seeds(yes: xr.DataArray) -> Interval:
-    """Returns the fraction of true seeds with its Wilson score interval."""
+    """Returns the fraction of seeds that are true, with its Wilson score interval."""
     count, size = int(yes.sum()), yes.size
     low, high = wilson(count, size, _CONFIDENCE)
     return Interval(count / size, float(low), float(high))

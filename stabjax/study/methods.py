@@ -35,12 +35,12 @@ class Methods(NamedTuple):
       schedule: a name from `stabjax.study.SCHEDULES`, or a function that takes the peak
         learning rate and the number of steps and returns a schedule.
       optimizer: the name of an Optax optimizer, or a function that takes a learning
-        rate and returns an optimizer. None uses the optimizer of the problem, which is
-        usually SGD.
-      threshold_range: a (low, high) range of thresholds. None uses the range of the
-        problem, or the range of the method if the threshold is not a gradient norm.
-      rate_range: a (low, high) range of learning rates. None uses the range of the
-        problem, or (1e-5, 10) if the optimizer differs from that of the problem.
+        rate and returns an optimizer. Defaults to the optimizer of the problem, which
+        is usually SGD.
+      threshold_range: a (low, high) range of thresholds. Defaults to the range of the
+        problem, or to the range of the method if the threshold is not a gradient norm.
+      rate_range: a (low, high) range of learning rates. Defaults to the range of the
+        problem, or to (1e-5, 10) if the optimizer differs from that of the problem.
 
     Example:
       >>> import stabjax

@@ -38,7 +38,7 @@ _OVERHEAD = 3.0  # seconds per problem for compilation and plots
 
 
 class Sizes(NamedTuple):
-    """The size of the sweep for one problem, where None selects the default.
+    """The size of the sweep for one problem. None stands for the default.
 
     Attributes:
       rates: number of learning rates.
@@ -136,10 +136,10 @@ def plans(
     Args:
       names: names from `stabjax.study.PROBLEMS`, or custom problems whose metadata
         contain `max_norm`, `peak_value`, `steps` and `target_loss`. "all" selects all
-        of `PROBLEMS`. None selects `DEFAULT_PROBLEMS`, or two of them if `quick` is
+        of `PROBLEMS`. Defaults to `DEFAULT_PROBLEMS`, or to two of them if `quick` is
         True.
-      sizes: numbers of rates, thresholds and seeds, >= 1, and steps, >= 10. None
-        selects the default for the problem.
+      sizes: numbers of rates, thresholds and seeds, >= 1, and steps, >= 10. If a size
+        is None, the default for the problem is used.
       methods: combinations of a clipping method, a schedule and an optimizer.
       quick: if True, uses two problems and few runs, which takes a few seconds.
 

@@ -17,6 +17,7 @@ import xarray as xr
 import stabjax
 from stabjax.cli import environment, main
 from stabjax.cli.methods import make_optimizer_from, parts_of
+from stabjax.cli.sweep import _summary
 from stabjax.cli.values import parse_axes, space_of
 
 
@@ -87,7 +88,7 @@ def test_study(tmp_path, capsys):
     arguments = ["study", "--problems", "quadratic", *sizes, "--out", str(tmp_path)]
     assert main(arguments) == 0
     printed = capsys.readouterr()
-    assert "24 runs, about" in printed.err  # 3 rates, 1 threshold and none, ...
+    assert "24 runs; results in" in printed.err  # 3 rates, 1 threshold and none, ...
     assert "[1/1] quadratic: 24 runs of 20 steps" in printed.err
     assert "## Main result" in printed.out
     assert f"Full report with plots: {tmp_path / 'report.html'}" in printed.out
@@ -288,6 +289,22 @@ def test_booleans_are_alike_in_all_commands(value, own_jax, tmp_path, capsys):
     sweep = ["sweep", "quadratic", "peak_value=0.1", "momentum=0.9"]
     assert main([*sweep, f"nesterov={value}", "--steps", "5"]) == 0
     assert f"nesterov = {value.title()}" in capsys.readouterr().out
+
+
+def test_an_accuracy_is_maximized_in_the_summary():
+    dims = ("rate", "seed")
+    variables = {
+        "final_loss": (dims, np.array([[1.0, 2.0], [3.0, 4.0]]), {"better": "lower"}),
+        "accuracy": (dims, np.array([[0.1, 0.2], [0.3, 0.4]]), {"better": "higher"}),
+        "status": (dims, np.zeros((2, 2), np.int8)),
+    }
+    attrs = {"trials": 4, "steps": 9, "seconds": 1.0, "compile_seconds": 1.0}
+    runs = xr.Dataset(variables, {"rate": [1.0, 2.0], "seed": [0, 1]}, attrs)
+    lines = _summary(runs).splitlines()
+    best = [n for n, line in enumerate(lines) if line.startswith("best ")]
+    assert [lines[n].split()[1] for n in best] == ["final_loss", "accuracy"]
+    assert lines[best[0] + 1].startswith("  rate = 1")
+    assert lines[best[1] + 1].startswith("  rate = 2")
 
 
 @pytest.mark.slow

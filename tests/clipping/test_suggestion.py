@@ -77,3 +77,29 @@ def test_many_runs_and_one_step():
 def test_bad_arguments_are_named(norms, z_threshold, message):
     with pytest.raises(ValueError, match=message):
         stabjax.suggest_max_norm(norms, z_threshold=z_threshold)
+
+
+@pytest.mark.parametrize("kind", ["steps", "slope", "beginning"])
+def test_norms_that_fall_threefold_are_judged_by_the_last(kind):
+    """Large norms at the beginning do not raise the threshold, nor does their fall."""
+    steps = np.arange(1000)
+    falling = {
+        "steps": np.where(steps < 500, 3.0, 1.0),
+        "slope": np.clip(3.0 ** (1 - steps / 600), 1.0, None),
+        "beginning": 1 + 2 * np.exp(-steps / 50),
+    }[kind]
+    settled = stabjax.suggest_max_norm(log_normal(1000, scale=0.3))
+    found = stabjax.suggest_max_norm(log_normal(1000, scale=0.3) * falling)
+    np.testing.assert_allclose(found.max_norm, settled.max_norm, rtol=0.25)
+    assert found.settled_at >= 100
+    assert found.clip_fraction > found.settled_fraction
+    assert f"from {found.settled_at} on" in str(found)
+    assert settled.settled_at == 0
+
+
+def test_norms_that_rise_are_judged_by_the_last_too():
+    norms = log_normal(1000, scale=0.3) * np.where(np.arange(1000) < 300, 0.1, 1.0)
+    settled = stabjax.suggest_max_norm(log_normal(700, scale=0.3, seed=1))
+    found = stabjax.suggest_max_norm(norms)
+    np.testing.assert_allclose(found.max_norm, settled.max_norm, rtol=0.15)
+    assert found.settled_at == 300

@@ -162,6 +162,36 @@ def test_a_trial_again_with_an_axis_of_the_problem():
     assert stabjax.runs.best(runs, over=()).arguments.keys() == {"rate"}
 
 
+def test_a_trial_again_by_its_values(runs):
+    """Of a grid and of random points, as `best` returns them."""
+    kind = {"values": {"kind": stabjax.clip_by_global_norm}, "record_every": None}
+    point = stabjax.runs.best(runs).point
+    run = stabjax.runs.rerun(PROBLEM, make_optimizer, runs, point, **kind)
+    expected = runs.sel(rate=0.3, clip="None", kind=point["kind"]).isel(seed=0)
+    np.testing.assert_array_equal(run.final_loss, expected.final_loss)
+
+    def make(rate):
+        return optax.sgd(rate)
+
+    space = stabjax.sample(5, 0, rate=stats.uniform(0.1, 0.5)) * stabjax.grid(
+        seed=[3, 4]
+    )
+    drawn = stabjax.sweep(PROBLEM, make, space, steps=5)
+    point = stabjax.runs.best(drawn).arguments
+    found = drawn.isel(drawn.final_loss.mean("seed").argmin(...))
+    for seed in (3, 4):
+        given = {**point, "seed": seed}
+        run = stabjax.runs.rerun(PROBLEM, make, drawn, given, record_every=None)
+        np.testing.assert_array_equal(run.final_loss, found.final_loss.sel(seed=seed))
+    for wrong, message in (
+        ({"rat": 1.0}, r"axes of the sweep \(.*rate.*\), got 'rat'"),
+        ({"rate": 0.3}, "must also contain values for clip"),
+        ({"rate": 0.31, "clip": 0.5}, "got rate=0.31, which does not match"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stabjax.runs.rerun(PROBLEM, make_optimizer, runs, wrong, **kind)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -17,6 +17,7 @@ import xarray as xr
 
 import stabjax
 from stabjax import study
+from stabjax._sweep import program
 from stabjax.cli import main
 from stabjax.problems import Problem
 from stabjax.study import experiment, pictures
@@ -233,6 +234,35 @@ class TestMethods:
         assert plan.label == "mine, custom"
 
 
+def untraced(plan, folder):
+    return experiment.Prepared(plan, None, folder, "")
+
+
+class TestForecast:
+    def test_it_is_timed_with_one_chunk_and_compiled_once(self, tmp_path, monkeypatch):
+        compiled, compile_one = [], program.compiled_for
+        monkeypatch.setattr(
+            program, "compiled_for", lambda *a: compiled.append(a) or compile_one(*a)
+        )
+        [plan] = study.plans(["quadratic"], SMALL)
+        prepared = experiment.prepare(plan, tmp_path)
+        seconds = experiment.forecast(prepared)
+        assert 0 < seconds < 60
+        assert not list(tmp_path.iterdir())
+        experiment.observed(prepared, seconds)
+        assert len(compiled) == 1
+        assert experiment.forecast(prepared) == 0  # it is finished
+
+    def test_too_few_seeds_are_said_at_once(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(study, "_chapters", lambda *_: 1 / 0)
+        for seeds, warned in ((5, True), (6, False)):
+            logged, plans = [], study.plans(["cliff"], study.Sizes(seeds=seeds))
+            with pytest.raises(ZeroDivisionError):
+                study.run(plans, folder=tmp_path, log=logged.append)
+            said = "with 5 seeds no difference can be significant" in "".join(logged)
+            assert said == warned
+
+
 class TestResuming:
     def test_finished_problems_are_read_if_training_would_give_the_same(self, tmp_path):
         [plan] = study.plans(["quadratic"], SMALL)
@@ -276,7 +306,9 @@ class TestResuming:
         others = tmp_path / experiment.UNFINISHED / "cliff-0123456789ab"
         others.mkdir(parents=True)
         nothing = {"threshold": [0], "trials": 1}
-        monkeypatch.setattr(study, "observe", lambda *_: xr.Dataset(attrs=nothing))
+        monkeypatch.setattr(study, "prepare", untraced)
+        monkeypatch.setattr(study, "forecast", lambda prepared: 0.0)
+        monkeypatch.setattr(study, "observed", lambda *_: xr.Dataset(attrs=nothing))
         monkeypatch.setattr(study, "measure", lambda runs: runs)
         monkeypatch.setattr(study, "draw", lambda runs, folder: {})
         plans = study.plans(["quadratic"], SMALL)
@@ -289,19 +321,21 @@ class TestResuming:
     def test_nothing_is_drawn_for_a_study_that_was_stopped(self, tmp_path, monkeypatch):
         begun, stopped, drawn = threading.Event(), threading.Event(), []
 
-        def observe(plan, folder, say):
-            if plan.name == "cliff":
+        def observed(prepared, seconds, say):
+            if prepared.plan.name == "cliff":
                 begun.wait(10)
                 threading.Timer(0.1, stopped.set).start()
                 raise KeyboardInterrupt
-            return xr.Dataset(attrs={"label": plan.label})
+            return xr.Dataset(attrs={"label": prepared.plan.label})
 
         def draw(runs, folder):
             drawn.append(runs.label)
             begun.set()
             stopped.wait(10)
 
-        monkeypatch.setattr(study, "observe", observe)
+        monkeypatch.setattr(study, "prepare", untraced)
+        monkeypatch.setattr(study, "forecast", lambda prepared: 0.0)
+        monkeypatch.setattr(study, "observed", observed)
         monkeypatch.setattr(study, "draw", draw)
         plans = study.plans(["quadratic", "rosenbrock", "cliff"], SMALL)
         with pytest.raises(KeyboardInterrupt):

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import stabjax
+from stabjax._sweep.store import Store
 
 optuna = pytest.importorskip("optuna")
 
@@ -214,3 +215,78 @@ def test_every_sampler_is_told_everything(name):
         rates = sorted(rate for rate, _ in values_of(study).values())
         np.testing.assert_allclose(rates, [0.1, 0.2, 0.3, 0.4])
         assert study.best_params["rate"] == pytest.approx(0.4)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("storage", ["memory", "file"])
+@pytest.mark.parametrize("moment", ["asking", "training", "telling"])
+def test_a_search_resumes_from_its_stores(tmp_path, monkeypatch, storage, moment):
+    """Killed at any moment, the same script goes on: nothing is asked or run twice."""
+    rate = {"rate": AXES["rate"]}
+    url = f"sqlite:///{tmp_path}/s.db" if storage == "file" else None
+    trained_now, calls = [], []
+
+    def study_of(url):
+        return optuna.create_study(
+            sampler=optuna.samplers.TPESampler(seed=3, n_startup_trials=4),
+            storage=url,
+            study_name="s",
+            load_if_exists=True,
+        )
+
+    def search(folder, url):
+        study = study_of(url)
+        for number in range(3):
+            store = folder / str(number)
+            space = stabjax.search.ask(study, 4, store, **rate)
+            runs = trained(space, store=store, chunk_size=1, devices=jax.devices()[:1])
+            trained_now.append(runs.attrs["runs_per_second"] > 0)
+            stabjax.search.tell(study, runs)
+        return study
+
+    def killing(function, after):
+        def call(*args, **kwargs):
+            calls.append(None)
+            if len(calls) == after:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return call
+
+    target, name = {
+        "asking": (optuna.Study, "ask"),
+        "training": (Store, "write_chunk"),
+        "telling": (optuna.Study, "tell"),
+    }[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(target, name, killing(getattr(target, name), 7))
+        with pytest.raises(Killed):
+            search(tmp_path, url)
+    trained_now.clear()
+    study = search(tmp_path, url)
+    states = [t.state.name for t in study.trials]
+    assert states == ["COMPLETE"] * 12
+    assert trained_now[0] is False  # read from its store
+    kept = [
+        stabjax.runs.load(tmp_path / str(number)).final_loss.values
+        for number in range(3)
+    ]
+    told = [t.value for t in study.trials]
+    np.testing.assert_allclose(told, np.concatenate(kept), rtol=1e-6)
+    if storage == "memory":  # the seed makes it one search
+        again = search(tmp_path / "quiet", None)
+        assert values_of(study) == values_of(again)
+
+
+def test_a_store_belongs_to_one_batch():
+    study = optuna.create_study()
+    stabjax.search.ask(study, 3, "a", rate=AXES["rate"])
+    with pytest.raises(ValueError, match="has 3 trials for the store 'a', with other"):
+        stabjax.search.ask(study, 2, "a", rate=AXES["rate"])
+    with pytest.raises(ValueError, match="Use another store, or call ask with"):
+        stabjax.search.ask(study, 3, "a", rate=AXES["max_norm"])
+    assert len(stabjax.search.ask(study, 5, "a", rate=AXES["rate"])) == 5
+    assert len(study.trials) == 5

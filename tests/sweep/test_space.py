@@ -102,7 +102,7 @@ def test_numbers_are_copied():
         ({"seed": [2**31]}, "'seed' must contain integers in .0, 2"),
         ({"seed": ["a"]}, "'seed' must contain integers in .0, 2"),
         ({"seed": stabjax.static([1])}, "'seed' must contain integers in .0, 2"),
-        ({"seed": [1, 1]}, "must not contain a seed twice"),
+        ({"seed": [1, 1]}, "must not contain duplicate seeds"),
         (
             {"a": [lambda: 1, lambda: 2]},
             "two values with the same label, got '<lambda>'",

@@ -89,6 +89,23 @@ def test_killed_and_resumed_it_has_the_same_bits(runs, tmp_path):
         sweep(store=tmp_path, stop=stabjax.EarlyStopping("test_loss", patience=np.inf))
 
 
+def test_a_callback_gets_every_finished_chunk(runs, tmp_path):
+    chunks = []
+    found = sweep(store=tmp_path, on_chunk=chunks.append)
+    assert sum(chunk.sizes["trial"] for chunk in chunks) == 12
+    for chunk in chunks:
+        assert chunk.test_loss_curve.dims == ("trial", "evaluated_at")
+        for trial in range(chunk.sizes["trial"]):
+            one = chunk.isel(trial=trial)
+            same = found.sel(rate=one.rate, seed=one.seed)
+            np.testing.assert_array_equal(one.final_loss, same.final_loss)
+            np.testing.assert_array_equal(one.loss, same.loss)
+    sweep(store=tmp_path, on_chunk=chunks.append)  # all of them are in the store
+    assert sum(chunk.sizes["trial"] for chunk in chunks) == 12
+    with pytest.raises(TypeError, match="on_chunk must be a function of a dataset"):
+        sweep(on_chunk=3)
+
+
 def test_rerun_returns_the_best_parameters(runs):
     point = runs.sel(rate=0.2, seed=1)
     run = stabjax.runs.rerun(PROBLEM, sgd, point, record_every=None)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+import zipfile
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +25,7 @@ from trainings import assert_same_bits, chunk_files, make_optimizer, run, space
 import stabjax
 from stabjax._sweep import lock, planning
 from stabjax._sweep import store as stores
+from stabjax._sweep.program import Program
 
 
 @pytest.fixture(scope="module")
@@ -324,8 +326,13 @@ def test_a_store_of_a_newer_version(kept):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}'])
-def test_a_damaged_spec(kept, text):
+def test_a_damaged_spec(uninterrupted, kept, text):
     (kept / "spec.json").write_text(text)
+    with pytest.warns(RuntimeWarning, match=r"spec\.json .* is damaged .* its copy is"):
+        assert_same_bits(run(store=kept), uninterrupted)  # which writes it again
+    assert_same_bits(stabjax.runs.load(kept), uninterrupted)
+    for name in ("spec.json", "chunks/spec.json"):
+        (kept / name).write_text(text)
     with pytest.raises(ValueError, match=r"spec\.json in the store .* is damaged"):
         run(store=kept)
 
@@ -349,7 +356,7 @@ def test_a_full_disk_loses_nothing(uninterrupted, tmp_path, monkeypatch, code):
     def fsync(descriptor):
         del descriptor
         written.append(None)
-        if len(written) > 6:
+        if len(written) > 7:  # spec.json, its copy, five chunks
             raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
@@ -365,7 +372,7 @@ def test_a_finished_store_may_be_read_only(uninterrupted, kept, monkeypatch):
     def refuse(path, content):
         raise AssertionError(path)
 
-    monkeypatch.setattr(stores, "_write", refuse)
+    monkeypatch.setattr(stores, "write_atomically", refuse)
     assert_same_bits(run(store=kept), uninterrupted)
 
 
@@ -472,12 +479,24 @@ def test_a_lost_spec_is_written_again(uninterrupted, kept):
     before = chunk_files(kept)
     text = (kept / "spec.json").read_text()
     (kept / "spec.json").unlink()
+    assert_same_bits(stabjax.runs.load(kept), uninterrupted)  # by its copy
+    (kept / "chunks" / "spec.json").unlink()
     with pytest.raises(FileNotFoundError, match="no store"):
         stabjax.runs.load(kept)
     assert_same_bits(run(store=kept), uninterrupted)
-    assert (kept / "spec.json").read_text() == text
+    for name in ("spec.json", "chunks/spec.json"):
+        assert (kept / name).read_text() == text
     assert chunk_files(kept) == before
     assert_same_bits(stabjax.runs.load(kept), uninterrupted)
+
+
+def test_a_store_that_grew_survives_the_loss_of_its_spec(kept):
+    """The numbers of its chunks follow from the order in which it grew."""
+    runs = run(store=kept, space=space(seeds=5))
+    before = chunk_files(kept)
+    (kept / "spec.json").unlink()
+    assert_same_bits(run(store=kept, space=space(seeds=5)), runs)
+    assert chunk_files(kept) == before
 
 
 @pytest.mark.parametrize("seeds", [3, 6], ids=["the same", "more"])
@@ -514,17 +533,16 @@ def test_a_job_with_fewer_values_does_not_take_over_a_store(tmp_path, monkeypatc
     assert (stabjax.runs.load(tmp_path).status != -1).all()
 
 
-def test_a_lock_is_waited_for_and_outlives_nobody(tmp_path):
-    path = tmp_path / ".spec.lock"
-    order = []
+def held(path, order, name):
+    with lock.locked(path):
+        order.append(name)
+        time.sleep(0.05)
+        order.append(name)
 
-    def hold(name):
-        with lock.locked(path):
-            order.append(name)
-            time.sleep(0.05)
-            order.append(name)
 
-    threads = [threading.Thread(target=hold, args=(i,)) for i in range(4)]
+def test_a_lock_is_waited_for(tmp_path):
+    path, order = tmp_path / ".spec.lock", []
+    threads = [threading.Thread(target=held, args=(path, order, i)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -532,19 +550,145 @@ def test_a_lock_is_waited_for_and_outlives_nobody(tmp_path):
     assert order[::2] == order[1::2]
     assert not path.exists()
 
+
+def a_dead_process():
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
-    owners = (
-        json.dumps({"host": socket.gethostname(), "process": done.pid}),
-        json.dumps({"host": "elsewhere", "process": 1}),
-        "",
+    return done.pid
+
+
+def lock_of(host, process):
+    return lambda path: path.write_text(json.dumps({"host": host, "process": process}))
+
+
+@pytest.mark.parametrize(
+    ("abandon", "is_certain"),
+    [
+        (lambda path: lock_of(socket.gethostname(), a_dead_process())(path), True),
+        (lock_of("elsewhere", 1), False),
+        (lock_of(socket.gethostname(), os.getpid()), False),  # of a thread, perhaps
+        (lambda path: path.write_text(""), False),
+        (lambda path: path.write_text("[" * 4000), False),
+        (os.mkfifo, False),
+        (lambda path: path.symlink_to("nothing"), False),
+    ],
+    ids=["dead", "elsewhere", "mine", "empty", "deep", "pipe", "link"],
+)
+@pytest.mark.parametrize("clock", [-1e6, 0.0, 1e6])
+def test_a_lock_outlives_its_owner_by_half_a_minute(
+    tmp_path, monkeypatch, abandon, is_certain, clock
+):
+    """By the clock of the one who waits: those of files and hosts may be wrong."""
+    path, order, slept = tmp_path / ".spec.lock", [], []
+    abandon(path)
+    if path.is_file():
+        os.utime(path, (time.time() + clock, time.time() + clock))
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + len(slept))
+    monkeypatch.setattr(time, "sleep", slept.append)
+    held(path, order, 5)
+    assert order == [5, 5]
+    assert not list(tmp_path.iterdir())
+    assert (len(slept) < 5) == is_certain
+
+
+def test_what_killed_writers_left_is_removed(kept):
+    """By the process on this host, elsewhere by the age of the file."""
+    host, mine, dead = socket.gethostname(), os.getpid(), a_dead_process()
+    host = host.replace(".", "_")
+    old, new = time.time() - 1e6, time.time()
+    files = {
+        f".spec.json.{host}-{dead}.abc": (new, False),
+        f"chunks/.000001.npz.{host}-{dead}.abc": (new, False),
+        f"chunks/.000001.npz.{host}-{mine}.abc": (old, True),
+        "chunks/.000001.npz.elsewhere-1.abc": (new, True),
+        "chunks/.000002.npz.elsewhere-1.abc": (old, False),
+        "chunks/.000002.npz.abc": (old, False),  # of version 0.1
+        "chunks/.hidden": (old, True),
+    }
+    for name, (time_of, _) in files.items():
+        (kept / name).write_bytes(b"partial")
+        os.utime(kept / name, (time_of, time_of))
+    run(store=kept)
+    assert {n: (kept / n).exists() for n in files} == {
+        n: stays for n, (_, stays) in files.items()
+    }
+
+
+@pytest.fixture
+def upgraded(monkeypatch):
+    """Another version of JAX, which makes other programs of the same functions."""
+    about, fingerprint = planning._numerics, Program.fingerprint
+    monkeypatch.setattr(
+        planning, "_numerics", lambda device: {**about(device), "jax": "99.0"}
     )
-    for number, owner in enumerate(owners):
-        path.write_text(owner)
-        if number:  # no process to ask about: only its age tells
-            os.utime(path, (0, 0))
-        hold(5)
-        assert not path.exists()
+    monkeypatch.setattr(
+        Program, "fingerprint", lambda *args: f"new {fingerprint(*args)}"
+    )
+
+
+def versions_of(kept):
+    found = {}
+    for file in (kept / "chunks").glob("0*.npz"):
+        with zipfile.ZipFile(file) as archive:
+            found[file.name] = json.loads(archive.comment)["versions"]["jax"]
+    return found
+
+
+def test_a_store_grows_across_versions_if_that_is_accepted(
+    uninterrupted, kept, request
+):
+    (kept / "chunks" / "000003.npz").unlink()
+    before = chunk_files(kept)
+    request.getfixturevalue("upgraded")
+    with pytest.raises(ValueError, match=r"jax is .* and 99\.0 here.* Pass accept_v"):
+        run(store=kept)
+    assert chunk_files(kept) == before
+    for _ in range(2):
+        runs = run(store=kept, space=space(seeds=4), accept_versions=True)
+    assert_same_bits(runs.sel(seed=range(3)), uninterrupted)
+    after = chunk_files(kept)
+    assert {name: after[name] for name in before} == before
+    made = versions_of(kept)
+    assert {name for name in made if made[name] == jax.__version__} == {*before}
+    assert len(made) - len(before) == 6  # the hole and the new seed
+    for opened in (runs, stabjax.runs.load(kept)):
+        assert f"jax {jax.__version__}" in opened.attrs["earlier_versions"]
+        assert opened.attrs["jax"] == "99.0"
+
+    run(store=kept, space=space(seeds=4))  # accepted once, known from then on
+    request.getfixturevalue("monkeypatch").undo()
+    with pytest.raises(ValueError, match=r"jax is 99\.0 in .* Pass accept_versions"):
+        run(store=kept, space=space(seeds=4))
+    run(store=kept, space=space(seeds=4), accept_versions=True)
+    assert chunk_files(kept) == after
+    run(store=kept, space=space(seeds=5), accept_versions=True)
+    earlier = stabjax.runs.load(kept).attrs["earlier_versions"]
+    assert "jax 99.0" in earlier and f"jax {jax.__version__}" in earlier
+
+
+def test_another_problem_is_refused_though_versions_are_accepted(kept):
+    with pytest.raises(ValueError, match="the program differs because problem"):
+        run(store=kept, problem=WITHOUT_SIZE, accept_versions=True)
+
+
+def test_another_version_of_optax_is_named(kept, monkeypatch):
+    monkeypatch.setattr(optax, "__version__", "99.0")
+    before = chunk_files(kept)
+    run(store=kept)  # the program is the same
+    with pytest.raises(
+        ValueError, match=r"optax is .* and 99\.0 here.*accept_versions"
+    ):
+        run(store=kept, problem=WITHOUT_SIZE)
+    assert chunk_files(kept) == before
+
+
+def test_a_warning_points_at_the_line_of_the_user(kept):
+    (kept / "chunks" / "000002.npz").write_bytes(b"")
+    for call in (lambda: stabjax.runs.load(kept), lambda: run(store=kept)):
+        with pytest.warns(RuntimeWarning, match="is damaged") as caught:
+            call()
+        assert caught[0].filename in (__file__, trainings.__file__)
 
 
 def test_integers_extended_by_fractions_are_named(tmp_path, standard_promotion):

@@ -13,10 +13,11 @@ import optax
 import pytest
 
 import stabjax
-from stabjax._sweep import compiler, memory
+from stabjax._sweep import program_cache
 from stabjax._sweep.factories import route
 from stabjax._sweep.program import Program
 from stabjax._sweep.settings import Settings
+from stabjax._sweep.width import auto_width
 from stabjax.problems import Problem
 
 
@@ -207,17 +208,17 @@ def test_a_setting_of_jax_is_a_program_of_its_own():
 
 def test_programs_are_forgotten_with_the_functions_they_came_from():
     gc.collect()
-    before = len(memory.remembered)
+    before = len(program_cache.remembered)
 
     def make(rate):
         return optax.sgd(rate)
 
     problem = Problem(QUADRATIC.init, lambda w, key: jnp.sum(w * w))
     run(stabjax.grid(rate=[0.1]), problem, make)
-    assert len(memory.remembered) > before
+    assert len(program_cache.remembered) > before
     del make
     gc.collect()
-    assert len(memory.remembered) == before
+    assert len(program_cache.remembered) == before
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 64])
@@ -390,12 +391,12 @@ def test_attributes_are_scalars_and_text(runs):
     ("parameters", "width"), [(2, 4096), (10, 1024), (100, 128), (2410, 32), (0, 4096)]
 )
 def test_automatic_widths(parameters, width):
-    assert compiler.auto_width(parameters, jax.devices()[0]) == width
+    assert auto_width(parameters, jax.devices()[0]) == width
 
 
 @pytest.mark.parametrize("memory", [2**24, 2**28, 2**31])
 def test_automatic_widths_fit_into_a_gigabyte(memory):
-    width = compiler.auto_width(2, jax.devices()[0], memory)
+    width = auto_width(2, jax.devices()[0], memory)
     assert width == max(1, 2**30 // memory)
 
 
@@ -526,8 +527,8 @@ def width_of(role):
 @pytest.mark.parametrize("search", [stabjax.sweep, stabjax.successive_halving])
 def test_a_number_that_must_be_static_is_named(role, search):
     message = (
-        r"^axis 'width' must be static if its value fixes a shape or decides a "
-        r"branch of Python, got traced numbers. Use width=static\(\[2, 3\]\)\.$"
+        r"^axis 'width' must be static if its value determines a shape or a Python "
+        r"branch, got traced numbers. Use width=static\(\[2, 3\]\)\.$"
     )
     space = stabjax.grid(rate=[0.1], width=[2, 3])
     with pytest.raises(TypeError, match=message):

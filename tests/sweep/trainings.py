@@ -27,6 +27,7 @@ def size(w, key):
 
 
 PROBLEM = Problem(start, noisy, size)
+WITHOUT_EVALUATION = Problem(start, noisy)
 
 
 def make_optimizer(rate, max_norm):

@@ -23,7 +23,7 @@ from stabjax._sweep.lanes.run import Run
 from stabjax._sweep.lanes.split import Split, split
 from stabjax._sweep.lanes.stage import Advance, Stage
 
-_TABLE_BYTES = 2**26  # of what the trials share, over all steps
+_TABLE_BYTES = 2**24  # of what the trials share, over all steps
 
 _Variables = dict[str, jax.Array]
 _Chunk = Callable[[Any, Any], _Variables]
@@ -57,12 +57,16 @@ def chunk_of(run: Run, own: Collection[str], steps: int, platform: str) -> _Chun
     def chunk(shared: _Variables, lanes: _Variables) -> _Variables:
         common = _shared(run, parts, shared, steps)
 
-        def trained(lanes: _Variables) -> _Variables:
+        def trained(lanes: _Variables, tables: _Vectors) -> _Variables:
             given = {**shared, **lanes}
             values = [given[name] for name in run.names]
-            return _trained(run, parts, values, common, steps, loop)
+            known = common._replace(tables=tables)
+            return _trained(run, parts, values, known, steps, loop)
 
-        return in_blocks(trained, lanes) if platform == "cpu" else trained(lanes)
+        if platform == "cpu":
+            found: _Variables = in_blocks(trained, lanes, common.tables)
+            return found
+        return trained(lanes, common.tables)
 
     shapes: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for name, aval in run.names.items():
@@ -144,17 +148,20 @@ def _bytes(run: Run, equations: Sequence[Equation]) -> int:
 def _stages(
     run: Run, parts: Split, shapes: Mapping[int, tuple[int, ...]], steps: int
 ) -> list[Stage]:
-    """The loop in stages: conditions are constants where they last for long."""
+    """The loop in stages: what does not change for long is a constant there."""
     first, last = parts.steady
-    fixed = {
-        i: values[first].reshape(-1)
-        for i, values in parts.constant.items()
-        if values.dtype == np.bool_
-    }
-    anywhere = _advance(run, parts, shapes, {})
+
+    def same(first: int, last: int) -> dict[int, Any]:
+        return {
+            i: values[first].reshape(-1)
+            for i, values in parts.constant.items()
+            if (values[first:last] == values[first]).all()
+        }
+
+    anywhere = _advance(run, parts, shapes, same(0, steps))
     stages = [
         Stage(anywhere, 0, first),
-        Stage(_advance(run, parts, shapes, fixed), first, last),
+        Stage(_advance(run, parts, shapes, same(first, last)), first, last),
         Stage(anywhere, last, steps),
     ]
     return [stage for stage in stages if stage.last > stage.first]

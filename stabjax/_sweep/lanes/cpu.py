@@ -19,7 +19,9 @@ _Vectors = list[jax.Array]
 _Tree: TypeAlias = Any
 
 
-def in_blocks(train: Callable[[_Tree], _Tree], lanes: _Tree) -> _Tree:
+def in_blocks(
+    train: Callable[[_Tree, _Vectors], _Tree], lanes: _Tree, tables: _Vectors
+) -> _Tree:
     """Trains blocks of trials one after the other.
 
     There are two at least, so that XLA keeps the loop and a trial has the same bits
@@ -32,7 +34,17 @@ def in_blocks(train: Callable[[_Tree], _Tree], lanes: _Tree) -> _Tree:
         padding = blocks * _BLOCK - size
         return jnp.pad(x, (0, padding), "edge").reshape(blocks, _BLOCK)
 
-    found = lax.map(train, jax.tree.map(cut, lanes))
+    # XLA (jaxlib 0.10 to 0.12) aborts if an argument of a small call is a constant, so
+    # a slice that XLA does not know selects the tables.
+    padded = [jnp.pad(table, (0, 1)) for table in tables]
+
+    def block(given: tuple[jax.Array, _Tree]) -> _Tree:
+        zero = jnp.minimum(given[0], 0)
+        rows = [lax.dynamic_slice_in_dim(x, zero, len(x) - 1) for x in padded]
+        return train(given[1], rows)
+
+    numbers = jnp.arange(blocks, dtype=jnp.int32)
+    found = lax.map(block, (numbers, jax.tree.map(cut, lanes)))
     joined: _Tree = jax.tree.map(lambda x: x.reshape(-1)[:size], found)
     return joined
 
@@ -64,8 +76,7 @@ def looped_on_cpu(
 def _looped(
     stage: Stage, fixed: _Vectors, state: _Vectors, tables: _Vectors
 ) -> _Vectors:
-    rows = [jax.ShapeDtypeStruct((), table.dtype) for table in tables]
-    program = jax.make_jaxpr(stage.advance)(fixed, state, rows)
+    program = stage.traced(fixed, state, tables)
     constants = len(fixed)
     varying = range(constants, len(program.jaxpr.invars))
     cut = sectioned(flat(program.jaxpr, program.consts, largest=1), varying)

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from stabjax._sweep.lanes.equations import Constant, Equation, Inexpressible, bind, flat
+from stabjax._sweep.lanes.equations import (
+    Constant,
+    Equation,
+    Inexpressible,
+    bind,
+    by_numpy,
+    flat,
+)
 
 
 class Elements(NamedTuple):
@@ -101,9 +109,9 @@ def _outputs(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     if name in _SAME:
         return inputs
     if name in _ELEMENTWISE:
-        return [_elementwise(equation.primitive, equation.params, inputs)]
+        return [_elementwise(_function(equation), inputs)]
     if name == "add_any":
-        return [_elementwise(lax.add_p, {}, inputs)]
+        return [_elementwise(lax.add, inputs)]
     if name in _MOVES:
         return _moved(equation, inputs)
     if name in _REDUCTIONS:
@@ -114,25 +122,36 @@ def _outputs(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     return rule(equation, inputs)
 
 
-def _elementwise(
-    primitive: Any, params: dict[str, Any], inputs: list[Elements]
-) -> Elements:
+def _function(equation: Equation) -> Callable[..., Any]:
+    name, params = equation.primitive.name, equation.params
+
+    def function(*values: Any) -> Any:
+        if all(isinstance(x, np.generic) for x in values):
+            found = by_numpy(name, params, [*map(np.asarray, values)])
+            if found is not None:
+                return found
+        return bind(equation.primitive, params, values)[0]
+
+    return lax.select_n if name == "select_n" else function
+
+
+def _elementwise(function: Callable[..., Any], inputs: list[Elements]) -> Elements:
     shape = max((x.shape for x in inputs), key=len)
     size = math.prod(shape)
     columns = [x.elements if x.shape == shape else x.elements * size for x in inputs]
     rows = zip(*columns, strict=True)
-    return Elements(shape, [_apply(primitive, params, row) for row in rows])
+    return Elements(shape, [_apply(function, *row) for row in rows])
 
 
-def _apply(primitive: Any, params: dict[str, Any], values: Sequence[Any]) -> Any:
+def _apply(function: Callable[..., Any], *values: Any) -> Any:
     """An operation on vectors and scalars; on constants it is done when tracing."""
     if all(isinstance(x, np.generic) for x in values):
         with jax.ensure_compile_time_eval():
-            return np.asarray(bind(primitive, params, values)[0])[()]
-    if primitive.name == "select_n" and isinstance(values[0], np.generic):
+            return np.asarray(function(*values))[()]
+    if function is lax.select_n and isinstance(values[0], np.generic):
         return values[1 + int(values[0])]
     shape = max(map(np.shape, values), key=len)
-    return bind(primitive, params, [_broadcast(x, shape) for x in values])[0]
+    return function(*(_broadcast(x, shape) for x in values))
 
 
 def _broadcast(value: Any, shape: tuple[int, ...]) -> Any:
@@ -143,22 +162,6 @@ def _broadcast(value: Any, shape: tuple[int, ...]) -> Any:
     return lax.broadcast(value, shape)
 
 
-def _binary(operation: Callable[..., Any], *values: Any) -> Any:
-    primitives = {
-        lax.add: lax.add_p,
-        lax.mul: lax.mul_p,
-        lax.max: lax.max_p,
-        lax.min: lax.min_p,
-        lax.bitwise_and: lax.and_p,
-        lax.bitwise_or: lax.or_p,
-        lax.gt: lax.gt_p,
-        lax.lt: lax.lt_p,
-        lax.select_n: lax.select_n_p,
-        lax.ge: lax.ge_p,
-    }
-    return _apply(primitives[operation], {}, values)
-
-
 def _moved(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     """Does to the positions of the elements what is to be done to the elements."""
     count = _MOVES[equation.primitive.name] or len(inputs)
@@ -166,11 +169,16 @@ def _moved(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     starts = np.cumsum([0, *(len(x.elements) for x in inputs)], dtype=np.int32)
     places = [x.array + n for x, n in zip(inputs, starts[:-1], strict=True)][:count]
     rest = [_constant(x) for x in inputs[count:]]
-    with jax.ensure_compile_time_eval():
-        found = bind(equation.primitive, equation.params, [*places, *rest])
-        found = [*map(np.asarray, found)]
+    name = equation.primitive.name
+    moved = by_numpy(name, equation.params, places) if not rest else None
+    if moved is not None:
+        found = [moved]
+    else:
+        with jax.ensure_compile_time_eval():
+            found = bind(equation.primitive, equation.params, [*places, *rest])
+            found = [*map(np.asarray, found)]
     if any(((x < 0) | (x >= len(elements))).any() for x in found):
-        raise Inexpressible(f"{equation.primitive.name} beyond the bounds")
+        raise Inexpressible(f"{name} beyond the bounds")
     return [Elements(x.shape, [elements[i] for i in x.reshape(-1)]) for x in found]
 
 
@@ -194,7 +202,7 @@ def _tree(operation: Any, values: list[Any]) -> Any:
     while len(values) > 1:
         even = len(values) // 2 * 2
         pairs = zip(values[:even:2], values[1:even:2], strict=True)
-        values = [_binary(operation, *pair) for pair in pairs] + values[even:]
+        values = [_apply(operation, *pair) for pair in pairs] + values[even:]
     return values[0]
 
 
@@ -209,15 +217,15 @@ def _arg(better: Any) -> _Rule:
             for number, i in enumerate(row[1:], 1):
                 value = x.elements[i]
                 # The first NaN is the place, as in XLA.
-                won = _binary(
+                won = _apply(
                     lax.bitwise_or,
-                    _binary(better, value, best),
-                    _apply(lax.ne_p, {}, (value, value)),
+                    _apply(better, value, best),
+                    _apply(lax.ne, value, value),
                 )
-                was = _apply(lax.eq_p, {}, (best, best))
-                won = _binary(lax.bitwise_and, won, was)
-                best = _binary(lax.select_n, won, best, value)
-                place = _binary(lax.select_n, won, place, dtype(number))
+                was = _apply(lax.eq, best, best)
+                won = _apply(lax.bitwise_and, won, was)
+                best = _apply(lax.select_n, won, best, value)
+                place = _apply(lax.select_n, won, place, dtype(number))
             found.append(place)
         return [Elements(rows.shape[:-1], found)]
 
@@ -232,7 +240,7 @@ def _cumulative(operation: Any) -> _Rule:
         for row in places.reshape(-1, places.shape[-1]):
             order = row[::-1] if equation.params["reverse"] else row
             for before, i in itertools.pairwise(order):
-                found[i] = _binary(operation, found[before], found[i])
+                found[i] = _apply(operation, found[before], found[i])
         return [Elements(x.shape, found)]
 
     return rule
@@ -241,9 +249,7 @@ def _cumulative(operation: Any) -> _Rule:
 def _dot(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     (summed, batched) = equation.params["dimension_numbers"]
     dtype = equation.avals[-1].dtype
-    a, b = (
-        _elementwise(lax.convert_element_type_p, _converted(dtype), [x]) for x in inputs
-    )
+    a, b = (_elementwise(partial(_converted, dtype), [x]) for x in inputs)
     rows = []
     for x, along, over in zip((a, b), summed, batched, strict=True):
         free = [n for n in range(len(x.shape)) if n not in (*along, *over)]
@@ -258,7 +264,7 @@ def _dot(equation: Equation, inputs: list[Elements]) -> list[Elements]:
         _tree(
             lax.add,
             [
-                _binary(lax.mul, a.elements[p], b.elements[q])
+                _apply(lax.mul, a.elements[p], b.elements[q])
                 for p, q in zip(rows[0][i, j], rows[1][i, r], strict=True)
             ],
         )
@@ -269,8 +275,8 @@ def _dot(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     return [Elements(equation.avals[-1].shape, found)]
 
 
-def _converted(dtype: Any) -> dict[str, Any]:
-    return {"new_dtype": np.dtype(dtype), "weak_type": False, "sharding": None}
+def _converted(dtype: Any, value: Any) -> Any:
+    return lax.convert_element_type(value, dtype)
 
 
 def _cond(equation: Equation, inputs: list[Elements]) -> list[Elements]:
@@ -284,14 +290,14 @@ def _cond(equation: Equation, inputs: list[Elements]) -> list[Elements]:
         outputs.append([*map(read, program.outputs)])
     if index.dtype != bool:
         zero = index.dtype.type(0)
-        tests = [_binary(lax.gt, index, zero + n) for n in range(len(branches) - 1)]
+        tests = [_apply(lax.gt, index, zero + n) for n in range(len(branches) - 1)]
     else:
         tests = [index]
     found = outputs[0]
     for test, chosen in zip(tests, outputs[1:], strict=True):
         condition = Elements((), [test])
         found = [
-            _elementwise(lax.select_n_p, {}, [condition, *pair])
+            _elementwise(lax.select_n, [condition, *pair])
             for pair in zip(found, chosen, strict=True)
         ]
     return found

@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.extend import core
 
@@ -152,8 +151,59 @@ def _folded(
     sizes = [getattr(v.aval, "size", largest + 1) for v in equation.outvars]
     if len(values) < len(inputs) or max(sizes, default=0) > largest:
         return None
-    with jax.ensure_compile_time_eval():
-        return [*map(Constant, bind(equation.primitive, equation.params, values))]
+    if not all(isinstance(value, np.ndarray) for value in values):
+        return None
+    found = by_numpy(equation.primitive.name, equation.params, values)
+    return None if found is None else [Constant(found)]
+
+
+_NUMPY: dict[str, Callable[..., Any]] = {
+    "add": np.add,
+    "and": np.bitwise_and,
+    "broadcast_in_dim": lambda x, *, shape, broadcast_dimensions, **_: np.broadcast_to(
+        np.expand_dims(x, [*{*range(len(shape))} - {*broadcast_dimensions}]), shape
+    ),
+    "convert_element_type": lambda x, *, new_dtype, **_: x.astype(new_dtype),
+    "eq": np.equal,
+    "expand_dims": lambda x, *, dimensions: np.expand_dims(x, dimensions),
+    "ge": np.greater_equal,
+    "gt": np.greater,
+    "le": np.less_equal,
+    "lt": np.less,
+    "max": np.maximum,
+    "min": np.minimum,
+    "mul": np.multiply,
+    "ne": np.not_equal,
+    "neg": np.negative,
+    "not": np.bitwise_not,
+    "or": np.bitwise_or,
+    "reshape": lambda x, *, new_sizes, **_: x.reshape(new_sizes),
+    "rev": lambda x, *, dimensions: np.flip(x, dimensions),
+    "select_n": lambda which, *cases: np.choose(which.astype(np.int32), cases),
+    "slice": lambda x, *, start_indices, limit_indices, strides: x[
+        tuple(map(slice, start_indices, limit_indices, strides or [None] * x.ndim))
+    ],
+    "squeeze": lambda x, *, dimensions: np.squeeze(x, dimensions),
+    "sub": np.subtract,
+    "transpose": lambda x, *, permutation: np.transpose(x, permutation),
+}
+_ELEMENTWISE = {name for name, f in _NUMPY.items() if isinstance(f, np.ufunc)}
+
+
+def by_numpy(
+    name: str, params: dict[str, Any], values: Sequence[Any]
+) -> np.ndarray[Any, Any] | None:
+    """The output of a primitive, if it is one of those that need no compilation.
+
+    JAX compiles every primitive that it runs outside of a program: 25 times 30 ms.
+    """
+    function = _NUMPY.get(name)
+    if function is None:
+        return None
+    given = {} if name in _ELEMENTWISE or name == "select_n" else params
+    with np.errstate(all="ignore"):
+        found = np.asarray(function(*values, **given))
+    return found
 
 
 def bind(primitive: Any, params: dict[str, Any], values: Sequence[Any]) -> list[Any]:

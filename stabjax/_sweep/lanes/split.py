@@ -51,12 +51,13 @@ def split(run: Run, own: Sequence[bool], steps: int) -> Split:
     mine = needed(mine, wanted)
     read = used(mine, wanted)
     residuals = sorted(read - differ)
+    if any(_is_key(program.avals[i]) for i in residuals):
+        raise Inexpressible("a key")
     both = [e for e in program.equations if differ.isdisjoint(e.outputs)]
     shared = sorted(state - lanes)
     outputs = [program.outputs[i - constants] for i in shared]
     common = needed(both, [*outputs, *residuals])
-    known = _known(run, common, shared, steps)
-    constant = _constant(run, common, residuals, known)
+    known, constant = _known(run, common, shared, residuals, steps)
     left = [i for i in residuals if i not in constant]
     return Split(
         given=[0 if mine else None for mine in own],
@@ -109,62 +110,54 @@ def _state(run: Run) -> set[int]:
 
 
 def _known(
-    run: Run, common: list[Equation], shared: list[int], steps: int
-) -> dict[int, Any]:
-    """The part of the shared state that follows from constants, at all steps."""
-    constants, program = run.sizes[1], run.loop
-    starts = {i: run.begin.outputs[i - constants] for i in shared}
-    known = {i: a.value for i, a in starts.items() if isinstance(a, Constant)}
-    lost = known
-    while lost:
-        found = _unknown(run, known)
-        lost = {
-            i: x for i, x in known.items() if program.outputs[i - constants] in found
-        }
-        known = {i: value for i, value in known.items() if i not in lost}
-    atoms = [program.outputs[i - constants] for i in known]
-    equations = needed(common, atoms)
-
-    def step(values: Any, _: None) -> Any:
-        read = evaluated(equations, dict(zip(known, values, strict=True)))
-        return [jnp.asarray(read(atom)) for atom in atoms], values
-
-    with jax.ensure_compile_time_eval(), jax.default_device(jax.devices("cpu")[0]):
-        start = [*map(jnp.asarray, known.values())]
-        last, rows = jax.jit(lambda s: lax.scan(step, s, None, length=steps))(start)
-        values = [
-            np.append(row, np.asarray(value)[None], 0)
-            for row, value in zip(rows, last, strict=True)
-        ]
-    return dict(zip(known, values, strict=True))
-
-
-def _unknown(run: Run, known: dict[int, Any]) -> set[int]:
-    """The variables of the loop that depend on more than known state."""
-    inputs = set(range(run.sizes[0] + run.sizes[1]))
-    return dependent(run.loop, inputs - known.keys())
-
-
-def _constant(
-    run: Run, common: list[Equation], residuals: list[int], known: dict[int, Any]
-) -> dict[int, Any]:
-    """The residuals that follow from known state, at all steps.
+    run: Run,
+    common: list[Equation],
+    shared: list[int],
+    residuals: list[int],
+    steps: int,
+) -> tuple[dict[int, Any], dict[int, Any]]:
+    """The state and the residuals that follow from constants, at all steps.
 
     XLA would compute them when it compiles or when it runs, with other last bits.
     """
-    found = _unknown(run, known)
+    constants, program = run.sizes[1], run.loop
+    starts = {i: run.begin.outputs[i - constants] for i in shared}
+    known = {
+        i: a.value
+        for i, a in starts.items()
+        if isinstance(a, Constant) and not _is_key(a.value)
+    }
+    inputs, lost = set(range(run.sizes[0] + constants)), [0]
+    while lost:
+        found = dependent(program, inputs - known.keys())
+        lost = [i for i in known if program.outputs[i - constants] in found]
+        known = {i: value for i, value in known.items() if i not in lost}
     wanted = [i for i in residuals if i not in found]
-    if not wanted:
-        return {}
-    equations = needed(common, wanted)
+    atoms = [program.outputs[i - constants] for i in known]
 
-    def row(values: dict[int, Any]) -> list[Any]:
-        return [*map(evaluated(equations, values), wanted)]
+    def step(values: list[Any], _: None) -> tuple[list[Any], list[Any]]:
+        equations = needed(common, atoms)
+        read = evaluated(equations, dict(zip(known, values, strict=True)))
+        return [jnp.asarray(read(atom)) for atom in atoms], values
+
+    def row(values: list[Any]) -> list[Any]:
+        equations = needed(common, wanted)
+        read = evaluated(equations, dict(zip(known, values, strict=True)))
+        return [*map(read, wanted)]
+
+    def at_all_steps(start: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+        last, rows = lax.scan(step, start, None, length=steps)
+        return last, rows, jax.vmap(row, axis_size=steps)(rows)
 
     with jax.ensure_compile_time_eval(), jax.default_device(jax.devices("cpu")[0]):
-        rows = {i: jnp.asarray(values[:-1]) for i, values in known.items()}
-        tables = jax.jit(jax.vmap(row))(rows)
-        return dict(zip(wanted, map(np.asarray, tables), strict=True))
+        start = [*map(jnp.asarray, known.values())]
+        last, rows, tables = jax.tree.map(np.asarray, jax.jit(at_all_steps)(start))
+    values = [np.append(row, end[None], 0) for row, end in zip(rows, last, strict=True)]
+    return dict(zip(known, values, strict=True)), dict(zip(wanted, tables, strict=True))
+
+
+def _is_key(value: Any) -> bool:
+    return bool(jnp.issubdtype(value.dtype, jax.dtypes.extended))
 
 
 def _longest(conditions: Sequence[Any], steps: int) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import xarray as xr
 from stabjax._arguments import check
 from stabjax._intervals import Interval, student, student_half_width
 from stabjax._outcomes import best_of, is_maximized
+from stabjax._types import Label
 from stabjax.runs.points import (
     NO_HYPERPARAMETERS,
     dimensions,
@@ -43,8 +44,8 @@ class Best(NamedTuple):
         grid.
     """
 
-    point: Mapping[str, Any]
-    arguments: Mapping[str, Any]
+    point: Mapping[str, Label]
+    arguments: Mapping[str, Label]
     positions: Mapping[str, int]
     variable: str
     value: float

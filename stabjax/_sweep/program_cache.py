@@ -46,7 +46,8 @@ class Memory:
         return made
 
     def _key(self, key: Hashable) -> Hashable:
-        if self._contents is None:
-            self._contents = contents(self._functions)
+        found = self._contents  # another thread may reset it in the meantime
+        if found is None:
+            found = self._contents = contents(self._functions)
         owners = tuple(map(id, self._functions))
-        return owners, self._contents, key, tuple(jax_config().values())
+        return owners, found, key, tuple(jax_config().values())

@@ -8,12 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from stabjax._sweep.axes import Axis, axis_like
+from stabjax._sweep.axes import Axis, axis_like, check_name
+from stabjax._sweep.consistency import check_consistent
 from stabjax._sweep.plan import Chunk, Group, Plan
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Dimension, Space
 
-FORMAT = 2  # version of the format of spec.json and of chunk files
+FORMAT = 3  # version of spec.json and of chunk files; 2 had no accepted versions
+VERSIONS = ("jax", "jaxlib", "stabjax", "optax")
+_OTHER_FUNCTIONS = "problem, make_optimizer or a value that they read has changed"
 
 _Array = np.ndarray[Any, Any]
 _Order = tuple[Space, tuple[tuple[int, ...], ...], dict[str, _Array]]
@@ -54,42 +57,67 @@ def ordered(space: Space, held: Plan | None) -> _Order:
     return kept, sizes, dict(zip(names, orders, strict=True))
 
 
-def identity(plan: Plan, chunk: Chunk) -> str:
-    """Returns a SHA-256 hash that identifies the program and the trials of a chunk."""
-    found = hashlib.sha256()
+def identities(plan: Plan, chunk: Chunk) -> list[str]:
+    """Returns SHA-256 hashes that identify the program and the trials of a chunk.
+
+    The first hash is for the present versions of the libraries, and the others are for
+    accepted versions.
+    """
     group = plan.groups[chunk.group]
-    about = [group.program, group.labels, chunk.steps]
-    found.update(json.dumps(about, sort_keys=True).encode())
+    values = b""
     for axis in plan.space.axes:
         if isinstance(axis.values, np.ndarray):
-            values = axis.values[plan.space.rows[axis.name][chunk.trials]]
-            wide = np.float64 if values.dtype.kind == "f" else np.int64
-            found.update(axis.name.encode() + values.astype(wide).tobytes())
-    return found.hexdigest()
+            mine = axis.values[plan.space.rows[axis.name][chunk.trials]]
+            wide = np.float64 if mine.dtype.kind == "f" else np.int64
+            values += axis.name.encode() + mine.astype(wide).tobytes()
+    found = []
+    for program in (group.program, *group.accepted):
+        about = json.dumps([program, group.labels, chunk.steps], sort_keys=True)
+        found.append(hashlib.sha256(about.encode() + values).hexdigest())
+    return found
 
 
-def differences(held: Plan, wanted: Plan) -> Iterator[str]:
-    """Yields the differences between two plans that make their results incompatible."""
-    same = True
-    for old, new in (
-        (held.settings._asdict(), wanted.settings._asdict()),
-        (held.numerics, wanted.numerics),
-    ):
-        for name in sorted({*old, *new}):
-            if old.get(name) != new.get(name):
-                same = False
-                yield f"{name} is {old.get(name)} in the store and {new.get(name)} here"
-    for group in wanted.groups if same else ():
+def versions(plan: Plan) -> dict[str, str]:
+    """Returns the versions of the libraries that a plan was made with."""
+    return {n: str({**plan.about, **plan.numerics}.get(n)) for n in VERSIONS}
+
+
+def differences(held: Plan, wanted: Plan, accept_versions: bool) -> Iterator[str]:
+    """Yields the differences between two plans that make their results incompatible.
+
+    With `accept_versions`, other versions of the libraries are compatible. Versions
+    change the text of a program, so the programs cannot be compared then.
+    """
+    old = {**held.settings._asdict(), **held.numerics}
+    new = {**wanted.settings._asdict(), **wanted.numerics}
+    ignored = VERSIONS if accept_versions else ()
+    names = [n for n in (*old, *new) if old.get(n) != new.get(n) and n not in ignored]
+    for name in sorted({*names}):
+        yield f"{name} is {old.get(name)} in the store and {new.get(name)} here"
+    upgraded = versions(held) != versions(wanted)
+    for group in () if names or (upgraded and accept_versions) else wanted.groups:
         known = group_like(held, group.labels)
-        if known and known.program != group.program:
+        if known and group.program not in (known.program, *known.accepted):
             where = " ".join(f"{name}={v}" for name, v in group.labels.items())
             if types := _other_types(held, wanted):
                 yield types
                 return
             yield (
                 f"the program{' for ' + where if where else ''} differs because "
-                f"problem, make_optimizer or a value that they read has changed"
+                f"{_other_versions(held, wanted) or _OTHER_FUNCTIONS}"
             )
+
+
+def with_accepted(group: Group, held: Group) -> Group:
+    """Returns a group that also accepts the results of a stored group's programs."""
+    programs = (held.program, *held.accepted)
+    return group._replace(accepted=tuple(p for p in programs if p != group.program))
+
+
+def _other_versions(held: Plan, wanted: Plan) -> str:
+    old, new = versions(held), versions(wanted)
+    changed = [n for n in VERSIONS if old[n] != new[n]]
+    return ", ".join(f"{n} is {old[n]} there and {new[n]} here" for n in changed)
 
 
 def _other_types(held: Plan, wanted: Plan) -> str:
@@ -117,7 +145,7 @@ def group_like(held: Plan, labels: Mapping[str, Any]) -> Group | None:
     return None
 
 
-def newer(text: str) -> str | None:
+def newer(text: str | bytes) -> str | None:
     """Returns the stabjax version that wrote the text if its format is too new."""
     document = json.loads(text)
     return document["about"]["stabjax"] if document["format"] > FORMAT else None
@@ -150,11 +178,11 @@ def to_text(plan: Plan) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def from_text(text: str) -> Plan:
+def from_text(text: str | bytes) -> Plan:
     """Parses a plan and raises an exception of any type if the text is damaged."""
     document = json.loads(text)
     dimensions = document["dimensions"]
-    return Plan(
+    plan = Plan(
         space=Space(tuple(map(_dimension_from_json, dimensions))),
         sizes=tuple(tuple(sizes) for sizes in document["sizes"]),
         order={d["name"]: np.asarray(d["order"]) for d in dimensions},
@@ -163,6 +191,8 @@ def from_text(text: str) -> Plan:
         numerics=document["numerics"],
         about=document["about"],
     )
+    check_consistent(plan)
+    return plan
 
 
 def settings_from_json(values: Mapping[str, Any]) -> Settings:
@@ -219,9 +249,12 @@ def _axis_to_json(axis: Axis) -> dict[str, Any]:
 
 
 def _axis_from_json(axis: dict[str, Any]) -> Axis:
+    check_name(axis["name"])
     if "static" in axis:
         return axis_like(axis["name"], axis["static"], axis["literal"])
     dtype = np.dtype(axis["dtype"])
+    if dtype.kind not in "iuf":
+        raise ValueError(f"axis {axis['name']!r} has the type {dtype}")
     values = np.array([dtype.type(value) for value in axis["values"]], dtype)
     return Axis(axis["name"], values)
 
@@ -233,7 +266,8 @@ def _group_to_json(group: Group) -> dict[str, Any]:
 
 def _group_from_json(group: dict[str, Any]) -> Group:
     variables = {
-        name: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
+        name: jax.ShapeDtypeStruct(tuple(shape), np.dtype(str(dtype)))
         for name, (dtype, shape) in group["variables"].items()
     }
-    return Group(**{**group, "variables": variables})
+    accepted = tuple(group.get("accepted", ()))
+    return Group(**{**group, "variables": variables, "accepted": accepted})

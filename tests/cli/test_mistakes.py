@@ -1,6 +1,6 @@
 """A hundred and more wrong calls, and the sentence that each gets.
 
-`wrong_calls.txt` has them: a call after `$` or `>>>`, and below it the sentence, in
+`mistakes.txt` has them: a call after `$` or `>>>`, and below it the sentence, in
 which `...` stands for any text, such as a long list of names.
 """
 
@@ -18,7 +18,7 @@ import xarray as xr
 import stabjax
 from stabjax.cli import environment, main
 
-TEXT = (pathlib.Path(__file__).parent / "wrong_calls.txt").read_text()
+TEXT = (pathlib.Path(__file__).parent / "mistakes.txt").read_text()
 CALLS = [block.split("\n", 1) for block in TEXT.strip().split("\n\n")]
 # A function, an argument or a module that the user of the command line did not write.
 OF_PYTHON = re.compile(

@@ -1,0 +1,251 @@
+"""Which value of a hyperparameter is best, and how sure that is."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from scipy.special import stdtrit
+
+from stabjax._arguments import check
+from stabjax.runs.answers import Answer, Estimate, basis, counted, student, with_caveats
+from stabjax.runs.curves import Fit, Scale, fitted, scale_of, widened
+from stabjax.runs.tables import Table, seeds_left_out, table_of
+
+_Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, repr=False)
+class Optimum(Answer):
+    """The result of `optimum`; `print` it, or `plot` it.
+
+    Attributes:
+      axis: the hyperparameter.
+      variable: the variable that is best there.
+      value: the best value, with its confidence interval; an end is infinite, or 0, if
+        the runs do not bound it.
+      mean: the mean of the variable at the best value, with its interval.
+      within_noise: the smallest and the largest value of the axis around the best that
+        the seeds do not tell from it.
+      edge: `"low"` or `"high"` if the best value is the smallest or the largest of the
+        grid, so that a better one may lie beyond; or None.
+      flat: whether the interval is unbounded though the best value is inside the grid.
+      at: the values of the other axes, those of the best point.
+      seeds: number of seeds.
+      confidence: confidence of the intervals.
+      values: the values of the axis that have no diverged run.
+      means: the mean of the variable at these.
+      errors: its standard errors; NaN for a single seed.
+      curve: values and means along the fitted curve.
+      caveats: what limits the answer, in words.
+    """
+
+    axis: str
+    variable: str
+    value: Estimate
+    mean: Estimate
+    within_noise: tuple[float, float]
+    edge: Literal["low", "high"] | None
+    flat: bool
+    at: Mapping[str, object]
+    seeds: int
+    confidence: float
+    values: tuple[float, ...]
+    means: tuple[float, ...]
+    errors: tuple[float, ...]
+    curve: tuple[tuple[float, ...], tuple[float, ...]]
+    caveats: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Returns the answer in a few lines of text."""
+        low, high = self.within_noise
+        span = f"{low:.3g} to {high:.3g} is" if low < high else "no other value is"
+        return with_caveats(
+            [
+                f"best {self.axis}: {self.value} "
+                f"{basis(self.seeds, self.confidence, self.at)}",
+                f"mean {self.variable} there: {self.mean}; {span} within noise of it",
+            ],
+            self.caveats,
+        )
+
+
+def optimum(
+    runs: xr.Dataset,
+    axis: str,
+    *,
+    variable: str = "final_loss",
+    maximize: bool | None = None,
+    confidence: float = 0.95,
+) -> Optimum:
+    """Estimates the best value of a hyperparameter, with its interval over the seeds.
+
+    A cubic is fitted to the means over the seeds around the best value, by the
+    logarithm of the hyperparameter if all its values are positive. (A parabola is too
+    stiff: loss rises faster above the best learning rate than below, and the interval
+    of its vertex then misses the truth in most draws.) The interval holds every value
+    at which the slope of the curve is within noise of 0, by Student's test over the
+    seeds. Where no curve fits, the answer is the best value itself, and the interval
+    reaches to its neighbors. `benchmarks/answers.py` measures how often intervals hold
+    the truth.
+
+    A diverged run counts as infinitely bad: values at which a seed diverged are not
+    fitted. Every other axis is held at its value in the best point of all; select
+    values with `runs.sel(...)` to ask at others.
+
+    Args:
+      runs: the dataset of `sweep` or `successive_halving`, or a part of it.
+      axis: a hyperparameter with numbers as values, at least three of them.
+      variable: a variable with one value for each run.
+      maximize: whether larger values are better, as for an accuracy. None asks the
+        problem's metadata, and otherwise minimizes.
+      confidence: confidence of the intervals, in (0, 1).
+
+    Returns:
+      An `Optimum`. Its `edge`, `flat` and `caveats` say what limits it.
+
+    Raises:
+      ValueError: the dataset lacks the axis or the variable, the axis does not hold
+        numbers or is not a dimension of a grid, or every point has a diverged run.
+
+    Example:
+      >>> import numpy as np, optax, stabjax
+      >>> problem = stabjax.problems.quadratic(noise=1.0)
+      >>> space = stabjax.grid(rate=np.logspace(-2, 0, 9), seed=range(8))
+      >>> def make_optimizer(rate):
+      ...     return optax.sgd(rate)
+      >>> runs = stabjax.sweep(problem, make_optimizer, space, steps=20)
+      >>> best = stabjax.runs.optimum(runs, "rate")
+      >>> print(best.edge, best.flat, round(best.value.value, 2))
+      None False 0.1
+    """
+    check("confidence", confidence, "in (0, 1)")
+    table = table_of(runs, axis, variable, maximize)
+    usable = np.isfinite(table.values) & np.isfinite(table.scores).all(axis=0)
+    values, scores = table.values[usable], table.scores[:, usable]
+    scale = scale_of(values)
+    x = scale.to(values)
+    fit = fitted(x, scores, confidence) or _smallest(values, scores)
+    fit = widened(fit, x, scores)
+    edge, value = _bounds(fit, scale, table, usable)
+    places, curve = scale.back(fit.places), table.sign * fit.curve
+    answer = Optimum(
+        axis=axis,
+        variable=variable,
+        value=value,
+        mean=student(fit.loss, confidence, table.sign),
+        within_noise=_within_noise(fit, values, scores, confidence),
+        edge=edge,
+        flat=edge is None and (value.low <= scale.least or value.high == np.inf),
+        at=table.at,
+        seeds=len(scores),
+        confidence=confidence,
+        values=tuple(values.tolist()),
+        means=tuple((table.sign * scores.mean(axis=0)).tolist()),
+        errors=tuple(_errors(scores).tolist()),
+        curve=(tuple(places.tolist()), tuple(curve.tolist())),
+        caveats=(),
+    )
+    return replace(answer, caveats=tuple(_caveats(answer, table, usable, fit.coarse)))
+
+
+def _bounds(
+    fit: Fit, scale: Scale, table: Table, usable: _Array
+) -> tuple[Literal["low", "high"] | None, Estimate]:
+    """Returns the edge of the grid that is best, and the best value."""
+    finite = table.values[np.isfinite(table.values)]
+    inside = table.values[usable]
+    below, above = finite[finite < inside[0]], finite[finite > inside[-1]]
+    at, low, high = (float(scale.back(x)) for x in (fit.at, fit.low, fit.high))
+    for end in inside[[0, -1]]:
+        if fit.at == scale.to(end):  # rounding aside
+            at = float(end)
+    # A mean with a diverged run is infinite, which bounds the best value.
+    if low <= scale.least and below.size:
+        low = float(below[-1])
+    if high == np.inf and above.size:
+        high = float(above[0])
+    if low <= scale.least and high == np.inf:  # not even a side is known
+        return None, Estimate(at, low, high)
+    if at >= inside[-1] and not above.size:
+        return "high", Estimate(at, low, high)
+    if at <= inside[0] and not below.size:
+        return "low", Estimate(at, low, high)
+    return None, Estimate(at, low, high)
+
+
+def _smallest(values: _Array, scores: _Array) -> Fit:
+    """Returns the value with the smallest mean, where there are too few for a curve."""
+    x = scale_of(values).to(values)
+    best = int(scores.mean(axis=0).argmin())
+    loss = scores[:, best]
+    whole = slice(0, len(x))
+    unknown = np.full(len(scores), np.nan)
+    return Fit(x[best], np.nan, np.nan, loss, unknown, whole, x, scores.mean(axis=0))
+
+
+def _within_noise(
+    fit: Fit, values: _Array, scores: _Array, confidence: float
+) -> tuple[float, float]:
+    """Returns the values around the best whose mean is not beyond the minimum's."""
+    best = int(scores.mean(axis=0).argmin())
+    near = np.zeros(len(values), bool)
+    near[best] = True
+    if len(scores) > 1:
+        above = scores - fit.loss[:, None]  # of one seed, so that its level drops out
+        error = above.std(axis=0, ddof=1) / np.sqrt(len(scores))
+        near |= above.mean(axis=0) <= stdtrit(len(scores) - 1, confidence) * error
+    first = best - np.argmin(np.append(near[best::-1], False)) + 1
+    last = best + np.argmin(np.append(near[best:], False)) - 1
+    return float(values[first]), float(values[last])
+
+
+def _errors(scores: _Array) -> _Array:
+    if len(scores) < 2:
+        return np.full(scores.shape[1], np.nan)
+    errors: _Array = scores.std(axis=0, ddof=1) / np.sqrt(len(scores))
+    return errors
+
+
+def _caveats(
+    found: Optimum, table: Table, usable: _Array, coarse: bool
+) -> Iterator[str]:
+    """Yields what limits an answer, the gravest first."""
+    axis, values, best = found.axis, found.values, found.value.value
+    beyond = table.values[np.isfinite(table.values) & (table.values > values[-1])]
+    if found.edge:
+        where = "largest" if found.edge == "high" else "smallest"
+        yield (
+            f"{best:.3g} is the {where} value of the grid: a better one may lie "
+            f"beyond. Sweep on, for example with stabjax.runs.refine."
+        )
+    elif best >= values[-1] and beyond.size:
+        yield (
+            f"{axis}={best:.3g} is the largest value without a diverged run; "
+            f"at {beyond[0]:.3g} a seed diverges."
+        )
+    if len(values) < 3:
+        yield "a fit needs three values of the axis without a diverged run."
+    elif found.seeds == 1:
+        yield "one seed: there is no interval. Add an axis seed=range(8)."
+    elif found.flat:
+        yield (
+            f"flat valley: {counted(found.seeds, 'seed')} do not tell where the best "
+            f"{axis} is."
+        )
+    if not np.isfinite(table.values[-1]):
+        last = table.sign * table.scores[:, -1].mean()
+        yield f"{axis}=inf is not part of the fit; its mean is {last:.4g}."
+    lost = int((~usable & np.isfinite(table.values)).sum())
+    if lost:
+        yield (
+            f"{lost} of {counted(len(table.values), 'value')} left out, as a seed "
+            "diverges there."
+        )
+    if coarse:
+        yield (
+            f"the values of {axis} are too far apart for a curve between them: this is "
+            "the best of them. Sweep a denser grid, with stabjax.runs.refine."
+        )
+    yield from seeds_left_out(table.dropped)

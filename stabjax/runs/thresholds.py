@@ -1,0 +1,65 @@
+"""What a clipping threshold did to runs that recorded their metrics."""
+
+import numpy as np
+import xarray as xr
+
+from stabjax._clipping import ClippingEffect, clipping_effect
+
+
+def clipping(
+    runs: xr.Dataset, name: str = "clip", *, max_norm: float | None = None
+) -> ClippingEffect:
+    """Says what a threshold does, from the metrics that a sweep has recorded.
+
+    `stabjax.clipping_effect` describes the answer. The runs of a sweep record what it
+    needs if `make_optimizer` wraps the clip in `with_metrics(..., name="clip")` and
+    `record_every=` is given; `per_leaf=True` adds the parameter that owns the norm.
+
+    Args:
+      runs: the dataset of `sweep` at one threshold, such as `runs.sel(max_norm=1.0)`;
+        all other runs in it are pooled.
+      name: the name given to `with_metrics`.
+      max_norm: the threshold; None takes the value of the coordinate `max_norm`.
+
+    Returns:
+      A `ClippingEffect`.
+
+    Raises:
+      ValueError: the dataset does not hold the norms, or not one threshold.
+
+    Example:
+      >>> import numpy as np, optax, stabjax
+      >>> def make_optimizer(max_norm):
+      ...     clip = stabjax.clip_by_global_norm(max_norm)
+      ...     clip = stabjax.with_metrics(clip, name="clip")
+      ...     return optax.chain(clip, optax.sgd(0.01))
+      >>> space = stabjax.grid(max_norm=[0.1, 10.0], seed=range(4))
+      >>> runs = stabjax.sweep(
+      ...     stabjax.problems.quadratic(), make_optimizer, space,
+      ...     steps=100, record_every=1,
+      ... )
+      >>> stabjax.runs.clipping(runs.sel(max_norm=0.1)).is_learning_rate
+      True
+    """
+    key = f"{name}_grad_norm"
+    if key not in runs:
+        raise ValueError(
+            f"runs must record {key}, got {', '.join(map(str, runs.data_vars))}. Wrap "
+            f"the clip in stabjax.with_metrics(..., name={name!r}), and pass "
+            "record_every to sweep."
+        )
+    if max_norm is None:
+        if "max_norm" not in runs.coords or np.size(runs["max_norm"]) != 1:
+            raise ValueError(
+                "max_norm must be given, or runs must hold one value of it. Select it "
+                "with runs.sel(max_norm=...)."
+            )
+        max_norm = float(runs["max_norm"].item())
+    norms = runs[key].transpose(..., "step")
+    leaves = {
+        str(variable).removeprefix(f"{key}_"): runs[variable].transpose(*norms.dims)
+        for variable in runs.data_vars
+        if str(variable).startswith(f"{key}_")
+    }
+    values = {leaf: norms.values for leaf, norms in leaves.items()}
+    return clipping_effect(norms.values, max_norm, leaf_norms=values)
