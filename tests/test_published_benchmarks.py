@@ -26,7 +26,7 @@ def test_deepobs_is_the_published_problem():
 
 
 @pytest.mark.slow
-def test_deepobs_has_the_published_losses():
+def test_deepobs_has_the_published_losses(standard_promotion):
     deepobs = script("deepobs")
     rates = deepobs["RATES"][[12, 15, 17, 18]]
     runs = deepobs["trained"](rates, seeds=4)

@@ -123,7 +123,9 @@ def seesaw_schedules(
     good &= check("factor", factor, "> 1")
     cuts = as_integer("cuts", cuts)
     peak = schedule(1.0 * warmup_tokens)
-    boundaries, before, tokens_before = [], 0.0, 0.0
+    boundaries: list[Number] = []
+    before: Number = 0.0
+    tokens_before: Number = 0.0
     for cut in range(1, cuts + 1):
         size = batch_size * factor ** (cut - 1.0)
         at = _reached(schedule, peak / factor**cut, warmup_tokens, tokens)
