@@ -137,5 +137,6 @@ def weights_for(
     interval = np.repeat(np.arange(saved.size - 1), np.diff(saved))
     sums = jax.ops.segment_sum(rates / peak_value, interval, saved.size - 1)
     updates = sums / np.diff(saved)
-    ones, zeros = jnp.ones(1, updates.dtype), jnp.zeros(1, updates.dtype)
-    return -jnp.diff(jnp.concatenate([ones, updates, zeros]))
+    ends = jnp.ones(1, updates.dtype), jnp.zeros(1, updates.dtype)
+    shares = jnp.concatenate([ends[0], updates, ends[1]])
+    return shares[:-1] - shares[1:]

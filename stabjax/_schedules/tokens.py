@@ -88,9 +88,9 @@ def seesaw_schedules(
 
         s(n_k) = P a^-k,    rate P a^(-k/2) and batch B a^k    for n_k <= n < n_{k+1}
 
-    For Adam with a batch size up to the critical one, the loss at a given number of
-    tokens is that of the schedule at a constant batch size. A cosine from 0 to pi / 2
-    needs 1 - 2 / pi = 36% fewer steps with many small cuts.
+    The paper finds that Adam then has the same loss at a given number of tokens as with
+    the schedule, as long as the batch size does not exceed the critical one. A cosine
+    from 0 to pi / 2 needs 1 - 2 / pi = 36% fewer steps with many small cuts.
 
     Args:
       schedule: s, a function of the number of tokens that decreases after the warmup.

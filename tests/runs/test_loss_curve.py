@@ -71,6 +71,7 @@ def test_consecutive_changes_may_be_merged_in_a_fit():
     np.testing.assert_allclose(got, losses, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_numbers_of_a_schedule_have_derivatives():
     def final_loss(length, end):
         schedule = stabjax.wsd_schedule(PEAK, 50, 949 - length, length, end_value=end)
@@ -88,6 +89,7 @@ def test_the_numbers_of_a_schedule_have_derivatives():
     assert np.isfinite([value, *slopes]).all()
 
 
+@pytest.mark.slow
 def test_a_dataset_of_runs_can_be_fitted():
     problem = stabjax.problems.quadratic_deep()
     lengths = {"none": 1, "half": 100, "all": 200}
