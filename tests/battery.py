@@ -364,6 +364,7 @@ TRANSFORMATIONS = [
 FUNCTIONS = {
     "best_cooldown_fraction",
     "check_guards",
+    "clipping_effect",
     "global_norm",
     "leaf_norms",
     "metrics",
@@ -379,6 +380,7 @@ FUNCTIONS = {
     "unitwise_clip",
     "unitwise_norm",
     "unless_skipped",
+    "weights_for",
 }
 
 
