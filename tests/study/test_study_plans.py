@@ -441,4 +441,4 @@ class TestCommand:
     def test_ranges_are_from_low_to_high(self, capsys):
         with pytest.raises(SystemExit):
             main([*self.arguments, "--rate-range", "2:1"])
-        assert "rate_range must be 0 < low < high" in capsys.readouterr().err
+        assert "--rate-range must be 0 < low < high" in capsys.readouterr().err
