@@ -11,7 +11,9 @@ import pytest
 import stabjax
 
 PAGES = sorted((pathlib.Path(__file__).parents[1] / "docs").glob("**/*.md"))
-SLOW = {"answers.md", "own_model.md"}  # which compile and train networks
+# These compile networks or train many runs.
+SLOW = {"answers.md", "own_model.md", "plots.md", "schedules.md", "sharding.md"}
+SLOW |= {"study.md", "sweeps.md"}
 RUN = [
     pytest.param(page, marks=pytest.mark.slow) if page.name in SLOW else page
     for page in PAGES

@@ -14,6 +14,7 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 @pytest.mark.parametrize("name", ["flax_nnx_digits", "flax_linen_digits"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Flax's own
+@pytest.mark.slow
 def test_digits_examples_reach_95_percent_and_log_metrics(
     name, standard_promotion, capsys
 ):
@@ -33,6 +34,7 @@ def main_of(name):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.slow
 def test_trainability_boundary_draws_its_pictures_and_resumes(
     tmp_path, standard_promotion, capsys
 ):

@@ -302,6 +302,7 @@ def test_metrics_of_the_states_that_flax_nnx_hands_out(standard_promotion):
         assert metrics["clip/grad_norm"] == found[0]["clip/grad_norm"] > 0
 
 
+@pytest.mark.slow
 def test_scheduled_numbers_show_the_values_that_were_used(standard_promotion):
     rate = stabjax.wsd_schedule(0.1, 2, 2, 4)
     momentum = stabjax.linear_schedule(0.5, 0.9, 4)

@@ -109,6 +109,7 @@ def check_layout(number, cases):
 
 
 @pytest.mark.parametrize("number", range(4))
+@pytest.mark.slow
 def test_random_trees(number):
     check_layout(number, cases=5)
 

@@ -80,6 +80,7 @@ def cases_in(suite):
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda s: s[0].rsplit(".", 1)[-1])
+@pytest.mark.slow
 def test_optax_tests_pass_with_our_functions(suite, monkeypatch, standard_promotion):
     tests_name, tested_name, names = suite
     tested = importlib.import_module(tested_name)

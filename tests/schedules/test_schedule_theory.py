@@ -261,6 +261,7 @@ def test_bad_numbers_of_the_bound():
 # more of them, and more seeds.
 
 
+@pytest.mark.slow
 def test_a_convex_problem_agrees_with_the_bound():
     steps, entries = 100, 20
 

@@ -74,6 +74,7 @@ def cell_text(browser):
     return browser.find_element("id", "cell").text
 
 
+@pytest.mark.slow
 def test_cells_are_the_medians_of_the_runs(done):
     runs = done.runs["quadratic"]
     shown = explored(runs)

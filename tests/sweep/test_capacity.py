@@ -95,6 +95,7 @@ def test_the_free_memory_is_that_of_the_machine_or_of_the_container(
     assert capacity.free_bytes() > 2**26
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_many_programs_compiles_some(monkeypatch):
     compiled, make = [], trainings.make_optimizer
     compile_one = stabjax._sweep.program.compiled_for

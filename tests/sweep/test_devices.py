@@ -110,6 +110,7 @@ def test_a_dry_run_of_a_million_takes_no_memory():
 
 
 @pytest.mark.parametrize("kind", ["explicit", "auto"])
+@pytest.mark.slow
 def test_the_mesh_of_a_training_script_does_not_show(alone, kind, tmp_path):
     axis_type = {
         "explicit": jax.sharding.AxisType.Explicit,
@@ -193,6 +194,7 @@ HOLDERS = [
 
 @pytest.mark.parametrize("hold", HOLDERS)
 @pytest.mark.parametrize("search", [stabjax.sweep, stabjax.successive_halving])
+@pytest.mark.slow
 def test_arrays_that_were_made_under_a_mesh(hold, search):
     def call():
         scaled = hold()

@@ -169,6 +169,7 @@ def alone():
         return halve()
 
 
+@pytest.mark.slow
 def test_it_is_the_same_on_devices_and_workers(alone):
     assert_same_bits(halve(devices=jax.devices()[:3]), alone)
     with concurrent.futures.ThreadPoolExecutor(2) as executor:
@@ -253,6 +254,7 @@ def test_a_store_of_another_halving_or_sweep_is_refused(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_one_of_its_runs_again():
     runs = halve(steps=8, rungs=2)
     trial = runs.sel(seed=1).isel(rate=5)

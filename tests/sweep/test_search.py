@@ -161,6 +161,7 @@ def values_of(study):
 
 
 @pytest.mark.parametrize("storage", ["memory", "file"])
+@pytest.mark.slow
 def test_two_workers_share_a_study(storage, tmp_path):
     rate = {"rate": AXES["rate"]}
     if storage == "memory":
@@ -223,6 +224,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("storage", ["memory", "file"])
 @pytest.mark.parametrize("moment", ["asking", "training", "telling"])
+@pytest.mark.slow
 def test_a_search_resumes_from_its_stores(tmp_path, monkeypatch, storage, moment):
     """Killed at any moment, the same script goes on: nothing is asked or run twice."""
     rate = {"rate": AXES["rate"]}

@@ -36,6 +36,7 @@ def arrays(kind, given):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_product_is_the_convolution_and_so_are_its_derivatives(kind):
     given = {"dimension_numbers": LAST, "window_strides": (1, 1), **KINDS[kind]}
     x, w = arrays(kind, given)

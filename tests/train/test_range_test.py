@@ -62,6 +62,7 @@ def trace(rates, start):
     return losses, smoothed
 
 
+@pytest.mark.slow
 def test_trials_run_at_once_and_stop_as_a_loop_would():
     def init(key):
         return jnp.stack([jax.random.uniform(key, minval=1.0, maxval=2.0)])
@@ -86,6 +87,7 @@ def test_trials_run_at_once_and_stop_as_a_loop_would():
     np.testing.assert_allclose(one.smoothed, test.smoothed[1], 1e-6)
 
 
+@pytest.mark.slow
 def test_another_schedule_of_the_rate():
     problem = stabjax.problems.quadratic()
     ramp = stabjax.linear_schedule(0.0, 3.0, 50)
