@@ -3,8 +3,6 @@
 import pathlib
 import re
 
-import jax
-
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
@@ -19,10 +17,10 @@ def test_readme_blocks_run(standard_promotion, capsys):
     assert "clip/grad_norm" in capsys.readouterr().out
     runs = namespace["runs"]
     assert runs.final_loss.sizes == {
-        "max_norm": 16,
-        "peak_value": 16,
-        "warmup_steps": 3,
-        "seed": 8,
+        "max_norm": 3,
+        "peak_value": 7,
+        "warmup_steps": 2,
+        "seed": 3,
     }
-    assert float(runs.final_loss.median("seed").min()) < 1e-6
-    assert jax.numpy.isfinite(runs.best_loss.min().item())
+    assert 0.9 < float(runs.test_accuracy.mean("seed").max()) < 1.0
+    assert set(runs.status.values.flat) <= {0, 1}
