@@ -1,11 +1,21 @@
-"""Sweeps on one GPU: the two-weight toy next to a hand-written kernel, and widths.
+"""Compares sweeps on one GPU with a hand-written kernel, and chunk widths.
 
 python benchmarks/gpu.py
 
-Takes about three minutes; every line stands as soon as it is measured. Model-steps are
-updates of one model. The toy: L = w1^2 + w2^2, 1,000 steps of clipped SGD with a warm-
-up and a cosine. The hand-written kernel computes the final loss alone, with the plain
-factor c / max(norm, c), one run for each thread.
+Takes about 75 seconds. The toy trains L = w1^2 + w2^2 for 1,000 steps of clipped SGD with
+warmup and cosine decay. The hand-written kernel computes only the final loss, with the
+simple factor c / max(norm, c), and one thread per run. Model-steps are updates of one
+model.
+
+On an H200 with jax 0.11, in billions of model-steps per second:
+
+    runs         by hand   lanes kernel   vmap   sweep, with all host work
+    65,536       298       169 (0.57)     8.6    4.5
+    1,048,576    877       280 (0.32)     47     17 to 19
+
+The host work of a sweep takes about 50 ms, of which the kernel takes 4 ms. The automatic
+width reaches 1.00 of the best measured width for the digits MLP, 0.89 to 0.95 for the CNN
+and 0.74 to 0.91 for the toy, whose runs of 40 ms vary by 20%.
 """
 
 import functools
