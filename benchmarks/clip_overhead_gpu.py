@@ -10,7 +10,7 @@ depend on the previous norm. All programs are compiled concurrently. Methods tha
 compile within `--compile` seconds are skipped, and measurements stop after `--seconds`.
 Use `--small` to test it on a CPU.
 
-On an H200 with jax 0.11 (29.9 M parameters), one norm takes 435 us, most of which is the
+On an H200 with jax 0.11 (29.9 M parameters), a norm takes 435 us, most of which is the
 launch of 148 reductions, and AdamW alone takes 1.35 norms. Added norms:
 
     optax.clip_by_global_norm  1.03    adaptive_grad_clip       3.74

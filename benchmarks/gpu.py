@@ -2,10 +2,10 @@
 
 python benchmarks/gpu.py
 
-Takes about 75 seconds. The toy trains L = w1^2 + w2^2 for 1,000 steps of clipped SGD with
-warmup and cosine decay. The hand-written kernel computes only the final loss, with the
-simple factor c / max(norm, c), and one thread per run. Model-steps are updates of one
-model.
+Takes about 75 seconds. The toy trains L = w1^2 + w2^2 for 1,000 steps of clipped SGD
+with warmup and cosine decay. The hand-written kernel computes only the final loss, with
+the simple factor c / max(norm, c), and one thread per run. Model-steps are updates of
+one model.
 
 On an H200 with jax 0.11, in billions of model-steps per second:
 
@@ -13,9 +13,9 @@ On an H200 with jax 0.11, in billions of model-steps per second:
     65,536       298       169 (0.57)     8.6    4.5
     1,048,576    877       280 (0.32)     47     17 to 19
 
-The host work of a sweep takes about 50 ms, of which the kernel takes 4 ms. The automatic
-width reaches 1.00 of the best measured width for the digits MLP, 0.89 to 0.95 for the CNN
-and 0.74 to 0.91 for the toy, whose runs of 40 ms vary by 20%.
+The host work of a sweep takes about 50 ms, of which the kernel takes 4 ms. The
+automatic width reaches 1.00 of the best measured width for the digits MLP, 0.89 to 0.95
+for the CNN and 0.74 to 0.91 for the toy, whose runs of 40 ms vary by 20%.
 """
 
 import functools
@@ -60,9 +60,9 @@ def say(*words):
 
 
 def part(function):
-    """Runs a part of the benchmark; reports what goes wrong."""
+    """Runs a part of the benchmark and prints any error."""
     if time.perf_counter() - BEGIN > LIMIT:
-        say(function.__name__, "skipped: no time is left")
+        say(function.__name__, "skipped: no time left")
         return None
     try:
         return function()
@@ -82,7 +82,7 @@ def seconds(run, repeats=5):
 
 
 def by_hand(runs, block):
-    """Model-steps/s of a kernel written for the toy."""
+    """Measures the model-steps/s of a hand-written kernel for the toy problem."""
 
     def program(c_ref, peak_ref, a_ref, b_ref, table_ref, out_ref):
         c, peak = c_ref[...], peak_ref[...]
@@ -116,7 +116,7 @@ def by_hand(runs, block):
 
 
 def plain(runs):
-    """Model-steps/s of `train` under one `vmap`."""
+    """Measures the model-steps/s of `train` under a single `vmap`."""
 
     def train(max_norm, peak_value, seed):
         run = stabjax.train(
@@ -130,7 +130,7 @@ def plain(runs):
 
 
 def swept(problem, optimizer, points, steps, width="auto"):
-    """A sweep: model-steps/s, also without the work of the host, and the dataset."""
+    """Measures the model-steps/s of a sweep with and without host overhead."""
     best, inside = 0.0, 0.0
     for _ in range(3):
         start = time.perf_counter()
@@ -144,7 +144,7 @@ def swept(problem, optimizer, points, steps, width="auto"):
 
 
 def lanes(runs, block, warps):
-    """Model-steps/s of the kernel that a sweep makes of the toy, with given blocks."""
+    """Measures the model-steps/s of the generated kernel for a given block size."""
     before = gpu._BLOCK, gpu._WARPS
     gpu._BLOCK, gpu._WARPS = block, warps
     try:
@@ -198,7 +198,7 @@ def toy():
 
 
 def agreement():
-    """Lanes on the GPU against `train` under `vmap` there."""
+    """Compares the results of lanes on the GPU with `train` under `vmap`."""
     points = space(2**12)
     found = stabjax.sweep(TOY, make_optimizer, points, steps=STEPS, progress=False)
     grids = np.meshgrid(*(found[name] for name in found.dims), indexing="ij")

@@ -38,15 +38,16 @@ class _Common(NamedTuple):
 
 
 def chunk_of(run: Run, own: Collection[str], steps: int, platform: str) -> _Chunk:
-    """Returns a function of the values that trials share and those of each trial.
-
-    Raises `Inexpressible` if a step is more than a few operations on numbers.
+    """Returns a function that trains a chunk from shared values and values per trial.
 
     Args:
-      run: the run of one trial.
-      own: the names of the values that differ between the trials.
+      run: the run of a trial.
+      own: the names of the values that differ between trials.
       steps: number of steps.
-      platform: `"cpu"`, or that of a device with Triton.
+      platform: `"cpu"` or a platform with Triton support.
+
+    Raises:
+      Inexpressible: If a step needs operations that this engine does not support.
     """
     parts = split(run, [name in own for name in run.names], steps)
     loop = looped_on_cpu if platform == "cpu" else looped_on_gpu

@@ -1,4 +1,4 @@
-"""One trial taken apart: every element of its arrays becomes a vector over trials."""
+"""Evaluation of programs in which each array element is a vector over the trials."""
 
 import itertools
 import math
@@ -24,8 +24,8 @@ from stabjax._sweep.lanes.equations import (
 class Elements(NamedTuple):
     """The elements of an array in row-major order.
 
-    Each is a vector over trials, or a scalar that the trials share: a tracer, or a
-    NumPy scalar if it is known when tracing.
+    Each element is a vector over the trials or a scalar that all trials share. A scalar
+    is a tracer, or a NumPy scalar if its value is known at trace time.
     """
 
     shape: tuple[int, ...]
@@ -33,7 +33,7 @@ class Elements(NamedTuple):
 
     @property
     def array(self) -> np.ndarray[Any, Any]:
-        """The positions of the elements, in the shape."""
+        """Returns an array of element positions with the shape of the original."""
         return np.arange(len(self.elements), dtype=np.int32).reshape(self.shape)
 
 
@@ -77,7 +77,7 @@ _REDUCTIONS = {
 def evaluated_in_elements(
     equations: Sequence[Equation], known: dict[int, Elements]
 ) -> Callable[[Any], Elements]:
-    """Evaluates equations on parts, and returns the function that reads a value."""
+    """Evaluates equations on parts and returns a function that looks up values."""
     known = dict(known)
 
     def read(atom: Any) -> Elements:
@@ -90,7 +90,7 @@ def evaluated_in_elements(
 
 
 def elements_of(array: Any) -> Elements:
-    """The elements of an array that the trials share."""
+    """Splits an array that all trials share into its elements."""
     if isinstance(array, jax.core.Tracer):
         if array.size > _LARGEST:
             raise Inexpressible(f"an array of {array.size} elements")
@@ -144,7 +144,7 @@ def _elementwise(function: Callable[..., Any], inputs: list[Elements]) -> Elemen
 
 
 def _apply(function: Callable[..., Any], *values: Any) -> Any:
-    """An operation on vectors and scalars; on constants it is done when tracing."""
+    """Applies an operation to vectors and scalars, folding constants."""
     if all(isinstance(x, np.generic) for x in values):
         with jax.ensure_compile_time_eval():
             return np.asarray(function(*values))[()]
@@ -163,7 +163,7 @@ def _broadcast(value: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _moved(equation: Equation, inputs: list[Elements]) -> list[Elements]:
-    """Does to the positions of the elements what is to be done to the elements."""
+    """Applies a data movement by moving the positions of the elements."""
     count = _MOVES[equation.primitive.name] or len(inputs)
     elements = [e for x in inputs[:count] for e in x.elements]
     starts = np.cumsum([0, *(len(x.elements) for x in inputs)], dtype=np.int32)
@@ -184,7 +184,7 @@ def _moved(equation: Equation, inputs: list[Elements]) -> list[Elements]:
 
 def _constant(array: Elements) -> np.ndarray[Any, Any]:
     if not all(isinstance(x, np.generic) for x in array.elements):
-        raise Inexpressible("an index that is known only when it runs")
+        raise Inexpressible("an index that is unknown at trace time")
     return np.asarray(array.elements).reshape(array.shape)
 
 
@@ -198,7 +198,7 @@ def _reduced(operation: Any, axes: Sequence[int], x: Elements) -> Elements:
 
 
 def _tree(operation: Any, values: list[Any]) -> Any:
-    """The elements combined in pairs, then the pairs, and so on."""
+    """Reduces values pairwise in a balanced tree."""
     while len(values) > 1:
         even = len(values) // 2 * 2
         pairs = zip(values[:even:2], values[1:even:2], strict=True)
@@ -216,7 +216,7 @@ def _arg(better: Any) -> _Rule:
             best, place = x.elements[row[0]], dtype(0)
             for number, i in enumerate(row[1:], 1):
                 value = x.elements[i]
-                # The first NaN is the place, as in XLA.
+                # The position of the first NaN wins, as in XLA.
                 won = _apply(
                     lax.bitwise_or,
                     _apply(better, value, best),
@@ -280,7 +280,7 @@ def _converted(dtype: Any, value: Any) -> Any:
 
 
 def _cond(equation: Equation, inputs: list[Elements]) -> list[Elements]:
-    """All branches, of which a select takes one."""
+    """Evaluates all branches and selects one."""
     (index,), values = inputs[0].elements, inputs[1:]
     branches = equation.params["branches"]
     outputs = []

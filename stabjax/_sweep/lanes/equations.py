@@ -1,4 +1,4 @@
-"""Programs as flat lists of equations, and the part that all trials share."""
+"""Flattening of jaxprs to lists of equations, and analysis of their dependencies."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,30 +7,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.extend import core
 
-# Calls whose body can stand in their place. The names differ between versions of JAX.
+# Call primitives that can be inlined. Their names depend on the version of JAX.
 _CALLS = """checkpoint closed_call core_call custom_jvp_call custom_vjp_call
 custom_vjp_call_jaxpr jit pjit remat remat2"""
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-_FOLDED = 4096  # largest number of elements of a constant that is computed in tracing
+_FOLDED = 4096  # maximum number of elements for constant folding
 
 
 class Inexpressible(Exception):
-    """A program has an operation that is not a few operations on its elements."""
+    """Raised if an operation cannot be written as a few operations on scalars."""
 
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A value that is known when tracing."""
+    """A value that is known at trace time."""
 
     value: Any
 
 
-Atom = int | Constant  # the number of a variable, or its value
+Atom = int | Constant  # a variable number or a constant
 _UNUSED = Constant(None)
 
 
 class Equation(NamedTuple):
-    """A primitive, its inputs, and the variables that hold its outputs."""
+    """A primitive with its inputs and the numbers of its output variables."""
 
     primitive: Any
     params: dict[str, Any]
@@ -40,7 +40,7 @@ class Equation(NamedTuple):
 
 
 class Flat(NamedTuple):
-    """A program without calls: those of its inputs are numbered 0, 1, ..."""
+    """A program without calls, whose inputs are the variables 0, 1, ..."""
 
     equations: list[Equation]
     outputs: list[Atom]
@@ -54,14 +54,14 @@ def flat(
     first: int = 0,
     largest: int = _FOLDED,
 ) -> Flat:
-    """Returns a program without calls; what follows from constants is computed.
+    """Inlines all calls of a jaxpr and folds constants.
 
     Args:
-      jaxpr: the program. Its inputs are the `constvars` that are not known, in order,
-        and then the `invars`.
-      constants: the value of each of the `constvars`, or None if it is not known.
-      first: the first of the outputs that are wanted.
-      largest: the number of elements up to which a value is computed.
+      jaxpr: the program. The inputs of the result are the unknown `constvars`, followed
+        by the `invars`.
+      constants: the value of each of the `constvars`, or None if it is unknown.
+      first: the index of the first output to keep.
+      largest: the maximum number of elements for constant folding.
     """
     writer = _Writer(largest)
     known = [
@@ -87,7 +87,7 @@ class _Writer:
     def write(
         self, jaxpr: core.Jaxpr, values: Sequence[Atom], wanted: Sequence[bool]
     ) -> list[Atom]:
-        """Appends the equations that the wanted outputs need; returns the outputs."""
+        """Appends the equations needed for the wanted outputs, which are returned."""
         variables = [*jaxpr.constvars, *jaxpr.invars]
         known: dict[Any, Atom] = dict(zip(variables, values, strict=True))
         live = _live(jaxpr, wanted)
@@ -134,7 +134,7 @@ class _Writer:
 
 
 def _live(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> set[Any]:
-    """The variables on which the wanted outputs depend."""
+    """Returns the variables on which the wanted outputs depend."""
     chosen = [v for v, want in zip(jaxpr.outvars, wanted, strict=True) if want]
     live = {v for v in chosen if isinstance(v, core.Var)}
     for equation in reversed(jaxpr.eqns):
@@ -146,7 +146,7 @@ def _live(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> set[Any]:
 def _folded(
     equation: core.JaxprEqn, inputs: Sequence[Atom], largest: int
 ) -> list[Atom] | None:
-    """The outputs, if they are small and follow from constants."""
+    """Returns the outputs if they are small and depend only on constants."""
     values = [x.value for x in inputs if isinstance(x, Constant)]
     sizes = [getattr(v.aval, "size", largest + 1) for v in equation.outvars]
     if len(values) < len(inputs) or max(sizes, default=0) > largest:
@@ -207,13 +207,13 @@ def by_numpy(
 
 
 def bind(primitive: Any, params: dict[str, Any], values: Sequence[Any]) -> list[Any]:
-    """Returns the outputs of a primitive."""
+    """Applies a primitive and returns its outputs as a list."""
     found = primitive.bind(*values, **params)
     return [*found] if primitive.multiple_results else [found]
 
 
 def dependent(program: Flat, given: Collection[int]) -> set[int]:
-    """Returns the variables that depend on the given ones, which are included."""
+    """Returns the given variables and all variables that depend on them."""
     found = set(given)
     for equation in program.equations:
         if found.intersection(_variables(equation.inputs)):
@@ -222,7 +222,7 @@ def dependent(program: Flat, given: Collection[int]) -> set[int]:
 
 
 def needed(equations: Sequence[Equation], wanted: Sequence[Atom]) -> list[Equation]:
-    """Returns the equations on which the wanted values depend."""
+    """Returns the equations that are needed to compute the wanted values."""
     live, kept = {*_variables(wanted)}, list[Equation]()
     for equation in reversed(equations):
         if live.intersection(equation.outputs):
@@ -232,7 +232,7 @@ def needed(equations: Sequence[Equation], wanted: Sequence[Atom]) -> list[Equati
 
 
 def used(equations: Sequence[Equation], wanted: Sequence[Atom]) -> set[int]:
-    """Returns all variables that the equations and the wanted values read."""
+    """Returns all variables that are read by the equations or wanted."""
     found = {*_variables(wanted)}
     for equation in equations:
         found.update(_variables(equation.inputs))
@@ -242,7 +242,7 @@ def used(equations: Sequence[Equation], wanted: Sequence[Atom]) -> set[int]:
 def evaluated(
     equations: Sequence[Equation], values: dict[int, Any]
 ) -> Callable[[Atom], Any]:
-    """Evaluates equations, and returns the function that reads a value."""
+    """Evaluates equations and returns a function that looks up values."""
     known = dict(values)
 
     def read(atom: Atom) -> Any:

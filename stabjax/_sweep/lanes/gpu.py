@@ -22,7 +22,7 @@ _Vectors = list[jax.Array]
 def looped_on_gpu(
     stages: Sequence[Stage], fixed: _Vectors, state: _Vectors, tables: _Vectors
 ) -> _Vectors:
-    """The loop as one kernel, which holds all numbers of a trial in registers."""
+    """Runs the loop as a single kernel that keeps the state of a trial in registers."""
     try:
         from jax.experimental import pallas as pl
         from jax.experimental.pallas import triton
@@ -67,7 +67,7 @@ def looped_on_gpu(
 
 
 def _stored(value: jax.Array) -> jax.Array:
-    """A value as memory holds it: Triton has no arrays of booleans."""
+    """Converts a value for storage, because Triton has no boolean arrays."""
     return value.astype(jnp.int32) if value.dtype == np.bool_ else value
 
 

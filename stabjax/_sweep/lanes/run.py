@@ -41,9 +41,9 @@ class Run(NamedTuple):
 def trained(
     training: Training, variables: Callable[[Any], _Variables], steps: int
 ) -> tuple[_Variables, Begun, Parts]:
-    """Trains one trial; also returns what `run_of` needs.
+    """Trains a trial and also returns its parts for `run_of`.
 
-    User code is traced once for both.
+    The user's functions are traced only once for both purposes.
     """
     start, step, result, *_ = training
     leaves, tree = jax.tree.flatten(start)
@@ -70,11 +70,11 @@ def trained(
 def run_of(
     values: Mapping[str, jax.ShapeDtypeStruct], traced: jax.stages.Traced, parts: Parts
 ) -> Run:
-    """Returns the run of a trial that was traced.
+    """Returns the run of a traced trial.
 
     Args:
       values: the inputs of the trial.
-      traced: a function of `values` that returns anything and then the second result of
+      traced: a traced function of `values` whose second output is the second result of
         `trained`.
       parts: the third result of `trained`.
     """

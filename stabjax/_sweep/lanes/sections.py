@@ -37,20 +37,20 @@ class _Section(NamedTuple):
 
 
 class Sectioned(NamedTuple):
-    """A step in two parts: before the loop, and in it."""
+    """A step, divided into a part before the loop and a part inside it."""
 
     program: Flat
     before: list[Equation]
-    kept: list[int]  # results of `before` that the sections read
+    kept: list[int]  # results of `before` that are read by the sections
     sections: list[_Section]
 
     def prepare(self, fixed: dict[int, Any]) -> dict[int, Any]:
-        """Computes once what does not change from step to step."""
+        """Computes the values that are the same at every step."""
         read = evaluated(self.before, fixed)
         return {i: read(i) for i in self.kept}
 
     def outputs(self, values: dict[int, Any]) -> list[Any]:
-        """Computes a step."""
+        """Computes the outputs of a step."""
         known = dict(values)
         for section in self.sections:
             known[section.output] = _called(section, known)
@@ -61,7 +61,7 @@ class Sectioned(NamedTuple):
 
 
 def sectioned(program: Flat, varying: Sequence[int]) -> Sectioned:
-    """Cuts a step; `varying` are the inputs that differ from step to step."""
+    """Divides a step, where `varying` are the inputs that change between steps."""
     program = _simplified(program)
     varies = dependent(program, varying)
     constant = [e for e in program.equations if _is_constant(e)]
@@ -109,7 +109,7 @@ def _sections(equations: list[Equation], outputs: Sequence[Atom]) -> list[_Secti
 
 
 def _costs(equations: list[Equation]) -> dict[Atom, int]:
-    """The operations of each variable, up to variables that are used twice."""
+    """Returns the cost of recomputing each variable from variables used twice."""
     readers: dict[Atom, int] = {}
     for equation in equations:
         for atom in {*equation.inputs}:
@@ -126,7 +126,7 @@ def _costs(equations: list[Equation]) -> dict[Atom, int]:
 
 
 def _simplified(program: Flat) -> Flat:
-    """The program without equations that repeat another or change nothing."""
+    """Removes duplicate equations and equations that have no effect."""
     same: dict[int, Atom] = {}
     known: dict[Any, list[int]] = {}
     made: dict[Atom, Equation] = {}
@@ -153,7 +153,7 @@ def _simplified(program: Flat) -> Flat:
 
 
 def _nothing(equation: Equation, made: dict[Atom, Equation]) -> list[Atom] | None:
-    """The outputs if they are inputs, as in 1 x, x / 1, 1 / (1 / x), int(x) > 0."""
+    """Returns inputs that equal the outputs, as for 1 x, x / 1 or 1 / (1 / x)."""
 
     def is_(atom: Atom, value: float) -> bool:
         if atom in made and made[atom].primitive.name == "broadcast_in_dim":

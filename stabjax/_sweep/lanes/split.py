@@ -161,7 +161,7 @@ def _is_key(value: Any) -> bool:
 
 
 def _longest(conditions: Sequence[Any], steps: int) -> tuple[int, int]:
-    """The longest stretch of steps at which no condition changes."""
+    """Returns the longest range of steps in which no condition changes."""
     changes = {0, steps}
     for values in conditions:
         rows = values.reshape(steps, -1)

@@ -17,11 +17,11 @@ Advance = Callable[[_Vectors, _Vectors, _Vectors], _Vectors]
 
 
 class Stage(NamedTuple):
-    """A part of the loop."""
+    """A range of steps of the loop."""
 
     advance: Advance
     first: int
-    last: int  # not included
+    last: int  # exclusive
 
     def traced(
         self, fixed: _Vectors, state: _Vectors, tables: _Vectors
