@@ -169,7 +169,7 @@ def test_parts_of_the_norm_by_leaf():
     }.items():
         got = [found[f"clip/{metric}/{leaf}"] for leaf in "abc"]
         np.testing.assert_allclose(got, values, rtol=1e-6)
-    with pytest.raises(ValueError, match="params must be given to update"):
+    with pytest.raises(ValueError, match="params must be passed to update"):
         tx.update(grads, tx.init(params))
     with pytest.raises(ValueError, match="per_leaf must be 'grad_norm', .*got 'norm'"):
         stabjax.with_metrics(optax.identity(), "x", per_leaf=["norm"])
@@ -367,7 +367,7 @@ class TestAccumulation:
             lambda: stabjax.check_guards(state, max_consecutive=1000),
             lambda: stabjax.unless_skipped(state, 1.0, 0.0),
         ):
-            with pytest.raises(ValueError, match=r"outside of optax.MultiSteps, .*Use"):
+            with pytest.raises(ValueError, match=r"outside optax.MultiSteps, .*Use"):
                 call()
 
     @pytest.mark.parametrize(
