@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stabjax._sweep.capacity import check_fits
+from stabjax._sweep.free_memory import check_fits
 
 RESULTS = (
     "final_loss",

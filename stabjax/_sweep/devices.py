@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stabjax._sweep.background import Background, wait_for
-from stabjax._sweep.capacity import check_fits
+from stabjax._sweep.free_memory import check_fits
 from stabjax._sweep.plan import Chunk, Group
 from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.progress import Watch

@@ -13,13 +13,13 @@ import optax
 import xarray as xr
 
 from stabjax._arguments import as_integer
-from stabjax._sweep.capacity import readable
 from stabjax._sweep.compiler import no_mesh
 from stabjax._sweep.dataset import NOT_RUN, labelled, labelled_chunk
 from stabjax._sweep.devices import Trainer, on_devices
 from stabjax._sweep.estimate import estimated
 from stabjax._sweep.executors import by_executor
 from stabjax._sweep.first_problem import first_problem
+from stabjax._sweep.free_memory import readable
 from stabjax._sweep.gathering import Source, fill, gathered, trials_in
 from stabjax._sweep.place import Place, place_of
 from stabjax._sweep.plan import Chunk, Plan, check_trials_fit, trials_of

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from stabjax._sweep.archive import bytes_of_a_trial
-from stabjax._sweep.capacity import check_fits
+from stabjax._sweep.free_memory import check_fits
 from stabjax._sweep.program import STATE, Inputs
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import TRIAL, Space

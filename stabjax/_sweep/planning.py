@@ -17,6 +17,7 @@ import optax
 
 import stabjax
 from stabjax._sweep.axes import OF_WHAT_WAS_TRAINED
+from stabjax._sweep.chunk_width import auto_width, lanes_width
 from stabjax._sweep.compiler import jax_config, no_mesh
 from stabjax._sweep.factories import name_of, route
 from stabjax._sweep.place import Place, place_of
@@ -35,7 +36,6 @@ from stabjax._sweep.spec_json import (
     with_accepted,
 )
 from stabjax._sweep.tracing import explained
-from stabjax._sweep.width import auto_width, lanes_width
 from stabjax._train.problem import is_problem
 
 

@@ -13,6 +13,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from stabjax._sweep.axes import RESULTS
+from stabjax._sweep.chunk_width import memory_of
 from stabjax._sweep.compiler import compiled_for, cpu_options
 from stabjax._sweep.factories import Factories
 from stabjax._sweep.lanes import (
@@ -25,7 +26,6 @@ from stabjax._sweep.lanes import (
 from stabjax._sweep.program_cache import Memory
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.unsharded import unsharded
-from stabjax._sweep.width import memory_of
 from stabjax._train.state import Rules, State, Training, TrainResult
 from stabjax._train.summaries import summaries_of
 from stabjax._train.trial import train, training
@@ -319,7 +319,7 @@ def _as_function(traced: jax.stages.Traced) -> Callable[..., Any]:
 def variables_of(result: TrainResult, watched: str | None = None) -> _Variables:
     """Returns the dataset variables of a result, keyed by name.
 
-    `watched` is the variable of early stopping.
+    `watched` is the variable monitored for early stopping.
     """
     losses: dict[str, Any] = {**result._asdict(), **result.summaries}
     if result.best:

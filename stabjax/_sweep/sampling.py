@@ -7,7 +7,7 @@ import numpy as np
 
 from stabjax._arguments import check_choice
 from stabjax._sweep.axes import Axis, axis_of
-from stabjax._sweep.capacity import check_fits
+from stabjax._sweep.free_memory import check_fits
 from stabjax._sweep.warn import warn
 
 POINTS = ("random", "sobol", "halton")

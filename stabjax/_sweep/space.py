@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stabjax._sweep.axes import Axis, Static, axis_of, check_distinct
-from stabjax._sweep.capacity import check_fits
+from stabjax._sweep.free_memory import check_fits
 from stabjax._sweep.sampling import drawn_axis, unit_points
 
 TRIAL = "trial"  # name of the dimension for zipped and sampled axes

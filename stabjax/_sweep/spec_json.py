@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from stabjax._sweep.axes import Axis, axis_like, check_name
-from stabjax._sweep.consistency import check_consistent
+from stabjax._sweep.damage import check_consistent
 from stabjax._sweep.plan import Chunk, Group, Plan
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Dimension, Space

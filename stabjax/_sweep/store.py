@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from stabjax._sweep.archive import Archive, Promise, numpy_dtype, packed, unpacked
-from stabjax._sweep.capacity import TooLarge, free_bytes
 from stabjax._sweep.files import read_regular, remove_leftovers, write_atomically
+from stabjax._sweep.free_memory import TooLarge, free_bytes
 from stabjax._sweep.lock import locked
 from stabjax._sweep.plan import Chunk, Plan
 from stabjax._sweep.spec_json import from_text, identities, newer, to_text, versions
@@ -56,7 +56,7 @@ class Store:
                 f"{name} is damaged ({damage}). Restore the file or use another store."
             )
         if damage:
-            warn(f"{name} is damaged ({damage}): its copy is used.")
+            warn(f"{name} is damaged ({damage}). Using its copy.")
         return found
 
     def write_plan(self, plan: Plan) -> bool:

@@ -55,7 +55,7 @@ class EarlyStopping(NamedTuple):
 
 
 def checked_rule(stop: Any, evaluate_every: int | None) -> EarlyStopping | None:
-    """Checks a rule, which is a tuple of its fields if it was saved."""
+    """Validates a rule, which is a tuple of its fields if it was loaded from a file."""
     if stop is None:
         return None
     if evaluate_every is None:

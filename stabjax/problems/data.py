@@ -86,8 +86,8 @@ def _check_memory(which: str, examples: Dataset) -> None:
     limit = stats.get("bytes_limit", math.inf)
     if size > limit / 2:
         raise ValueError(
-            f"{which}inputs and targets must fit in half of the device memory of "
-            f"{limit / 2**30:.1f} GiB, got {size / 2**30:.1f} GiB. Pass fewer "
+            f"{which}inputs and targets must fit in half of the device memory "
+            f"({limit / 2**30:.1f} GiB in total), got {size / 2**30:.1f} GiB. Pass fewer "
             f"examples, or a smaller dtype such as uint8 with a preprocess function."
         )
 

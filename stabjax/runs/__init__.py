@@ -9,18 +9,18 @@ threshold does (`clipping`), and where to sweep next (`refine`).
 
 from stabjax._intervals import Interval
 from stabjax.runs.answers import Estimate
+from stabjax.runs.clipping import clipping
 from stabjax.runs.comparison import Comparison, Difference, Treatment, compare
 from stabjax.runs.fresh import retest
 from stabjax.runs.laws import Scaling, scaling
 from stabjax.runs.loading import load
 from stabjax.runs.loss_curve import LossCurve, fit_loss_curve
 from stabjax.runs.minimum import Optimum, optimum
-from stabjax.runs.ranges import Sensitivity, sensitivity
 from stabjax.runs.refinement import refine
 from stabjax.runs.repetition import rerun
 from stabjax.runs.selection import Best, best
+from stabjax.runs.sensitivity import Sensitivity, sensitivity
 from stabjax.runs.stability import stable_fraction
-from stabjax.runs.thresholds import clipping
 from stabjax.runs.variance import Effect, Importance, Marginal, importance
 
 __all__ = [

@@ -282,4 +282,4 @@ def _misfit(found: _Optima, rows: _Array, powers: _Array) -> Iterator[str]:
     errors = (found.influence @ project).std(axis=0, ddof=1) / np.sqrt(seeds)
     quantile = stdtrit(seeds - 1, 1 - 0.025 / len(rows))
     if (np.abs(residuals) > quantile * np.maximum(errors, 1e-12)).any():
-        yield "the optima are farther from the law than the noise of the seeds."
+        yield "the optima deviate from the law by more than the noise between seeds."

@@ -118,7 +118,7 @@ def _selected(runs: xr.Dataset, point: Mapping[str, object]) -> xr.Dataset:
 
 
 def _equal(axis: xr.DataArray, value: Any) -> np.ndarray[Any, Any]:
-    """Returns where an axis has a value; floats may be rounded to float32."""
+    """Returns a mask of where an axis equals a value up to float32 rounding."""
     labels = axis.values
     if labels.dtype.kind in "fiu" and isinstance(value, int | float | np.number):
         return np.asarray(np.isclose(labels, value, rtol=1e-6, atol=0.0))

@@ -124,7 +124,7 @@ def test_optima_that_bend_are_farther_from_the_law_than_noise():
     losses = (np.log(rates) - best[:, None]) ** 2 / 2
     losses = losses[..., None] + 0.02 * rng.normal(size=(4, 17, 6))
     runs = dataset(losses, width=[1, 2, 4, 8], rate=rates, seed=range(6))
-    assert "farther from the law" in str(stabjax.runs.scaling(runs, "rate", "width"))
+    assert "deviate from the law" in str(stabjax.runs.scaling(runs, "rate", "width"))
 
 
 def effects(seeds=1, noise=0.0):

@@ -14,10 +14,10 @@ import pytest
 
 import stabjax
 from stabjax._sweep import program_cache
+from stabjax._sweep.chunk_width import auto_width
 from stabjax._sweep.factories import route
 from stabjax._sweep.program import Program
 from stabjax._sweep.settings import Settings
-from stabjax._sweep.width import auto_width
 from stabjax.problems import Problem
 
 

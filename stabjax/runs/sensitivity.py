@@ -70,10 +70,10 @@ def sensitivity(
 
         S = E_r[min(l(r), l_0) - l*],   l* = min_r l(r)
 
-    of the final loss l(r), where the initial loss l_0 bounds what a diverged run
-    counts. It depends on the swept range: compare only sweeps over the same rates, even
-    on a logarithmic axis (theirs are 3e-4 to 3e-1). With several seeds, l is the mean
-    over the seeds of min(l, l_0).
+    of the final loss l(r), where the loss of a diverged run is capped at the initial
+    loss l_0. It depends on the swept range, so compare only sweeps with the same rates,
+    evenly spaced on a logarithmic axis (theirs are 3e-4 to 3e-1). With several seeds, l
+    is the mean of min(l, l_0) over the seeds.
 
     A rate trains if at least half of the seeds end below the initial loss.
 
@@ -81,7 +81,7 @@ def sensitivity(
       runs: the dataset of `sweep`, or a part of it.
       axis: the learning rate; any axis with positive numbers.
       variable: a loss with one value for each run.
-      initial_loss: the loss l_0 before training; None takes the first value of `loss`,
+      initial_loss: the loss l_0 before training. By default, the first value of `loss`,
         which `sweep` records with `record_every`.
       confidence: confidence of the interval, in (0, 1).
 
@@ -120,7 +120,7 @@ def sensitivity(
     losses = np.minimum(table.scores, initial_loss)
     means = losses.mean(axis=0)
     best = int(means.argmin())
-    # The best rate is the same for all seeds: of each seed its own would be too good.
+    # All seeds share one best rate. Each seed's own best rate would bias the result.
     excess = losses.mean(axis=1) - losses[:, best]
     trains = (table.scores < initial_loss).mean(axis=0) >= LEAST_SHARE
     ends = rates[trains][[0, -1]].tolist() if trains.any() else [np.nan, np.nan]

@@ -10,7 +10,7 @@ import numpy as np
 
 from stabjax._sweep.archive import numpy_dtype
 from stabjax._sweep.axes import check_seeds
-from stabjax._sweep.capacity import check_fits
+from stabjax._sweep.free_memory import check_fits
 from stabjax._sweep.plan import Group, Plan, check_trials_fit
 from stabjax._sweep.program import CURVE, STATE
 from stabjax._sweep.settings import Settings
