@@ -15,7 +15,7 @@ WIDE = {"rate": range(1000), "max_norm": range(1000), "seed": range(1000)}
 
 @pytest.fixture(autouse=True)
 def two_gigabytes(monkeypatch):
-    monkeypatch.setattr(capacity, "free_bytes", lambda: 2 * 10**9)
+    monkeypatch.setattr(free_memory, "free_bytes", lambda: 2 * 10**9)
 
 
 TOO_LARGE = {
@@ -76,22 +76,22 @@ def test_nothing_is_stored_of_what_cannot_fit(tmp_path):
     [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (76e9, "76 GB"), (2**80, "1,2")],
 )
 def test_bytes_are_readable(size, text):
-    assert capacity.readable(size).startswith(text)
+    assert free_memory.readable(size).startswith(text)
 
 
 def test_the_free_memory_is_that_of_the_machine_or_of_the_container(
     monkeypatch, tmp_path
 ):
     monkeypatch.undo()
-    known = capacity.free_bytes()
+    known = free_memory.free_bytes()
     assert 2**26 < known < 2**50
     (tmp_path / "memory.max").write_text(f"{2**20}\n")
     (tmp_path / "memory.current").write_text(f"{2**19}\n")
     (tmp_path / "memory.stat").write_text(f"anon 1\ninactive_file {2**18}\n")
-    monkeypatch.setattr(capacity, "_CGROUP", tmp_path)
-    assert capacity.free_bytes() == 2**20 - 2**19 + 2**18
+    monkeypatch.setattr(free_memory, "_CGROUP", tmp_path)
+    assert free_memory.free_bytes() == 2**20 - 2**19 + 2**18
     (tmp_path / "memory.max").write_text("max\n")
-    assert capacity.free_bytes() > 2**26
+    assert free_memory.free_bytes() > 2**26
 
 
 @pytest.mark.slow
