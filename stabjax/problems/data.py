@@ -88,7 +88,7 @@ def _check_memory(which: str, examples: Dataset) -> None:
         raise ValueError(
             f"{which}inputs and targets must fit in half of the device memory "
             f"({limit / 2**30:.1f} GiB in total), got {size / 2**30:.1f} GiB. Pass "
-            f"fewer examples, or a smaller dtype such as uint8 with a preprocess function."
+            f"fewer examples, or use uint8 inputs with a preprocess function."
         )
 
 

@@ -9,6 +9,7 @@ from scipy.stats import loguniform
 from trainings import run
 
 import stabjax
+from stabjax._sweep import free_memory
 
 WIDE = {"rate": range(1000), "max_norm": range(1000), "seed": range(1000)}
 
