@@ -149,7 +149,10 @@ def _known(
         last, rows = lax.scan(step, start, None, length=steps)
         return last, rows, jax.vmap(row, axis_size=steps)(rows)
 
-    with jax.ensure_compile_time_eval(), jax.default_device(jax.devices("cpu")[0]):
+    with (
+        jax.ensure_compile_time_eval(),
+        jax.default_device(jax.local_devices(backend="cpu")[0]),
+    ):
         start = [*map(jnp.asarray, known.values())]
         last, rows, tables = jax.tree.map(np.asarray, jax.jit(at_all_steps)(start))
     values = [np.append(row, end[None], 0) for row, end in zip(rows, last, strict=True)]
