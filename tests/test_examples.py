@@ -87,7 +87,7 @@ def test_float16_transformer_trains_where_optax_stands_still_and_resumes(
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
     assert abs(np.mean(optax_losses[-10:]) - np.mean(optax_losses[:10])) < 0.1
     assert main(options)["stabjax"] == losses[30:]  # the same bits
-    with pytest.raises(SystemExit, match="of a run of 60 steps, not of 80"):
+    with pytest.raises(SystemExit, match="belongs to a run with 60 steps, not 80"):
         main([*options, "--steps", "80"])
 
 

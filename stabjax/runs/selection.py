@@ -45,7 +45,8 @@ class Best(NamedTuple):
     """
 
     point: Mapping[str, Label]
-    arguments: Mapping[str, Label]
+    # Any, so that `make_optimizer(**best.arguments)` type-checks.
+    arguments: Mapping[str, Any]
     positions: Mapping[str, int]
     variable: str
     value: float
