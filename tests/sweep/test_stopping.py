@@ -52,12 +52,11 @@ def stopped_twice(process, ready):
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_ends_the_process_within_a_second(tmp_path):
+def test_a_second_ctrl_c_ends_the_process_within_a_second(tmp_path, keyboard):
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path)],
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     with process:
         seconds = stopped_twice(process, lambda: len(chunk_files(tmp_path)) == 2)
