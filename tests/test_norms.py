@@ -265,6 +265,7 @@ def on_two_axes(function, tree, specs=MIXED, check_vma=True):
 
 @pytest.mark.parametrize("axis_name", (None, ("d", "e"), SAID, SAID | {"first": None}))
 @pytest.mark.parametrize("p", (1, 2, 3, np.inf))
+@pytest.mark.slow
 def test_leaves_sharded_over_different_axes(axis_name, p):
     """By their types, whether or not these are also stated."""
     for magnitude in (1, 1e30, 1e-30):

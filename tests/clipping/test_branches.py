@@ -10,6 +10,7 @@ LEAVES = [jnp.ones((4, 3))] * 6
 
 
 @pytest.mark.parametrize("row", TRANSFORMATIONS, ids=str)
+@pytest.mark.slow
 def test_branches_do_not_grow_with_the_number_of_leaves(row):
     transformation = row.make(**row.numbers)
 

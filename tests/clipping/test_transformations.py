@@ -170,6 +170,7 @@ def test_one_trace_for_all_numbers(row):
 
 
 @rows
+@pytest.mark.slow
 def test_gradients_through_it_are_finite(row):
     """By every number, by the gradients and the parameters; whatever they are."""
 
@@ -193,6 +194,7 @@ def test_gradients_through_it_are_finite(row):
 
 
 @rows
+@pytest.mark.slow
 def test_it_composes(row, standard_promotion):
     """With Optax's wrappers; each gives what the transformation alone would give."""
     tx = row.make(**row.numbers)
@@ -230,6 +232,7 @@ def test_it_composes(row, standard_promotion):
 
 
 @rows
+@pytest.mark.slow
 def test_sharded_over_devices_equals_one(row):
     program, _ = compiled(str(row))
     mesh = Mesh(np.array(jax.devices()), ("d",))

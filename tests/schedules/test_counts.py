@@ -215,6 +215,7 @@ def test_curves_end_exactly_and_stay_in_range(kind, steps, end):
 
 
 @pytest.mark.parametrize("kind", ENDING)
+@pytest.mark.slow
 def test_steps_may_be_arrays_of_any_integer_type(kind):
     counts = np.arange(24, dtype=np.int32)
     expected = np.asarray(ENDING[kind](10, 0.0)(jnp.asarray(counts)))

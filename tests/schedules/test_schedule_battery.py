@@ -84,6 +84,7 @@ def test_a_count_gives_a_scalar_of_fixed_dtype(row):
 
 
 @rows
+@pytest.mark.slow
 def test_jit_equals_eager(row):
     """Arrays and Python numbers, at one count after another and at all at once."""
     jitted = compiled(str(row))[0](numbers_of(row))
@@ -110,6 +111,7 @@ def test_vmap_over_each_number_equals_the_loop(row):
 
 
 @rows
+@pytest.mark.slow
 def test_derivatives_are_finite_at_every_count(row):
     jacobian = jax.jit(jax.jacrev(functools.partial(curve, row.make)))
     some_zero = {k: v * 0 for k, v in numbers_of(row).items()}
@@ -167,6 +169,7 @@ def test_it_lowers_for_cuda_and_tpu(row):
 
 
 @rows
+@pytest.mark.slow
 def test_it_sets_the_rate_of_an_optimizer(row):
     """Plainly, and injected, where the rate can be read from the state."""
     params, grads = jnp.ones(2), jnp.array([1.0, -2.0])

@@ -144,6 +144,7 @@ ALL = pytest.param(25, 1, id="all", marks=pytest.mark.slow)
 
 @pytest.mark.parametrize("sets, stride", [SOME, ALL])
 @pytest.mark.parametrize("name", NAMES[:-1])
+@pytest.mark.slow
 def test_values_are_exactly_those_of_optax(name, sets, stride):
     draw = Draw(seed=name, fractional=True)
     for _ in range(sets):

@@ -89,6 +89,7 @@ def test_cells_are_the_medians_of_the_runs(done):
     assert shown["thresholds"][-1] is None  # JSON knows no infinity
 
 
+@pytest.mark.slow
 def test_curves_of_all_cells_agree_with_those_of_the_chosen_runs(done):
     runs = done.runs["quadratic"]
     chosen = runs.sel(treatment="both", rate="tuned")
