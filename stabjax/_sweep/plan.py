@@ -144,12 +144,12 @@ def check_trials_fit(
     """Raises a ValueError if trials and their results exceed the free memory."""
     longest = max(space.dimensions, key=len)
     what = "trials" if longest.name == TRIAL else f"values of {longest.name!r}"
-    remedy = f"take fewer than {len(longest):,} {what}"
+    hint = f"take fewer than {len(longest):,} {what}"
     bare = host_bytes(space, ())
     if programs and host_bytes(space, programs) > _RECORDED * bare:
-        remedy = f"record less often (record_every), or {remedy}"
+        hint = f"record less often (record_every), or {hint}"
     results = "The results of " if programs else ""
-    check_fits(f"{results}{len(space):,} trials", host_bytes(space, programs), remedy)
+    check_fits(f"{results}{len(space):,} trials", host_bytes(space, programs), hint)
 
 
 def widths(

@@ -92,10 +92,10 @@ def planned(
 def _like_the_stored(plan: Plan, held: Plan, place: Place) -> Plan:
     """Checks that a plan matches the stored one, and accepts the stored results."""
     if place.store and (found := list(differences(held, plan, place.accept_versions))):
-        remedy = "Pass accept_versions=True to keep the stored results alongside new "
-        remedy += "ones (the last bits may differ). "
+        hint = "Pass accept_versions=True to keep the stored results alongside new "
+        hint += "ones (the last bits may differ). "
         upgraded = versions(held) != versions(plan)
-        raise place.store.refused(found, remedy if upgraded else "")
+        raise place.store.refused(found, hint if upgraded else "")
     groups = [
         with_accepted(group, known) if known else group
         for group in plan.groups

@@ -116,11 +116,11 @@ class Store:
             else:
                 yield chunk, found.variables
 
-    def refused(self, reasons: list[str], remedy: str = "") -> ValueError:
+    def refused(self, reasons: list[str], hint: str = "") -> ValueError:
         """Returns the error for a sweep that does not match the store."""
         return ValueError(
             f"the store {str(self.folder)!r} contains another sweep: "
-            f"{'; '.join(reasons)}. {remedy}Use another store, or repeat the original "
+            f"{'; '.join(reasons)}. {hint}Use another store, or repeat the original "
             f"call. Axis values can be added."
         )
 

@@ -136,7 +136,7 @@ def _schedules() -> dict[str, _Named]:
     """Returns the schedules that take only numbers and words, keyed by name."""
     from stabjax._catalogue import ALL_SCHEDULES
 
-    names = [n for n in stabjax.__all__ if n.endswith(("_schedule", "_decay"))]
+    names = [n for n in dir(stabjax) if n.endswith(("_schedule", "_decay"))]
     builders = {name: getattr(stabjax, name) for name in names}
     found = {
         name: _Named(build)

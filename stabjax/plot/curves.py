@@ -1,6 +1,5 @@
 """Curves along the steps."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -71,8 +70,9 @@ def learning_curves(
     data = variable_of(dataset, variable, step="step", hue=hue)
     hue, facets = split(data, hue)
     if ax is None and facets:
-        same: dict[str, Any] = {"variable": variable, "hue": hue, "target": target}
-        return in_panels(dataset, facets, partial(learning_curves, **same))
+        return in_panels(
+            dataset, facets, learning_curves, variable=variable, hue=hue, target=target
+        )
     ax = ax or panels(1)[0]
     steps = dataset["step"].to_numpy()
     curves = [

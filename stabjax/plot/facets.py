@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import xarray as xr
 from matplotlib.axes import Axes
@@ -15,9 +16,14 @@ _MOST = 24  # more panels are too small to read
 
 
 def in_panels(
-    dataset: xr.Dataset, dims: Sequence[str], draw: Callable[..., Axes]
+    dataset: xr.Dataset,
+    dims: Sequence[str],
+    draw: Callable[..., Axes],
+    **arguments: Any,
 ) -> Axes:
     """Draws a panel for each combination, with a shared vertical axis.
+
+    The arguments are passed to `draw`.
 
     Returns:
       The Axes of the first panel.
@@ -37,7 +43,8 @@ def in_panels(
     used = axes[:number]
     positions = itertools.product(*map(range, sizes))
     for ax, position in zip(used, positions, strict=True):
-        draw(dataset.isel(dict(zip(dims, position, strict=True))), ax=ax)
+        part = dataset.isel(dict(zip(dims, position, strict=True)))
+        draw(part, ax=ax, **arguments)
         labels = [
             label_at(dataset[dim], at) for dim, at in zip(dims, position, strict=True)
         ]

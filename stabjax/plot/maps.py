@@ -1,6 +1,5 @@
 """Heat maps over two hyperparameters, for grids and random samples."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,17 +95,18 @@ def heatmap(
     facets = [*([facet] if facet else []), *categories_of(data, x, y, facet)]
     if ax is None and facets:
         norm = _norm(_medians(data, *facets, *shown), limits)
-        same: dict[str, Any] = {
-            "variable": variable,
-            "target": target,
-            "maximize": larger,
-        }
         if norm.vmin is not None and norm.vmax is not None:
             limits = norm.vmin, norm.vmax
         return in_panels(
             dataset,
             facets,
-            partial(heatmap, x=x, y=y, limits=limits, **same),
+            heatmap,
+            x=x,
+            y=y,
+            limits=limits,
+            variable=variable,
+            target=target,
+            maximize=larger,
         )
     ax = ax or panels(1)[0]
     median = _medians(data, *shown)

@@ -1,6 +1,5 @@
 """Plots of the ranges of learning rates that train successfully."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -97,12 +96,16 @@ def rate_ranges(
     success = success_of(dataset, variable, target, larger)
     y, facets = split(success, y, x)
     if ax is None and facets:
-        same: dict[str, Any] = {
-            "variable": variable,
-            "target": target,
-            "maximize": larger,
-        }
-        return in_panels(dataset, facets, partial(rate_ranges, x=x, y=y, **same))
+        return in_panels(
+            dataset,
+            facets,
+            rate_ranges,
+            x=x,
+            y=y,
+            variable=variable,
+            target=target,
+            maximize=larger,
+        )
     scores = scores_of(dataset, variable, larger)
     edges = _edges(dataset[x])
     names = dataset[y].to_numpy() if y else np.array([""])

@@ -1,6 +1,5 @@
 """Plots of a variable or a success rate against one hyperparameter."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,15 +91,15 @@ def stable_fraction(
     success = success_of(dataset, variable, target, larger)
     hue, facets = split(success, hue, x)
     if ax is None and facets:
-        same: dict[str, Any] = {
-            "variable": variable,
-            "target": target,
-            "maximize": larger,
-        }
         return in_panels(
             dataset,
             facets,
-            partial(stable_fraction, x=x, hue=hue, **same),
+            stable_fraction,
+            x=x,
+            hue=hue,
+            variable=variable,
+            target=target,
+            maximize=larger,
         )
     ax = ax or panels(1)[0]
     cells = cells_of(dataset[x])
@@ -184,15 +183,15 @@ def sensitivity(
     data = scores_of(dataset, variable, larger)
     hue, facets = split(data, hue, x)
     if ax is None and facets:
-        same: dict[str, Any] = {
-            "variable": variable,
-            "target": target,
-            "maximize": larger,
-        }
         return in_panels(
             dataset,
             facets,
-            partial(sensitivity, x=x, hue=hue, **same),
+            sensitivity,
+            x=x,
+            hue=hue,
+            variable=variable,
+            target=target,
+            maximize=larger,
         )
     ax = ax or panels(1)[0]
     cells = cells_of(dataset[x])
