@@ -51,6 +51,7 @@ def test_without_a_command_it_helps(capsys):
         ("xarray", ["sweep", "quadratic", "peak_value=1"], "'xarray'"),
     ],
 )
+@pytest.mark.slow
 def test_a_missing_package_is_named(missing, arguments, needed):
     """The other commands work without the packages of one."""
     code = f"import sys; sys.modules[{missing!r}] = None; from stabjax.cli import main;"

@@ -89,6 +89,7 @@ def drawn(monkeypatch, tmp_path):
         ("--kind lines --x max_norm", {}, "sensitivity", {"x": "max_norm"}),
     ],
 )
+@pytest.mark.slow
 def test_the_picture_follows_from_the_axes(options, select, name, expected, drawn):
     found, given = drawn(*options.split(), **select)
     assert found == name

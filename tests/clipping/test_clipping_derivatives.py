@@ -35,6 +35,7 @@ def test_derivative_at_a_zero_gradient_is_the_identitys(name):
             np.testing.assert_array_equal(jacobian, np.eye(5))
 
 
+@pytest.mark.slow
 def test_derivatives_agree_with_finite_differences():
     """Of every rule, by updates, parameters and threshold, in both modes."""
 

@@ -324,6 +324,7 @@ def recoveries():
     return {name: outs[..., 0] for name, (outs, _) in found.items()}, taken_out
 
 
+@pytest.mark.slow
 def test_bad_steps_and_zeros_leave_no_trace(recoveries):
     found, taken_out = recoveries
     for name, outs in found.items():

@@ -142,6 +142,7 @@ def test_jit_equals_eager(row):
 
 
 @rows
+@pytest.mark.slow
 def test_vmap_over_each_number_equals_the_loop(row):
     """One batch of three values of each number; compiled once."""
     program, _ = compiled(str(row))

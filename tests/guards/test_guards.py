@@ -232,6 +232,7 @@ class TestRecovery:
         assert self.skipped(norms, np.zeros(100), window=16).tolist() == []
 
 
+@pytest.mark.slow
 def test_derivatives_through_a_skipped_step(standard_promotion):
     """Finite, and those of the training without that step; also where both run."""
     grads = {"w": jnp.array([[3.0, 4.0], [1.0, 2.0], [-2.0, 1.0]])}

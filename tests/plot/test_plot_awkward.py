@@ -27,6 +27,7 @@ class TestHeatmap:
             ([3.0, 1.0], ["3", "1"]),
         ],
     )
+    @pytest.mark.slow
     def test_values_that_make_no_scale_stand_side_by_side(self, values, shown):
         data = runs(np.ones((len(values), 3)), max_norm=values, rate=RATES)
         ax = plot.heatmap(data, x="rate", y="max_norm")

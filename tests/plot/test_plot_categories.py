@@ -178,6 +178,7 @@ class TestSensitivity:
         lambda ax: plot.schedules({"one": lambda t: 1.0}, 9, ax=ax),
     ],
 )
+@pytest.mark.slow
 def test_a_legend_is_never_over_data(draw, width):
     (ax,) = plot.panels(1, width=width)
     draw(ax)

@@ -84,6 +84,7 @@ NETWORK_NUMBERS = {"init_scale", "recurrent_scale", "weight_offset"}
 
 
 @pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.slow
 def test_every_number_can_be_traced(name):
     signature = inspect.signature(getattr(problems, name)).parameters.values()
     numbers = [p.name for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD]

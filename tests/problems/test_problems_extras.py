@@ -30,6 +30,7 @@ def run_without(packages, code):
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_problems_given_by_a_formula_train_with_jax_and_optax_alone():
     formulas = sorted(set(problems.__all__) - NETWORKS - {"Problem"})
     lines = run_without(
@@ -49,6 +50,7 @@ for name in {formulas}:
 
 
 @pytest.mark.parametrize("missing", ["flax", "sklearn"])
+@pytest.mark.slow
 def test_a_missing_package_is_named_with_what_to_install(missing):
     lines = run_without(
         (missing,),
@@ -91,6 +93,7 @@ def test_every_name_is_listed_and_others_are_unknown():
         ("study", "jinja2", "study"),
     ],
 )
+@pytest.mark.slow
 def test_other_parts_name_what_they_need(name, package, extra):
     (message,) = run_without(
         (package,),

@@ -41,6 +41,7 @@ def test_the_law_is_the_sum_of_the_paper():
     assert LAW.predict(COSINE, 999).shape == ()
 
 
+@pytest.mark.slow
 def test_a_fit_recovers_the_law_and_predicts_another_schedule():
     curves = [(s, STEPS, LAW.predict(s, STEPS)) for s in (CONSTANT, HALVED)]
     found = fit_loss_curve(curves)

@@ -142,6 +142,7 @@ def fraction(number):
 
 
 @modelled
+@pytest.mark.slow
 def test_values_are_those_of_exact_arithmetic(row):
     schedule = row.make(**numbers_of(row))
     expected = np.array([exactly(row, count) for count in COUNTS])

@@ -98,6 +98,7 @@ def test_jit_equals_eager(row):
 
 
 @all_rows
+@pytest.mark.slow
 def test_vmap_over_each_number_equals_the_loop(row):
     program, _ = compiled(str(row))
     sets = batched(row)
@@ -161,6 +162,7 @@ def test_one_trace_for_all_numbers(row):
 
 
 @rows
+@pytest.mark.slow
 def test_it_lowers_for_cuda_and_tpu(row):
     program = jax.jit(functools.partial(curve, row.make))
     exported = jax.export.export(program, platforms=("cuda", "tpu"))(numbers_of(row))

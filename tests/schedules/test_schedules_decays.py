@@ -297,6 +297,7 @@ def test_shapes_in_float32(start, steps):
         np.testing.assert_allclose(got, expected[name], 0, 4e-7 * high, err_msg=name)
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_finite_differences():
     # Counts that are no corner, and are inside different phases.
     counts, h = np.array([1.7, 5.3, 9.4, 13.6]), 1e-6

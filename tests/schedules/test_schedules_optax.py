@@ -169,6 +169,7 @@ def test_values_are_exactly_those_of_optax(name, sets, stride):
 
 
 @pytest.mark.parametrize("name", NAMES[:-1])
+@pytest.mark.slow
 def test_compiled_values_are_those_of_optax(name):
     # Of Optax's before compilation: XLA turns a division by a constant into a rounded
     # product, which costs Optax the last digit, or a stair, or the end of a root.

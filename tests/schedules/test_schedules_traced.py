@@ -208,6 +208,7 @@ def test_eager_vmap_equals_the_loop_to_the_last_digit():
 
 
 @each_case
+@pytest.mark.slow
 def test_derivatives_are_finite_at_every_count(case):
     def value(count, numbers):
         return jnp.asarray(case.build(**numbers)(count), jnp.float32)

@@ -103,6 +103,7 @@ def test_curves_of_all_cells_agree_with_those_of_the_chosen_runs(done):
     np.testing.assert_array_equal(curve, same)
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_report_says(done, text):
     assert done.report.name == "report.html"
     beside = (done.report.parent / "report.md").read_text(encoding="utf-8")

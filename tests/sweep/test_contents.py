@@ -178,6 +178,7 @@ def as_it_was():
 
 @pytest.mark.parametrize("role", [as_optimizer, as_problem, as_loss])
 @pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.slow
 def test_what_has_changed_gives_the_new_result(holder, role):
     get, change = holder()
     given = role(get)

@@ -525,6 +525,7 @@ def width_of(role):
     ],
 )
 @pytest.mark.parametrize("search", [stabjax.sweep, stabjax.successive_halving])
+@pytest.mark.slow
 def test_a_number_that_must_be_static_is_named(role, search):
     message = (
         r"^axis 'width' must be static if its value determines a shape or a Python "
