@@ -79,7 +79,7 @@ class Plan:
         group = self.groups[chunk.group]
         mine, rows = places(chunk.trials), self.space.rows
         lanes = {
-            name: padded(values[rows[name][mine]], group.width)
+            name: padded(values.take(rows[name][mine]), group.width)
             for name, values in self.numbers.items()
         }
         seeds = self.space.seeds[mine]
@@ -185,8 +185,9 @@ def places(trials: _Array) -> _Array | slice:
     NumPy copies a slice of a million values in 0.4 ms, and the same values by index in
     1.7 ms.
     """
-    if len(trials) and (np.diff(trials) == 1).all():
-        return slice(int(trials[0]), int(trials[-1]) + 1)
+    first, last = int(trials[0]), int(trials[-1])
+    if last - first + 1 == len(trials) and (trials[1:] > trials[:-1]).all():
+        return slice(first, last + 1)
     return trials
 
 
