@@ -2,20 +2,10 @@
 
 python benchmarks/gpu.py
 
-Takes about 75 seconds. The toy trains L = w1^2 + w2^2 for 1,000 steps of clipped SGD
+Takes about 85 seconds. The toy trains L = w1^2 + w2^2 for 1,000 steps of clipped SGD
 with warmup and cosine decay. The hand-written kernel computes only the final loss, with
 the simple factor c / max(norm, c), and one thread per run. Model-steps are updates of
-one model.
-
-On an H200 with jax 0.11, in billions of model-steps per second:
-
-    runs         by hand   lanes kernel   vmap   sweep, with all host work
-    65,536       298       169 (0.57)     8.6    4.5
-    1,048,576    877       280 (0.32)     47     17 to 19
-
-The host work of a sweep takes about 50 ms, of which the kernel takes 4 ms. The
-automatic width reaches 1.00 of the best measured width for the digits MLP, 0.89 to 0.95
-for the CNN and 0.74 to 0.91 for the toy, whose runs of 40 ms vary by 20%.
+one model. `benchmarks/README.md` has the results.
 """
 
 import collections
@@ -302,11 +292,11 @@ def mlp():
 def cnn():
     optimizer = functools.partial(make_optimizer, steps=100)
     problem = stabjax.problems.digits_cnn()
-    widths("digits CNN", problem, optimizer, 2**12, 100, (256, 512, 2048))
+    widths("digits CNN", problem, optimizer, 2**12, 100, (128, 256, 512, 2048), 4)
 
 
 def toy_widths():
-    choices = (2**16, 2**17, 2**18, 2**19, 2**20)
+    choices = (2**16, 2**17, 2**19, 2**20)
     widths("toy", TOY, make_optimizer, 2**20, STEPS, choices, 8)
 
 
