@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test compare slow numerics oldest newest lint types format clean
+.PHONY: study test compare slow numerics dist oldest newest lint types format notes clean
 .DEFAULT_GOAL := study
 
 # A stamp for each extra: installing again only when pyproject.toml changed.
@@ -68,16 +68,34 @@ CORE := tests/test_norms.py tests/test_metrics.py tests/clipping/test_clipping.p
 	  --upgrade --upgrade-strategy eager -e '.[dev]'
 	touch $@
 
-oldest: .venv-oldest/.dev  ## the oldest versions that pyproject.toml allows
-	.venv-oldest/bin/python -m pytest -n 2 -p no:cacheprovider $(CORE) $(ARGS)
+# Built twice, from the tree and from the unpacked sdist: the same bytes.
+dist: $(VENV)/.dev  ## a wheel and an sdist, in dist/
+	rm -rf dist build && mkdir -p build/empty build/sources
+	$(BIN)/python -m hatchling build -d dist
+	tar xzf dist/*.tar.gz -C build/sources --strip-components 1 --exclude PKG-INFO
+	cd build/sources && ../../$(BIN)/python -m hatchling build -d ../again
+	cmp dist/*.whl build/again/*.whl
+	cmp dist/*.tar.gz build/again/*.tar.gz
+
+# Tests what users install: the wheel, from a directory without the sources.
+WHEEL_TESTS = $(1)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --force-reinstall --no-deps dist/*.whl && \
+	cd build/empty && ../../$(1)/bin/python -m pytest -n 2 -p no:cacheprovider \
+	  -c ../../pyproject.toml --rootdir ../.. $(addprefix ../../,$(CORE)) $(ARGS)
+
+oldest: .venv-oldest/.dev dist  ## the oldest versions that pyproject.toml allows
+	$(call WHEEL_TESTS,.venv-oldest)
 
 newest:  ## the newest versions, on Python 3.13
 	@if [ -z "$(PYTHON_NEWEST)" ]; then \
 	  echo "no Python 3.13: the newest versions are not tested"; \
 	else \
 	  $(MAKE) .venv-newest/.dev && \
-	  .venv-newest/bin/python -m pytest -n 2 -p no:cacheprovider $(CORE) $(ARGS); \
+	  $(MAKE) dist && $(MAKE) .newest; \
 	fi
+
+.newest:
+	$(call WHEEL_TESTS,.venv-newest)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -90,5 +108,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+notes:  ## release notes of VERSION, from the changelog
+	@awk '/^## / { shown = ($$2 == "$(or $(VERSION),Unreleased)") } shown' CHANGELOG.md
+
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-newest
+	rm -rf $(VENV) .venv-oldest .venv-newest dist build
