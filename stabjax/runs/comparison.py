@@ -10,10 +10,10 @@ import xarray as xr
 from scipy.special import nctdtr, stdtr, stdtrit
 
 from stabjax._arguments import check, check_choice
+from stabjax._intervals import Estimate
 from stabjax._types import Label
 from stabjax.runs.answers import (
     Answer,
-    Estimate,
     counted,
     named,
     percent,
