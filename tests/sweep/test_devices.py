@@ -225,10 +225,10 @@ def test_programs_compile_at_the_same_time(monkeypatch):
         return compiled(*args)
 
     monkeypatch.setattr(Program, "compiled", met)
-    space = stabjax.grid(kind=["sgd", "adam"], rate=[0.1, 0.2])
+    space = stabjax.grid(nesterov=[True, False], rate=[0.01, 0.02])
     runs = stabjax.sweep(
         trainings.PROBLEM,
-        lambda kind, rate: getattr(optax, kind)(rate),
+        lambda nesterov, rate: optax.sgd(rate, 0.9, nesterov=nesterov),
         space,
         steps=2,
     )
