@@ -50,6 +50,7 @@ def test_what_the_study_knows_the_sweep_knows():
     assert "noisy_quadratic" in _catalogue.PROBLEMS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _catalogue.SCHEDULES)
 def test_a_schedule_is_the_one_of_the_study(name):
     optimizer = made(schedule=name)

@@ -38,6 +38,7 @@ def test_threads(alone, threads, tmp_path):
     assert_same_bits(stabjax.runs.load(tmp_path), alone)
 
 
+@pytest.mark.slow
 def test_programs_of_static_values_are_all_sent(threads):
     def make(kind, rate):
         return {"sgd": optax.sgd, "half": lambda r: optax.sgd(r / 2)}[kind](rate)

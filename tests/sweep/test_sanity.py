@@ -120,6 +120,7 @@ SILENT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SILENT)
 def test_no_false_alarm(name, standard_promotion):
     with warnings.catch_warnings():

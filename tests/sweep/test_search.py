@@ -201,6 +201,7 @@ SAMPLERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Optuna's, of samplers that are experimental
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_is_told_everything(name):
