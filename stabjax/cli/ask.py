@@ -39,7 +39,8 @@ def add(commands: Subparsers) -> None:
         description="Answers a question from a sweep's store or dataset, such as:"
         " stabjax ask STORE optimum peak_value schedule=cosine. NAME=VALUE selects the"
         " runs with this value. Questions: best (which point?), optimum AXIS (its best"
-        " value), compare AXIS (do its values differ?), sensitivity AXIS (what does a wrong value cost?),"
+        " value), compare AXIS (do its values differ?), sensitivity AXIS (what does a"
+        " wrong value cost?),"
         " scaling AXIS --over SIZES (how does its best value move?), importance (which"
         " axes matter?), clipping (what does the threshold do?).",
     )
