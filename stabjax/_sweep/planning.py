@@ -69,7 +69,8 @@ def planned(
         # A function that returns the problem may draw its data at random.
         watched = is_problem(problem)
         try:
-            with random_state_watched() if watched else contextlib.nullcontext():
+            draws = random_state_watched(memory.generators)
+            with draws if watched else contextlib.nullcontext():
                 program.shapes()
         except Exception as error:
             raise explained(error, program, numbers) from error.__cause__ or error
