@@ -1,21 +1,23 @@
 """Trains nanoGPT's CPU configuration on Shakespeare in Flax NNX.
 
-python benchmarks/published/nanogpt.py --text FILE [--seeds 1] [--steps 2000]
+python benchmarks/published/nanogpt.py --text FILE [--peaks 1e-3 ...] [--seeds 1]
 
 FILE is the text of nanoGPT's character-level run, such as `input.txt` of karpathy's
 char-rnn. nanoGPT (https://github.com/karpathy/nanoGPT) trains a GPT-2 of 4 layers, 4
 heads and width 128 for 2,000 steps with 12 windows of 64 characters, without dropout.
 Its README reports a validation loss of 1.88, the mean over 20 random minibatches of
-the last 10% of the text. The script computes it on every window of this part.
+the last 10% of the text. The script computes it on all windows of this part, and the
+standard error of a mean over so few.
 
 The model, the initial weights and the optimizer are nanoGPT's: AdamW with decay 0.1 of
-matrices and embeddings, a cosine schedule with linear warmup, and clipping. These come
-from stabjax, with a guard and metrics.
+matrices and embeddings, a cosine schedule with linear warmup to the peak rate and decay
+to a tenth of it, and clipping. The schedule and the clipping come from stabjax, with a
+guard and metrics. nanoGPT's peak rate is 1e-3; other rates run beside it.
 """
 
 import argparse
+import functools
 import pathlib
-import time
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +28,8 @@ from flax import nnx
 import stabjax
 
 LAYERS, HEADS, WIDTH, CONTEXT, BATCH = 4, 4, 128, 64, 12
-STEPS, WARMUP, PEAK, FLOOR, MAX_NORM = 2000, 100, 1e-3, 1e-4, 1.0
-PUBLISHED = 1.88
-LOGGED = 250  # steps between two lines of the log
-SHOWN = ["loss", "clip/grad_norm", "clip/clip_fraction", "skip_if_nonfinite/skip_count"]
+STEPS, WARMUP, PEAK, MAX_NORM = 2000, 100, 1e-3, 1.0
+PUBLISHED, PUBLISHED_WINDOWS = 1.88, 20 * BATCH
 
 
 def normal(std):
@@ -84,9 +84,9 @@ class GPT(nnx.Module):
         return self.character.attend(self.norm(h))
 
 
-def make_optimizer(steps):
+def make_optimizer(peak, steps):
     schedule = stabjax.warmup_cosine_decay_schedule(
-        0.0, PEAK, min(WARMUP, steps // 2), steps, FLOOR
+        0.0, peak, steps * WARMUP // STEPS, steps, peak / 10
     )
     adamw = optax.adamw(
         schedule,
@@ -98,73 +98,78 @@ def make_optimizer(steps):
     return stabjax.skip_if_nonfinite(optax.chain(clip, adamw))
 
 
-def split(text):
-    """The codes of the first 90% of the text and of the rest, and the characters."""
+def shakespeare(text):
+    """The problem: random windows of the first 90%, and validation on the rest."""
     characters, codes = np.unique(list(text), return_inverse=True)
     border = int(0.9 * len(codes))
-    return codes[:border].astype(np.int32), codes[border:].astype(np.int32), characters
+    train, held_out = np.split(codes.astype(np.int32), [border])
+    make = functools.partial(GPT, len(characters))
+    graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
 
+    def losses_of(params, codes, starts):
+        windows = jnp.asarray(codes)[starts[:, None] + jnp.arange(CONTEXT + 1)]
+        logits = nnx.merge(graph, params)(windows[:, :-1])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, windows[:, 1:])
+        return losses.mean(axis=1)
 
-def windows_of(codes, starts):
-    windows = codes[starts[:, None] + jnp.arange(CONTEXT + 1)]
-    return windows[:, :-1], windows[:, 1:]
-
-
-def trained(text, seed=0, steps=STEPS, say=print):
-    """Trains a model and returns its validation loss and its metrics."""
-    train, held_out, characters = split(text)
-    train = jnp.asarray(train)
-    graph, params = nnx.split(GPT(len(characters), nnx.Rngs(seed)), nnx.Param)
-    tx = make_optimizer(steps)
-
-    def loss_of(params, inputs, targets):
-        logits = nnx.merge(graph, params)(inputs)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
-
-    def step(state, number):
-        params, opt_state = state
-        key = jax.random.fold_in(jax.random.key(seed), number)
+    def loss(params, key):
         starts = jax.random.randint(key, (BATCH,), 0, len(train) - CONTEXT)
-        loss, grads = jax.value_and_grad(loss_of)(params, *windows_of(train, starts))
-        updates, opt_state = tx.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), loss
+        return losses_of(params, train, starts).mean()
 
-    some_steps = jax.jit(lambda state, numbers: jax.lax.scan(step, state, numbers))
-    state = (params, tx.init(params))
-    for first in range(0, steps, LOGGED):
-        numbers = jnp.arange(first, min(first + LOGGED, steps))
-        state, losses = some_steps(state, numbers)
-        logged = {"loss": losses[-50:].mean(), **stabjax.metrics(state[1])}
-        shown = {name: round(float(logged[name]), 3) for name in SHOWN}
-        say(f"step {int(numbers[-1]) + 1}: {shown}")
-    stabjax.check_guards(state[1])
-    return validation_loss(loss_of, state[0], held_out), logged
+    def evaluate(params, key):
+        starts = jnp.arange(0, len(held_out) - CONTEXT, CONTEXT)
+        losses = jax.lax.map(
+            lambda start: losses_of(params, held_out, start[None])[0],
+            starts,
+            batch_size=128,
+        )
+        error = losses.std() / PUBLISHED_WINDOWS**0.5
+        return {"validation_loss": losses.mean(), "published_error": error}
+
+    return stabjax.problems.Problem(
+        lambda key: nnx.state(make(nnx.Rngs(key)), nnx.Param),
+        loss,
+        evaluate,
+        {"name": "nanoGPT on Shakespeare", "final_loss": "validation_loss"},
+    )
 
 
-def validation_loss(loss_of, params, codes, windows=256):
-    """The mean loss of consecutive windows that cover the codes."""
-    starts = np.arange(0, len(codes) - CONTEXT, CONTEXT)
-    loss_of, codes, total = jax.jit(loss_of), jnp.asarray(codes), 0.0
-    for part in np.split(starts, range(windows, len(starts), windows)):
-        total += len(part) * float(loss_of(params, *windows_of(codes, part)))
-    return total / len(starts)
+def trained(text, peaks=(PEAK,), seeds=1, steps=STEPS):
+    return stabjax.sweep(
+        shakespeare(text),
+        functools.partial(make_optimizer, steps=steps),
+        stabjax.grid(peak=peaks, seed=range(seeds)),
+        steps=steps,
+        record_every=max(steps // 8, 1),
+    )
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=pathlib.Path, required=True)
+    parser.add_argument("--peaks", type=float, nargs="+", default=[PEAK])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args(arguments)
-    text, found = options.text.read_text(encoding="utf-8"), []
-    for seed in range(options.seeds):
-        start = time.perf_counter()
-        loss, _ = trained(text, seed, options.steps)
-        print(f"seed {seed}: {loss:.4f} in {time.perf_counter() - start:.0f} s")
-        found.append(loss)
-    print(f"{'validation loss':16s} {'nanoGPT':>8s} {'stabjax':>8s}")
-    print(f"{'':16s} {PUBLISHED:8.2f} {np.mean(found):8.4f}")
-    return found
+    text = options.text.read_text(encoding="utf-8")
+    runs = trained(text, options.peaks, options.seeds, options.steps)
+    print("step  loss  gradient norm  clipped (peak rate, first seed)")
+    first = runs.isel(peak=0, seed=0)
+    for step in runs.step.values:
+        at = first.sel(step=step)
+        row = at.loss, at.clip_grad_norm, at.clip_clip_fraction
+        print(f"{step:4} " + " ".join(f"{float(x):6.3f}" for x in row))
+    print(f"skipped steps: {int(runs.skip_if_nonfinite_skip_count.max())}")
+    error = float(runs.published_error.sel(peak=options.peaks[0]).mean())
+    print("validation loss (and its standard deviation)")
+    print(f"nanoGPT, peak 0.001  {PUBLISHED:.2f} ({error:.3f} of its windows)")
+    for peak in options.peaks:
+        losses = runs.validation_loss.sel(peak=peak).values
+        spread = losses.std(ddof=1) if len(losses) > 1 else np.nan
+        print(
+            f"stabjax, peak {peak:g}  {losses.mean():.4f} ({spread:.4f} of the seeds)"
+        )
+    return runs
 
 
 if __name__ == "__main__":
