@@ -80,10 +80,10 @@ def space(seeds, rates=RATES, max_norms=MAX_NORMS):
 
 
 def trained(text, seeds, *, steps=STEPS, store=None, **sizes):
-    """Trains all runs, or loads those in the store, and names the placements."""
+    """Trains all runs, or those that the store lacks."""
     shape = {"layers": 2, "width": 64, "context": 32, "batch_size": 16}
     base = stabjax.problems.char_transformer(text=text, **shape)
-    runs = stabjax.sweep(
+    return stabjax.sweep(
         spiked(base),
         functools.partial(make_optimizer, steps=steps),
         space(seeds, **sizes),
@@ -91,13 +91,12 @@ def trained(text, seeds, *, steps=STEPS, store=None, **sizes):
         store=store,
         progress=False,
     )
-    names = [PLACEMENTS[int(k)] for k in runs.placement.values]
-    return runs.assign_coords(placement=(runs.placement.dims, names))
 
 
 def report(runs):
     """Prints the table and returns the comparison of each half of the runs."""
-    found = {}
+    names = [PLACEMENTS[int(k)] for k in runs.placement.values]
+    runs, found = runs.assign_coords(placement=(runs.placement.dims, names)), {}
     print("| gradients | clipped | loss | rate | max_norm | difference | p |")
     print("|---" * 7 + "|")
     for spikes, name in enumerate(["clean", "spiked"]):
@@ -109,9 +108,8 @@ def report(runs):
         for placement, settings, mean, _ in answer.treatments:
             row = [name, placement, f"{mean:.4f}"]
             row += [f"{settings[axis]:.3g}" for axis in ("rate", "max_norm")]
-            if placement in differences:
-                difference = differences[placement]
-                row += [str(difference.difference), f"{difference.p_value:.2g}"]
+            pair = differences.get(placement)
+            row += [str(pair.difference), f"{pair.p_value:.2g}"] if pair else ["", ""]
             print(f"| {' | '.join(row)} |")
         found[name] = answer
     return found

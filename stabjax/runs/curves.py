@@ -50,7 +50,7 @@ class Fit(NamedTuple):
 
 
 def fitted(x: _Array, y: _Array, confidence: float) -> Fit | None:
-    """Fits a quartic to y(seeds, values) near its smallest mean; None if too few values.
+    """Fits a quartic to y(seeds, values) near its smallest mean, or returns None.
 
     All fits are linear in y: the coefficients of the mean are the means of the seeds'
     coefficients. So the slope of the curve at a place v is a mean over the seeds, and
