@@ -82,7 +82,7 @@ def optimum(
 ) -> Optimum:
     """Estimates the best value of a hyperparameter, with its interval over the seeds.
 
-    A cubic is fitted to the means over the seeds around the best value, by the
+    A quartic is fitted to the means over the seeds around the best value, by the
     logarithm of the hyperparameter if all its values are positive. (A parabola is too
     stiff: loss rises faster above the best learning rate than below, and the interval
     of its vertex then misses the truth in most draws.) The interval holds every value
