@@ -1,6 +1,7 @@
 """Planning a sweep, which traces the programs without compiling them."""
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import math
@@ -37,6 +38,8 @@ from stabjax._sweep.spec_json import (
 )
 from stabjax._sweep.tracing import explained
 from stabjax._train.problem import is_problem
+
+_version = functools.cache(version)  # reads a file, which takes 1 ms
 
 
 def planned(
@@ -220,7 +223,7 @@ def _check_names(space: Space, groups: Sequence[Group], settings: Settings) -> N
 
 def _numerics(device: jax.Device) -> dict[str, Any]:
     """Returns the versions and settings that affect rounding."""
-    versions = {"jax": jax.__version__, "jaxlib": version("jaxlib")}
+    versions = {"jax": jax.__version__, "jaxlib": _version("jaxlib")}
     config = {n: v for n, v in jax_config().items() if "promotion" not in n}
     harmless = ("--xla_force_host_platform_device_count", "--xla_dump")
     flags = os.environ.get("XLA_FLAGS", "").split()
