@@ -1,0 +1,221 @@
+"""Asks whether clipping replaces a warmup, and which schedule wins with and without it.
+
+python benchmarks/warmup.py --store DIR [--problems NAME ...] [--seconds S] [--quick]
+python benchmarks/warmup.py --store DIR --report DIR
+
+The upper command trains the runs: for each problem, 5 schedule shapes, 4 warmup
+lengths, 5 thresholds of `clip_by_global_norm` with one of them infinite, the learning
+rates and 16 seeds. All are traced, so each problem is a single program. It resumes an
+interrupted store, and `--seconds` stops it early. The lower one prints tables and draws
+pictures without training.
+"""
+
+import argparse
+import pathlib
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import stabjax
+from stabjax import problems
+
+SEEDS = 16
+WARMUPS = (0.0, 0.02, 0.1, 0.3)  # fractions of the steps
+LEVELS = (0.03, 0.3, 3.0, np.inf)  # of the typical norm
+SHAPES = ("constant", "linear", "cosine", "wsd", "inverse sqrt")
+
+
+def momentum(rate):
+    return optax.sgd(rate, momentum=0.9)
+
+
+# Name -> (problem, optimizer, smallest and largest log10 of the rate, typical norm,
+# steps, variable).
+NETWORKS = {
+    "char_transformer, AdamW": (
+        problems.char_transformer,
+        optax.adamw,
+        (-4, 0),
+        1.0,
+        300,
+        "test_loss",
+    ),
+    "digits_mlp, Adam": (
+        problems.digits_mlp,
+        optax.adam,
+        (-4, 0),
+        1.0,
+        300,
+        "test_loss",
+    ),
+    "digits_mlp, SGD": (
+        problems.digits_mlp,
+        momentum,
+        (-3, 1),
+        1.0,
+        300,
+        "test_loss",
+    ),
+    "digits_cnn, SGD": (
+        problems.digits_cnn,
+        momentum,
+        (-3, 1),
+        1.0,
+        200,
+        "test_loss",
+    ),
+    "adding, SGD": (
+        lambda: problems.adding(1.5, length=10, hidden=32, batch_size=32),
+        momentum,
+        (-3, 1),
+        1.0,
+        300,
+        "test_loss",
+    ),
+    "adding, Adam": (
+        lambda: problems.adding(1.5, length=10, hidden=32, batch_size=32),
+        optax.adam,
+        (-4, 0),
+        1.0,
+        300,
+        "test_loss",
+    ),
+    "temporal_order, Adam": (
+        lambda: problems.temporal_order(length=10, hidden=32),
+        optax.adam,
+        (-4, 0),
+        1.0,
+        300,
+        "test_loss",
+    ),
+}
+ANALYTIC = {
+    "quadratic": (
+        lambda: problems.quadratic(noise=1.0),
+        (-3, 1),
+        10.0,
+    ),
+    "ill_conditioned_quadratic": (
+        lambda: problems.ill_conditioned_quadratic(noise=0.3),
+        (-3, 1),
+        10.0,
+    ),
+    "heavy_tailed_quadratic": (problems.heavy_tailed_quadratic, (-3, 1), 10.0),
+    "quadratic_deep": (problems.quadratic_deep, (-3, 1), 10.0),
+    "random_quadratic": (
+        lambda: problems.random_quadratic(noise=0.1),
+        (-3, 1),
+        10.0,
+    ),
+    "quartic": (lambda: problems.quartic(noise=1.0), (-6, 1), 100.0),
+    "cosh": (lambda: problems.cosh(noise=0.3), (-5, 1), 100.0),
+    "rosenbrock": (lambda: problems.rosenbrock(noise=1.0), (-5, 0), 100.0),
+    "beale": (lambda: problems.beale(noise=0.3), (-5, 0), 10.0),
+    "branin": (lambda: problems.branin(noise=1.0), (-4, 1), 10.0),
+    "cliff": (lambda: problems.cliff(noise=0.3), (-5, 1), 10.0),
+    "single_unit_rnn": (lambda: problems.single_unit_rnn(noise=0.1), (-4, 1), 1.0),
+    "tied_product": (lambda: problems.tied_product(noise=0.1), (-5, 0), 10.0),
+    "deep_linear": (lambda: problems.deep_linear(noise=0.1), (-3, 1), 1.0),
+    "deep_linear_chain": (
+        lambda: problems.deep_linear_chain(noise=0.1),
+        (-5, 0),
+        10.0,
+    ),
+}
+PROBLEMS = NETWORKS | {
+    name: (problem, optax.sgd, rates, norm, 500, "final_loss")
+    for name, (problem, rates, norm) in ANALYTIC.items()
+}
+
+
+def schedule_of(shape, rate, warmup, steps):
+    """Returns the shape of that index as a schedule, after a linear warmup.
+
+    A traced index makes all shapes one program.
+    """
+    warmup_steps = warmup * steps
+    rest = steps - warmup_steps
+    shapes = (
+        stabjax.constant_schedule(rate),
+        stabjax.linear_schedule(rate, 0.0, rest),
+        stabjax.cosine_decay_schedule(rate, rest),
+        stabjax.wsd_schedule(rate, 0, 0.8 * rest, 0.2 * rest),
+        stabjax.inverse_sqrt_schedule(rate, 0.1 * rest),
+    )
+
+    def schedule(count):
+        after = jnp.maximum(count - warmup_steps, 0)
+        value = jnp.stack([one(after) for one in shapes])[shape]
+        # The rate of update number 0 is rate / (warmup_steps + 1), not 0.
+        return value * jnp.minimum(1.0, (count + 1) / (warmup_steps + 1))
+
+    return schedule
+
+
+def train(name, store, quick):
+    problem, base, (low, high), norm, steps, _ = PROBLEMS[name]
+    rates, seeds, warmups = np.logspace(low, high, 3 * (high - low) + 1), SEEDS, WARMUPS
+    if quick:
+        rates, seeds, warmups = rates[::2], 4, WARMUPS[::2]
+
+    def make_optimizer(shape, warmup, level, rate):
+        schedule = schedule_of(shape, rate, warmup, steps)
+        clipping = stabjax.clip_by_global_norm(level * norm)
+        return optax.chain(clipping, base(schedule))
+
+    space = stabjax.grid(
+        shape=np.arange(len(SHAPES)),
+        warmup=warmups,
+        level=LEVELS,
+        rate=rates,
+        seed=range(seeds),
+    )
+    on_cpu = jax.default_backend() == "cpu"
+    return stabjax.sweep(
+        problem(),
+        make_optimizer,
+        space,
+        steps=steps,
+        chunk_size="auto" if on_cpu or name not in NETWORKS else 2080,
+        store=store / name.replace(", ", "_"),
+        progress=False,
+    )
+
+
+def stop_after(seconds):
+    """Interrupts the process as Ctrl-C does, which keeps all finished chunks."""
+    timer = threading.Timer(seconds, signal.raise_signal, (signal.SIGINT,))
+    timer.daemon = True
+    timer.start()
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--store", type=pathlib.Path, required=True)
+    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS))
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--report", type=pathlib.Path)
+    options = parser.parse_args(arguments)
+    if options.seconds:
+        stop_after(options.seconds)
+    for name in options.problems:
+        try:
+            runs = train(name, options.store, options.quick)
+        except KeyboardInterrupt:
+            print(f"{name}: stopped")
+            return
+        attributes = runs.attrs
+        print(
+            f"{name}: {attributes['seconds']:.0f} s, compilation "
+            f"{attributes['compile_seconds']:.0f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
