@@ -8,19 +8,17 @@ levels of the threshold and 16 seeds. It resumes an interrupted store, and `--se
 stops it early. The lower one prints tables and draws pictures without training.
 """
 
-import argparse
-import pathlib
-import signal
-import threading
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from paired import LEVEL, arms, corrected, effect, forest_row, markdown, run_script
 
 import stabjax
 from stabjax import problems
 
+BASELINE = "clip_by_global_norm"
+WITHOUT_LEVEL = ("none", "Adam")
 SEEDS = 16
 LEVELS = np.logspace(-2, 1, 7)
 
@@ -164,36 +162,86 @@ def train(name, store, quick):
     )
 
 
-def stop_after(seconds):
-    """Interrupts the process as Ctrl-C does, which keeps all finished chunks."""
-    timer = threading.Timer(seconds, signal.raise_signal, (signal.SIGINT,))
-    timer.daemon = True
-    timer.start()
+def report(store, folder):
+    """Prints the tables of a store and draws `methods.png`."""
+    losses, trained, effects, notes = {}, {}, {}, []
+    for name in PROBLEMS:
+        path = store / name.replace(" ", "_")
+        if not path.exists():
+            continue
+        runs = stabjax.runs.load(path)
+        for method in runs.method.values:
+            # The keyword `method` of `sel` is xarray's own.
+            part = runs.sel({"method": method})
+            if (part.status == -1).any():
+                notes.append(f"{name}: `{method}` has not finished.")
+                continue
+            key = method, name
+            losses[key], trained[key] = tuned(part, name, notes)
+            if method != BASELINE:
+                one, other = {"method": method}, {"method": BASELINE}
+                effects[key] = effect(runs, PROBLEMS[name][5], one, other)
+    effects = corrected(effects)
+    columns = list(dict.fromkeys(name for _, name in losses))
+    rows = [m for m in METHODS if any((m, name) in losses for name in columns)]
+
+    def table(cell):
+        body = [[f"`{m}`", *(cell(m, name) for name in columns)] for m in rows]
+        return markdown(["method", *columns], body)
+
+    seeds = max(found.seeds for found in effects.values())
+    print(f"Change of the validation loss against {BASELINE}, n = {seeds}; bold: p < ")
+    print(f"{LEVEL} by Holm's method over {len(effects)} comparisons.\n")
+    print(table(lambda *key: str(effects.get(key, ""))), "\n")
+    print("Loss at the best settings (geometric mean) / decades that train\n")
+    print(table(lambda *key: losses.get(key, "")), "\n")
+    print("\n".join(notes))
+    draw(effects, rows, columns, folder / "methods.png")
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--store", type=pathlib.Path, required=True)
-    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS))
-    parser.add_argument("--seconds", type=float)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--report", type=pathlib.Path)
-    options = parser.parse_args(arguments)
-    if options.seconds:
-        stop_after(options.seconds)
-    for name in options.problems:
-        try:
-            runs = train(name, options.store, options.quick)
-        except KeyboardInterrupt:
-            print(f"{name}: stopped")
-            return
-        attributes = runs.attrs
-        print(
-            f"{name}: {attributes['seconds']:.0f} s, compilation "
-            f"{attributes['compile_seconds']:.0f} s",
-            flush=True,
-        )
+def tuned(part, name, notes):
+    """Returns the loss and the decades of a method, and notes what is at an edge."""
+    variable, baseline = PROBLEMS[name][5:]
+    table = arms(part, variable, one={})
+    mean = table.log_loss.mean("seed").values
+    where = np.unravel_index(mean.argmin(), (part.sizes["rate"], part.sizes["level"]))
+    method = part.method.item()
+    for dim, index in zip(("rate", "level"), where, strict=True):
+        at_edge = index in (0, part.sizes[dim] - 1)
+        if at_edge and (dim == "rate" or method not in WITHOUT_LEVEL):
+            value = part[dim].values[index]
+            notes.append(f"{name}: `{method}` is best at an edge, {dim} = {value:.3g}.")
+    found = stabjax.runs.sensitivity(
+        part, "rate", variable=variable, initial_loss=baseline
+    )
+    text = f"{np.exp(mean.min()):.3g} / {found.decades:.1f}"
+    return text, found.decades
+
+
+def draw(effects, rows, columns, path):
+    """Draws the change of each method on each problem with its 95% interval."""
+    # Training does not need Matplotlib.
+    import matplotlib.pyplot as plt  # noqa: PLC0415, TID251
+
+    rows = [row for row in rows if row != BASELINE]
+    figure, panels = plt.subplots(
+        1,
+        len(columns),
+        figsize=(2 + 2 * len(columns), 1 + 0.24 * len(rows)),
+        sharey=True,
+        squeeze=False,
+    )
+    for ax, name in zip(panels[0], columns, strict=True):
+        for y, method in enumerate(rows):
+            forest_row(ax, y, effects.get((method, name)))
+        ax.axvline(1, color="0.5", linewidth=0.8)
+        ax.set_title(name, fontsize=9)
+        ax.set_yticks(range(len(rows)), rows, fontsize=8)
+    panels[0][0].invert_yaxis()
+    figure.supxlabel(f"loss / loss with {BASELINE}, both tuned", fontsize=9)
+    figure.savefig(path, dpi=100, bbox_inches="tight")
+    plt.close(figure)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(__doc__.splitlines()[0], list(PROBLEMS), train, report)

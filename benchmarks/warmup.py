@@ -10,15 +10,19 @@ interrupted store, and `--seconds` stops it early. The lower one prints tables a
 pictures without training.
 """
 
-import argparse
-import pathlib
-import signal
-import threading
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from paired import (
+    LEVEL,
+    corrected,
+    effect,
+    forest_row,
+    markdown,
+    run_script,
+    verdict,
+)
 
 import stabjax
 from stabjax import problems
@@ -26,6 +30,11 @@ from stabjax import problems
 SEEDS = 16
 WARMUPS = (0.0, 0.02, 0.1, 0.3)  # fractions of the steps
 LEVELS = (0.03, 0.3, 3.0, np.inf)  # of the typical norm
+BASELINE = "linear"
+CLIPPINGS = {
+    "without clipping": lambda levels: levels[np.isinf(levels)],
+    "with clipping": lambda levels: levels[levels < np.inf],
+}
 SHAPES = ("constant", "linear", "cosine", "wsd", "inverse sqrt")
 
 
@@ -186,36 +195,90 @@ def train(name, store, quick):
     )
 
 
-def stop_after(seconds):
-    """Interrupts the process as Ctrl-C does, which keeps all finished chunks."""
-    timer = threading.Timer(seconds, signal.raise_signal, (signal.SIGINT,))
-    timer.daemon = True
-    timer.start()
+def contrasts(levels, warmups):
+    """Returns pairs of arms by title; each arm is at its own best settings."""
+    none, clip = {"level": levels[np.isinf(levels)]}, {"level": levels[levels < np.inf]}
+    zero, some = {"warmup": warmups[warmups == 0]}, {"warmup": warmups[warmups > 0]}
+    return {
+        "warmup, without clipping": (none | some, none | zero),
+        "warmup, with clipping": (clip | some, clip | zero),
+        "clipping, without warmup": (clip | zero, none | zero),
+        "clipping, with warmup": (clip | some, none | some),
+        "clipping instead of warmup": (clip | zero, none | some),
+    }
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--store", type=pathlib.Path, required=True)
-    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS))
-    parser.add_argument("--seconds", type=float)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--report", type=pathlib.Path)
-    options = parser.parse_args(arguments)
-    if options.seconds:
-        stop_after(options.seconds)
-    for name in options.problems:
-        try:
-            runs = train(name, options.store, options.quick)
-        except KeyboardInterrupt:
-            print(f"{name}: stopped")
-            return
-        attributes = runs.attrs
-        print(
-            f"{name}: {attributes['seconds']:.0f} s, compilation "
-            f"{attributes['compile_seconds']:.0f} s",
-            flush=True,
-        )
+def report(store, folder):
+    """Prints the tables of a store and draws `warmup.png` and `shapes.png`."""
+    effects, names = {}, []
+    for name in PROBLEMS:
+        path = store / name.replace(", ", "_")
+        if not path.exists():
+            continue
+        runs = stabjax.runs.load(path)
+        runs = runs.assign_coords({"shape": np.array(SHAPES)[runs["shape"].values]})
+        variable = PROBLEMS[name][5]
+        names.append(name)
+        pairs = contrasts(runs.level.values, runs.warmup.values)
+        for title, (one, other) in pairs.items():
+            effects[title, name] = effect(runs, variable, one, other)
+        for key, level in CLIPPINGS.items():
+            some = runs.sel({"level": level(runs.level.values)})
+            for shape in SHAPES:
+                if shape != BASELINE:
+                    one, other = {"shape": [shape]}, {"shape": [BASELINE]}
+                    effects[key, shape, name] = effect(some, variable, one, other)
+    effects = corrected(effects)
+    titles = list(pairs)
+    seeds = max(found.seeds for found in effects.values())
+    print(f"n = {seeds} seeds; bold: p < {LEVEL} by Holm's method over {len(effects)}")
+    print("comparisons.\n")
+    rows = [[name, *(str(effects[t, name]) for t in titles)] for name in names]
+    rows += counted([[effects[t, n] for n in names] for t in titles])
+    print(markdown(["loss ratio", *titles], rows), "\n")
+    others = [shape for shape in SHAPES if shape != BASELINE]
+    for key in CLIPPINGS:
+        rows = [[n, *(str(effects[key, s, n]) for s in others)] for n in names]
+        rows += counted([[effects[key, s, n] for n in names] for s in others])
+        print(markdown([f"loss / loss of {BASELINE}, {key}", *others], rows), "\n")
+    draw(effects, titles, names, folder / "warmup.png")
+    columns = [(key, shape) for key in CLIPPINGS for shape in others]
+    flat = {(f"{k}, {s}", n): effects[k, s, n] for k, s in columns for n in names}
+    draw(flat, [f"{k}, {s}" for k, s in columns], names, folder / "shapes.png")
+
+
+def counted(columns):
+    """Returns rows with the numbers of claims in each column of effects."""
+    found = [[verdict(one) for one in column] for column in columns]
+    return [
+        [f"**significantly {word}**", *(f"{c.count(word)} of {len(c)}" for c in found)]
+        for word in ("better", "worse")
+    ]
+
+
+def draw(effects, titles, names, path):
+    """Draws each effect with its 95% interval: a panel for each title."""
+    # Training does not need Matplotlib.
+    import matplotlib.pyplot as plt  # noqa: PLC0415, TID251
+
+    figure, panels = plt.subplots(
+        1,
+        len(titles),
+        figsize=(2 + 1.9 * len(titles), 1 + 0.22 * len(names)),
+        sharey=True,
+    )
+    for ax, title in zip(panels, titles, strict=True):
+        for y, name in enumerate(names):
+            forest_row(ax, y, effects[title, name])
+        ax.axvline(1, color="0.5", linewidth=0.8)
+        ax.set_title(title.replace(", ", ",\n"), fontsize=8)
+        ax.tick_params(labelsize=7)
+        ax.set_yticks(range(len(names)), names, fontsize=8)
+    panels[0].invert_yaxis()
+    figure.supxlabel("loss ratio of tuned settings, below 1 is better", fontsize=9)
+    figure.savefig(path, dpi=100, bbox_inches="tight")
+    plt.close(figure)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(__doc__.splitlines()[0], list(PROBLEMS), train, report)
