@@ -12,7 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from paired import LEVEL, arms, corrected, effect, forest_row, markdown, run_script
+from paired import (
+    LEVEL,
+    corrected,
+    effect,
+    forest_row,
+    log_losses,
+    markdown,
+    run_script,
+)
 
 import stabjax
 from stabjax import problems
@@ -177,9 +185,9 @@ def report(store, folder):
                 notes.append(f"{name}: `{method}` has not finished.")
                 continue
             key = method, name
-            losses[key], trained[key] = tuned(part, name, notes)
+            losses[key], trained[key] = at_best(part, name, notes)
             if method != BASELINE:
-                one, other = {"method": method}, {"method": BASELINE}
+                one, other = {"method": [method]}, {"method": [BASELINE]}
                 effects[key] = effect(runs, PROBLEMS[name][5], one, other)
     effects = corrected(effects)
     columns = list(dict.fromkeys(name for _, name in losses))
@@ -197,13 +205,13 @@ def report(store, folder):
     print(table(lambda *key: losses.get(key, "")), "\n")
     print("\n".join(notes))
     draw(effects, rows, columns, folder / "methods.png")
+    return effects
 
 
-def tuned(part, name, notes):
+def at_best(part, name, notes):
     """Returns the loss and the decades of a method, and notes what is at an edge."""
     variable, baseline = PROBLEMS[name][5:]
-    table = arms(part, variable, one={})
-    mean = table.log_loss.mean("seed").values
+    mean = log_losses(part, variable, {}).mean(axis=0)
     where = np.unravel_index(mean.argmin(), (part.sizes["rate"], part.sizes["level"]))
     method = part.method.item()
     for dim, index in zip(("rate", "level"), where, strict=True):

@@ -31,33 +31,42 @@ class Effect(NamedTuple):
         return f"**{text}**" if self.p < LEVEL else text
 
 
-def arms(runs, variable, **selections):
-    """Returns the logarithm of the loss of each arm, along `trial` and `seed`."""
-    parts = []
-    for name, selection in selections.items():
-        part = runs.sel(selection) if isinstance(selection, dict) else selection
-        losses = np.log(part[variable].where(part.status != -1))
-        losses = losses.where(part.status != 1, np.inf)
-        dims = [dim for dim in losses.dims if dim != "seed"]
-        table = losses.transpose("seed", *dims).values.reshape(losses.sizes["seed"], -1)
-        parts.append(
-            xr.Dataset(
-                {
-                    "log_loss": (("seed", "trial"), table),
-                    "status": (
-                        ("seed", "trial"),
-                        np.where(np.isnan(table), -1, np.isinf(table)),
-                    ),
-                },
-                {"arm": ("trial", [name] * table.shape[1]), "seed": losses.seed.values},
-            )
-        )
-    return xr.concat(parts, "trial")
+def log_losses(runs, variable, selection):
+    """Returns log losses of shape (seeds, settings), +inf for diverged runs."""
+    part = runs.sel(selection)
+    losses = np.log(np.maximum(part[variable], 1e-37)).where(part.status != 1, np.inf)
+    losses = losses.transpose("seed", ...).values
+    return losses.reshape(len(losses), -1)
+
+
+def tuned(runs, variable, selection):
+    """Returns the logarithm of the loss of each seed at settings that others choose.
+
+    The even seeds choose settings for the odd seeds and the other way around, so no
+    seed is compared at settings that it helped to choose. Only settings where no seed
+    diverges are eligible.
+    """
+    losses = log_losses(runs, variable, selection)
+    losses = losses[:, np.isfinite(losses).all(axis=0)]
+    if not losses.size:
+        return np.full(len(losses), np.inf)
+    found = np.empty(len(losses))
+    for half in (0, 1):
+        best = losses[1 - half :: 2].mean(axis=0).argmin()
+        found[half::2] = losses[half::2, best]
+    return found
 
 
 def effect(runs, variable, one, other):
     """Returns the effect of the selection `one` instead of `other`."""
-    table = arms(runs, variable, one=one, other=other)
+    losses = np.stack([tuned(runs, variable, s) for s in (one, other)])
+    table = xr.Dataset(
+        {
+            "log_loss": (("arm", "seed"), losses),
+            "status": (("arm", "seed"), np.isinf(losses).astype(int)),
+        },
+        {"arm": ["one", "other"], "seed": runs.seed.values},
+    )
     found = stabjax.runs.compare(
         table, "arm", baseline="other", variable="log_loss", maximize=False
     )

@@ -245,6 +245,7 @@ def report(store, folder):
     columns = [(key, shape) for key in CLIPPINGS for shape in others]
     flat = {(f"{k}, {s}", n): effects[k, s, n] for k, s in columns for n in names}
     draw(flat, [f"{k}, {s}" for k, s in columns], names, folder / "shapes.png")
+    return effects
 
 
 def counted(columns):
