@@ -3,8 +3,8 @@
 python benchmarks/methods.py --store DIR [--problems NAME ...] [--seconds S] [--quick]
 python benchmarks/methods.py --store DIR --report DIR
 
-The upper command trains the runs: for each problem and method, 13 learning rates, 7
-levels of the threshold and 16 seeds. It resumes an interrupted store, and `--seconds`
+The upper command trains the runs: for each problem and method, 13 or 16 learning rates,
+7 levels of the threshold and 32 seeds. It resumes an interrupted store, and `--seconds`
 stops it early. The lower one prints tables and draws pictures without training.
 """
 
@@ -27,7 +27,7 @@ from stabjax import problems
 
 BASELINE = "clip_by_global_norm"
 WITHOUT_LEVEL = ("none", "Adam")
-SEEDS = 16
+SEEDS = 32
 LEVELS = np.logspace(-2, 1, 7)
 
 
@@ -65,7 +65,7 @@ PROBLEMS = {
     "digits CNN": (
         problems.digits_cnn,
         momentum,
-        np.logspace(-3, 1, 13),
+        np.logspace(-3, 2, 16),
         1.0,
         300,
         "test_loss",
@@ -74,7 +74,7 @@ PROBLEMS = {
     "adding": (
         lambda: problems.adding(1.5, length=10, hidden=32, batch_size=32),
         momentum,
-        np.logspace(-3, 1, 13),
+        np.logspace(-3, 2, 16),
         1.0,
         500,
         "test_loss",
@@ -83,7 +83,7 @@ PROBLEMS = {
     "heavy tails": (
         lambda: problems.heavy_tailed_quadratic(tail=1.2),
         optax.sgd,
-        np.logspace(-3, 1, 13),
+        np.logspace(-3, 2, 16),
         10.0,
         500,
         "final_loss",

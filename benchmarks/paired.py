@@ -1,6 +1,7 @@
 """Paired comparisons of tuned arms of a sweep, for the scripts beside this one."""
 
 import argparse
+import os
 import pathlib
 import signal
 import threading
@@ -134,8 +135,9 @@ def run_script(description, names, train, report):
         try:
             runs = train(name, options.store, options.quick)
         except KeyboardInterrupt:
-            print(f"{name}: stopped")
-            return
+            print(f"{name}: stopped", flush=True)
+            # Threads that still compile would crash the exit of the interpreter.
+            os._exit(0)
         print(
             f"{name}: {runs.attrs['seconds']:.0f} s, compilation "
             f"{runs.attrs['compile_seconds']:.0f} s",

@@ -5,7 +5,7 @@ python benchmarks/warmup.py --store DIR --report DIR
 
 The upper command trains the runs: for each problem, 5 schedule shapes, 4 warmup
 lengths, 5 thresholds of `clip_by_global_norm` with one of them infinite, the learning
-rates and 16 seeds. All are traced, so each problem is a single program. It resumes an
+rates and 32 seeds. All are traced, so each problem is a single program. It resumes an
 interrupted store, and `--seconds` stops it early. The lower one prints tables and draws
 pictures without training.
 """
@@ -27,9 +27,9 @@ from paired import (
 import stabjax
 from stabjax import problems
 
-SEEDS = 16
+SEEDS = 32
 WARMUPS = (0.0, 0.02, 0.1, 0.3)  # fractions of the steps
-LEVELS = (0.03, 0.3, 3.0, np.inf)  # of the typical norm
+LEVELS = (0.01, 0.1, 1.0, 10.0, np.inf)  # of the typical norm
 BASELINE = "linear"
 CLIPPINGS = {
     "without clipping": lambda levels: levels[np.isinf(levels)],
@@ -48,7 +48,7 @@ NETWORKS = {
     "char_transformer, AdamW": (
         problems.char_transformer,
         optax.adamw,
-        (-4, 0),
+        (-3.5, -0.5),
         1.0,
         300,
         "test_loss",
@@ -64,7 +64,7 @@ NETWORKS = {
     "digits_mlp, SGD": (
         problems.digits_mlp,
         momentum,
-        (-3, 1),
+        (-3, 2),
         1.0,
         300,
         "test_loss",
@@ -72,7 +72,7 @@ NETWORKS = {
     "digits_cnn, SGD": (
         problems.digits_cnn,
         momentum,
-        (-3, 1),
+        (-3, 2),
         1.0,
         200,
         "test_loss",
@@ -80,7 +80,7 @@ NETWORKS = {
     "adding, SGD": (
         lambda: problems.adding(1.5, length=10, hidden=32, batch_size=32),
         momentum,
-        (-3, 1),
+        (-3, 2),
         1.0,
         300,
         "test_loss",
@@ -167,7 +167,8 @@ def schedule_of(shape, rate, warmup, steps):
 
 def train(name, store, quick):
     problem, base, (low, high), norm, steps, _ = PROBLEMS[name]
-    rates, seeds, warmups = np.logspace(low, high, 3 * (high - low) + 1), SEEDS, WARMUPS
+    rates = np.logspace(low, high, int(3 * (high - low)) + 1)
+    seeds, warmups = SEEDS, WARMUPS
     if quick:
         rates, seeds, warmups = rates[::2], 4, WARMUPS[::2]
 
