@@ -98,6 +98,30 @@ def test_a_second_ctrl_c_ends_the_process_within_a_second(tmp_path, keyboard, wh
     assert stabjax.runs.load(tmp_path).status.values.ravel().tolist() == [0, 0, -1]
 
 
+# A program that compiles ahead of the one that Ctrl-C interrupts.
+AHEAD = """
+import threading
+from stabjax._sweep.background import Background
+
+compiling = threading.Event()
+
+def compile_ahead():
+    compiling.set()
+    threading.Event().wait()
+
+with Background() as compilers:
+    compilers.submit(compile_ahead)
+    compiling.wait()
+"""
+
+
+@pytest.mark.slow
+def test_a_running_compilation_does_not_crash_the_exit():
+    """XLA aborts if Python ends while one of its threads returns to Python."""
+    process = subprocess.run([sys.executable, "-c", AHEAD], timeout=60, check=False)
+    assert process.returncode == 130
+
+
 def slow_above(limit, entered, until):
     """An optimizer that waits for an event if its rate is large."""
 
