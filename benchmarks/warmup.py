@@ -16,12 +16,15 @@ import numpy as np
 import optax
 from paired import (
     LEVEL,
+    at_edges,
     corrected,
     effect,
-    forest_row,
+    forest,
     markdown,
     run_script,
     verdict,
+    with_log_loss,
+    write_table,
 )
 
 import stabjax
@@ -211,75 +214,69 @@ def contrasts(levels, warmups):
 
 def report(store, folder):
     """Prints the tables of a store and draws `warmup.png` and `shapes.png`."""
-    effects, names = {}, []
+    effects, names, notes = {}, [], []
     for name in PROBLEMS:
         path = store / name.replace(", ", "_")
         if not path.exists():
             continue
-        runs = stabjax.runs.load(path)
+        problem, variable = PROBLEMS[name][0](), PROBLEMS[name][5]
+        runs = with_log_loss(stabjax.runs.load(path), problem, variable)
         runs = runs.assign_coords({"shape": np.array(SHAPES)[runs["shape"].values]})
-        variable = PROBLEMS[name][5]
         names.append(name)
         pairs = contrasts(runs.level.values, runs.warmup.values)
         for title, (one, other) in pairs.items():
-            effects[title, name] = effect(runs, variable, one, other)
+            effects[title, name] = effect(runs, one, other)
         for key, level in CLIPPINGS.items():
             some = runs.sel({"level": level(runs.level.values)})
+            for value in at_edges(some, {}, "rate").values():
+                notes.append(f"{name}, {key}: best at the edge rate {value:.3g}.")
             for shape in SHAPES:
                 if shape != BASELINE:
                     one, other = {"shape": [shape]}, {"shape": [BASELINE]}
-                    effects[key, shape, name] = effect(some, variable, one, other)
+                    effects[key, shape, name] = effect(some, one, other)
     effects = corrected(effects)
     titles = list(pairs)
     seeds = max(found.seeds for found in effects.values())
-    print(f"n = {seeds} seeds; bold: p < {LEVEL} by Holm's method over {len(effects)}")
-    print("comparisons.\n")
-    rows = [[name, *(str(effects[t, name]) for t in titles)] for name in names]
-    rows += counted([[effects[t, n] for n in names] for t in titles])
-    print(markdown(["loss ratio", *titles], rows), "\n")
+    print(f"n = {seeds} seeds, {len(effects)} comparisons; bold: p < {LEVEL} by Holm's")
+    print("method over all comparisons\n")
+    page = folder / "warmup.md"
+    titles = list(pairs)
     others = [shape for shape in SHAPES if shape != BASELINE]
+    write_table(page, "warmup", table_of(effects, names, titles, titles))
     for key in CLIPPINGS:
-        rows = [[n, *(str(effects[key, s, n]) for s in others)] for n in names]
-        rows += counted([[effects[key, s, n] for n in names] for s in others])
-        print(markdown([f"loss / loss of {BASELINE}, {key}", *others], rows), "\n")
-    draw(effects, titles, names, folder / "warmup.png")
-    columns = [(key, shape) for key in CLIPPINGS for shape in others]
-    flat = {(f"{k}, {s}", n): effects[k, s, n] for k, s in columns for n in names}
-    draw(flat, [f"{k}, {s}" for k, s in columns], names, folder / "shapes.png")
+        columns = [(key, shape) for shape in others]
+        write_table(page, key, table_of(effects, names, columns, others))
+    print("\n".join(notes))
+
+    def row(*key):
+        return {name: effects[*key, name] for name in names}
+
+    panels = {
+        title: {label: row(f"{what}, {label}") for label in labels}
+        for title, what, labels in (
+            ("warmup / none", "warmup", ("without clipping", "with clipping")),
+            ("clipping / none", "clipping", ("without warmup", "with warmup")),
+        )
+    } | {"clipping / warmup": {"": row("clipping instead of warmup")}}
+    forest(folder / "warmup.png", panels, names)
+    panels = {
+        f"{shape} / {BASELINE}": {key: row(key, shape) for key in CLIPPINGS}
+        for shape in others
+    }
+    forest(folder / "shapes.png", panels, names)
     return effects
 
 
-def counted(columns):
-    """Returns rows with the numbers of claims in each column of effects."""
-    found = [[verdict(one) for one in column] for column in columns]
-    return [
-        [f"**significantly {word}**", *(f"{c.count(word)} of {len(c)}" for c in found)]
+def table_of(effects, names, keys, header):
+    """Returns a table of problems, with the numbers of claims in its last rows."""
+    keys = [key if isinstance(key, tuple) else (key,) for key in keys]
+    rows = [[name, *(str(effects[*key, name]) for key in keys)] for name in names]
+    found = [[verdict(effects[*key, name]) for name in names] for key in keys]
+    rows += [
+        [f"{word} at p < {LEVEL}", *(f"{c.count(word)} of {len(c)}" for c in found)]
         for word in ("better", "worse")
     ]
-
-
-def draw(effects, titles, names, path):
-    """Draws each effect with its 95% interval: a panel for each title."""
-    # Training does not need Matplotlib.
-    import matplotlib.pyplot as plt  # noqa: PLC0415, TID251
-
-    figure, panels = plt.subplots(
-        1,
-        len(titles),
-        figsize=(2 + 1.9 * len(titles), 1 + 0.22 * len(names)),
-        sharey=True,
-    )
-    for ax, title in zip(panels, titles, strict=True):
-        for y, name in enumerate(names):
-            forest_row(ax, y, effects[title, name])
-        ax.axvline(1, color="0.5", linewidth=0.8)
-        ax.set_title(title.replace(", ", ",\n"), fontsize=8)
-        ax.tick_params(labelsize=7)
-        ax.set_yticks(range(len(names)), names, fontsize=8)
-    panels[0].invert_yaxis()
-    figure.supxlabel("loss ratio of tuned settings, below 1 is better", fontsize=9)
-    figure.savefig(path, dpi=100, bbox_inches="tight")
-    plt.close(figure)
+    return markdown(["problem", *header], rows)
 
 
 if __name__ == "__main__":
