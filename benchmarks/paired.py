@@ -159,7 +159,9 @@ def forest(path, panels, names):
         len(panels),
         figsize=(2 + 2 * len(panels), 1 + 0.22 * len(names)),
         sharey=True,
+        squeeze=False,
     )
+    axes = axes[0]
     for ax, (title, rows) in zip(axes, panels.items(), strict=True):
         ax.axvline(1, color="0.5", linewidth=0.8)
         for number, (label, effects) in enumerate(rows.items()):

@@ -38,6 +38,7 @@ CLIPPINGS = {
     "without clipping": lambda levels: levels[np.isinf(levels)],
     "with clipping": lambda levels: levels[levels < np.inf],
 }
+ARMS = ("neither", "warmup", "clipping", "both")
 SHAPES = ("constant", "linear", "cosine", "wsd", "inverse sqrt")
 
 
@@ -214,7 +215,7 @@ def contrasts(levels, warmups):
 
 def report(store, folder):
     """Prints the tables of a store and draws `warmup.png` and `shapes.png`."""
-    effects, names, notes = {}, [], []
+    effects, names, notes, ranges = {}, [], [], []
     for name in PROBLEMS:
         path = store / name.replace(", ", "_")
         if not path.exists():
@@ -223,6 +224,7 @@ def report(store, folder):
         runs = with_log_loss(stabjax.runs.load(path), problem, variable)
         runs = runs.assign_coords({"shape": np.array(SHAPES)[runs["shape"].values]})
         names.append(name)
+        ranges.append([name, *(f"{width:.1f}" for width in widths(runs))])
         pairs = contrasts(runs.level.values, runs.warmup.values)
         for title, (one, other) in pairs.items():
             effects[title, name] = effect(runs, one, other)
@@ -246,6 +248,7 @@ def report(store, folder):
     for key in CLIPPINGS:
         columns = [(key, shape) for shape in others]
         write_table(page, key, table_of(effects, names, columns, others))
+    write_table(page, "ranges", markdown(["problem", *ARMS], ranges))
     print("\n".join(notes))
 
     def row(*key):
@@ -265,6 +268,20 @@ def report(store, folder):
     }
     forest(folder / "shapes.png", panels, names)
     return effects
+
+
+def widths(runs):
+    """Returns the decades of rates within 1.5 times the best loss, for each of `ARMS`.
+
+    The other settings of an arm are those with the widest range.
+    """
+    losses = runs.log_loss.mean("seed")
+    near = losses <= losses.min() + np.log(1.5)
+    per_decade = (runs.rate.size - 1) / np.log10(runs.rate[-1] / runs.rate[0]).item()
+    clipped, warmed = np.isfinite(runs.level), runs.warmup > 0
+    for with_clipping, with_warmup in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        here = (clipped == with_clipping) & (warmed == with_warmup)
+        yield float((near & here).sum("rate").max()) / per_decade
 
 
 def table_of(effects, names, keys, header):

@@ -80,4 +80,4 @@ def test_quick_sweep_and_report(
     # Without clipping, the loss is larger, and with clipping, it is smaller.
     assert (effects[key].ratio > 1) == (name == "methods")
     assert (tmp_path / f"{name}.png").stat().st_size > 2000
-    assert "0.001 by Holm's method" in capsys.readouterr().out
+    assert "p < 0.001 by Holm's" in capsys.readouterr().out
