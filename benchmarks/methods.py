@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from paired import (
-    LEVEL,
     at_edges,
     corrected,
     effect,
     forest,
     markdown,
+    print_claim,
     run_script,
     scores,
     with_log_loss,
@@ -166,7 +166,7 @@ def train(name, store, quick):
         make_optimizer,
         space,
         steps=steps,
-        # One chunk for each method: a wider one is not faster on an H200.
+        # On a GPU, one chunk for each method, which has a program of its own.
         chunk_size="auto" if on_cpu else len(rates) * len(levels) * seeds,
         store=store / name.replace(" ", "_"),
         progress=False,
@@ -201,9 +201,7 @@ def report(store, folder):
         body = [[f"`{m}`", *(cell(m, name) for name in columns)] for m in rows]
         return markdown(["method", *columns], body)
 
-    seeds = max(found.seeds for found in effects.values())
-    print(f"n = {seeds} seeds, {len(effects)} comparisons; bold: p < {LEVEL} by Holm's")
-    print("method over all comparisons\n")
+    print_claim(effects)
     page = folder / "clipping.md"
     write_table(page, "ratios", table(lambda *key: str(effects.get(key, "1"))))
     write_table(page, "losses", table(lambda *key: losses.get(key, "")))

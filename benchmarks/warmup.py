@@ -21,6 +21,7 @@ from paired import (
     effect,
     forest,
     markdown,
+    print_claim,
     run_script,
     verdict,
     with_log_loss,
@@ -40,6 +41,7 @@ CLIPPINGS = {
 }
 ARMS = ("neither", "warmup", "clipping", "both")
 SHAPES = ("constant", "linear", "cosine", "wsd", "inverse sqrt")
+OTHERS = [shape for shape in SHAPES if shape != BASELINE]
 
 
 def momentum(rate):
@@ -213,6 +215,27 @@ def contrasts(levels, warmups):
     }
 
 
+def effects_of(runs, name):
+    """Returns the effects that a problem shows, before Holm's correction."""
+    pairs = contrasts(runs.level.values, runs.warmup.values)
+    found = {(title, name): effect(runs, *pair) for title, pair in pairs.items()}
+    for key, level in CLIPPINGS.items():
+        some = runs.sel({"level": level(runs.level.values)})
+        for shape in OTHERS:
+            arms = {"shape": [shape]}, {"shape": [BASELINE]}
+            found[key, shape, name] = effect(some, *arms)
+    return found
+
+
+def notes_of(runs, name):
+    """Yields a note for each best learning rate at the edge of its grid."""
+    for key, level in CLIPPINGS.items():
+        for value in at_edges(
+            runs, {"level": level(runs.level.values)}, "rate"
+        ).values():
+            yield f"{name}, {key}: best at the edge rate {value:.3g}."
+
+
 def report(store, folder):
     """Prints the tables of a store and draws `warmup.png` and `shapes.png`."""
     effects, names, notes, ranges = {}, [], [], []
@@ -225,49 +248,39 @@ def report(store, folder):
         runs = runs.assign_coords({"shape": np.array(SHAPES)[runs["shape"].values]})
         names.append(name)
         ranges.append([name, *(f"{width:.1f}" for width in widths(runs))])
-        pairs = contrasts(runs.level.values, runs.warmup.values)
-        for title, (one, other) in pairs.items():
-            effects[title, name] = effect(runs, one, other)
-        for key, level in CLIPPINGS.items():
-            some = runs.sel({"level": level(runs.level.values)})
-            for value in at_edges(some, {}, "rate").values():
-                notes.append(f"{name}, {key}: best at the edge rate {value:.3g}.")
-            for shape in SHAPES:
-                if shape != BASELINE:
-                    one, other = {"shape": [shape]}, {"shape": [BASELINE]}
-                    effects[key, shape, name] = effect(some, one, other)
+        notes += notes_of(runs, name)
+        effects |= effects_of(runs, name)
     effects = corrected(effects)
-    titles = list(pairs)
-    seeds = max(found.seeds for found in effects.values())
-    print(f"n = {seeds} seeds, {len(effects)} comparisons; bold: p < {LEVEL} by Holm's")
-    print("method over all comparisons\n")
+    print_claim(effects)
     page = folder / "warmup.md"
-    titles = list(pairs)
-    others = [shape for shape in SHAPES if shape != BASELINE]
+    titles = [key[0] for key in effects if key[1] == names[0]]
     write_table(page, "warmup", table_of(effects, names, titles, titles))
     for key in CLIPPINGS:
-        columns = [(key, shape) for shape in others]
-        write_table(page, key, table_of(effects, names, columns, others))
+        columns = [(key, shape) for shape in OTHERS]
+        write_table(page, key, table_of(effects, names, columns, OTHERS))
     write_table(page, "ranges", markdown(["problem", *ARMS], ranges))
     print("\n".join(notes))
+    draw(effects, names, folder)
+    return effects
 
+
+def draw(effects, names, folder):
     def row(*key):
         return {name: effects[*key, name] for name in names}
 
     panels = {
-        title: {label: row(f"{what}, {label}") for label in labels}
-        for title, what, labels in (
-            ("warmup / none", "warmup", ("without clipping", "with clipping")),
-            ("clipping / none", "clipping", ("without warmup", "with warmup")),
+        f"{what} / none": {label: row(f"{what}, {label}") for label in labels}
+        for what, labels in (
+            ("warmup", ("without clipping", "with clipping")),
+            ("clipping", ("without warmup", "with warmup")),
         )
     } | {"clipping / warmup": {"": row("clipping instead of warmup")}}
     forest(folder / "warmup.png", panels, names)
     panels = {
         f"{shape} / {BASELINE}": {key: row(key, shape) for key in CLIPPINGS}
-        for shape in others
+        for shape in OTHERS
     }
     forest(folder / "shapes.png", panels, names)
-    return effects
 
 
 def widths(runs):
