@@ -310,8 +310,20 @@ def _explained(role: str) -> Iterator[None]:
     """Explains errors that JAX raises if a function needs a concrete value."""
     try:
         yield
+    except jax.errors.TracerArrayConversionError as error:
+        raise TypeError(
+            f"problem.{role} must not convert a traced array to a NumPy array. Use "
+            f"jax.numpy, and jax.debug.print to print a value."
+        ) from error
     except _TRACED as error:
         raise TypeError(
             f"problem.{role} must not use a traced array in a Python branch or convert "
             f"it to a Python number. Use jnp.where, jax.lax.cond or jax.lax.fori_loop."
+        ) from error
+    except TypeError as error:
+        if "Tracer.__format__" not in str(error):
+            raise
+        raise TypeError(
+            f"problem.{role} must not format a traced array as text. Use "
+            f"jax.debug.print to print a value."
         ) from error

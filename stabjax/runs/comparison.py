@@ -10,10 +10,10 @@ import xarray as xr
 from scipy.special import nctdtr, stdtr, stdtrit
 
 from stabjax._arguments import check, check_choice
+from stabjax._intervals import Estimate
 from stabjax._types import Label
 from stabjax.runs.answers import (
     Answer,
-    Estimate,
     counted,
     named,
     percent,
@@ -21,7 +21,7 @@ from stabjax.runs.answers import (
     with_caveats,
 )
 from stabjax.runs.points import hyperparameters
-from stabjax.runs.tables import complete, scores_of, seeds_left_out
+from stabjax.runs.tables import complete, scores_of, seeds_left_out, unknown_axis
 
 _Array = np.ndarray[Any, Any]
 
@@ -244,7 +244,7 @@ def _labels(scores: xr.DataArray, axis: str) -> xr.DataArray:
     if axis not in scores.coords or axis == "seed" or not scores[axis].dims:
         known = [str(name) for name, c in scores.coords.items() if c.dims]
         known = [name for name in known if name not in ("seed", "trial")]
-        raise ValueError(f"axis must be one of {', '.join(known)}, got {axis!r}.")
+        raise unknown_axis(axis, known)
     return scores[axis].broadcast_like(scores.isel(seed=0, drop=True))
 
 

@@ -9,7 +9,8 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from stabjax._arguments import check
-from stabjax.runs.answers import Answer, Estimate, basis, counted, student, with_caveats
+from stabjax._intervals import Estimate, student
+from stabjax.runs.answers import Answer, basis, counted, with_caveats
 from stabjax.runs.curves import Fit, Scale, fitted, scale_of, widened
 from stabjax.runs.tables import Table, seeds_left_out, table_of
 
@@ -134,7 +135,7 @@ def optimum(
         axis=axis,
         variable=variable,
         value=value,
-        mean=student(fit.loss, confidence, table.sign),
+        mean=student(table.sign * fit.loss, confidence),
         within_noise=_within_noise(fit, values, scores, confidence),
         edge=edge,
         flat=edge is None and (value.low <= scale.least or value.high == np.inf),

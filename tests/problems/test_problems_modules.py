@@ -91,6 +91,7 @@ of_each = pytest.mark.parametrize("library", MODULES)
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
+@pytest.mark.slow
 @of_each
 def test_training_uses_the_batch_and_evaluation_the_running_statistics(library):
     test = X[:9], Y[:9]
@@ -115,6 +116,7 @@ def test_training_uses_the_batch_and_evaluation_the_running_statistics(library):
     )
 
 
+@pytest.mark.slow
 @of_each
 def test_dropout_differs_by_key_in_training_alone(library):
     problem = supervised(MODULES[library](0.5), X, Y, CROSS_ENTROPY)
@@ -191,6 +193,7 @@ def test_a_module_may_switch_by_an_argument_and_have_streams_of_its_own():
     assert values[0] == values[1]
 
 
+@pytest.mark.slow
 def test_equinox_without_state_is_called_with_one_example():
     eqx = pytest.importorskip("equinox")
     problem = supervised(

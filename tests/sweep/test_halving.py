@@ -176,6 +176,7 @@ def test_it_is_the_same_on_devices_and_workers(alone):
         assert_same_bits(halve(executor=executor), alone)
 
 
+@pytest.mark.slow
 def test_a_store_resumes_it_wherever_it_stopped(alone, tmp_path):
     assert_same_bits(halve(store=tmp_path), alone)
     assert_same_bits(stabjax.runs.load(tmp_path), alone)
