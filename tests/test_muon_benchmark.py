@@ -18,7 +18,7 @@ def benchmark():
 
 @pytest.fixture(scope="module")
 def updates_after(benchmark):
-    """The update for the last of five equal gradients, after a possible spike."""
+    """Returns the last of five updates for equal gradients after one of any size."""
     rng = np.random.default_rng(0)
 
     def gradients(shape):

@@ -60,18 +60,35 @@ def fitted(x: _Array, y: _Array, confidence: float) -> Fit | None:
     unbounded if the seeds do not show where the curve turns.
 
     A quartic bends differently on both sides of the minimum, as the loss does below a
-    steep rise. A fit with fewer powers is biased there: with a cubic, the coverage
-    beside such a rise was 0.58 to 0.94. The powers after the fourth are not fitted, and
-    the interval allows for them with a part of what the fourth changes.
+    steep rise. A cubic is biased there, and its intervals held the truth in 58 to 94%
+    of draws. The powers after the fourth are not fitted: the interval allows for them
+    with a part of what the fourth changes. The cubic varies less, so its minimum is the
+    estimate if the interval holds it.
 
     The window is the smallest around the best value, with at least five values, whose
     curvature is beyond doubt. In an even window of noise that is equal at
     all values, the curvature is independent of slope and place, so this choice hardly
     biases them; one by the quality of the fit does (coverage 0.86 to 0.93).
+
+    Where a quartic does not fit, the logarithm of the mean is tried: it has its minimum
+    at the same place, and follows a steep rise beside a valley.
     """
     if y.shape[1] < 3:
         return None
-    return _in_window(x, y, confidence)
+    fit = _in_window(x, y, confidence)
+    means = y.mean(axis=0)
+    if not fit.coarse or (means <= 0).any():
+        return fit
+    logs = np.log(means) + (y - means) / means  # each seed's part, to first order
+    other = _in_window(x, logs, confidence)
+    near = other.window
+    if other.coarse or _matters(x[near], logs[:, near], _DEGREE):
+        return fit
+    level = np.exp(other.loss.mean())
+    loss = level * (1 + other.loss - other.loss.mean())
+    # Two curves that both seem to fit: the interval holds both.
+    low, high = min(fit.low, other.low), max(fit.high, other.high)
+    return other._replace(low=low, high=high, loss=loss, curve=np.exp(other.curve))
 
 
 def _in_window(x: _Array, y: _Array, confidence: float) -> Fit:
@@ -130,13 +147,20 @@ def _misses(x: _Array, y: _Array) -> bool:
     Five values leave no power to test. If the fourth power is large relative to the
     second, the next powers are not negligible either.
     """
-    power = _DEGREE + 1
-    if len(x) < power or len(y) < 2:
+    if len(x) <= _DEGREE or len(y) < 2:
         return False
-    found = _coefficients(x, y, min(power, len(x) - 1))
+    found = _coefficients(x, y, _DEGREE)
     fourth = found[:, _DEGREE] * np.sign(found[:, _DEGREE].mean())
-    rest = found[:, power:].sum(axis=1)
-    return any(map(_positive, (fourth - _LARGE * found[:, 2], rest, -rest)))
+    large = _positive(fourth - _LARGE * found[:, 2])
+    return large or _matters(x, y, _DEGREE + 1)
+
+
+def _matters(x: _Array, y: _Array, power: int) -> bool:
+    """Whether a power of the values is beyond doubt."""
+    if len(x) <= power or len(y) < 2:
+        return False
+    found = _coefficients(x, y, power)[:, power]
+    return _positive(found) or _positive(-found)
 
 
 def _positive(parts: _Array) -> bool:
@@ -185,12 +209,15 @@ def _scaled(x: _Array) -> _Array:
 
 
 def _quartic(x: _Array, y: _Array, confidence: float) -> Fit:
-    """Fits a quartic, with an allowance in the interval for the powers it lacks."""
+    """Fits a quartic, with an allowance in its interval, or the cubic if it agrees."""
     fit = _polynomial(x, y, confidence, _DEGREE)
     if len(x) <= _DEGREE:
         return fit
-    moved = _ALLOWANCE * abs(fit.at - _polynomial(x, y, confidence, _DEGREE - 1).at)
-    return fit._replace(low=fit.low - moved, high=fit.high + moved)
+    cubic = _polynomial(x, y, confidence, _DEGREE - 1)
+    moved = _ALLOWANCE * abs(fit.at - cubic.at)
+    low, high = fit.low - moved, fit.high + moved
+    best = cubic if low < cubic.at < high else fit
+    return best._replace(low=low, high=high)
 
 
 def _polynomial(x: _Array, y: _Array, confidence: float, degree: int) -> Fit:
