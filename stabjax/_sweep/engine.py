@@ -83,7 +83,7 @@ def sweep(
 
     Runs are trained in chunks of `chunk_size` with `vmap`, and the last chunk is
     padded. The chunk size affects the results only through rounding. If every seed has
-    enough runs to fill a chunk, all runs of a chunk share a seed and its minibatches.
+    enough runs, all runs of a chunk share a seed and its minibatches.
     Runs of at most 64 parameters whose steps consist of a few scalar operations are
     compiled to a single function on CPU, or a single kernel on GPU, with rounding of
     its own. The attribute `engine` of the result is then `"lanes"` instead of `"vmap"`.

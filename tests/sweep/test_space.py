@@ -319,11 +319,19 @@ def test_chunks_keep_to_one_seed_where_seeds_fill_them():
     assert all(len(set(seeds[trials])) == 1 for trials in chunks.trials)
 
 
-def test_chunks_mix_seeds_where_a_seed_has_too_few_trials():
+def test_chunks_are_narrower_where_they_can_keep_to_one_seed():
     space = stabjax.grid(a=np.arange(10.0), seed=range(3))
-    chunks = chunks_of(space, None, 16)
-    check_chunks(chunks, 30)
-    assert (chunks.width, chunks.shared_seed, len(chunks.trials)) == (15, False, 2)
+    for auto in (16, 40):
+        chunks = chunks_of(space, None, auto)
+        check_chunks(chunks, 30)
+        assert (chunks.width, chunks.shared_seed, len(chunks.trials)) == (10, True, 3)
+
+
+def test_chunks_mix_seeds_where_a_seed_has_too_few_trials():
+    space = stabjax.grid(a=np.arange(10.0), seed=range(5))
+    chunks = chunks_of(space, None, 41)
+    check_chunks(chunks, 50)
+    assert (chunks.width, chunks.shared_seed, len(chunks.trials)) == (25, False, 2)
 
 
 def test_a_single_seed_is_always_shared():
