@@ -174,6 +174,7 @@ def test_an_old_name_says_what_it_is_called_now(name):
         getattr(stabjax, name)
 
 
+@pytest.mark.slow
 def test_a_training_needs_jax_optax_and_numpy_alone():
     code = (
         "import sys\n"

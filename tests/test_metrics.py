@@ -421,6 +421,7 @@ def test_every_leaf_has_a_name_of_its_own(container):
     assert norms == expected
 
 
+@pytest.mark.slow
 def test_leaves_of_an_nnx_model_keep_their_names(standard_promotion):
     layers = (nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.BatchNorm(4, rngs=nnx.Rngs(0)))
     model = nnx.Sequential(*layers)

@@ -51,6 +51,7 @@ def test_norms_are_their_formulas(name):
                 models.assert_close(norms[1], each, result, factor)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @hypothesis.given(st.lists(models.FLOATS, min_size=6, max_size=6))
 def test_any_six_numbers(entries):

@@ -55,7 +55,7 @@ def sweep(
     epochs: int | None = None,
     record_every: int | None = None,
     evaluate_every: int | Literal["epoch"] | None = None,
-    stop: EarlyStopping | None = None,
+    stop: EarlyStopping | Callable[..., object] | None = None,
     chunk_size: int | Literal["auto"] = "auto",
     divergence_factor: float = DIVERGENCE_FACTOR,
     summaries: Collection[str] = (),
@@ -119,7 +119,8 @@ def sweep(
         `problem.evaluate` becomes a variable `test_loss_curve` along the dimension
         `evaluated_at`, the number of updates. **Static.**
       stop: a rule that stops runs early, such as
-        `EarlyStopping("test_loss", patience=3)`. It adds the variables `stopped_at`,
+        `EarlyStopping("test_loss", patience=3)`, or a function that returns whether to
+        stop, as in `train`. It adds the variable `stopped_at`, and a rule also
         `best_at` and `best_test_loss`. A chunk ends when all its runs have stopped or
         diverged. It needs `evaluate_every`. **Static.**
       chunk_size: number of runs per chunk and device, >= 1. `"auto"` uses the chunk
@@ -202,8 +203,7 @@ def sweep(
         None if target_loss is None else float(target_loss),
         evaluations,
         evaluate_every=lengths.evaluate_every,
-        stop=checked_rule(stop, lengths.evaluate_every),
-    )
+    ).stopping(checked_rule(stop, lengths.evaluate_every))
     if on_chunk is not None and not callable(on_chunk):
         raise TypeError(f"on_chunk must be a function of a dataset, got {on_chunk!r}.")
     place = place_of(store, devices, executor, part, progress, accept_versions)

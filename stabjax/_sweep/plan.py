@@ -14,6 +14,7 @@ from stabjax._sweep.free_memory import check_fits
 from stabjax._sweep.program import STATE, Inputs
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import TRIAL, Space
+from stabjax._train.stopping import is_maximized
 
 _PER_TRIAL = 40  # bytes: number, seed, and positions in chunks and groups
 _PER_DIMENSION = 12  # bytes per trial: position of its value, and a temporary copy
@@ -76,6 +77,11 @@ class Plan:
     def host_bytes(self) -> int:
         """The bytes of memory that trials and results need in this process."""
         return host_bytes(self.space, (group.variables for group in self.groups))
+
+    def maximizes(self, variable: str) -> bool | None:
+        """Returns whether larger values are better, or None if unknown."""
+        declared = str(self.about.get("maximize", "")).split(", ")
+        return is_maximized(variable, declared)
 
     def inputs(self, chunk: Chunk) -> Inputs:
         """Returns the program arguments for a chunk."""

@@ -53,14 +53,14 @@ class Program:
         settings: Settings,
         memory: Memory | None = None,
     ) -> None:
-        self._memory = memory or Memory(factories.functions())
+        self._memory = memory or Memory([*factories.functions(), *settings.functions()])
         self.given = factories, statics, numbers, settings
         self._factories = unsharded(factories)
         self.settings = settings
         self._key = (
             tuple((name, type(v), v, repr(v)) for name, v in statics.items()),
             tuple((name, dtype.name) for name, dtype in numbers.items()),
-            settings,
+            tuple(settings.as_data().items()),  # functions would never be freed
             getattr(factories.problem, "metadata", {}).get("final_loss"),
         )
         self._parts: Any = None  # of a trial, after it was traced
@@ -170,8 +170,9 @@ class Program:
 
     def _result(self, values: Mapping[str, Any]) -> TrainResult:
         arguments = self.settings._asdict()
-        for name in ("rungs", "eta", "compared_by"):  # used only by halving
+        for name in ("rungs", "eta", "compared_by", "when"):  # not of `train`
             del arguments[name]
+        arguments["stop"] = self.settings.rule()
         return train(*self._made(values), **arguments)
 
     def _trial(self, values: _Variables) -> tuple[Any, ...]:

@@ -1,14 +1,14 @@
 """Converting the functions of a problem to a common signature."""
 
-import contextlib
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stabjax._train.branches import explained_branch
 from stabjax._train.convolutions import with_products
 from stabjax._train.problem import Problem
 
@@ -17,13 +17,6 @@ _BY_NAME = {
     "loss": ("key", "state", "step", "batch"),
     "evaluate": ("key", "state", "step"),
 }
-
-# Errors that JAX raises if a function needs the concrete value of a tracer.
-_TRACED = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
 
 Metrics = dict[str, jax.Array]
 
@@ -75,11 +68,11 @@ def normal_form(problem: Problem) -> NormalForm:
         step = jnp.asarray(step, jnp.int32)
         if not batch:
             return Inputs(key, step, ())
-        with _explained("batch"):
+        with explained_branch("problem.batch"):
             return Inputs(key, step, batch(step, jax.random.fold_in(run_key, _DATA)))
 
     def outputs(params: Any, state: Any, inputs: Inputs) -> Any:
-        with _explained("loss"):
+        with explained_branch("problem.loss"):
             found = loss(params, {**inputs._asdict(), "state": state})
         return _outputs(found, state, stateful)
 
@@ -154,7 +147,7 @@ def _parameters(
 
 def _initial(problem: Problem, key: jax.Array, stateful: bool) -> tuple[Any, Any]:
     """Returns the initial parameters and the initial state as arrays."""
-    with _explained("init"):
+    with explained_branch("problem.init"):
         found: Any = problem.init(key)
     if not stateful:
         return _as_params(found, _STATE_HINT if _is_pair(found) else ""), ()
@@ -288,7 +281,7 @@ def _evaluation(
 ) -> Metrics:
     if measure is None:
         return {}
-    with _explained("evaluate"):
+    with explained_branch("problem.evaluate"):
         found = measure(params, values)
     if not _is_scalars(found):
         raise TypeError(
@@ -303,15 +296,3 @@ def wide(dtype: Any) -> np.dtype[Any]:
     is_wide = jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).itemsize >= 4
     found: np.dtype[Any] = np.dtype(dtype if is_wide else np.float32)
     return found
-
-
-@contextlib.contextmanager
-def _explained(role: str) -> Iterator[None]:
-    """Explains errors that JAX raises if a function needs a concrete value."""
-    try:
-        yield
-    except _TRACED as error:
-        raise TypeError(
-            f"problem.{role} must not use a traced array in a Python branch or convert "
-            f"it to a Python number. Use jnp.where, jax.lax.cond or jax.lax.fori_loop."
-        ) from error

@@ -311,6 +311,7 @@ def test_empty_trees(row):
         assert jax.tree.structure(new_state) == jax.tree.structure(state)
 
 
+@pytest.mark.slow
 def test_states_may_be_donated():
     """All rows at once, as training steps do, from the states that `init` returns."""
     made = {str(row): row.make(**row.numbers) for row in TRANSFORMATIONS}
@@ -330,6 +331,7 @@ def test_states_may_be_donated():
     assert finite(updates)
 
 
+@pytest.mark.slow
 def test_states_survive_a_checkpoint(tmp_path):
     """All rows at once; what is restored goes on as if nothing had been."""
     made = {str(row): row.make(**row.numbers) for row in TRANSFORMATIONS}

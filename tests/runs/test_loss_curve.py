@@ -31,6 +31,7 @@ def by_hand(law, rates, step):
     return floor + scale * rates[: step + 1].sum() ** -alpha - drop * total
 
 
+@pytest.mark.slow
 def test_the_law_is_the_sum_of_the_paper():
     rates = np.asarray(jax.vmap(COSINE)(jnp.arange(1000)), float)
     steps = np.array([[1, 60], [500, 999]])

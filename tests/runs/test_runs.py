@@ -75,6 +75,7 @@ def test_the_best_is_given_as_the_factory_takes_it(runs):
     make_optimizer(**{**one, "kind": stabjax.clip_by_global_norm})
 
 
+@pytest.mark.slow
 def test_a_store_says_as_much(tmp_path):
     space = stabjax.grid(rate=[0.3], clip=stabjax.static([None, 0.5]))
     space = space * stabjax.grid(kind=[stabjax.clip_by_global_norm])

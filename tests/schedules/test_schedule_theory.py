@@ -34,6 +34,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [100, 400, 4000])
 def test_published_bounds(steps):
     rows = [row for row in PUBLISHED.values() if row[1] == steps]
@@ -94,6 +95,7 @@ def test_steps_that_do_not_move_change_nothing():
     np.testing.assert_allclose(late, early, 1e-6)
 
 
+@pytest.mark.slow
 def test_the_bound_can_be_mapped_and_differentiated():
     def best(fraction):
         return stabjax.schedule_bound(cooling(40, fraction), 40).best_value
@@ -104,6 +106,7 @@ def test_the_bound_can_be_mapped_and_differentiated():
     assert np.isfinite(slopes).all() and slopes[0] < 0
 
 
+@pytest.mark.slow
 def test_growing_and_shrinking_gradients():
     # G_t = t ** a at T = 400: the trapezoid is ahead where gradients shrink.
     cosine = stabjax.cosine_decay_schedule(1.0, 400)
@@ -116,6 +119,7 @@ def test_growing_and_shrinking_gradients():
     np.testing.assert_allclose(found, [0.013436, 0.009056, 0.006445, 0.003586], 2e-4)
 
 
+@pytest.mark.slow
 def test_the_best_cooldown_at_a_given_rate():
     for rate, fraction in ((0.02, 0.29), (0.04, 0.79), (0.05, 1.0), (0.07, 1.0)):
         found = stabjax.best_cooldown_fraction(400, rate)
@@ -136,6 +140,7 @@ def lowered_plateau(tuned, steps):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [longer_trapezoid, lambda n: lowered_plateau(40, n)])
 def test_a_tuned_run_goes_on_to_a_longer_horizon(make):
     @jax.jit

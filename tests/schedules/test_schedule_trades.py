@@ -14,6 +14,7 @@ import stabjax
 PEAK = 0.3
 
 
+@pytest.mark.slow
 def test_a_power_cooldown_is_a_power_of_the_steps_left():
     # Li et al., 2026: eta(z) = peak (1 - z / N)^p. Luo et al., 2025: p = 1.5.
     counts = np.arange(25)

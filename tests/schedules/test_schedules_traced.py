@@ -252,6 +252,7 @@ def test_derivatives_are_those_of_finite_differences(name):
         assert np.abs(derivatives).max() > 0.01
 
 
+@pytest.mark.slow
 @each_case
 def test_integer_arrays_are_as_good_as_python_numbers(case):
     whole = {k: jnp.int32(v) for k, v in case.numbers.items() if isinstance(v, int)}

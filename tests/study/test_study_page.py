@@ -13,6 +13,8 @@ from stabjax.study.page import _html, explored
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
@@ -74,7 +76,6 @@ def cell_text(browser):
     return browser.find_element("id", "cell").text
 
 
-@pytest.mark.slow
 def test_cells_are_the_medians_of_the_runs(done):
     runs = done.runs["quadratic"]
     shown = explored(runs)
@@ -89,7 +90,6 @@ def test_cells_are_the_medians_of_the_runs(done):
     assert shown["thresholds"][-1] is None  # JSON knows no infinity
 
 
-@pytest.mark.slow
 def test_curves_of_all_cells_agree_with_those_of_the_chosen_runs(done):
     runs = done.runs["quadratic"]
     chosen = runs.sel(treatment="both", rate="tuned")
@@ -103,7 +103,6 @@ def test_curves_of_all_cells_agree_with_those_of_the_chosen_runs(done):
     np.testing.assert_array_equal(curve, same)
 
 
-@pytest.mark.slow
 def test_the_page_says_what_the_report_says(done, text):
     assert done.report.name == "report.html"
     beside = (done.report.parent / "report.md").read_text(encoding="utf-8")

@@ -239,6 +239,7 @@ def untraced(plan, folder):
 
 
 class TestForecast:
+    @pytest.mark.slow
     def test_it_is_timed_with_one_chunk_and_compiled_once(self, tmp_path, monkeypatch):
         compiled, compile_one = [], program.compiled_for
         monkeypatch.setattr(
@@ -264,6 +265,7 @@ class TestForecast:
 
 
 class TestResuming:
+    @pytest.mark.slow
     def test_finished_problems_are_read_if_training_would_give_the_same(self, tmp_path):
         [plan] = study.plans(["quadratic"], SMALL)
         path, logged = tmp_path / "quadratic.nc", []

@@ -117,6 +117,7 @@ def test_noise_of_the_optimizer():
     assert check(QUADRATIC, make, stabjax.grid(**SMALL, seed=[3])) == "lanes"
 
 
+@pytest.mark.slow
 def test_arctan():
     # jaxlib 0.10.2 computes other values with 512-bit vectors.
     problem = Problem(QUADRATIC.init, lambda w, key: jnp.sum(jnp.arctan(w) ** 2))

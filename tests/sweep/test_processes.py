@@ -76,10 +76,8 @@ def runs(pid):
     return True
 
 
-@pytest.mark.parametrize(
-    "kills", [3, pytest.param(30, marks=pytest.mark.slow)], ids=lambda n: f"{n}-kills"
-)
-def test_killed_and_resumed(tmp_path, kills):
+@pytest.mark.slow
+def test_killed_and_resumed(tmp_path, kills=30):
     rng = random.Random(kills)
     store, log = tmp_path / "store", tmp_path / "log"
     forking = subprocess.Popen(

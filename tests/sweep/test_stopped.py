@@ -89,6 +89,37 @@ def test_killed_and_resumed_it_has_the_same_bits(runs, tmp_path):
         sweep(store=tmp_path, stop=stabjax.EarlyStopping("test_loss", patience=np.inf))
 
 
+def hopeless(test_loss, step):
+    return (test_loss > 0.3) & (step >= 6)
+
+
+def test_a_function_that_stops_is_resumed_and_rerun(tmp_path):
+    runs = sweep(stop=hopeless, store=tmp_path)
+    assert runs.stopped_at.sel(seed=0).values.tolist() == [6, 16, 8, 6, 6, 24]
+    assert "best_at" not in runs and runs.attrs["when"] == "hopeless"
+    for file in sorted((tmp_path / "chunks").glob("[0-9]*.npz"))[1::2]:
+        file.unlink()
+    again = sweep(stop=hopeless, store=tmp_path)
+    for name in runs.variables:
+        assert again[name].values.tobytes() == runs[name].values.tobytes(), name
+    with pytest.raises(ValueError, match="problem, make_optimizer or a value .* chan"):
+        sweep(store=tmp_path, stop=other_hopeless())
+    point = runs.sel(rate=0.2, seed=1)
+    with pytest.raises(ValueError, match=r"values must .* of stop \(hopeless\)"):
+        stabjax.runs.rerun(PROBLEM, sgd, point)
+    run = stabjax.runs.rerun(PROBLEM, sgd, point, values={"stop": hopeless})
+    np.testing.assert_array_equal(run.curves["test_loss"], point.test_loss_curve)
+
+
+def other_hopeless():
+    """Returns another function of the same name."""
+
+    def hopeless(test_loss, step):
+        return (test_loss > 0.4) & (step >= 6)
+
+    return hopeless
+
+
 def test_a_callback_gets_every_finished_chunk(runs, tmp_path):
     chunks = []
     found = sweep(store=tmp_path, on_chunk=chunks.append)
@@ -135,3 +166,42 @@ def test_epochs_need_one_length_for_all_problems():
     space = stabjax.grid(batch_size=stabjax.static([4]), rate=[0.1])
     runs = stabjax.sweep(problem, sgd, space, epochs=2, **given)
     assert runs.attrs["steps"] == 6 and runs.sizes["evaluated_at"] == 2
+
+
+def counting(steps, evaluate=None):
+    """A problem that tells how many steps its program has taken."""
+
+    def loss(w, key, step):
+        jax.debug.callback(lambda step: steps.append(int(step)), step)
+        return jnp.sum((w - 1.0) ** 4) + 0.0 * jax.random.normal(key)
+
+    return Problem(lambda key: jnp.full(2, 3.0), loss, evaluate)
+
+
+def positive(w):
+    return {"positive": jnp.sum(w > 0)}
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "rates", "factor", "taken"),
+    [
+        (None, [10.0, 1e9], 1e3, 8),
+        (None, [0.001, 1e9], 1e3, 40),
+        (None, [0.001, 0.002], 0.5, 8),
+        (positive, [10.0, 1e9], 1e3, 8),
+        (positive, [0.001, 0.002], 0.5, 40),  # what is evaluated changes until the end
+    ],
+)
+def test_a_chunk_whose_runs_have_all_diverged_ends(evaluate, rates, factor, taken):
+    """After a block of steps, if further steps cannot change the results."""
+    steps = []
+    problem, space = counting(steps, evaluate), stabjax.grid(rate=rates)
+    given = {"steps": 40, "divergence_factor": factor}
+    runs = stabjax.sweep(problem, sgd, space, **given)
+    jax.effects_barrier()
+    assert max(step for step in steps if step < 40) == taken - 1
+    for number, rate in enumerate(rates):
+        alone = stabjax.train(problem, sgd(rate), jax.random.key(0), **given)
+        for name in runs.data_vars:
+            expected = {**alone._asdict(), **alone.evaluation}[name]
+            np.testing.assert_allclose(runs[name][number], expected, rtol=1e-5)

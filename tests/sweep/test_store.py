@@ -188,6 +188,7 @@ def wider_dims(space):
     return [dimension.name for dimension in space.dimensions]
 
 
+@pytest.mark.slow
 def test_another_value_of_a_static_axis_is_another_program(tmp_path):
     def make(kind, rate):
         return {"sgd": optax.sgd, "half": lambda r: optax.sgd(r / 2)}[kind](rate)

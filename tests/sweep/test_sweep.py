@@ -206,6 +206,7 @@ def test_a_setting_of_jax_is_a_program_of_its_own():
     np.testing.assert_allclose(wide.final_loss[0], 25 * 0.8**20, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_programs_are_forgotten_with_the_functions_they_came_from():
     gc.collect()
     before = len(program_cache.remembered)

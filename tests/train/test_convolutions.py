@@ -93,6 +93,7 @@ def conv(x, w):
         lambda x, w: lax.map(lambda x: conv(x[None], w), x),
     ],
 )
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="on CPUs alone")
 def test_convolutions_in_calls_and_loops_are_products(function):
     x = jnp.asarray(RNG.normal(size=(2, 5, 5, 3)), jnp.float32)

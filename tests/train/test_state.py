@@ -136,6 +136,7 @@ def distance(w, key, scale=1.0):
         jax.jit(distance),
     ],
 )
+@pytest.mark.slow
 def test_a_loss_names_what_it_needs(function):
     def run(loss):
         problem = Problem(lambda key: jnp.ones(2), loss)

@@ -92,6 +92,7 @@ def test_equals_a_plain_loop(looped, record_every):
         np.testing.assert_allclose(values, metrics[name][::record_every], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_trainings_with_one_key_are_paired():
     def training(rate, seed):
         key = jax.random.key(seed)
