@@ -11,7 +11,7 @@ from scipy import stats
 
 import stabjax
 from stabjax._sweep.factories import route
-from stabjax._sweep.plan import Group, Plan, padded, widths
+from stabjax._sweep.plan import Group, Plan, padded, places, widths
 from stabjax._sweep.settings import Settings
 
 
@@ -351,6 +351,13 @@ def test_a_chunk_size_is_taken_as_it_is():
     chunks = chunks_of(stabjax.grid(a=np.arange(10.0)), 64, 16)
     assert chunks.width == 64
     np.testing.assert_array_equal(padded(np.array([3, 4]), 5), [3, 4, 4, 4, 4])
+
+
+def test_consecutive_trials_are_a_slice():
+    assert places(np.array([3, 4, 5])) == slice(3, 6)
+    assert places(np.array([3])) == slice(3, 4)
+    for trials in ([3, 5, 6], [3, 5, 4, 6], [6, 5, 4]):
+        np.testing.assert_array_equal(places(np.array(trials)), trials)
 
 
 PROBLEM = stabjax.problems.Problem(lambda key: jnp.ones(2), lambda w, key: w.sum())
