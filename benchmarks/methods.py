@@ -13,13 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from paired import (
-    LEVEL,
+    at_edges,
     corrected,
     effect,
-    forest_row,
-    log_losses,
+    forest,
     markdown,
+    print_claim,
     run_script,
+    scores,
+    with_log_loss,
+    write_table,
 )
 
 import stabjax
@@ -163,7 +166,7 @@ def train(name, store, quick):
         make_optimizer,
         space,
         steps=steps,
-        # One chunk for each method: a wider one is not faster on an H200.
+        # On a GPU, one chunk for each method, which has a program of its own.
         chunk_size="auto" if on_cpu else len(rates) * len(levels) * seeds,
         store=store / name.replace(" ", "_"),
         progress=False,
@@ -172,12 +175,13 @@ def train(name, store, quick):
 
 def report(store, folder):
     """Prints the tables of a store and draws `methods.png`."""
-    losses, trained, effects, notes = {}, {}, {}, []
+    losses, effects, notes = {}, {}, []
     for name in PROBLEMS:
         path = store / name.replace(" ", "_")
         if not path.exists():
             continue
-        runs = stabjax.runs.load(path)
+        problem, variable = PROBLEMS[name][0](), PROBLEMS[name][5]
+        runs = with_log_loss(stabjax.runs.load(path), problem, variable)
         for method in runs.method.values:
             # The keyword `method` of `sel` is xarray's own.
             part = runs.sel({"method": method})
@@ -185,10 +189,10 @@ def report(store, folder):
                 notes.append(f"{name}: `{method}` has not finished.")
                 continue
             key = method, name
-            losses[key], trained[key] = at_best(part, name, notes)
+            losses[key] = at_best(part, name, notes)
             if method != BASELINE:
                 one, other = {"method": [method]}, {"method": [BASELINE]}
-                effects[key] = effect(runs, PROBLEMS[name][5], one, other)
+                effects[key] = effect(runs, one, other)
     effects = corrected(effects)
     columns = list(dict.fromkeys(name for _, name in losses))
     rows = [m for m in METHODS if any((m, name) in losses for name in columns)]
@@ -197,58 +201,32 @@ def report(store, folder):
         body = [[f"`{m}`", *(cell(m, name) for name in columns)] for m in rows]
         return markdown(["method", *columns], body)
 
-    seeds = max(found.seeds for found in effects.values())
-    print(f"Change of the validation loss against {BASELINE}, n = {seeds}; bold: p < ")
-    print(f"{LEVEL} by Holm's method over {len(effects)} comparisons.\n")
-    print(table(lambda *key: str(effects.get(key, ""))), "\n")
-    print("Loss at the best settings (geometric mean) / decades that train\n")
-    print(table(lambda *key: losses.get(key, "")), "\n")
+    print_claim(effects)
+    page = folder / "clipping.md"
+    write_table(page, "ratios", table(lambda *key: str(effects.get(key, "1"))))
+    write_table(page, "losses", table(lambda *key: losses.get(key, "")))
     print("\n".join(notes))
-    draw(effects, rows, columns, folder / "methods.png")
+    others = [row for row in rows if row != BASELINE]
+    panels = {
+        name: {"": {row: effects.get((row, name)) for row in others}}
+        for name in columns
+    }
+    forest(folder / "methods.png", panels, others)
     return effects
 
 
 def at_best(part, name, notes):
     """Returns the loss and the decades of a method, and notes what is at an edge."""
     variable, baseline = PROBLEMS[name][5:]
-    mean = log_losses(part, variable, {}).mean(axis=0)
-    where = np.unravel_index(mean.argmin(), (part.sizes["rate"], part.sizes["level"]))
     method = part.method.item()
-    for dim, index in zip(("rate", "level"), where, strict=True):
-        at_edge = index in (0, part.sizes[dim] - 1)
-        if at_edge and (dim == "rate" or method not in WITHOUT_LEVEL):
-            value = part[dim].values[index]
-            notes.append(f"{name}: `{method}` is best at an edge, {dim} = {value:.3g}.")
+    axes = ("rate",) if method in WITHOUT_LEVEL else ("rate", "level")
+    for axis, value in at_edges(part, {}, *axes).items():
+        notes.append(f"{name}: `{method}` is best at an edge, {axis} = {value:.3g}.")
+    loss = np.exp(scores(part, {}).mean(axis=0).min())
     found = stabjax.runs.sensitivity(
         part, "rate", variable=variable, initial_loss=baseline
     )
-    text = f"{np.exp(mean.min()):.3g} / {found.decades:.1f}"
-    return text, found.decades
-
-
-def draw(effects, rows, columns, path):
-    """Draws the change of each method on each problem with its 95% interval."""
-    # Training does not need Matplotlib.
-    import matplotlib.pyplot as plt  # noqa: PLC0415, TID251
-
-    rows = [row for row in rows if row != BASELINE]
-    figure, panels = plt.subplots(
-        1,
-        len(columns),
-        figsize=(2 + 2 * len(columns), 1 + 0.24 * len(rows)),
-        sharey=True,
-        squeeze=False,
-    )
-    for ax, name in zip(panels[0], columns, strict=True):
-        for y, method in enumerate(rows):
-            forest_row(ax, y, effects.get((method, name)))
-        ax.axvline(1, color="0.5", linewidth=0.8)
-        ax.set_title(name, fontsize=9)
-        ax.set_yticks(range(len(rows)), rows, fontsize=8)
-    panels[0][0].invert_yaxis()
-    figure.supxlabel(f"loss / loss with {BASELINE}, both tuned", fontsize=9)
-    figure.savefig(path, dpi=100, bbox_inches="tight")
-    plt.close(figure)
+    return f"{loss:.3g} / {found.decades:.1f}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Sweeps of small networks on CPU, next to one run at a time and a matrix product.
 
-python benchmarks/networks.py [--rounds 3]
+python benchmarks/networks.py [--rounds 3] [--only "digits MLP"]
 
 The digits MLP, an RNN on the adding problem and a character transformer are trained
 with clipped SGD, with one CPU device for each core. "One at a time" is `stabjax.train`
@@ -11,7 +11,6 @@ under `jit`, called for each run. The best product is that of two float32 matric
 
 import argparse
 import os
-import statistics
 import time
 
 import jax
@@ -85,36 +84,38 @@ def products():
 
 
 def speeds(contestants, rounds):
-    """Returns the median number of units per second of each function."""
+    """Returns the median units per second of each function, in wall and CPU time."""
     found = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, run in contestants.items():
-            start = time.perf_counter()
+            start = np.array([time.perf_counter(), time.process_time()])
             done = run()
+            end = np.array([time.perf_counter(), time.process_time()])
             if number:  # the first round compiles
-                found[name].append(done / (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in found.items()}
+                found[name].append(done / (end - start))
+    return {name: np.median(values, axis=0) for name, values in found.items()}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--only", choices=PROBLEMS, default=None)
+    options = parser.parse_args()
     for name, (make, runs) in PROBLEMS.items():
+        if options.only not in (None, name):
+            continue
         problem = make()
         contestants = {"sweep": swept(problem, runs), "alone": one_at_a_time(problem)}
         if name == "digits MLP":
             contestants |= products()
-        found = speeds(contestants, rounds)
-        text = (
-            f"{name:22s} {found['sweep'] * STEPS:10,.0f} model-steps/s, "
-            f"{found['sweep'] / found['alone']:.1f} times one at a time"
-        )
+        found = speeds(contestants, options.rounds)
+        wall, cpu = found["sweep"] / found["alone"]
+        print(f"{name}: {found['sweep'][0] * STEPS:,.0f} model-steps/s")
+        print(f"  {wall:.1f} times one at a time ({cpu:.1f} by CPU time)", flush=True)
         if name == "digits MLP":
-            best = max(found["product in JAX"], found["product in NumPy"])
-            share = found["sweep"] * STEPS * MLP_STEP / best
-            text += f", {share:.2f} of the best product ({best / 1e9:.0f} GFLOP/s)"
-        print(text, flush=True)
+            best = np.maximum(found["product in JAX"], found["product in NumPy"])
+            wall, cpu = found["sweep"] * STEPS * MLP_STEP / best
+            print(f"  {wall:.2f} of the best product ({cpu:.2f} by CPU time)")
 
 
 if __name__ == "__main__":

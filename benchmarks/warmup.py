@@ -16,12 +16,16 @@ import numpy as np
 import optax
 from paired import (
     LEVEL,
+    at_edges,
     corrected,
     effect,
-    forest_row,
+    forest,
     markdown,
+    print_claim,
     run_script,
     verdict,
+    with_log_loss,
+    write_table,
 )
 
 import stabjax
@@ -35,7 +39,9 @@ CLIPPINGS = {
     "without clipping": lambda levels: levels[np.isinf(levels)],
     "with clipping": lambda levels: levels[levels < np.inf],
 }
+ARMS = ("neither", "warmup", "clipping", "both")
 SHAPES = ("constant", "linear", "cosine", "wsd", "inverse sqrt")
+OTHERS = [shape for shape in SHAPES if shape != BASELINE]
 
 
 def momentum(rate):
@@ -209,77 +215,98 @@ def contrasts(levels, warmups):
     }
 
 
+def effects_of(runs, name):
+    """Returns the effects that a problem shows, before Holm's correction."""
+    pairs = contrasts(runs.level.values, runs.warmup.values)
+    found = {(title, name): effect(runs, *pair) for title, pair in pairs.items()}
+    for key, level in CLIPPINGS.items():
+        some = runs.sel({"level": level(runs.level.values)})
+        for shape in OTHERS:
+            arms = {"shape": [shape]}, {"shape": [BASELINE]}
+            found[key, shape, name] = effect(some, *arms)
+    return found
+
+
+def notes_of(runs, name):
+    """Yields a note for each best learning rate at the edge of its grid."""
+    for key, level in CLIPPINGS.items():
+        for value in at_edges(
+            runs, {"level": level(runs.level.values)}, "rate"
+        ).values():
+            yield f"{name}, {key}: best at the edge rate {value:.3g}."
+
+
 def report(store, folder):
     """Prints the tables of a store and draws `warmup.png` and `shapes.png`."""
-    effects, names = {}, []
+    effects, names, notes, ranges = {}, [], [], []
     for name in PROBLEMS:
         path = store / name.replace(", ", "_")
         if not path.exists():
             continue
-        runs = stabjax.runs.load(path)
+        problem, variable = PROBLEMS[name][0](), PROBLEMS[name][5]
+        runs = with_log_loss(stabjax.runs.load(path), problem, variable)
         runs = runs.assign_coords({"shape": np.array(SHAPES)[runs["shape"].values]})
-        variable = PROBLEMS[name][5]
         names.append(name)
-        pairs = contrasts(runs.level.values, runs.warmup.values)
-        for title, (one, other) in pairs.items():
-            effects[title, name] = effect(runs, variable, one, other)
-        for key, level in CLIPPINGS.items():
-            some = runs.sel({"level": level(runs.level.values)})
-            for shape in SHAPES:
-                if shape != BASELINE:
-                    one, other = {"shape": [shape]}, {"shape": [BASELINE]}
-                    effects[key, shape, name] = effect(some, variable, one, other)
+        ranges.append([name, *(f"{width:.1f}" for width in widths(runs))])
+        notes += notes_of(runs, name)
+        effects |= effects_of(runs, name)
     effects = corrected(effects)
-    titles = list(pairs)
-    seeds = max(found.seeds for found in effects.values())
-    print(f"n = {seeds} seeds; bold: p < {LEVEL} by Holm's method over {len(effects)}")
-    print("comparisons.\n")
-    rows = [[name, *(str(effects[t, name]) for t in titles)] for name in names]
-    rows += counted([[effects[t, n] for n in names] for t in titles])
-    print(markdown(["loss ratio", *titles], rows), "\n")
-    others = [shape for shape in SHAPES if shape != BASELINE]
+    print_claim(effects)
+    page = folder / "warmup.md"
+    titles = [key[0] for key in effects if key[1] == names[0]]
+    write_table(page, "warmup", table_of(effects, names, titles, titles))
     for key in CLIPPINGS:
-        rows = [[n, *(str(effects[key, s, n]) for s in others)] for n in names]
-        rows += counted([[effects[key, s, n] for n in names] for s in others])
-        print(markdown([f"loss / loss of {BASELINE}, {key}", *others], rows), "\n")
-    draw(effects, titles, names, folder / "warmup.png")
-    columns = [(key, shape) for key in CLIPPINGS for shape in others]
-    flat = {(f"{k}, {s}", n): effects[k, s, n] for k, s in columns for n in names}
-    draw(flat, [f"{k}, {s}" for k, s in columns], names, folder / "shapes.png")
+        columns = [(key, shape) for shape in OTHERS]
+        write_table(page, key, table_of(effects, names, columns, OTHERS))
+    write_table(page, "ranges", markdown(["problem", *ARMS], ranges))
+    print("\n".join(notes))
+    draw(effects, names, folder)
     return effects
 
 
-def counted(columns):
-    """Returns rows with the numbers of claims in each column of effects."""
-    found = [[verdict(one) for one in column] for column in columns]
-    return [
-        [f"**significantly {word}**", *(f"{c.count(word)} of {len(c)}" for c in found)]
+def draw(effects, names, folder):
+    def row(*key):
+        return {name: effects[*key, name] for name in names}
+
+    panels = {
+        f"{what} / none": {label: row(f"{what}, {label}") for label in labels}
+        for what, labels in (
+            ("warmup", ("without clipping", "with clipping")),
+            ("clipping", ("without warmup", "with warmup")),
+        )
+    } | {"clipping / warmup": {"": row("clipping instead of warmup")}}
+    forest(folder / "warmup.png", panels, names)
+    panels = {
+        f"{shape} / {BASELINE}": {key: row(key, shape) for key in CLIPPINGS}
+        for shape in OTHERS
+    }
+    forest(folder / "shapes.png", panels, names)
+
+
+def widths(runs):
+    """Returns the decades of rates within 1.5 times the best loss, for each of `ARMS`.
+
+    The other settings of an arm are those with the widest range.
+    """
+    losses = runs.log_loss.mean("seed")
+    near = losses <= losses.min() + np.log(1.5)
+    per_decade = (runs.rate.size - 1) / np.log10(runs.rate[-1] / runs.rate[0]).item()
+    clipped, warmed = np.isfinite(runs.level), runs.warmup > 0
+    for with_clipping, with_warmup in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        here = (clipped == with_clipping) & (warmed == with_warmup)
+        yield float((near & here).sum("rate").max()) / per_decade
+
+
+def table_of(effects, names, keys, header):
+    """Returns a table of problems, with the numbers of claims in its last rows."""
+    keys = [key if isinstance(key, tuple) else (key,) for key in keys]
+    rows = [[name, *(str(effects[*key, name]) for key in keys)] for name in names]
+    found = [[verdict(effects[*key, name]) for name in names] for key in keys]
+    rows += [
+        [f"{word} at p < {LEVEL}", *(f"{c.count(word)} of {len(c)}" for c in found)]
         for word in ("better", "worse")
     ]
-
-
-def draw(effects, titles, names, path):
-    """Draws each effect with its 95% interval: a panel for each title."""
-    # Training does not need Matplotlib.
-    import matplotlib.pyplot as plt  # noqa: PLC0415, TID251
-
-    figure, panels = plt.subplots(
-        1,
-        len(titles),
-        figsize=(2 + 1.9 * len(titles), 1 + 0.22 * len(names)),
-        sharey=True,
-    )
-    for ax, title in zip(panels, titles, strict=True):
-        for y, name in enumerate(names):
-            forest_row(ax, y, effects[title, name])
-        ax.axvline(1, color="0.5", linewidth=0.8)
-        ax.set_title(title.replace(", ", ",\n"), fontsize=8)
-        ax.tick_params(labelsize=7)
-        ax.set_yticks(range(len(names)), names, fontsize=8)
-    panels[0].invert_yaxis()
-    figure.supxlabel("loss ratio of tuned settings, below 1 is better", fontsize=9)
-    figure.savefig(path, dpi=100, bbox_inches="tight")
-    plt.close(figure)
+    return markdown(["problem", *header], rows)
 
 
 if __name__ == "__main__":

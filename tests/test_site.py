@@ -5,6 +5,8 @@ import re
 import sys
 
 import pytest
+from battery import SCHEDULES, TRANSFORMATIONS
+from battery_compat import SCHEDULES as COMPAT
 
 import stabjax
 
@@ -43,6 +45,15 @@ def test_every_page_is_in_the_table_of_contents():
         if line and not line.startswith(":")
     }
     assert listed == {page.stem for page in PAGES} - {"index"} | {"api/index"}
+
+
+def test_the_conformance_table_has_every_row_and_every_context():
+    rows = re.findall(
+        r"^\| `(\S+)` \|(.*)\|$", (DOCS / "conformance.md").read_text(), re.M
+    )
+    battery = [*TRANSFORMATIONS, *SCHEDULES, *COMPAT]
+    assert [name for name, _ in rows] == [str(row) for row in battery]
+    assert {mark for _, cells in rows for mark in cells.strip().split(" | ")} == {"✓"}
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda p: p.name)

@@ -11,7 +11,6 @@ from stabjax._sweep.archive import numpy_dtype
 from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.plan import Chunk, Plan
 from stabjax._sweep.program import CURVE, STATE
-from stabjax._train.stopping import is_maximized
 
 NOT_RUN = -1  # status of a trial without a result
 
@@ -112,7 +111,7 @@ def _steps(plan: Plan) -> dict[str, _Array]:
 def _attributes(plan: Plan) -> dict[str, Any]:
     """Returns the settings and versions of a sweep as scalars and strings."""
     widths = sorted({group.width for group in plan.groups})
-    settings = plan.settings._asdict()
+    settings = plan.settings.as_data()
     # For `rerun`, which uses `vmap`: a chunk of lanes would be too large for it.
     groups = [
         [group.labels, group.width if group.engine == "vmap" else 1, group.shared_seed]
@@ -138,9 +137,7 @@ def _attributes(plan: Plan) -> dict[str, Any]:
 
 def _direction(name: str, plan: Plan) -> dict[str, str]:
     """Returns whether higher or lower values are better, as an attribute."""
-    declared = str(plan.about.get("maximize", "")).split(", ")
-    measure = name.removeprefix("best_").removesuffix(CURVE)
-    larger = is_maximized(measure, declared)
+    larger = plan.maximizes(name.removeprefix("best_").removesuffix(CURVE))
     return {} if larger is None else {"better": "higher" if larger else "lower"}
 
 

@@ -55,7 +55,7 @@ def sweep(
     epochs: int | None = None,
     record_every: int | None = None,
     evaluate_every: int | Literal["epoch"] | None = None,
-    stop: EarlyStopping | None = None,
+    stop: EarlyStopping | Callable[..., object] | None = None,
     chunk_size: int | Literal["auto"] = "auto",
     divergence_factor: float = DIVERGENCE_FACTOR,
     summaries: Collection[str] = (),
@@ -83,7 +83,7 @@ def sweep(
 
     Runs are trained in chunks of `chunk_size` with `vmap`, and the last chunk is
     padded. The chunk size affects the results only through rounding. If every seed has
-    enough runs to fill a chunk, all runs of a chunk share a seed and its minibatches.
+    enough runs, all runs of a chunk share a seed and its minibatches.
     Runs of at most 64 parameters whose steps consist of a few scalar operations are
     compiled to a single function on CPU, or a single kernel on GPU, with rounding of
     its own. The attribute `engine` of the result is then `"lanes"` instead of `"vmap"`.
@@ -119,7 +119,8 @@ def sweep(
         `problem.evaluate` becomes a variable `test_loss_curve` along the dimension
         `evaluated_at`, the number of updates. **Static.**
       stop: a rule that stops runs early, such as
-        `EarlyStopping("test_loss", patience=3)`. It adds the variables `stopped_at`,
+        `EarlyStopping("test_loss", patience=3)`, or a function that returns whether to
+        stop, as in `train`. It adds the variable `stopped_at`, and a rule also
         `best_at` and `best_test_loss`. A chunk ends when all its runs have stopped or
         diverged. It needs `evaluate_every`. **Static.**
       chunk_size: number of runs per chunk and device, >= 1. `"auto"` uses the chunk
@@ -150,7 +151,10 @@ def sweep(
         are many, stores nothing and returns an empty dataset. Its attributes estimate
         the cost for this process: `expected_seconds`, `expected_compile_seconds`,
         `expected_device_bytes` (sum over the devices), `expected_host_bytes` and
-        `expected_result_bytes` (a part of the host bytes).
+        `expected_result_bytes` (a part of the host bytes). `expected_loop_seconds` is
+        the time of a Python loop that trains one run after another with a jitted step.
+        A warning is issued if the sweep takes more than a second and 20% longer than the
+        loop.
       progress: whether to show a progress bar in a terminal or notebook. The bar shows
         the finished runs, runs per second, the remaining time and the fraction of
         diverged runs.
@@ -202,8 +206,7 @@ def sweep(
         None if target_loss is None else float(target_loss),
         evaluations,
         evaluate_every=lengths.evaluate_every,
-        stop=checked_rule(stop, lengths.evaluate_every),
-    )
+    ).stopping(checked_rule(stop, lengths.evaluate_every))
     if on_chunk is not None and not callable(on_chunk):
         raise TypeError(f"on_chunk must be a function of a dataset, got {on_chunk!r}.")
     place = place_of(store, devices, executor, part, progress, accept_versions)

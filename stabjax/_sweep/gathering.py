@@ -59,6 +59,7 @@ def _climbed(plan: Plan, source: Source) -> _Variables:
     results["rung_loss"] = np.full((size, len(rungs)), np.nan, np.float32)
     results["trained_steps"] = np.zeros(size, np.int32)
     alive, states, number = np.ones(size, bool), _States(), 0
+    sign = -1 if plan.maximizes(str(plan.settings.compared_by)) else 1
     for rung, (first, until) in enumerate(zip((0, *rungs), rungs, strict=False)):
         chunks = plan.chunks_of(alive, number, until)
         number += len(chunks)
@@ -69,9 +70,9 @@ def _climbed(plan: Plan, source: Source) -> _Variables:
             found.append((chunk, variables if until < rungs[-1] else {}))
         if (results["trained_steps"][alive] < until).any():
             break
-        compared = results[str(plan.settings.compared_by)]
-        losses = np.where(alive & (results["status"] == 0), compared, np.inf)
-        results["rung_loss"][alive, rung] = losses[alive]
+        scores = sign * results[str(plan.settings.compared_by)]
+        losses = np.where(alive & (results["status"] == 0), scores, np.inf)
+        results["rung_loss"][alive, rung] = sign * losses[alive]
         if until < rungs[-1]:
             alive, states = _survivors(plan, losses, rung + 1), _states(found)
     dropped = results["trained_steps"] < rungs[-1]

@@ -11,10 +11,12 @@ import xarray as xr
 
 from stabjax._arguments import as_integer, check
 from stabjax._sweep.engine import trained
+from stabjax._sweep.first_problem import first_problem
 from stabjax._sweep.place import place_of
 from stabjax._sweep.sanity import warn_about
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import Space
+from stabjax._train.arguments import steps_of, steps_per_epoch
 from stabjax._train.problem import Problem
 
 
@@ -23,7 +25,8 @@ def successive_halving(
     make_optimizer: Callable[..., optax.GradientTransformation],
     space: Space,
     *,
-    steps: int,
+    steps: int | None = None,
+    epochs: int | None = None,
     rungs: int = 4,
     eta: float = 2.0,
     variable: str = "final_loss",
@@ -47,12 +50,15 @@ def successive_halving(
       make_optimizer: as in `sweep`.
       space: as in `sweep`. Results are averaged over the dimension `seed`, if present.
       steps: number of updates in the runs that survive all rungs, >= 1. **Static.**
+      epochs: number of passes over the data, >= 1, instead of `steps`, as in `sweep`.
+        The rungs are then also whole epochs, rounded up. **Static.**
       rungs: number of comparisons, >= 1. If 1, all points train for all steps.
         **Static.**
       eta: one in `eta` points survives a rung, in (1, inf). **Static.**
-      variable: name of the variable to compare, where smaller is better. Either
-        `"final_loss"`, the loss computed with the evaluation key, or an entry of
-        `problem.evaluate`.
+      variable: name of the variable to compare. Either `"final_loss"`, the loss
+        computed with the evaluation key, or an entry of `problem.evaluate`. Larger
+        values are better for names that end in `accuracy` and for entries listed in
+        `metadata["maximize"]`, and smaller values for all others.
       store: as in `sweep`. The store also contains the state of every run. After an
         interruption, the same call resumes with bitwise identical results. Points
         cannot be added later.
@@ -91,12 +97,15 @@ def successive_halving(
       hyperparameter optimization", 2016, https://arxiv.org/abs/1502.07943.
       L. Li et al., "Hyperband", 2018, https://arxiv.org/abs/1603.06560.
     """
-    steps = as_integer("steps", steps)
+    model = None if epochs is None else first_problem(problem, make_optimizer, space)
+    steps = steps_of(model, steps, epochs)
+    unit = 1 if epochs is None else steps_per_epoch(model)
     rungs = as_integer("rungs", rungs)
     check("eta", eta, "in (1, inf)")
+    ends = {unit * math.ceil(steps / unit / eta**k) for k in range(rungs)}
     settings = Settings(
         steps,
-        rungs=tuple(sorted({math.ceil(steps / eta**k) for k in range(rungs)})),
+        rungs=tuple(sorted(ends)),
         eta=float(eta),
         compared_by=variable,
     )

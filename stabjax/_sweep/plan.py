@@ -14,9 +14,13 @@ from stabjax._sweep.free_memory import check_fits
 from stabjax._sweep.program import STATE, Inputs
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.space import TRIAL, Space
+from stabjax._train.stopping import is_maximized
 
 _PER_TRIAL = 40  # bytes: number, seed, and positions in chunks and groups
 _PER_DIMENSION = 12  # bytes per trial: position of its value, and a temporary copy
+# On CPU, chunks of 8 networks with one seed take 0.86 of the time of 32 networks with
+# several seeds. On an H200, 256 convolutional networks take 0.9 of the time of 1024.
+_NARROWER = 4
 _RECORDED = 4  # multiple of these bytes above which most results are curves
 
 _Array = np.ndarray[Any, Any]
@@ -73,6 +77,11 @@ class Plan:
     def host_bytes(self) -> int:
         """The bytes of memory that trials and results need in this process."""
         return host_bytes(self.space, (group.variables for group in self.groups))
+
+    def maximizes(self, variable: str) -> bool | None:
+        """Returns whether larger values are better, or None if unknown."""
+        declared = str(self.about.get("maximize", "")).split(", ")
+        return is_maximized(variable, declared)
 
     def inputs(self, chunk: Chunk) -> Inputs:
         """Returns the program arguments for a chunk."""
@@ -161,10 +170,13 @@ def widths(
 
     If `chunk_size` is None, the trials are split evenly into chunks of at most `auto`
     trials. A chunk with a single seed draws each minibatch only once. Therefore, chunks
-    do not mix seeds if every seed has enough trials to fill a chunk.
+    do not mix seeds if every seed has enough trials to fill a chunk, or a quarter of
+    `auto`.
     """
     limit = chunk_size or auto
     counts = np.unique(space.seeds[trials], return_counts=True)[1]
+    if not chunk_size and auto <= _NARROWER * counts.min():
+        limit = min(auto, int(counts.min()))
     enough = len(counts) == 1 or int(counts.min()) >= limit
     numbers = any(not a.is_static and a.name != "seed" for a in space.axes)
     shared_seed = enough and numbers  # vmap needs a batched argument

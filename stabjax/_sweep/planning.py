@@ -66,7 +66,7 @@ def planned(
     numbers = kept.numbers()
     dtypes = {name: values.dtype for name, values in numbers.items()}
     programs, groups = [], []
-    memory = Memory(factories.functions())
+    memory = Memory([*factories.functions(), *settings.functions()])
     for statics, trials in kept.groups():
         program = Program(factories, statics, dtypes, settings, memory)
         # A function that returns the problem may draw its data at random.
@@ -159,7 +159,8 @@ def _group(
     """
     labels, variables = labels_of(space, int(trials[0])), program.shapes()[2]
     # Other settings may need another engine, and the store rejects them anyway.
-    same = held is not None and held.settings == program.settings
+    settings = program.settings
+    same = held is not None and held.settings.as_data() == settings.as_data()
     known = group_like(held, labels) if held and same else None
     if known and place.store and chunk_size not in (None, known.width):
         reason = f"chunk_size is {known.width} in the store and {chunk_size} here"

@@ -53,14 +53,14 @@ class Program:
         settings: Settings,
         memory: Memory | None = None,
     ) -> None:
-        self._memory = memory or Memory(factories.functions())
+        self._memory = memory or Memory([*factories.functions(), *settings.functions()])
         self.given = factories, statics, numbers, settings
         self._factories = unsharded(factories)
         self.settings = settings
         self._key = (
             tuple((name, type(v), v, repr(v)) for name, v in statics.items()),
             tuple((name, dtype.name) for name, dtype in numbers.items()),
-            settings,
+            tuple(settings.as_data().items()),  # functions would never be freed
             getattr(factories.problem, "metadata", {}).get("final_loss"),
         )
         self._parts: Any = None  # of a trial, after it was traced
@@ -170,9 +170,26 @@ class Program:
 
     def _result(self, values: Mapping[str, Any]) -> TrainResult:
         arguments = self.settings._asdict()
-        for name in ("rungs", "eta", "compared_by"):  # used only by halving
+        for name in ("rungs", "eta", "compared_by", "when"):  # not of `train`
             del arguments[name]
+        arguments["stop"] = self.settings.rule()
         return train(*self._made(values), **arguments)
+
+    def loop(self) -> tuple[Callable[..., Any], ...]:
+        """Returns jitted functions of a trial's values for a loop over steps.
+
+        They return the initial state, the next state and an evaluation. Convolutions
+        are XLA's, as in a training script.
+        """
+
+        def parts(values: _Variables) -> Training:
+            return self._training(values, products=False)
+
+        return (
+            jax.jit(lambda values: parts(values).start),
+            jax.jit(lambda values, state: parts(values).step(state)[0]),
+            jax.jit(lambda values, state: parts(values).evaluate(state)),
+        )
 
     def _trial(self, values: _Variables) -> tuple[Any, ...]:
         if self.settings.record_every or self.settings.evaluate_every:
@@ -196,11 +213,11 @@ class Program:
         variables = variables_of(result(state, until))
         return state.params, {**variables, **_leaves(state)}
 
-    def _training(self, values: Mapping[str, Any]) -> Training:
+    def _training(self, values: Mapping[str, Any], products: bool = True) -> Training:
         given = self.settings
         watched = summaries_of(given.summaries, given.target_loss, given.steps)
         rules = Rules(given.divergence_factor, watched, given.evaluations)
-        return training(*self._made(values), rules)
+        return training(*self._made(values), rules, products)
 
     def _chunk(
         self, shared_seed: bool, engine: str, device: jax.Device

@@ -88,8 +88,8 @@ def differences(held: Plan, wanted: Plan, accept_versions: bool) -> Iterator[str
     With `accept_versions`, other versions of the libraries are compatible. Versions
     change the text of a program, so the programs cannot be compared then.
     """
-    old = {**held.settings._asdict(), **held.numerics}
-    new = {**wanted.settings._asdict(), **wanted.numerics}
+    old = {**held.settings.as_data(), **held.numerics}
+    new = {**wanted.settings.as_data(), **wanted.numerics}
     ignored = VERSIONS if accept_versions else ()
     names = [n for n in (*old, *new) if old.get(n) != new.get(n) and n not in ignored]
     for name in sorted({*names}):
@@ -155,7 +155,7 @@ def to_text(plan: Plan) -> str:
     """Returns canonical JSON, which is identical for identical sweeps."""
     document = {
         "format": FORMAT,
-        "settings": plan.settings._asdict(),
+        "settings": plan.settings.as_data(),
         "numerics": plan.numerics,
         "dimensions": [
             {

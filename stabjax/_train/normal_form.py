@@ -1,14 +1,14 @@
 """Converting the functions of a problem to a common signature."""
 
-import contextlib
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stabjax._train.branches import explained_branch
 from stabjax._train.convolutions import with_products
 from stabjax._train.problem import Problem
 
@@ -17,13 +17,6 @@ _BY_NAME = {
     "loss": ("key", "state", "step", "batch"),
     "evaluate": ("key", "state", "step"),
 }
-
-# Errors that JAX raises if a function needs the concrete value of a tracer.
-_TRACED = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
 
 Metrics = dict[str, jax.Array]
 
@@ -51,8 +44,12 @@ class NormalForm(NamedTuple):
     final_loss: str | None  # the entry of `evaluate` that is the final loss
 
 
-def normal_form(problem: Problem) -> NormalForm:
-    """Checks the signatures of a problem and returns its normal form."""
+def normal_form(problem: Problem, products: bool = True) -> NormalForm:
+    """Checks the signatures of a problem and returns its normal form.
+
+    `products` replaces convolutions with matrix products on CPUs.
+    """
+    changed = with_products if products else _unchanged
     batch = getattr(problem, "batch", None)
     evaluate = getattr(problem, "evaluate", None)
     known = set(_BY_NAME["loss"]) - (set() if batch else {"batch"})
@@ -75,11 +72,11 @@ def normal_form(problem: Problem) -> NormalForm:
         step = jnp.asarray(step, jnp.int32)
         if not batch:
             return Inputs(key, step, ())
-        with _explained("batch"):
+        with explained_branch("problem.batch"):
             return Inputs(key, step, batch(step, jax.random.fold_in(run_key, _DATA)))
 
     def outputs(params: Any, state: Any, inputs: Inputs) -> Any:
-        with _explained("loss"):
+        with explained_branch("problem.loss"):
             found = loss(params, {**inputs._asdict(), "state": state})
         return _outputs(found, state, stateful)
 
@@ -92,11 +89,15 @@ def normal_form(problem: Problem) -> NormalForm:
         # Jitted so that it is traced once, although the program calls it several times.
         # The function is new in each call because JAX caches traces by function
         # identity and would miss a change in the closure of problem.loss.
-        jax.jit(with_products(outputs)),
-        with_products(measures),
+        jax.jit(changed(outputs)),
+        changed(measures),
         lambda key, steps: with_batch(key, key, steps),
         getattr(problem, "metadata", {}).get("final_loss"),
     )
+
+
+def _unchanged(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 def _by_name(
@@ -154,7 +155,7 @@ def _parameters(
 
 def _initial(problem: Problem, key: jax.Array, stateful: bool) -> tuple[Any, Any]:
     """Returns the initial parameters and the initial state as arrays."""
-    with _explained("init"):
+    with explained_branch("problem.init"):
         found: Any = problem.init(key)
     if not stateful:
         return _as_params(found, _STATE_HINT if _is_pair(found) else ""), ()
@@ -288,7 +289,7 @@ def _evaluation(
 ) -> Metrics:
     if measure is None:
         return {}
-    with _explained("evaluate"):
+    with explained_branch("problem.evaluate"):
         found = measure(params, values)
     if not _is_scalars(found):
         raise TypeError(
@@ -303,27 +304,3 @@ def wide(dtype: Any) -> np.dtype[Any]:
     is_wide = jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).itemsize >= 4
     found: np.dtype[Any] = np.dtype(dtype if is_wide else np.float32)
     return found
-
-
-@contextlib.contextmanager
-def _explained(role: str) -> Iterator[None]:
-    """Explains errors that JAX raises if a function needs a concrete value."""
-    try:
-        yield
-    except jax.errors.TracerArrayConversionError as error:
-        raise TypeError(
-            f"problem.{role} must not convert a traced array to a NumPy array. Use "
-            f"jax.numpy, and jax.debug.print to print a value."
-        ) from error
-    except _TRACED as error:
-        raise TypeError(
-            f"problem.{role} must not use a traced array in a Python branch or convert "
-            f"it to a Python number. Use jnp.where, jax.lax.cond or jax.lax.fori_loop."
-        ) from error
-    except TypeError as error:
-        if "Tracer.__format__" not in str(error):
-            raise
-        raise TypeError(
-            f"problem.{role} must not format a traced array as text. Use "
-            f"jax.debug.print to print a value."
-        ) from error

@@ -34,6 +34,8 @@ def outcome(
     if watched:
         diverged_at = jnp.where(diverged, diverged_at, steps)
 
+    best = watched.best if watched else None
+
     def evaluated(value: jax.Array) -> jax.Array:
         # A finite accuracy is kept, because +inf would rank a diverged run first.
         return jnp.where(diverged & ~jnp.isfinite(value), jnp.inf, value)
@@ -60,9 +62,7 @@ def outcome(
         metrics={},
         state=state.model_state,
         stopped_at=watched.stopped_at if watched else None,
-        best=watched.best._replace(value=evaluated(watched.best.value))
-        if watched
-        else None,
+        best=best and best._replace(value=evaluated(best.value)),
     )
 
 

@@ -47,7 +47,7 @@ class TrainResult(NamedTuple):
       curves: the values returned by `problem.evaluate` every `evaluate_every` updates.
       stopped_at: the number of updates before early stopping, or the number of steps
         (int32). None without early stopping.
-      best: the best evaluation with its parameters. None without early stopping.
+      best: the best evaluation with its parameters. None without an `EarlyStopping`.
     """
 
     final_loss: jax.Array

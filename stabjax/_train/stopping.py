@@ -1,15 +1,18 @@
 """Early stopping."""
 
+import inspect
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 
 from stabjax._arguments import as_integer, check, check_choice
 from stabjax._guards.skipped import selected
+from stabjax._train.branches import explained_branch
 from stabjax._train.state import BestEvaluation, State
 
 _T = TypeVar("_T")
@@ -20,8 +23,8 @@ class EarlyStopping(NamedTuple):
 
     The rule is applied after every evaluation. An evaluation improves the measure if it
     is better than the best one so far by more than `min_delta`. The run stops after
-    `patience` evaluations in a row without an improvement, or at an evaluation that
-    reaches `target`. Diverged runs also stop.
+    `patience` evaluations in a row without an improvement, at an evaluation that
+    reaches `target`, or if `when` returns True. Diverged runs also stop.
 
     Attributes:
       variable: the name of an entry of `problem.evaluate`, such as `"test_loss"`.
@@ -31,6 +34,9 @@ class EarlyStopping(NamedTuple):
       maximize: whether larger values are better. By default, entries listed in
         `metadata["maximize"]` and names that end in `accuracy` are maximized, and names
         that end in `loss` or `error` are minimized.
+      when: a function of entries of `problem.evaluate` and of `step`, the number of
+        updates, which receives them by name and returns whether to stop, or None. It
+        is traced, so it combines conditions with `&` and `|`.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, stabjax
@@ -52,26 +58,41 @@ class EarlyStopping(NamedTuple):
     min_delta: float = 0.0
     target: float | None = None
     maximize: bool | None = None
+    when: Callable[..., object] | None = None
+
+
+# The variable of a rule that consists of a function alone.
+_NO_VARIABLE = ""
 
 
 def checked_rule(stop: Any, evaluate_every: int | None) -> EarlyStopping | None:
-    """Validates a rule, which is a tuple of its fields if it was loaded from a file."""
+    """Validates a rule or a function that returns whether to stop."""
     if stop is None:
         return None
     if evaluate_every is None:
         raise ValueError("evaluate_every must be given with stop, got None.")
-    if not isinstance(stop, tuple | list) or len(stop) != len(EarlyStopping._fields):
+    if callable(stop):
+        return function_alone(stop)
+    if not isinstance(stop, EarlyStopping):
         raise TypeError(
             f"stop must be a rule such as stabjax.EarlyStopping('test_loss', "
-            f"patience=3), got {stop!r}."
+            f"patience=3), or a function such as lambda test_loss: test_loss > 9, got "
+            f"{stop!r}."
         )
-    rule = EarlyStopping(*stop)
+    rule = stop
+    if rule.when is not None and not callable(rule.when):
+        raise TypeError(f"when must be a function, got {rule.when!r}.")
     if rule.patience != math.inf:
         as_integer("patience", rule.patience)
     check("min_delta", rule.min_delta, ">= 0")
     if rule.target is not None:
         check("target", rule.target, "in (-inf, inf)")
     return rule
+
+
+def function_alone(when: Callable[..., object]) -> EarlyStopping:
+    """Returns a rule that monitors no variable."""
+    return EarlyStopping(_NO_VARIABLE, math.inf, when=when)
 
 
 def is_maximized(variable: str, declared: Collection[str] = ()) -> bool | None:
@@ -84,7 +105,7 @@ def is_maximized(variable: str, declared: Collection[str] = ()) -> bool | None:
 class Watched(NamedTuple):
     """The state of early stopping."""
 
-    best: BestEvaluation
+    best: BestEvaluation | None  # None if no variable is monitored
     waited: jax.Array  # evaluations since the last improvement
     stopped_at: jax.Array  # number of updates, or the number of steps
 
@@ -93,39 +114,85 @@ class Watch(NamedTuple):
     """A rule with the direction in which its variable improves."""
 
     rule: EarlyStopping
-    maximize: bool
+    maximize: bool  # irrelevant without a variable
     steps: int
 
     def start(self, state: State, values: Mapping[str, Any]) -> Watched:
         """Returns the initial state, given the shapes of an evaluation."""
-        check_choice("the variable of stop", self.rule.variable, sorted(values))
-        dtype = values[self.rule.variable].dtype
         zero = jnp.asarray(0, jnp.int32)
-        worst = jnp.asarray(-jnp.inf if self.maximize else jnp.inf, dtype)
-        best = BestEvaluation(worst, zero, state.params, state.model_state)
+        best = None
+        if (name := self.rule.variable) != _NO_VARIABLE:
+            check_choice("the variable of stop", name, sorted(values))
+            worst = jnp.asarray(-jnp.inf if self.maximize else jnp.inf)
+            worst = worst.astype(values[name].dtype)
+            best = BestEvaluation(worst, zero, state.params, state.model_state)
         return Watched(best, zero, jnp.asarray(self.steps, jnp.int32))
 
     def update(
         self, watched: Watched, values: Mapping[str, jax.Array], state: State
     ) -> Watched:
         """Returns the state after one more evaluation."""
-        value, sign = values[self.rule.variable], -1 if self.maximize else 1
-        least = jnp.asarray(self.rule.min_delta, value.dtype)
-        better = sign * value < sign * watched.best.value - least
-        now = BestEvaluation(value, state.step, state.params, state.model_state)
-        best = selected(better, now, watched.best)
-        waited = jnp.where(better, jnp.zeros_like(watched.waited), watched.waited + 1)
-        stops = waited.astype(jnp.float32) >= self.rule.patience
-        if self.rule.target is not None:
-            target = jnp.asarray(self.rule.target, value.dtype)
-            stops |= sign * value <= sign * target
+        best, waited, stops = watched.best, watched.waited, jnp.asarray(False)
+        if best is not None:
+            best, better = self._improved(best, values, state)
+            waited = jnp.where(better, jnp.zeros_like(waited), waited + 1)
+            stops = self._is_done(values, waited)
+        if self.rule.when is not None:
+            stops |= _answer(self.rule.when, {**values, "step": state.step})
         at = jnp.where(stops, state.step, jnp.asarray(self.steps, jnp.int32))
         return Watched(best, waited, at)
+
+    def _improved(
+        self, best: BestEvaluation, values: Mapping[str, jax.Array], state: State
+    ) -> tuple[BestEvaluation, jax.Array]:
+        """Returns the best evaluation so far and whether it is the latest one."""
+        value, sign = values[self.rule.variable], -1 if self.maximize else 1
+        least = jnp.asarray(self.rule.min_delta, value.dtype)
+        better = sign * value < sign * best.value - least
+        now = BestEvaluation(value, state.step, state.params, state.model_state)
+        return selected(better, now, best), better
+
+    def _is_done(self, values: Mapping[str, jax.Array], waited: jax.Array) -> jax.Array:
+        """Returns whether the patience is exhausted or the target is reached."""
+        done: jax.Array = waited.astype(jnp.float32) >= self.rule.patience
+        if self.rule.target is not None:
+            value, sign = values[self.rule.variable], -1 if self.maximize else 1
+            done |= sign * value <= sign * jnp.asarray(self.rule.target, value.dtype)
+        return done
+
+
+def _answer(when: Callable[..., object], values: Mapping[str, jax.Array]) -> jax.Array:
+    """Calls the function of a rule with the values that it names."""
+    parameters = inspect.signature(when).parameters.values()
+    unknown = [
+        str(p)
+        for p in parameters
+        if p.name not in values
+        and (p.default is p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+    ]
+    if unknown:
+        raise TypeError(
+            f"the function of stop must name its parameters from "
+            f"{', '.join(sorted(values))}, got {', '.join(unknown)}."
+        )
+    given = {p.name: values[p.name] for p in parameters if p.name in values}
+    with explained_branch("the function of stop"):
+        found: Any = when(**given)
+    shape, dtype = np.shape(found), getattr(found, "dtype", type(found))
+    if shape != () or dtype not in (bool, np.bool_):
+        name = getattr(dtype, "name", getattr(dtype, "__name__", dtype))
+        raise TypeError(
+            f"the function of stop must return a boolean scalar, got {name} of shape "
+            f"{shape}."
+        )
+    return jnp.asarray(found)
 
 
 def watch_of(rule: EarlyStopping, problem: Any, steps: int) -> Watch:
     """Returns the rule with the direction of improvement for the problem."""
     maximize = rule.maximize
+    if rule.variable == _NO_VARIABLE:
+        maximize = False
     if maximize is None:
         declared = getattr(problem, "metadata", {}).get("maximize", ())
         maximize = is_maximized(rule.variable, declared)

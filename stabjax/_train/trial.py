@@ -1,6 +1,6 @@
 """A single training run as a pure function."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ def train(
     epochs: int | None = None,
     record_every: int | None = None,
     evaluate_every: int | Literal["epoch"] | None = None,
-    stop: EarlyStopping | None = None,
+    stop: EarlyStopping | Callable[..., object] | None = None,
     divergence_factor: Number = DIVERGENCE_FACTOR,
     summaries: Collection[str] = (),
     target_loss: Number | None = None,
@@ -78,9 +78,11 @@ def train(
         multiple of `record_every`, or after every `"epoch"`. The results are in
         `curves`. **Static.**
       stop: a rule that stops the run early, such as
-        `EarlyStopping("test_loss", patience=3)`. After that, the parameters and all
-        other states are unchanged, and recorded values are NaN. It needs
-        `evaluate_every`. **Static.**
+        `EarlyStopping("test_loss", patience=3)`, or a function of entries of
+        `problem.evaluate` and of `step`, by name, that returns whether to stop, such as
+        `lambda test_loss, step: (step >= 500) & (test_loss > 2.0)`. After that, the
+        parameters and all other states are unchanged, and recorded values are NaN. It
+        needs `evaluate_every`. **Static.**
       divergence_factor: a loss above this multiple of the initial loss counts as
         diverged, > 0. Pass inf to disable the bound. **Traceable.**
       summaries: names of loss summaries. `"mean_loss"` is the mean loss over all steps,
@@ -152,10 +154,14 @@ def training(
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     rules: Rules,
+    products: bool = True,
 ) -> Training:
-    """Returns the initial state, the step function and the result function of a run."""
+    """Returns the building blocks of a run.
+
+    `products` replaces convolutions with matrix products on CPUs.
+    """
     init_key, step_key = jax.random.split(_typed(key))
-    form = normal_form(problem)
+    form = normal_form(problem, products)
     params, model_state = form.init(init_key)
     zero = jnp.asarray(0, jnp.int32)
     inputs = jax.eval_shape(form.inputs, step_key, zero)

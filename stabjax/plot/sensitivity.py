@@ -29,6 +29,7 @@ from stabjax.plot.data import (
 )
 from stabjax.plot.facets import in_panels
 from stabjax.plot.lines import lines_of, split
+from stabjax.plot.samples import binned
 
 _BAND = (10, 50, 90)  # percentiles of the runs
 _FAR = 30.0  # upper end of the plot / upper quartile of the medians
@@ -57,7 +58,9 @@ def stable_fraction(
     Args:
       dataset: a dataset returned by `sweep`.
       x: dimension for the horizontal axis. The axis is logarithmic if the values are
-        logarithmically spaced. An infinite value is drawn at the end.
+        logarithmically spaced. An infinite value is drawn at the end. The values of a
+        random sample, a coordinate along `trial`, are divided into up to 12 bins with
+        equal numbers of trials.
       hue: dimension with a line for each value.
       variable: variable that is compared with `target`.
       target: if given, a run is successful if its variable is at least as good as this
@@ -84,6 +87,7 @@ def stable_fraction(
       >>> print(ax.get_lines()[0].get_ydata())
       [1. 0.]
     """
+    dataset = binned(dataset, x, hue)
     shown = "status" if target is None else variable
     variable_of(dataset, shown, x=x, hue=hue)
     larger = target is not None and is_maximized(dataset, variable, maximize)
@@ -146,7 +150,9 @@ def sensitivity(
     Args:
       dataset: a dataset returned by `sweep`.
       x: dimension for the horizontal axis. The axis is logarithmic if the values are
-        logarithmically spaced. An infinite value is drawn at the end.
+        logarithmically spaced. An infinite value is drawn at the end. The values of a
+        random sample, a coordinate along `trial`, are divided into up to 12 bins with
+        equal numbers of trials.
       variable: variable with one value per run, such as `final_loss`.
       hue: dimension with a line for each value.
       target: value to mark with a horizontal line.
@@ -177,6 +183,7 @@ def sensitivity(
       instabilities", 2023, https://arxiv.org/abs/2309.14322 (the plots of loss against
       learning rate).
     """
+    dataset = binned(dataset, x, hue)
     variable_of(dataset, variable, x=x, hue=hue)
     larger = is_maximized(dataset, variable, maximize)
     dataset = infinity_last(dataset, x)

@@ -55,13 +55,16 @@ def percent(confidence: float) -> str:
 
 def basis(
     seeds: int,
-    confidence: float,
+    confidence: float | None,
     at: Mapping[str, object] = MappingProxyType({}),
     points: int = 1,
 ) -> str:
-    """Returns what an estimate rests on, in brackets."""
+    """Returns what an estimate rests on, in brackets.
+
+    Without an interval, `confidence` is None.
+    """
     parts = [counted(seeds, "seed")]
-    if seeds > 1:
+    if seeds > 1 and confidence is not None:
         parts.insert(0, f"{percent(confidence)} interval")
     if points > 1:
         parts.append(f"best of {points} points")

@@ -1,6 +1,5 @@
 """Training a selected point again with fresh seeds."""
 
-import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -11,9 +10,8 @@ import xarray as xr
 from stabjax._arguments import as_integer
 from stabjax._sweep.engine import sweep
 from stabjax._sweep.space import grid
-from stabjax._sweep.spec_json import settings_from_json
 from stabjax._train.problem import Problem
-from stabjax.runs.points import axes_of
+from stabjax.runs.points import axes_of, settings_of
 
 
 def retest(
@@ -38,7 +36,7 @@ def retest(
       seeds: number of fresh seeds, >= 1. They start after the largest seed of `point`.
         **Static.**
       values: values by axis name, for static values that are not literals, such as
-        functions.
+        functions. A function that was passed as `stop` is `values["stop"]`.
 
     Returns:
       A dataset like that of `sweep` at this point, with the fresh seeds.
@@ -68,8 +66,8 @@ def retest(
         )
     used = point["seed"].to_numpy() if "seed" in point.coords else np.zeros(1, int)
     first = int(used.max()) + 1
+    settings, values = settings_of(point, values)
     space = grid(**axes_of(point, values), seed=range(first, first + number))
-    settings = settings_from_json(json.loads(point.attrs["recipe"])["settings"])
     return sweep(
         problem,
         make_optimizer,
@@ -79,5 +77,7 @@ def retest(
         summaries=settings.summaries,
         target_loss=settings.target_loss,
         evaluations=settings.evaluations,
+        evaluate_every=settings.evaluate_every,
+        stop=settings.rule(),
         progress=False,
     )

@@ -61,11 +61,12 @@ class Optimum(Answer):
     def __str__(self) -> str:
         """Returns the answer in a few lines of text."""
         low, high = self.within_noise
+        confidence = None if np.isnan(self.value.low) else self.confidence
         span = f"{low:.3g} to {high:.3g} is" if low < high else "no other value is"
         return with_caveats(
             [
                 f"best {self.axis}: {self.value} "
-                f"{basis(self.seeds, self.confidence, self.at)}",
+                f"{basis(self.seeds, confidence, self.at)}",
                 f"mean {self.variable} there: {self.mean}; {span} within noise of it",
             ],
             self.caveats,

@@ -1,5 +1,6 @@
 """Hyperparameters and seed averages of points in a dataset of runs."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import xarray as xr
 from stabjax._arguments import suggestion
 from stabjax._outcomes import is_maximized, scores_of
 from stabjax._sweep.axes import axis_like, static
+from stabjax._sweep.settings import Settings
+from stabjax._sweep.spec_json import settings_from_json
 
 NO_HYPERPARAMETERS = ("seed", "step", "evaluated_at", "trial", "rung")
 
@@ -58,6 +61,25 @@ def axes_of(point: xr.Dataset, values: Mapping[str, Any]) -> dict[str, Any]:
         name: static([value]) if "static" in point[name].attrs else [value]
         for name, value in {**given, **values}.items()
     }
+
+
+def settings_of(
+    point: xr.Dataset, values: Mapping[str, Any]
+) -> tuple[Settings, dict[str, Any]]:
+    """Returns the settings of a sweep and the values of its static axes.
+
+    `values` also contains the function of `stop`, which a file cannot contain.
+    """
+    recipe = json.loads(point.attrs["recipe"])
+    settings, rest = settings_from_json(recipe["settings"]), dict(values)
+    if settings.when is None:
+        return settings, rest
+    if "stop" not in rest:
+        raise ValueError(
+            f"values must contain the function of stop ({settings.when}). Pass "
+            f"values={{'stop': ...}}."
+        )
+    return settings._replace(when=rest.pop("stop")), rest
 
 
 def mean_of(

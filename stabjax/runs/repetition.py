@@ -14,10 +14,9 @@ from stabjax._sweep.factories import route
 from stabjax._sweep.planning import labels_of
 from stabjax._sweep.program import Inputs, Program
 from stabjax._sweep.space import Space, grid
-from stabjax._sweep.spec_json import settings_from_json
 from stabjax._train.problem import Problem
 from stabjax._train.state import TrainResult
-from stabjax.runs.points import axes_of, values_of
+from stabjax.runs.points import axes_of, settings_of, values_of
 
 
 def rerun(
@@ -46,7 +45,8 @@ def rerun(
       record_every: records the loss and the metrics as in `train`. By default, nothing
         is recorded.
       values: a dict of static values, keyed by axis. Needed only for values that are
-        not literals, such as functions.
+        not literals, such as functions. A function that was passed as `stop` is
+        `values["stop"]`.
 
     Returns:
       The `TrainResult` of the run.
@@ -68,9 +68,9 @@ def rerun(
       ((20,), True)
     """
     trial = runs if point is None else _selected(runs, point)
+    settings, values = settings_of(trial, values)
     space = _point(trial, values)
     recipe = json.loads(trial.attrs["recipe"])
-    settings = settings_from_json(recipe["settings"])
     settings = settings._replace(record_every=record_every)
     factories = route(problem, make_optimizer, [axis.name for axis in space.axes])
     ((statics, _),) = space.groups()

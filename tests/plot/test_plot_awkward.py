@@ -76,6 +76,91 @@ class TestHeatmap:
         assert_drawn(ax)
 
 
+class TestSamples:
+    """Random samples are binned along the axis."""
+
+    rate = 10 ** np.random.default_rng(1).uniform(-3, 1, 100)
+    dataset = runs(
+        np.stack([rate, np.where(rate > 1, INF, 2 * rate)], axis=-1),
+        trial=range(100),
+        seed=[0, 1],
+    ).assign_coords(
+        rate=("trial", rate), kind=("trial", np.where(np.arange(100) % 2, "a", "b"))
+    )
+
+    @pytest.mark.parametrize("hue", [None, "kind"])
+    def test_medians_of_bins(self, hue):
+        data = self.dataset if hue else self.dataset.drop_vars("kind")
+        ax = plot.sensitivity(data, x="rate", hue=hue)
+        assert ax.get_xscale() == "log"
+        line = ax.get_lines()[0]
+        assert len(line.get_xdata()) == 10
+        members = np.sort(self.rate)[:10]
+        np.testing.assert_allclose(line.get_xdata()[0], np.median(members))
+        if hue is None:
+            assert members[0] < line.get_ydata()[0] < 2 * members[-1]
+            assert ax.get_title() == "median and 80% band over trial (10), seed (2)"
+        else:
+            labels = [text.get_text() for text in ax.get_legend().get_texts()]
+            assert labels == ["a", "b"]
+        assert_drawn(ax)
+
+    def test_fractions_count_each_run_once(self):
+        data = self.dataset.drop_vars("kind")
+        ax = plot.stable_fraction(data, x="rate")
+        fractions = ax.get_lines()[0].get_ydata()
+        np.testing.assert_allclose(fractions.mean(), (data.status == 0).mean())
+        few = data.assign_coords(rate=("trial", np.arange(100) % 3 + 1.0))
+        ax = plot.stable_fraction(few.isel(trial=slice(50)), x="rate")
+        assert ax.get_lines()[0].get_xdata().tolist() == [1, 2, 3]
+
+    def test_a_category_is_never_pooled(self):
+        ax = plot.stable_fraction(self.dataset, x="rate")
+        assert [line.get_label() for line in ax.get_lines()] == ["a", "b"]
+
+    def test_a_switched_off_threshold_is_a_bin(self):
+        rate = np.where(np.arange(100) < 20, INF, self.rate)
+        data = self.dataset.drop_vars("kind").assign_coords(rate=("trial", rate))
+        ax = plot.sensitivity(data, x="rate")
+        assert len(ax.get_xticks()) > 1 and r"$\infty$" in [
+            text.get_text() for text in ax.get_xticklabels()
+        ]
+        assert_drawn(ax)
+
+
+class TestEvaluations:
+    """Curves along `evaluated_at`, as `sweep` returns them."""
+
+    values = np.array([[[0.1, 0.5, 0.4], [0.2, 0.6, NAN]], [[0.3, 0.9, 0.8]] * 2])
+
+    def dataset(self, better="higher"):
+        data = runs(np.ones((2, 2)), rate=[0.1, 1.0], seed=[0, 1])
+        dims = ("rate", "seed", "evaluated_at")
+        return data.assign(
+            test_curve=(dims, self.values, {"better": better}),
+            stopped_at=(("rate", "seed"), [[30, 20], [30, 30]]),
+        ).assign_coords(evaluated_at=[10, 20, 30])
+
+    def test_the_best_run_is_marked_and_a_stopped_run_keeps_its_value(self):
+        ax = plot.learning_curves(self.dataset(), variable="test_curve", hue="rate")
+        low, high, best, star = ax.get_lines()
+        assert (ax.get_yscale(), ax.get_xlabel()) == ("linear", "updates")
+        assert low.get_xdata().tolist() == [10, 20, 30]
+        assert low.get_ydata()[2] in (0.4, 0.6)  # the median of 0.4 and 0.6
+        assert high.get_ydata().tolist() == [0.3, 0.9, 0.8]
+        assert best.get_ydata().tolist() == [0.3, 0.9, 0.8]
+        assert (star.get_xdata(), star.get_ydata()) == (20, 0.9)
+        assert "best run" in [t.get_text() for t in ax.get_legend().get_texts()]
+        assert_drawn(ax)
+
+    def test_of_a_loss_the_smallest_is_best_and_diverged_runs_are_not(self):
+        data = self.dataset("lower")
+        data["status"][0, 0] = 1
+        ax = plot.learning_curves(data, variable="test_curve")
+        assert ax.get_lines()[1].get_ydata().tolist() == [0.2, 0.6, 0.6]
+        assert ax.get_yscale() == "log"
+
+
 class TestLearningCurves:
     def draw(self, loss, hue=None, **coords):
         data = curves(loss, **coords)

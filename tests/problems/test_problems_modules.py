@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen, nnx
+from sklearn.datasets import load_digits
 
 import stabjax
 from stabjax.problems import supervised
@@ -165,6 +166,94 @@ def test_a_sweep_of_it_is_the_plain_loop(library):
         expected = problem.evaluate(params, state, key)["train_loss"]
         found = runs.final_loss.sel(rate=rate, seed=seed)
         np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+class CNN(nnx.Module):
+    def __init__(self, rngs, bias, dtype):
+        given = {"rngs": rngs, "dtype": dtype, "param_dtype": dtype}
+        self.conv = nnx.Conv(1, 4, (3, 3), strides=2, use_bias=bias, **given)
+        self.norm = nnx.BatchNorm(4, momentum=0.9, **given)
+        self.drop = nnx.Dropout(0.2, rngs=rngs)
+        self.output = nnx.Linear(64, 10, **given)
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.conv(x)))
+        return self.output(self.drop(x.reshape(len(x), -1)))
+
+
+@pytest.mark.slow
+# Flax keeps the running statistics in float32.
+@pytest.mark.filterwarnings("ignore:scatter inputs have incompatible types")
+@pytest.mark.parametrize(
+    ("bias", "dtype", "loss_tolerance", "final_tolerance"),
+    [
+        # Batch normalization subtracts a bias, so the gradient of the bias is rounding
+        # error, which Adam scales to steps of the size of the learning rate. The loss
+        # of a batch does not depend on the bias. The running mean lags behind it, so
+        # test losses in float32 would differ by 2 %.
+        (False, np.float32, 1e-5, 1e-5),
+        (True, np.float64, 1e-12, 1e-7),  # where the error is far below Adam's eps
+    ],
+)
+def test_a_sweep_of_a_convolutional_network_is_the_plain_loop(
+    bias, dtype, loss_tolerance, final_tolerance
+):
+    """Over three epochs with Adam, augmentation, dropout and batch normalization."""
+    with jax.enable_x64(dtype is np.float64):
+        images, labels = load_digits(return_X_y=True)
+        images = (images / 16).astype(dtype).reshape(-1, 8, 8, 1)
+        labels = labels.astype(np.int32)
+        problem = supervised(
+            lambda rngs: CNN(rngs, bias, dtype),
+            images[:1680],
+            labels[:1680],
+            CROSS_ENTROPY,
+            batch_size=48,
+            test=(images[1680:], labels[1680:]),
+            augment=lambda batch, key: (
+                jnp.roll(batch[0], jax.random.randint(key, (), -1, 2), axis=2),
+                batch[1],
+            ),
+        )
+        rates = [0.003, 0.03, 0.1]
+        space = stabjax.grid(rate=rates, seed=[4])
+        given = {"epochs": 3, "record_every": 1, "progress": False}
+        runs = stabjax.sweep(problem, optax_adam, space, **given)
+        assert runs.loss.dtype == dtype and runs.sizes["step"] == 105
+        for rate in rates:
+            losses, final = adam_loop(problem, dtype(rate), 4, 105)
+            found = runs.sel(rate=rate, seed=4)
+            np.testing.assert_allclose(found.loss, losses, rtol=loss_tolerance)
+            np.testing.assert_allclose(found.final_loss, final, rtol=final_tolerance)
+
+
+def adam_loop(problem, rate, seed, steps):
+    """Returns the losses of all steps and the final loss of a plain loop."""
+    start, key = jax.random.split(jax.random.key(seed))
+    params, state = jax.jit(problem.init)(start)
+    optimizer = optax.adam(rate)
+    opt_state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state, opt_state, count):
+        batch = problem.batch(count, jax.random.fold_in(key, 2**31 - 2))
+        own = jax.random.fold_in(key, count)
+        grad = jax.value_and_grad(problem.loss, has_aux=True)
+        (loss, state), grads = grad(params, state, own, batch)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), state, opt_state, loss
+
+    losses = []
+    for count in range(steps):
+        params, state, opt_state, loss = step(
+            params, state, opt_state, jnp.asarray(count, jnp.int32)
+        )
+        losses.append(float(loss))
+    return losses, jax.jit(problem.evaluate)(params, state, key)["test_loss"]
+
+
+def optax_adam(rate):
+    return optax.adam(rate)
 
 
 def optax_sgd(rate):

@@ -74,6 +74,12 @@ def test_a_flat_valley_is_flagged():
     assert high / low > 2
 
 
+def test_two_values_have_no_interval():
+    found = stabjax.runs.optimum(valley(0.1).isel(rate=[3, 4]), "rate")
+    assert np.isnan(found.value.low)
+    assert "interval" not in str(found).splitlines()[0]
+
+
 def test_one_seed_has_no_interval():
     runs = valley(0.1).isel(seed=0)
     found = stabjax.runs.optimum(runs, "rate")

@@ -91,6 +91,29 @@ def test_what_is_told_of_the_dropped(both):
     assert halved.best_loss.notnull().all()
 
 
+def test_epochs_have_whole_epochs_as_rungs_and_accuracies_are_maximized():
+    problem = stabjax.problems.Problem(
+        PROBLEM.init,
+        PROBLEM.loss,
+        lambda w: {"accuracy": 1 / (1 + jnp.sum(jnp.abs(w)))},
+        {"steps_per_epoch": 3},
+    )
+    space = stabjax.grid(rate=RATES, seed=range(2))
+    given = {"rungs": 4, "variable": "accuracy"}
+    runs = stabjax.successive_halving(
+        problem, make_optimizer, space, epochs=10, **given
+    )
+    assert runs.rung.values.tolist() == [6, 9, 15, 30]
+    for rung in range(3):
+        means = runs.rung_loss.isel(rung=rung).mean("seed").values
+        went_on = runs.rung_loss.isel(rung=rung + 1, seed=0).notnull().values
+        left = ~went_on & np.isfinite(means)
+        assert went_on.any() and left.any()
+        assert means[went_on].min() >= means[left].max()
+    with pytest.raises(TypeError, match="steps or epochs must be given, and not both"):
+        stabjax.successive_halving(problem, make_optimizer, space)
+
+
 def test_all_may_diverge():
     space = stabjax.grid(rate=[30.0, 40.0, 50.0, 60.0])
     runs = stabjax.successive_halving(PROBLEM, make_optimizer, space, steps=40)

@@ -89,6 +89,37 @@ def test_killed_and_resumed_it_has_the_same_bits(runs, tmp_path):
         sweep(store=tmp_path, stop=stabjax.EarlyStopping("test_loss", patience=np.inf))
 
 
+def hopeless(test_loss, step):
+    return (test_loss > 0.3) & (step >= 6)
+
+
+def test_a_function_that_stops_is_resumed_and_rerun(tmp_path):
+    runs = sweep(stop=hopeless, store=tmp_path)
+    assert runs.stopped_at.sel(seed=0).values.tolist() == [6, 16, 8, 6, 6, 24]
+    assert "best_at" not in runs and runs.attrs["when"] == "hopeless"
+    for file in sorted((tmp_path / "chunks").glob("[0-9]*.npz"))[1::2]:
+        file.unlink()
+    again = sweep(stop=hopeless, store=tmp_path)
+    for name in runs.variables:
+        assert again[name].values.tobytes() == runs[name].values.tobytes(), name
+    with pytest.raises(ValueError, match="problem, make_optimizer or a value .* chan"):
+        sweep(store=tmp_path, stop=other_hopeless())
+    point = runs.sel(rate=0.2, seed=1)
+    with pytest.raises(ValueError, match=r"values must .* of stop \(hopeless\)"):
+        stabjax.runs.rerun(PROBLEM, sgd, point)
+    run = stabjax.runs.rerun(PROBLEM, sgd, point, values={"stop": hopeless})
+    np.testing.assert_array_equal(run.curves["test_loss"], point.test_loss_curve)
+
+
+def other_hopeless():
+    """Returns another function of the same name."""
+
+    def hopeless(test_loss, step):
+        return (test_loss > 0.4) & (step >= 6)
+
+    return hopeless
+
+
 def test_a_callback_gets_every_finished_chunk(runs, tmp_path):
     chunks = []
     found = sweep(store=tmp_path, on_chunk=chunks.append)

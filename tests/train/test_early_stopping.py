@@ -63,6 +63,22 @@ def test_a_run_stops_at_its_target_and_within_min_delta():
     assert int(train(stop=rule).stopped_at) == 20
 
 
+def test_a_function_stops_a_run_alone_or_beside_a_rule():
+    def small(score, step, least=0.7):
+        return (score < least) & (step > 1)
+
+    run = train(stop=small)
+    assert int(run.stopped_at) == 4 and run.best is None
+    np.testing.assert_allclose(run.params, 0.9**4, rtol=1e-5)
+    assert np.isnan(run.curves["score"][4:]).all()
+    for patience, expected in ((1, 4), (np.inf, 4)):
+        rule = stabjax.EarlyStopping("test_loss", patience, when=small)
+        run = train(stop=rule)
+        assert (int(run.stopped_at), int(run.best.at)) == (expected, 4)
+    rule = stabjax.EarlyStopping("test_loss", 2, when=lambda score: score < 0.1)
+    assert int(train(stop=rule).stopped_at) == 7
+
+
 @pytest.mark.parametrize("every", [2, 3])
 def test_a_batch_of_runs_is_each_of_them_alone(every):
     """Bit for bit, with runs that stop, diverge and end at different steps."""
@@ -116,6 +132,37 @@ def test_all_runs_of_a_batch_that_are_done_end_the_loop():
             "evaluate_every must be given with stop",
         ),
         ({"stop": "test_loss"}, TypeError, "stop must be a rule such as .* got 'test"),
+        (
+            {"stop": lambda val_loss, step: val_loss > 1},
+            TypeError,
+            "the function of stop must name its parameters from accuracy, score, step, "
+            "test_loss, got val_loss",
+        ),
+        (
+            {"stop": lambda *values: True},
+            TypeError,
+            r"the function of stop must name .*, got \*values",
+        ),
+        (
+            {"stop": lambda test_loss: test_loss},
+            TypeError,
+            r"stop must return a boolean scalar, got float32 of shape \(\)",
+        ),
+        (
+            {"stop": lambda test_loss: None},
+            TypeError,
+            "must return a boolean scalar, got NoneType of shape",
+        ),
+        (
+            {"stop": lambda test_loss: test_loss > 1 and test_loss > 2},
+            TypeError,
+            "the function of stop must not use a traced array in a Python branch",
+        ),
+        (
+            {"stop": stabjax.EarlyStopping("test_loss", when=3)},
+            TypeError,
+            "when must be a function, got 3",
+        ),
         (
             {"stop": stabjax.EarlyStopping("test")},
             ValueError,
