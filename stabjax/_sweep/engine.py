@@ -153,8 +153,7 @@ def sweep(
         `expected_device_bytes` (sum over the devices), `expected_host_bytes` and
         `expected_result_bytes` (a part of the host bytes). `expected_loop_seconds` is
         the time of a Python loop that trains one run after another with a jitted step.
-        A warning is issued if the sweep takes more than a second and 20% longer than the
-        loop.
+        A warning is issued if the sweep takes more than a second and 20% longer.
       progress: whether to show a progress bar in a terminal or notebook. The bar shows
         the finished runs, runs per second, the remaining time and the fraction of
         diverged runs.

@@ -54,8 +54,8 @@ def estimated(
         looping += trials_of(chunks) * cost.looping
     if running > max(_LONG, _SLOWER * looping):
         warn(
-            f"sweep is slower than a Python loop over jitted steps: it is expected to "
-            f"take {running:.3g} s, and the loop {looping:.3g} s. Try another chunk_size."
+            f"sweep is slower than a Python loop over jitted steps: it takes about "
+            f"{running:.3g} s, and the loop {looping:.3g} s. Try another chunk_size."
         )
     expected = {
         "expected_compile_seconds": round(traced + mean.compiling * len(due), 3),
