@@ -111,3 +111,10 @@ def _is_axes(value: object) -> bool:
     if type(value) is tuple:
         return all(name is not None and _is_axes(name) for name in value)
     return value is None or jax.tree_util.all_leaves([value])
+
+
+def attains_maximum(x: jax.Array, largest: jax.Array, bound: jax.Array) -> jax.Array:
+    """Returns 1 if the maximum equals the bound, 0 if not, NaN if `x` contains NaN."""
+    # Under `vmap`, XLA:CPU (jaxlib 0.10) ignores NaN in some maxima.
+    attains = (largest == bound).astype(largest.dtype)
+    return jnp.where(jnp.any(jnp.isnan(x)), jnp.nan, attains)

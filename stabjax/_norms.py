@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from stabjax._axes import Axes, leaf_axes, over_devices
+from stabjax._axes import Axes, attains_maximum, leaf_axes, over_devices
 from stabjax._paths import check_arrays
 
 Tree = TypeVar("Tree")
@@ -346,9 +346,8 @@ def _root_of_squares(total: Callable[[Any], Any]) -> ScaledNorm:
     flags = [jnp.all(x == 1) for x in jax.tree.leaves(k)]
     safe = jax.tree.reduce(jnp.logical_and, flags, jnp.ones((), bool))
     squares = lax.cond(safe, lambda: plain, lambda: total(k))
-    return ScaledNorm(
-        jax.tree.map(safe_root, squares), jax.tree.map(lambda x: 1 / x, k)
-    )
+    roots = jax.tree.map(safe_root, squares)
+    return ScaledNorm(roots, jax.tree.map(lambda x: 1 / x, k))
 
 
 def _rescaling(squares: jax.Array) -> jax.Array:
@@ -379,11 +378,11 @@ def _power_norm(
     bound = total(lax.stop_gradient(largest), largest=True)
     if ord == math.inf:
         # A maximum over devices has no derivative, so this sums instead. Shards that
-        # attain the maximum share its derivative.
-        pairs = list(zip(largest, each(bound), strict=True))
-        attains = [(m == b).astype(m.dtype) for m, b in pairs]
-        shares = [a * m for a, m in zip(attains, largest, strict=True)]
-        return ScaledNorm(total(shares) / total(attains), jnp.ones_like(bound))
+        # attain it share its derivative. Scaled down, because the sum may overflow.
+        k = jnp.where(bound > 1, 2.0**-32, jnp.ones_like(bound))
+        ties = list(map(attains_maximum, arrays, largest, each(bound)))
+        shares = [a * (m * c) for a, m, c in zip(ties, largest, each(k), strict=True)]
+        return ScaledNorm(total(shares) / total(ties), 1 / k)
     unit = jnp.where((bound > 0) & jnp.isfinite(bound), bound, 1)
     # 1 / M may be subnormal and flushed to zero, so k first moves M to mid-range.
     half = 2.0 ** (np.finfo(bound.dtype).maxexp // 2)
@@ -394,7 +393,6 @@ def _power_norm(
     root = jnp.where(positive, powers, 1) ** (1 / ord)
     value = jnp.where(positive, root, lax.stop_gradient(powers))
     # M may have no finite inverse, so the unit is a nearby power of two or 1.
-    large, small = unit > half, unit < 1 / half
-    power = jnp.where(large, half, jnp.ones_like(unit))
-    power = jnp.where(small, 1 / half, power)
+    power = jnp.where(unit > half, half, jnp.ones_like(unit))
+    power = jnp.where(unit < 1 / half, 1 / half, power)
     return ScaledNorm(value * (unit / power), power)

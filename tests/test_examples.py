@@ -1,10 +1,12 @@
 """Every example runs, as a user would run it, and trains."""
 
 import json
+import os
 import pathlib
 import runpy
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ import pytest
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
-@pytest.mark.parametrize("name", ["flax_nnx_digits", "flax_linen_digits"])
+@pytest.mark.parametrize(
+    "name", ["flax_nnx_digits", "flax_linen_digits", "equinox_digits"]
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Flax's own
 @pytest.mark.slow
 def test_digits_examples_reach_95_percent_and_log_metrics(
@@ -113,3 +117,62 @@ print("LOSSES", json.dumps(losses))
     assert eight == later  # to the bit, wherever it was stopped
     np.testing.assert_allclose(eight, one, rtol=0.02)  # sums of bfloat16 in other order
     assert eight[-1] < 0.8 * eight[0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Orbax's own
+def test_accumulation_skips_the_corrupt_microbatch_and_resumes(standard_promotion):
+    rest, resumed, recorded = main_of("plain_jax_accumulation")()
+    assert resumed == rest  # the same bits
+    assert np.isfinite(rest).all() and np.mean(rest[-20:]) < 0.2
+    assert recorded["skip_if_nonfinite/skip_count"] == 1
+    for group, limit in (("hidden", 1), ("output", 0.1)):
+        assert 0 < recorded[f"{group}/clip/update_norm"] <= limit * (1 + 1e-5)
+
+
+@pytest.mark.slow
+def test_logs_reach_both_trackers(tmp_path, standard_promotion, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    main = main_of("training_logs")
+    main(["--folder", str(tmp_path / "board")])
+    assert any((tmp_path / "board").iterdir())
+
+    logged, run = {}, types.SimpleNamespace()
+    run.log = lambda values, step: logged.update({step: values})
+    run.finish = lambda: logged.update(finished=True)
+    stand_in = types.SimpleNamespace(init=lambda **options: run)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    main(["--to", "wandb", "--folder", str(tmp_path / "wandb")])
+    assert logged.pop("finished") and [*logged] == [*range(0, 100, 10)]
+    expected = {"loss", "learning_rate", "clip/grad_norm", "clip/clip_fraction"}
+    assert expected <= logged[90].keys()
+    assert logged[90]["loss"] < logged[0]["loss"]
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(SystemExit, match="pip install wandb"):
+        main(["--to", "wandb", "--folder", str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_an_array_of_jobs_fills_one_store(tmp_path):
+    """The lines of the batch file as SLURM runs them, with its variables."""
+    script = (EXAMPLES / "sweep_cluster.sbatch").read_text()
+    store = tmp_path / "runs"
+    jobs = []
+    for index in range(2):
+        slurm = {"SLURM_ARRAY_TASK_ID": str(index), "SLURM_ARRAY_TASK_COUNT": "2"}
+        folder = os.path.dirname(sys.executable)
+        path = {"PATH": f"{folder}:{os.environ['PATH']}", "STORE": str(store)}
+        jobs.append(
+            subprocess.Popen(
+                ["bash", "-ec", script],
+                env={**os.environ, **slurm, **path},
+                cwd=EXAMPLES.parent,
+            )
+        )
+    assert [job.wait() for job in jobs] == [0, 0]
+    runs = main_of("sweep_cluster")(["--store", str(store), "--report"])
+    assert runs.sizes == {"max_norm": 4, "rate": 6, "seed": 4}
+    assert runs.final_loss.notnull().all()  # NaN means not run

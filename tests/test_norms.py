@@ -101,6 +101,23 @@ def test_non_finite_entries_show(p):
     assert np.isnan(norms(jnp.array([np.inf, np.nan])))
 
 
+def test_the_largest_of_many_equal_numbers():
+    for largest in (3.4e38, -3e38, 1e-37, 2.0):
+        tree = [jnp.float32(largest)] * 3
+        models.assert_close(
+            stabjax.global_norm(tree, np.inf), models.norm(tree, np.inf), "float32"
+        )
+
+
+@pytest.mark.parametrize("p", ORDERS)
+def test_nan_shows_in_batches(p):
+    """XLA:CPU ignores NaN in the maxima of some batches."""
+    rows = np.ones((64, 64), np.float32)
+    np.fill_diagonal(rows, np.nan)
+    got = jax.jit(jax.vmap(lambda x: stabjax.global_norm([x[:9], x[9:]], p)))(rows)
+    assert np.isnan(got).all()
+
+
 @pytest.mark.parametrize("p", (1, 2, 3, np.inf))
 def test_odd_trees(p):
     norm = functools.partial(stabjax.global_norm, ord=p)

@@ -83,6 +83,7 @@ def test_the_multi_power_law_is_fitted_and_optimized(tmp_path, capsys):
 @pytest.mark.slow
 def test_nanogpt_learns_and_records(tmp_path, standard_promotion, capsys):
     nanogpt = script("nanogpt")
+    nanogpt["main"].__globals__["LAYERS"] = 1  # compiles faster
     path = tmp_path / "text.txt"
     path.write_text(stabjax.problems.markov_text()[:8000])
     runs = nanogpt["main"](["--text", str(path), "--steps", "16", "--seeds", "2"])

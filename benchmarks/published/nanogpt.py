@@ -6,8 +6,8 @@ FILE is the text of nanoGPT's character-level run, such as `input.txt` of karpat
 char-rnn. nanoGPT (https://github.com/karpathy/nanoGPT) trains a GPT-2 of 4 layers, 4
 heads and width 128 for 2,000 steps with 12 windows of 64 characters, without dropout.
 Its README reports a validation loss of 1.88, the mean over 20 random minibatches of
-the last 10% of the text. The script computes it on all windows of this part, and the
-standard error of a mean over so few.
+the last 10% of the text. The script computes it on all windows of this part, and prints
+the standard error of a mean over 20 minibatches.
 
 The model, the initial weights and the optimizer are nanoGPT's: AdamW with decay 0.1 of
 matrices and embeddings, a cosine schedule with linear warmup to the peak rate and decay

@@ -151,7 +151,9 @@ def sweep(
         are many, stores nothing and returns an empty dataset. Its attributes estimate
         the cost for this process: `expected_seconds`, `expected_compile_seconds`,
         `expected_device_bytes` (sum over the devices), `expected_host_bytes` and
-        `expected_result_bytes` (a part of the host bytes).
+        `expected_result_bytes` (a part of the host bytes). `expected_loop_seconds` is
+        the time of a Python loop that trains one run after another with a jitted step.
+        A warning is issued if the sweep takes more than a second and 20% longer.
       progress: whether to show a progress bar in a terminal or notebook. The bar shows
         the finished runs, runs per second, the remaining time and the fraction of
         diverged runs.

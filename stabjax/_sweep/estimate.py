@@ -12,15 +12,20 @@ import xarray as xr
 from stabjax._sweep.dataset import labelled, unfilled
 from stabjax._sweep.devices import device_bytes, start
 from stabjax._sweep.place import Place
-from stabjax._sweep.plan import Chunk, Plan
+from stabjax._sweep.plan import Chunk, Plan, trials_of
 from stabjax._sweep.program import Program
+from stabjax._sweep.warn import warn
 
 _SAMPLED = 4  # maximum number of programs to measure
+_LOOPED = 0.3  # seconds of a loop to measure
+# A sweep warns above this ratio to the time of a loop, if it takes longer than this.
+_SLOWER, _LONG = 1.2, 1.0
 
 
 class _Cost(NamedTuple):
     compiling: float = 0.0  # seconds
     running: float = 0.0  # seconds for a trial on a device
+    looping: float = 0.0  # seconds for a trial in a Python loop over jitted steps
     memory: int = 0  # bytes on all devices
 
 
@@ -40,14 +45,22 @@ def estimated(
     every = max(1, math.ceil(len(due) / _SAMPLED))
     costs = {n: _cost(plan, programs[n], due[n], place) for n in [*due][::every]}
     mean = _Cost(*np.mean([*costs.values()], axis=0)) if costs else _Cost()
-    running = 0.0
+    running, looping = 0.0, 0.0
     for number, chunks in due.items():
         batches = math.ceil(len(chunks) / min(len(place.devices), len(chunks)))
         trials = batches * plan.groups[number].width
-        running += trials * costs.get(number, mean).running
+        cost = costs.get(number, mean)
+        running += trials * cost.running
+        looping += trials_of(chunks) * cost.looping
+    if running > max(_LONG, _SLOWER * looping):
+        warn(
+            f"sweep is slower than a Python loop over jitted steps: it takes about "
+            f"{running:.3g} s, and the loop {looping:.3g} s. Try another chunk_size."
+        )
     expected = {
         "expected_compile_seconds": round(traced + mean.compiling * len(due), 3),
         "expected_seconds": round(running, 6),
+        "expected_loop_seconds": round(looping, 6),
         "expected_device_bytes": max(
             (cost.memory for cost in costs.values()), default=0
         ),
@@ -66,11 +79,36 @@ def _cost(plan: Plan, program: Program, due: Sequence[Chunk], place: Place) -> _
     batch = due[: len(devices)]
     started = start(compiled, len(devices), batch, [*map(plan.inputs, batch)])
     jax.block_until_ready(started)
+    ended = time.perf_counter()
     return _Cost(
         running - begin,
-        (time.perf_counter() - running) / group.width,
+        (ended - running) / group.width,
+        _loop_seconds(plan, program, due[0]),
         len(devices) * device_bytes(compiled),
     )
+
+
+def _loop_seconds(plan: Plan, program: Program, chunk: Chunk) -> float:
+    """Measures a trial in a Python loop over jitted steps, and its evaluations."""
+    shared, lanes = plan.inputs(chunk)
+    values = {**shared, **{name: value[0] for name, value in lanes.items()}}
+    start, step, evaluate = program.loop()
+    state, settings = start(values), plan.settings
+    jax.block_until_ready((step(values, state), evaluate(values, state)))
+
+    def seconds(repeats: int) -> float:
+        found, begin = state, time.perf_counter()
+        for _ in range(repeats):
+            found = step(values, found)
+        jax.block_until_ready(found)
+        return (time.perf_counter() - begin) / repeats
+
+    once = seconds(3)  # several, because the device works asynchronously
+    each = seconds(int(np.clip(_LOOPED / once, 1, settings.steps)))
+    begin = time.perf_counter()
+    jax.block_until_ready(evaluate(values, state))
+    evaluations = 1 + settings.steps // (settings.evaluate_every or settings.steps + 1)
+    return settings.steps * each + evaluations * (time.perf_counter() - begin)
 
 
 def _is_due(chunk: Chunk, place: Place) -> bool:

@@ -175,6 +175,22 @@ class Program:
         arguments["stop"] = self.settings.rule()
         return train(*self._made(values), **arguments)
 
+    def loop(self) -> tuple[Callable[..., Any], ...]:
+        """Returns jitted functions of a trial's values for a loop over steps.
+
+        They return the initial state, the next state and an evaluation. Convolutions
+        are XLA's, as in a training script.
+        """
+
+        def parts(values: _Variables) -> Training:
+            return self._training(values, products=False)
+
+        return (
+            jax.jit(lambda values: parts(values).start),
+            jax.jit(lambda values, state: parts(values).step(state)[0]),
+            jax.jit(lambda values, state: parts(values).evaluate(state)),
+        )
+
     def _trial(self, values: _Variables) -> tuple[Any, ...]:
         if self.settings.record_every or self.settings.evaluate_every:
             result = self._result(values)
@@ -197,11 +213,11 @@ class Program:
         variables = variables_of(result(state, until))
         return state.params, {**variables, **_leaves(state)}
 
-    def _training(self, values: Mapping[str, Any]) -> Training:
+    def _training(self, values: Mapping[str, Any], products: bool = True) -> Training:
         given = self.settings
         watched = summaries_of(given.summaries, given.target_loss, given.steps)
         rules = Rules(given.divergence_factor, watched, given.evaluations)
-        return training(*self._made(values), rules)
+        return training(*self._made(values), rules, products)
 
     def _chunk(
         self, shared_seed: bool, engine: str, device: jax.Device

@@ -44,8 +44,12 @@ class NormalForm(NamedTuple):
     final_loss: str | None  # the entry of `evaluate` that is the final loss
 
 
-def normal_form(problem: Problem) -> NormalForm:
-    """Checks the signatures of a problem and returns its normal form."""
+def normal_form(problem: Problem, products: bool = True) -> NormalForm:
+    """Checks the signatures of a problem and returns its normal form.
+
+    `products` replaces convolutions with matrix products on CPUs.
+    """
+    changed = with_products if products else _unchanged
     batch = getattr(problem, "batch", None)
     evaluate = getattr(problem, "evaluate", None)
     known = set(_BY_NAME["loss"]) - (set() if batch else {"batch"})
@@ -85,11 +89,15 @@ def normal_form(problem: Problem) -> NormalForm:
         # Jitted so that it is traced once, although the program calls it several times.
         # The function is new in each call because JAX caches traces by function
         # identity and would miss a change in the closure of problem.loss.
-        jax.jit(with_products(outputs)),
-        with_products(measures),
+        jax.jit(changed(outputs)),
+        changed(measures),
         lambda key, steps: with_batch(key, key, steps),
         getattr(problem, "metadata", {}).get("final_loss"),
     )
+
+
+def _unchanged(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 def _by_name(

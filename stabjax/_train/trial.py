@@ -154,10 +154,14 @@ def training(
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     rules: Rules,
+    products: bool = True,
 ) -> Training:
-    """Returns the initial state, the step function and the result function of a run."""
+    """Returns the building blocks of a run.
+
+    `products` replaces convolutions with matrix products on CPUs.
+    """
     init_key, step_key = jax.random.split(_typed(key))
-    form = normal_form(problem)
+    form = normal_form(problem, products)
     params, model_state = form.init(init_key)
     zero = jnp.asarray(0, jnp.int32)
     inputs = jax.eval_shape(form.inputs, step_key, zero)

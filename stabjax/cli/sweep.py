@@ -212,7 +212,8 @@ def _estimate(attrs: dict[str, Any]) -> str:
     return (
         f"{attrs['trials']} runs of {attrs['steps']} steps, {attrs['programs']} "
         f"programs\nestimated time: {attrs['expected_seconds']} s for training and "
-        f"{attrs['expected_compile_seconds']} s for compilation\nestimated memory: "
+        f"{attrs['expected_compile_seconds']} s for compilation "
+        f"({attrs['expected_loop_seconds']} s for a Python loop)\nestimated memory: "
         f"{attrs['expected_device_bytes'] / 1e6:.0f} MB on the devices and "
         f"{attrs['expected_result_bytes'] / 1e6:.0f} MB for the results"
     )

@@ -59,11 +59,10 @@ def fitted(x: _Array, y: _Array, confidence: float) -> Fit | None:
     noise that the values share, where a bootstrap of few seeds is too short; and
     unbounded if the seeds do not show where the curve turns.
 
-    A quartic bends differently on both sides of the minimum, as the loss does below a
-    steep rise. A cubic is biased there, and its intervals held the truth in 58 to 94%
-    of draws. The powers after the fourth are not fitted: the interval allows for them
-    with a part of what the fourth changes. The cubic varies less, so its minimum is the
-    estimate if the interval holds it.
+    Beside a steep rise, as near divergence, a cubic is biased: its intervals held the
+    truth in 58 to 94% of draws. The quartic follows the rise, and the interval allows
+    for the powers after the fourth with a share of what the fourth changes. The cubic
+    varies less, so its minimum is the estimate if the interval holds it.
 
     The window is the smallest around the best value, with at least five values, whose
     curvature is beyond doubt. In an even window of noise that is equal at

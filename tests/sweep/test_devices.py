@@ -14,6 +14,7 @@ import trainings
 from trainings import assert_same_bits, run
 
 import stabjax
+from stabjax._sweep import estimate
 from stabjax._sweep.program import Program
 
 
@@ -79,10 +80,18 @@ def test_a_dry_run_says_what_to_expect_and_keeps_nothing(alone, tmp_path):
     attrs = expected.attrs
     assert (attrs["trials"], attrs["programs"], attrs["chunk_size"]) == (60, 1, 4)
     assert 0 < attrs["expected_seconds"] < 10
+    assert attrs["expected_loop_seconds"] > attrs["expected_seconds"]
     assert attrs["expected_compile_seconds"] > 0
     assert attrs["expected_device_bytes"] > 1000
     assert attrs["expected_result_bytes"] == sum(v.nbytes for v in alone.values())
     assert all(isinstance(value, (int, float, str)) for value in attrs.values())
+
+
+def test_a_dry_run_warns_if_a_loop_is_faster(monkeypatch):
+    monkeypatch.setattr(estimate, "_loop_seconds", lambda *given: 0.0)
+    monkeypatch.setattr(estimate, "_LONG", 0.0)
+    with pytest.warns(RuntimeWarning, match=r"slower than a Python loop .* loop 0 s"):
+        run(dry_run=True)
 
 
 def test_a_dry_run_knows_what_is_in_the_store_already(tmp_path):
