@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test compare slow numerics dist oldest newest lint types format notes clean
+.PHONY: study test compare slow numerics docs conformance dist oldest newest lint types format notes clean
 .DEFAULT_GOAL := study
 
 # A stamp for each extra: installing again only when pyproject.toml changed.
@@ -25,18 +25,28 @@ $(VENV)/.compare: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[compare]'
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.venv pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
 study: $(VENV)/.study  ## clipping and schedules, measured on small problems; ARGS="--quick" passes options
 	$(BIN)/stabjax study $(ARGS)
 
 test: $(VENV)/.dev  ## the default tests; ARGS="-k clip" passes options
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --junitxml $(VENV)/test.xml $(ARGS)
 
 compare: $(VENV)/.compare  ## schedules against PyTorch and transformers
 	$(BIN)/python -m pytest -n 2 -m 'slow or not slow' $(ARGS) \
 	  tests/compat/test_compat_torch_installed.py tests/compat/test_compat_huggingface_installed.py
 
 slow: $(VENV)/.dev  ## what takes longer
-	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m slow --junitxml $(VENV)/slow.xml $(ARGS)
+
+docs: $(VENV)/.docs  ## the site, in site/index.html
+	$(BIN)/python -m sphinx --jobs 2 --fail-on-warning --keep-going --quiet docs site
+
+conformance: $(VENV)/.dev  ## docs/conformance.md, after `make test slow`
+	$(BIN)/python docs/conformance.py
 
 # Numerics again, optimised as users have it; the other tests compile with less.
 numerics: $(VENV)/.dev
@@ -112,4 +122,4 @@ notes:  ## release notes of VERSION, from the changelog
 	@awk '/^## / { shown = ($$2 == "$(or $(VERSION),Unreleased)") } shown' CHANGELOG.md
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-newest dist build
+	rm -rf $(VENV) .venv-oldest .venv-newest dist build site docs/api

@@ -19,12 +19,16 @@ from scipy.special import stdtrit
 import stabjax
 
 RATES = np.logspace(-3, 0, 13)
-# Losses by the distance from the optimum, in units of the rate's logarithm: the last is
-# much steeper above the optimum than below, as near divergence.
+# Losses by the distance from the optimum, in units of the rate's logarithm. The last
+# two are much steeper above the optimum than below, as near divergence. The cliff is a
+# flat valley with a wall 0.8 above its minimum.
 CURVES = {
     "parabola": lambda d: d * d / 2,
     "skewed": lambda d: d * d / 2 * (1 + np.clip(d, -3, 9) / 4),
     "exponential": lambda d: np.exp(d) - d - 1,
+    "cliff": lambda d: (
+        (d * d / 2 + np.exp(4 * np.minimum(d, 3) - 3.2) - 0.163 * d) / 20
+    ),
 }
 
 

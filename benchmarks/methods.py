@@ -1,154 +1,233 @@
-"""Compares the success rates of clipping methods on problems that need clipping.
+"""Compares clipping methods and guards, each at its own best learning rate and level.
 
-python benchmarks/methods.py [--quick] [--out docs]
+python benchmarks/methods.py --store DIR [--problems NAME ...] [--seconds S] [--quick]
+python benchmarks/methods.py --store DIR --report DIR
 
-All methods use the same optimizer, learning rates and seeds, a threshold of 1 and
-mostly default values for other arguments. Each problem is a single sweep with the
-method as a static axis. The script saves `methods.png` and prints a table with the
-percentage of runs that reach the target, the percentage of runs that diverge, and the
-median number of steps to the target.
+The upper command trains the runs: for each problem and method, 13 or 16 learning rates,
+7 levels of the threshold and 32 seeds. It resumes an interrupted store, and `--seconds`
+stops it early. The lower one prints tables and draws pictures without training.
 """
-
-import argparse
-import dataclasses
-import pathlib
-import time
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt  # noqa: TID251
 import numpy as np
 import optax
+from paired import (
+    at_edges,
+    corrected,
+    effect,
+    forest,
+    markdown,
+    print_claim,
+    run_script,
+    scores,
+    with_log_loss,
+    write_table,
+)
 
 import stabjax
 from stabjax import problems
 
-
-def before(transformation):
-    return lambda rate: optax.chain(transformation, optax.sgd(rate))
-
-
-def instead(transformation):
-    return lambda rate: optax.chain(transformation, optax.scale_by_learning_rate(rate))
+BASELINE = "clip_by_global_norm"
+WITHOUT_LEVEL = ("none", "Adam")
+SEEDS = 32
+LEVELS = np.logspace(-2, 1, 7)
 
 
-METHODS = {
-    "SGD": optax.sgd,
-    "clip": before(stabjax.clip(1.0)),
-    "clip_by_global_norm": before(stabjax.clip_by_global_norm(1.0)),
-    "clip_by_block_norm": before(stabjax.clip_by_block_norm(1.0)),
-    "clip_by_block_rms": before(stabjax.clip_by_block_rms(1.0)),
-    "smooth_clip_by_global_norm": before(stabjax.smooth_clip_by_global_norm(1.0)),
-    "normalize_by_update_norm": before(stabjax.normalize_by_update_norm()),
-    "adaptive_grad_clip": before(stabjax.adaptive_grad_clip(0.1)),
-    "clip_by_percentile": before(stabjax.clip_by_percentile(window=100)),
-    "clip_update_norm": before(stabjax.clip_update_norm()),
-    "zclip": before(stabjax.zclip()),
-    "adagc": before(stabjax.adagc()),
-    "clip_by_norm_ratio": before(stabjax.clip_by_norm_ratio(1.5)),
-    "limit_norm_growth": before(stabjax.limit_norm_growth()),
-    "clip_by_second_moment": before(stabjax.clip_by_second_moment()),
-    "clip_by_tracked_max": before(stabjax.clip_by_tracked_max()),
-    "normalize_by_tracked_norm": before(stabjax.normalize_by_tracked_norm()),
-    "adopt_clip": before(stabjax.adopt_clip()),
-    "clip_by_relative_update": lambda rate: optax.chain(
-        optax.sgd(rate), stabjax.clip_by_relative_update()
-    ),
-    "skip_if_nonfinite": lambda rate: stabjax.skip_if_nonfinite(optax.sgd(rate)),
-    "skip_above_norm": lambda rate: stabjax.skip_above_norm(optax.sgd(rate), 10.0),
-    "skip_on_spike": lambda rate: stabjax.skip_on_spike(optax.sgd(rate), window=32),
-    "Adam": optax.adam,
-    "scale_by_stable_adam": instead(stabjax.scale_by_stable_adam()),
-    "scale_by_spam": instead(stabjax.scale_by_spam()),
-    "scale_by_stable_spam": instead(stabjax.scale_by_stable_spam()),
-    "reset_moments, Adam": instead(stabjax.reset_moments(optax.scale_by_adam(), 100)),
-}
+def momentum(rate):
+    return optax.sgd(rate, momentum=0.9)
 
 
 def spiked_digits(share=0.02, size=1000.0):
     """Returns the digits problem with 2% of the gradients scaled by 1000."""
-    problem = problems.digits_mlp(hidden=16, batch_size=32)
+    problem = problems.digits_mlp()
 
     def loss(params, key):
         value = problem.loss(params, key)
         spike = jax.random.bernoulli(jax.random.fold_in(key, 1), share)
-        extra = value - jax.lax.stop_gradient(
-            value
-        )  # zero, with the same derivative as `value`
+        # Zero, with the same derivative as `value`.
+        extra = value - jax.lax.stop_gradient(value)
         return value + jnp.where(spike, size, 0.0) * extra
 
-    return dataclasses.replace(problem, loss=loss)
+    return problems.Problem(problem.init, loss, problem.evaluate, problem.metadata)
 
 
-# Name -> (problem, target loss, steps).
+# Name -> (problem, optimizer, learning rates, typical norm, steps, variable, baseline).
+# The baseline is the loss of the best constant prediction, and the initial loss of the
+# quadratic.
 PROBLEMS = {
-    "adding": (problems.adding(1.5, length=20, hidden=16, batch_size=16), 0.16, 200),
-    "heavy tails": (problems.heavy_tailed_quadratic(), 0.3, 500),
-    "cliff": (problems.single_unit_rnn(length=20), 1e-4, 300),
-    "spiked digits": (spiked_digits(), 0.3, 200),
-    "quartic": (problems.quartic(), 1e-3, 500),
-    "cosh": (problems.cosh(), 1e-3, 500),
+    "transformer": (
+        problems.char_transformer,
+        optax.adamw,
+        np.logspace(-4, 0, 13),
+        1.0,
+        300,
+        "test_loss",
+        1.97,
+    ),
+    "digits CNN": (
+        problems.digits_cnn,
+        momentum,
+        np.logspace(-3, 2, 16),
+        1.0,
+        300,
+        "test_loss",
+        2.30,
+    ),
+    "adding": (
+        lambda: problems.adding(1.5, length=10, hidden=32, batch_size=32),
+        momentum,
+        np.logspace(-3, 2, 16),
+        1.0,
+        500,
+        "test_loss",
+        1 / 6,
+    ),
+    "heavy tails": (
+        lambda: problems.heavy_tailed_quadratic(tail=1.2),
+        optax.sgd,
+        np.logspace(-3, 2, 16),
+        10.0,
+        500,
+        "final_loss",
+        46.0,
+    ),
+    "bad batches": (
+        spiked_digits,
+        optax.adam,
+        np.logspace(-4, 0, 13),
+        1.0,
+        300,
+        "test_loss",
+        2.30,
+    ),
 }
 
 
-def make_optimizer(method, rate):
-    return METHODS[method](rate)
+def before(make):
+    """Returns an optimizer maker: the transformation, followed by the optimizer."""
+    return lambda level, norm, base, rate: optax.chain(make(level, norm), base(rate))
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs"))
-    options = parser.parse_args(arguments)
-    methods, chosen, seeds = list(METHODS), PROBLEMS, range(4)
-    if options.quick:
-        methods, seeds = methods[:3], range(2)
-        chosen = {name: PROBLEMS[name] for name in ("heavy tails", "cosh")}
-    rates = [0.001, 0.01, 0.1, 1.0, 10.0]
-    space = stabjax.grid(method=methods, rate=rates, seed=seeds)
-    reached, diverged, took = {}, {}, {}
-    for name, (problem, target, steps) in chosen.items():
-        start = time.perf_counter()
-        runs = stabjax.sweep(
-            problem,
-            make_optimizer,
-            space,
-            steps=steps,
-            target_loss=target,
-            progress=False,
-        )
-        held = (runs.status == 0) & (runs.final_loss <= target)
-        reached[name] = 100 * held.mean(("rate", "seed")).values
-        diverged[name] = 100 * (runs.status == 1).mean(("rate", "seed")).values
-        steps_taken = runs.target_at.where(held).stack(run=("rate", "seed"))
-        took[name] = steps_taken.median("run").values
-        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-    print(table(methods, reached, diverged, took))
-    draw(methods, reached, options.out / "methods.png")
-    return reached
+def instead(make):
+    return lambda level, norm, base, rate: optax.chain(
+        make(level), optax.scale_by_learning_rate(rate)
+    )
 
 
-def table(methods, reached, diverged, took):
-    rows = [f"| method | {' | '.join(reached)} |", "|---" * (len(reached) + 1) + "|"]
-    for i, method in enumerate(methods):
-        cells = (
-            f"{reached[n][i]:.0f} / {diverged[n][i]:.0f} / "
-            + (f"{took[n][i]:.0f}" if np.isfinite(took[n][i]) else "-")
-            for n in reached
-        )
-        rows.append(f"| `{method}` | {' | '.join(cells)} |")
-    return "\n".join(rows)
+# In the order of training. Levels span three decades around the usual threshold, which
+# depends on the typical norm of the problem's gradient.
+METHODS = {
+    "none": lambda level, norm, base, rate: base(rate),
+    "clip_by_global_norm": before(lambda x, n: stabjax.clip_by_global_norm(x * n)),
+    "skip_above_norm": lambda level, norm, base, rate: stabjax.skip_above_norm(
+        base(rate), 30 * level * norm
+    ),
+    "clip": before(lambda x, n: stabjax.clip(x * n / 30)),
+    "zclip": before(lambda x, n: stabjax.zclip(max_norm=x * n)),
+    "adaptive_grad_clip": before(lambda x, n: stabjax.adaptive_grad_clip(x / 10)),
+    "clip_by_percentile": before(
+        lambda x, n: stabjax.clip_by_percentile(100 * x / (1 + x), window=100)
+    ),
+    "smooth_clip_by_global_norm": before(
+        lambda x, n: stabjax.smooth_clip_by_global_norm(x * n)
+    ),
+    "clip_by_block_norm": before(lambda x, n: stabjax.clip_by_block_norm(x * n / 3)),
+    "adagc": before(lambda x, n: stabjax.adagc(1 + x, max_norm=n, warmup_steps=30)),
+    "skip_on_spike": lambda level, norm, base, rate: stabjax.skip_on_spike(
+        base(rate), z_threshold=10 * level, window=32
+    ),
+    "clip_by_relative_update": lambda level, norm, base, rate: optax.chain(
+        base(rate), stabjax.clip_by_relative_update(level / 10)
+    ),
+    "Adam": lambda level, norm, base, rate: optax.adam(rate),
+    "scale_by_stable_adam": instead(
+        lambda x: stabjax.scale_by_stable_adam(threshold=x)
+    ),
+    "scale_by_spam": instead(lambda x: stabjax.scale_by_spam(threshold=500 * x)),
+}
 
 
-def draw(methods, reached, path):
-    figure, axes = plt.subplots(figsize=(7, 1 + 0.25 * len(methods)))
-    image = axes.imshow(np.array(list(reached.values())).T, aspect="auto", vmin=0)
-    axes.set_xticks(range(len(reached)), reached, rotation=20)
-    axes.set_yticks(range(len(methods)), methods)
-    figure.colorbar(image, label="runs that reach the target (%)")
-    figure.savefig(path, dpi=90, bbox_inches="tight")
-    plt.close(figure)
+def train(name, store, quick):
+    """Trains the runs of a problem, with a linear decay of the learning rate to 0."""
+    problem, base, rates, norm, steps, _, _ = PROBLEMS[name]
+    methods, levels, seeds = list(METHODS), LEVELS, SEEDS
+    if quick:
+        methods, rates, levels, seeds = methods[:3], rates[3::3], levels[::3], 4
+
+    def make_optimizer(method, rate, level):
+        schedule = stabjax.linear_schedule(rate, 0.0, steps)
+        return METHODS[method](level, norm, base, schedule)
+
+    space = stabjax.grid(method=methods, rate=rates, level=levels, seed=range(seeds))
+    on_cpu = jax.default_backend() == "cpu"
+    return stabjax.sweep(
+        problem(),
+        make_optimizer,
+        space,
+        steps=steps,
+        # On a GPU, one chunk for each method, which has a program of its own.
+        chunk_size="auto" if on_cpu else len(rates) * len(levels) * seeds,
+        store=store / name.replace(" ", "_"),
+        progress=False,
+    )
+
+
+def report(store, folder):
+    """Prints the tables of a store and draws `methods.png`."""
+    losses, effects, notes = {}, {}, []
+    for name in PROBLEMS:
+        path = store / name.replace(" ", "_")
+        if not path.exists():
+            continue
+        problem, variable = PROBLEMS[name][0](), PROBLEMS[name][5]
+        runs = with_log_loss(stabjax.runs.load(path), problem, variable)
+        for method in runs.method.values:
+            # The keyword `method` of `sel` is xarray's own.
+            part = runs.sel({"method": method})
+            if (part.status == -1).any():
+                notes.append(f"{name}: `{method}` has not finished.")
+                continue
+            key = method, name
+            losses[key] = at_best(part, name, notes)
+            if method != BASELINE:
+                one, other = {"method": [method]}, {"method": [BASELINE]}
+                effects[key] = effect(runs, one, other)
+    effects = corrected(effects)
+    columns = list(dict.fromkeys(name for _, name in losses))
+    rows = [m for m in METHODS if any((m, name) in losses for name in columns)]
+
+    def table(cell):
+        body = [[f"`{m}`", *(cell(m, name) for name in columns)] for m in rows]
+        return markdown(["method", *columns], body)
+
+    print_claim(effects)
+    page = folder / "clipping.md"
+    write_table(page, "ratios", table(lambda *key: str(effects.get(key, "1"))))
+    write_table(page, "losses", table(lambda *key: losses.get(key, "")))
+    print("\n".join(notes))
+    others = [row for row in rows if row != BASELINE]
+    panels = {
+        name: {"": {row: effects.get((row, name)) for row in others}}
+        for name in columns
+    }
+    forest(folder / "methods.png", panels, others)
+    return effects
+
+
+def at_best(part, name, notes):
+    """Returns the loss and the decades of a method, and notes what is at an edge."""
+    variable, baseline = PROBLEMS[name][5:]
+    method = part.method.item()
+    axes = ("rate",) if method in WITHOUT_LEVEL else ("rate", "level")
+    for axis, value in at_edges(part, {}, *axes).items():
+        notes.append(f"{name}: `{method}` is best at an edge, {axis} = {value:.3g}.")
+    loss = np.exp(scores(part, {}).mean(axis=0).min())
+    found = stabjax.runs.sensitivity(
+        part, "rate", variable=variable, initial_loss=baseline
+    )
+    return f"{loss:.3g} / {found.decades:.1f}"
 
 
 if __name__ == "__main__":
-    main()
+    run_script(__doc__.splitlines()[0], list(PROBLEMS), train, report)

@@ -108,6 +108,7 @@ def main():
     for question, answer in questions.items():
         print(f"\n{question}\n{answer}")
     if options.out:
+        del questions["And its best rate?"]  # looks like the first
         drawn = [a for a in questions.values() if hasattr(a, "caveats")]
         axes = stabjax.plot.panels(3, -(-len(drawn) // 3))
         for ax, answer in zip(axes, drawn, strict=False):

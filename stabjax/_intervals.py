@@ -1,4 +1,4 @@
-"""Confidence intervals, and interval widths on a logarithmic axis."""
+"""Estimates with confidence intervals, and interval widths on a logarithmic axis."""
 
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -11,36 +11,43 @@ _RESAMPLES = 1000
 _Array = np.ndarray[Any, Any]
 
 
-class Interval(NamedTuple):
-    """A confidence interval.
+class Estimate(NamedTuple):
+    """An estimate with its confidence interval.
 
     Attributes:
+      value: the estimate.
       low: lower bound. It is -inf (or 0 for positive quantities) if the runs do not
         determine it, and NaN if there is no interval, for example with a single seed.
       high: upper bound. Similarly, it may be inf or NaN.
-      confidence: confidence level, in (0, 1).
     """
 
+    value: float
     low: float
     high: float
-    confidence: float = 0.95
 
     def __str__(self) -> str:
-        """Formats the bounds."""
-        return f"{self.low:.3g} to {self.high:.3g}"
+        """Formats the estimate with its interval in brackets."""
+        return f"{self:.4g}"
+
+    def __format__(self, spec: str) -> str:
+        """Formats each number, as in `f"{estimate:.2f}"`."""
+        value, low, high = (format(number, spec or ".4g") for number in self)
+        return value if np.isnan(self.low) else f"{value} [{low}, {high}]"
 
 
-def student(values: Any, confidence: float = 0.95) -> Interval:
-    """Computes the Student t interval of a mean over independent seeds.
+def student(values: Any, confidence: float = 0.95) -> Estimate:
+    """Computes the mean over independent seeds with its Student t interval.
 
     The interval is mean +- t(confidence, n - 1) s / sqrt(n). It is NaN for fewer than
     two values, or if any value is non-finite.
     """
     values = np.asarray(values, float)
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        mean = float(values.mean()) if values.size else np.nan
     if values.size < 2 or not np.isfinite(values).all():
-        return Interval(np.nan, np.nan, confidence)
-    mean, half = float(values.mean()), float(student_half_width(values, confidence))
-    return Interval(mean - half, mean + half, confidence)
+        return Estimate(mean, np.nan, np.nan)
+    half = float(student_half_width(values, confidence))
+    return Estimate(mean, mean - half, mean + half)
 
 
 def student_half_width(values: _Array, confidence: float = 0.95) -> _Array:
@@ -61,7 +68,7 @@ def student_half_width(values: _Array, confidence: float = 0.95) -> _Array:
 
 def decades_that_train(
     success: _Array, rates: Any, confidence: float = 0.95
-) -> tuple[float, Interval]:
+) -> Estimate:
     """Computes how many decades of rates train, with a bootstrap interval over seeds.
 
     A rate trains if at least half of the runs succeed. Entire seeds are resampled,
@@ -83,12 +90,12 @@ def decades_that_train(
     seeds = success.shape[1]
     value = float(width(np.ones(seeds)))
     if seeds < 2:
-        return value, Interval(np.nan, np.nan, confidence)
+        return Estimate(value, np.nan, np.nan)
     draw = np.random.default_rng(0)
     draws = draw.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES)
     tail = (1 - confidence) / 2
     low, high = np.quantile(width(draws), [tail, 1 - tail], method="nearest")
-    return value, Interval(float(low), float(high), confidence)
+    return Estimate(value, float(low), float(high))
 
 
 def wilson(count: Any, size: Any, confidence: float = 0.95) -> tuple[Any, Any]:

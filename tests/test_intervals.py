@@ -30,10 +30,16 @@ def test_students_interval_is_scipys(confidence):
     values = np.random.default_rng(0).normal(size=7)
     found = student(values, confidence)
     of_scipy = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
-    np.testing.assert_allclose(found[:2], [of_scipy.low, of_scipy.high])
-    assert str(student([1.0, 3.0])) == "-10.7 to 14.7"
+    np.testing.assert_allclose(found, [values.mean(), of_scipy.low, of_scipy.high])
+
+
+def test_all_estimates_are_printed_alike():
+    found = student([1.0, 3.0])
+    assert str(found) == f"{found}" == "2 [-10.71, 14.71]"
+    assert f"{found:.1f}" == "2.0 [-10.7, 14.7]"
+    assert str(student([1.5])) == "1.5"
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [1.0, np.inf], [1.0, np.nan, 2.0]])
 def test_there_is_no_interval_of_one_seed_or_of_a_diverged_run(values):
-    assert np.isnan(student(values)[:2]).all()
+    assert np.isnan(student(values)[1:]).all()

@@ -117,4 +117,4 @@ def test_random_trees(number):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(4, 14))
 def test_many_random_trees(number):
-    check_layout(number, cases=200)
+    check_layout(number, cases=100)

@@ -78,3 +78,28 @@ def test_the_multi_power_law_is_fitted_and_optimized(tmp_path, capsys):
     assert rows["stabjax's fit"][1] < 0.003
     assert ours < theirs
     assert "stabjax's fit" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_nanogpt_learns_and_records(tmp_path, standard_promotion, capsys):
+    nanogpt = script("nanogpt")
+    nanogpt["main"].__globals__["LAYERS"] = 1  # compiles faster
+    path = tmp_path / "text.txt"
+    path.write_text(stabjax.problems.markov_text()[:8000])
+    runs = nanogpt["main"](["--text", str(path), "--steps", "16", "--seeds", "2"])
+    # Initial logits are small, so the first loss is the entropy of a uniform guess.
+    characters = len(set(path.read_text()))
+    np.testing.assert_allclose(runs.loss[..., 0], np.log(characters), atol=0.1)
+    assert (runs.validation_loss < runs.loss[..., 0] - 0.3).all()
+    assert (runs.clip_update_norm <= 1.0001).all()
+    assert "nanoGPT, peak 0.001  1.88" in capsys.readouterr().out
+
+
+def test_nanogpt_has_the_published_size():
+    nanogpt = script("nanogpt")
+    text = "".join(map(chr, range(200, 265))) * 100
+    problem = nanogpt["shakespeare"](text)
+    params = jax.eval_shape(problem.init, jax.random.key(0))
+    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    # nanoGPT prints 0.80M for 65 characters, without the embeddings of positions.
+    assert sum(sizes) - 64 * 128 == 795_904

@@ -5,10 +5,13 @@ python benchmarks/published/multi_power_law.py FOLDER
 FOLDER contains the folders `25M` and `100M` with the loss curves of Luo et al., 2025
 (https://arxiv.org/abs/2503.12811, https://github.com/thu-yao-01-luo/MultiPowerLaw) as
 `step,lr,loss` in CSV files and their optimized schedule in `optimized_schedule.npy`.
-The law is fitted on three schedules and judged on six others. The script prints
+The law is fitted on three schedules of up to 24,000 steps and judged on six others, two
+of which have 72,000. The script prints
 
 - their parameters: the errors that they print, and those that stabjax computes,
 - the errors of stabjax's fit on the same three curves,
+- for both, the loss that the fits minimize, and the errors on the curves that are as
+  long as those fitted and on the two that are longer,
 - the final loss that their law predicts for their optimized schedule, and for a
   staircase whose heights are optimized with `jax.grad`.
 """
@@ -106,6 +109,17 @@ def errors_of(law, curves):
     return np.mean(rows, axis=0)
 
 
+def huber_loss(law, curves, width=1e-3):
+    """The sum that both fits minimize, over the differences of log losses."""
+    wrong = np.concatenate(
+        [
+            np.abs(np.log(np.asarray(law.predict(schedule, steps)) / losses))
+            for schedule, steps, losses in curves
+        ]
+    )
+    return np.where(wrong < width, wrong**2 / 2, width * (wrong - width / 2)).sum()
+
+
 def staircase(numbers):
     """A warmup and a plateau, then a staircase with shorter and shorter steps."""
     boundaries = STEPS - 1 - WARMUP - np.geomspace(6000, 20, numbers.size)
@@ -134,7 +148,8 @@ def optimized(law, stairs=12):
 def report(folder, model):
     law = THEIRS[model]
     judged = [curve_of(folder, name) for name in JUDGED]
-    fitted = stabjax.runs.fit_loss_curve([curve_of(folder, name) for name in FITTED])
+    curves = [curve_of(folder, name) for name in FITTED]
+    fitted = stabjax.runs.fit_loss_curve(curves)
     rows = {
         "theirs, printed": PRINTED[model],
         "their parameters": errors_of(law, judged),
@@ -143,6 +158,14 @@ def report(folder, model):
     print(f"\n{model:22s}     R2     MAE    RMSE  mean relative  largest relative")
     for name, (r2, mae, rmse, mean, largest) in rows.items():
         print(f"{name:22s} {r2:.4f} {mae:.5f} {rmse:.5f} {mean:14.5f} {largest:17.5f}")
+    long = [curve for curve in judged if curve[1][-1] > STEPS]
+    short = [curve for curve in judged if curve[1][-1] <= STEPS]
+    for name, one in (("their parameters", law), ("stabjax's fit", fitted)):
+        print(
+            f"{name:22s} loss of the fit {huber_loss(one, curves):.6f}, MAE "
+            f"{errors_of(one, short)[1]:.5f} up to {STEPS:,} steps, "
+            f"{errors_of(one, long)[1]:.5f} of the curves to 72,000"
+        )
     same = curve_of(folder, "constant_24000"), curve_of(folder, "constant_72000")
     (_, steps, first), (_, _, second) = same
     noise = np.abs(first - second[: first.size])

@@ -40,7 +40,8 @@ class Background:
 
     def __exit__(self, *error: object) -> None:
         for future in self._waiting:
-            future.cancel()
+            if not future.cancel():
+                _abandoned.add(future)
         for _ in range(self._threads):
             self._calls.put(None)
 

@@ -21,8 +21,9 @@ _CPU_BYTES, _DEVICE_BYTES = 2**18, 2**31
 _CPU_MEMORY, _CPU_LEAST = 2**27, 4
 _CPU_WIDTHS, _DEVICE_WIDTHS = (32, 4096), (1024, 65536)
 # Widths of lanes. Blocks fit in a cache or in registers regardless of the width, so it
-# only has to be large enough to hide the time between two chunks.
-_CPU_LANES, _DEVICE_LANES, _FEW_LANES = 2**14, 2**20, 2**10
+# only has to be large enough to hide the time between two chunks. With several chunks,
+# the host prepares and copies some of them while the device trains another.
+_CPU_LANES, _DEVICE_LANES, _FEW_LANES = 2**14, 2**18, 2**10
 
 
 def auto_width(parameters: int, device: jax.Device, memory: int = 0) -> int:

@@ -69,9 +69,12 @@ def cpu_options(program: str) -> dict[str, Any]:
     """
     # Wrong values of atan with 512-bit vectors in jaxlib 0.10.2.
     wide = {} if "atan" in program else {"xla_cpu_prefer_vector_width": "512"}
+    options: dict[str, Any]
     options = {"xla_cpu_experimental_ynn_fusion_type": "", **wide}
     if "xla_cpu_small_call" in program:  # which cannot contain parallel tasks
-        return {**options, "xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+        options["xla_disable_hlo_passes"] = "cpu-parallel-task-assigner"
+        # Compiles two weights in 0.9 s instead of 1.2 s, and they are as fast.
+        return {**options, "xla_backend_optimization_level": 2}
     if "dot_general" in program or "conv_general_dilated" in program:
         return {"xla_backend_optimization_level": 2}
     return options

@@ -8,18 +8,21 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import pickle
+import random
 import sys
 import sysconfig
 import types
 import weakref
-from collections.abc import Hashable, Iterator, Mapping, Set
-from typing import Any
+from collections.abc import Iterator, Mapping, Set
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 _MOST = 100_000  # objects to hash; any others are compared by identity
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), slice)
+_GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
 _LIBRARIES = tuple(
     {
         sysconfig.get_path(name)
@@ -30,17 +33,26 @@ _LIBRARIES = tuple(
 _digests: dict[int, bytes] = {}
 
 
-def contents(functions: list[object]) -> Hashable:
+class Contents(NamedTuple):
+    """A key of the values that functions read."""
+
+    digest: str
+    codes: tuple[types.CodeType, ...]
+    generators: tuple[bytes, ...]  # states of random generators
+
+
+def contents(functions: list[object]) -> Contents:
     """Returns a key that changes if any value read by the functions changes.
 
     Follows closures, default arguments, attributes, the arguments of partial functions
     and, for functions outside installed packages, global names. Arrays are compared by
-    content. Objects of the Python standard library and of JAX are compared by identity.
+    content, and generators of random numbers by state. Other objects of the Python
+    standard library and of JAX are compared by identity.
     """
     walk = _Walk()
     for function in functions:
         walk.follow(function)
-    return walk.digest.hexdigest(), tuple(walk.codes)
+    return Contents(walk.digest.hexdigest(), tuple(walk.codes), tuple(walk.generators))
 
 
 class _Walk:
@@ -49,6 +61,7 @@ class _Walk:
     def __init__(self) -> None:
         self.digest = hashlib.blake2b()
         self.codes: list[types.CodeType] = []
+        self.generators: list[bytes] = []
         self._known: dict[int, int] = {}  # object id -> visit number
         self._kept: list[object] = []  # references that prevent the reuse of ids
 
@@ -66,6 +79,9 @@ class _Walk:
                 continue
             self._known[id(value)] = len(self._known)
             self._kept.append(value)
+            if isinstance(value, _GENERATORS):
+                self.generators.append(pickle.dumps(value))
+                continue
             if (array := _array_digest(value)) is not None:
                 self.digest.update(array)
                 continue
@@ -98,6 +114,8 @@ def _parts(value: Any) -> Iterator[object]:
             yield from _globals(value)
     elif isinstance(value, types.MethodType):
         yield from (value.__func__, value.__self__)
+    elif isinstance(value, types.BuiltinMethodType):  # such as a dict's get
+        yield from (value.__name__, value.__self__)
     elif isinstance(value, functools.partial):
         yield from (value.func, value.args, value.keywords)
     elif isinstance(value, Mapping):

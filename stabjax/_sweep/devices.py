@@ -1,5 +1,6 @@
 """Running chunks on the devices of this process."""
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -101,13 +102,22 @@ def _started(
     return start(program, devices, batch, [*map(inputs, batch)])
 
 
+# XLA (jaxlib 0.10 to 0.12) takes 3 to 5 ms to report the memory of a program.
+_known_bytes: weakref.WeakKeyDictionary[jax.stages.Compiled, int]
+_known_bytes = weakref.WeakKeyDictionary()
+
+
 def device_bytes(program: jax.stages.Compiled) -> int:
     """Returns the memory of running and waiting chunks on a device, or 0 if unknown."""
-    found: Any = program.memory_analysis()
-    if found is None:
-        return 0
-    waiting = found.argument_size_in_bytes + found.output_size_in_bytes
-    return int(found.temp_size_in_bytes + (IN_FLIGHT + 1) * waiting)
+    known = _known_bytes.get(program)
+    if known is None:
+        found: Any = program.memory_analysis()
+        known = 0
+        if found is not None:
+            waiting = found.argument_size_in_bytes + found.output_size_in_bytes
+            known = int(found.temp_size_in_bytes + (IN_FLIGHT + 1) * waiting)
+        _known_bytes[program] = known
+    return known
 
 
 def check_chunk_fits(

@@ -13,8 +13,9 @@ import optax
 import xarray as xr
 
 from stabjax._arguments import as_integer
+from stabjax._sweep.background import Background
 from stabjax._sweep.compiler import no_mesh
-from stabjax._sweep.dataset import NOT_RUN, labelled, labelled_chunk
+from stabjax._sweep.dataset import NOT_RUN, labelled, labelled_chunk, prepare
 from stabjax._sweep.devices import Trainer, on_devices
 from stabjax._sweep.estimate import estimated
 from stabjax._sweep.executors import by_executor
@@ -82,7 +83,7 @@ def sweep(
 
     Runs are trained in chunks of `chunk_size` with `vmap`, and the last chunk is
     padded. The chunk size affects the results only through rounding. If every seed has
-    enough runs to fill a chunk, all runs of a chunk share a seed and its minibatches.
+    enough runs, all runs of a chunk share a seed and its minibatches.
     Runs of at most 64 parameters whose steps consist of a few scalar operations are
     compiled to a single function on CPU, or a single kernel on GPU, with rounding of
     its own. The attribute `engine` of the result is then `"lanes"` instead of `"vmap"`.
@@ -242,7 +243,9 @@ def trained(
                 break
         traced = time.perf_counter() - start
         total = trials_in(plan, place.part)
-        with watched(total, place.progress, place.store is not None) as watch:
+        shown, stoppable = place.progress, place.store is not None
+        with Background() as thread, watched(total, shown, stoppable) as watch:
+            thread.submit(prepare)
             results = gathered(plan, _source(plan, place, train, watch))
         if place.part[1] > 1 and place.store:  # results of other processes
             for chunk, variables in place.store.chunks(plan, plan.chunks()):

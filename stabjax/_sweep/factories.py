@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import optax
 
 from stabjax._train.problem import Problem, is_problem
@@ -31,9 +32,11 @@ class Factories(NamedTuple):
         taken = {name: values[name] for name in self.optimizer_axes}
         optimizer = self.make_optimizer(**taken)
         if not isinstance(optimizer, optax.GradientTransformation):
+            is_array = isinstance(optimizer, jax.Array)
+            found = "an array" if is_array else type(optimizer).__name__
             raise TypeError(
                 f"make_optimizer must return an optax.GradientTransformation, "
-                f"got {type(optimizer).__name__}."
+                f"got {found}."
             )
         return problem, optimizer
 
@@ -44,9 +47,10 @@ class Factories(NamedTuple):
             return problem
         problem = problem(**{name: values[name] for name in self.problem_axes})
         if not is_problem(problem):
+            is_array = isinstance(problem, jax.Array)
             raise TypeError(
                 f"problem must return a Problem with init and loss, "
-                f"got {type(problem).__name__}."
+                f"got {'an array' if is_array else type(problem).__name__}."
             )
         return problem
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from stabjax._sweep.axes import OF_WHAT_WAS_TRAINED
 from stabjax._sweep.dataset import unfilled
-from stabjax._sweep.plan import Chunk, Plan, padded
+from stabjax._sweep.plan import Chunk, Plan, padded, places
 from stabjax._sweep.program import STATE, Inputs
 
 _Array = np.ndarray[Any, Any]
@@ -33,9 +33,10 @@ def gathered(plan: Plan, source: Source) -> _Variables:
 
 def fill(results: _Variables, chunk: Chunk, variables: _Variables) -> None:
     """Copies the results of a chunk into the arrays over all trials."""
+    mine = places(chunk.trials)
     for name, values in variables.items():
         if name in results:
-            results[name][chunk.trials] = values
+            results[name][mine] = values
 
 
 def trials_in(plan: Plan, part: tuple[int, int]) -> int:

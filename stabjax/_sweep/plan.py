@@ -18,6 +18,9 @@ from stabjax._train.stopping import is_maximized
 
 _PER_TRIAL = 40  # bytes: number, seed, and positions in chunks and groups
 _PER_DIMENSION = 12  # bytes per trial: position of its value, and a temporary copy
+# On CPU, chunks of 8 networks with one seed take 0.86 of the time of 32 networks with
+# several seeds. On an H200, 256 convolutional networks take 0.9 of the time of 1024.
+_NARROWER = 4
 _RECORDED = 4  # multiple of these bytes above which most results are curves
 
 _Array = np.ndarray[Any, Any]
@@ -83,13 +86,15 @@ class Plan:
     def inputs(self, chunk: Chunk) -> Inputs:
         """Returns the program arguments for a chunk."""
         group = self.groups[chunk.group]
-        trials = padded(chunk.trials, group.width)
-        rows = self.space.rows
-        lanes = {name: v[rows[name][trials]] for name, v in self.numbers.items()}
-        seeds = self.space.seeds[trials]
+        mine, rows = places(chunk.trials), self.space.rows
+        lanes = {
+            name: padded(values.take(rows[name][mine]), group.width)
+            for name, values in self.numbers.items()
+        }
+        seeds = self.space.seeds[mine]
         if group.shared_seed:
             return {"seed": seeds[0]}, lanes
-        return {}, {**lanes, "seed": seeds}
+        return {}, {**lanes, "seed": padded(seeds, group.width)}
 
     def chunks(self) -> list[Chunk]:
         """Returns all chunks of a sweep, sorted by number.
@@ -103,16 +108,16 @@ class Plan:
     def _chunks(self) -> list[Chunk]:
         found: list[Chunk] = []
         for generation in range(len(self.sizes)):
-            new = self._generations == generation
+            new = self._generations == generation if len(self.sizes) > 1 else None
             found += self.chunks_of(new, len(found), self.settings.steps)
         return found
 
-    def chunks_of(self, chosen: _Array, number: int, steps: int) -> list[Chunk]:
-        """Splits the trials selected by a mask into chunks, numbered from `number`."""
+    def chunks_of(self, chosen: _Array | None, number: int, steps: int) -> list[Chunk]:
+        """Splits all trials, or those selected by a mask, into numbered chunks."""
         chunks: list[Chunk] = []
         for group, (_, trials) in enumerate(self.space.groups()):
-            mine = trials[chosen[trials]]
-            for part in _parts(mine, self.space.seeds[mine], self.groups[group]):
+            mine = trials if chosen is None else trials[chosen[trials]]
+            for part in _parts(mine, self.space.seeds, self.groups[group]):
                 chunks.append(Chunk(number + len(chunks), group, part, steps))
         return chunks
 
@@ -165,10 +170,13 @@ def widths(
 
     If `chunk_size` is None, the trials are split evenly into chunks of at most `auto`
     trials. A chunk with a single seed draws each minibatch only once. Therefore, chunks
-    do not mix seeds if every seed has enough trials to fill a chunk.
+    do not mix seeds if every seed has enough trials to fill a chunk, or a quarter of
+    `auto`.
     """
     limit = chunk_size or auto
     counts = np.unique(space.seeds[trials], return_counts=True)[1]
+    if not chunk_size and auto <= _NARROWER * counts.min():
+        limit = min(auto, int(counts.min()))
     enough = len(counts) == 1 or int(counts.min()) >= limit
     numbers = any(not a.is_static and a.name != "seed" for a in space.axes)
     shared_seed = enough and numbers  # vmap needs a batched argument
@@ -177,9 +185,22 @@ def widths(
     return width, shared_seed
 
 
-def padded(trials: _Array, width: int) -> _Array:
-    """Pads the trials of a chunk to `width` by repeating the last one."""
-    return np.pad(trials, (0, width - len(trials)), mode="edge")
+def padded(values: _Array, width: int) -> _Array:
+    """Pads the values of a chunk to `width` by repeating the last one."""
+    missing = width - len(values)
+    return np.pad(values, (0, missing), mode="edge") if missing else values
+
+
+def places(trials: _Array) -> _Array | slice:
+    """Returns the trials as a slice if they are consecutive.
+
+    NumPy copies a slice of a million values in 0.4 ms, and the same values by index in
+    1.7 ms.
+    """
+    first, last = int(trials[0]), int(trials[-1])
+    if last - first + 1 == len(trials) and (trials[1:] > trials[:-1]).all():
+        return slice(first, last + 1)
+    return trials
 
 
 def trials_of(chunks: Sequence[Chunk]) -> int:
@@ -190,6 +211,7 @@ def trials_of(chunks: Sequence[Chunk]) -> int:
 def _parts(trials: _Array, seeds: _Array, group: Group) -> Iterator[_Array]:
     parts = [trials]
     if group.shared_seed or group.engine == "vmap":
+        seeds = seeds[trials]
         order = np.argsort(seeds, kind="stable")
         borders = np.flatnonzero(np.diff(seeds[order])) + 1
         parts = np.split(trials[order], borders if group.shared_seed else [])

@@ -1,6 +1,7 @@
 """Planning a sweep, which traces the programs without compiling them."""
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import math
@@ -38,6 +39,8 @@ from stabjax._sweep.spec_json import (
 from stabjax._sweep.tracing import explained
 from stabjax._train.problem import is_problem
 
+_version = functools.cache(version)  # reads a file, which takes 1 ms
+
 
 def planned(
     problem: Any,
@@ -69,7 +72,8 @@ def planned(
         # A function that returns the problem may draw its data at random.
         watched = is_problem(problem)
         try:
-            with random_state_watched() if watched else contextlib.nullcontext():
+            draws = random_state_watched(memory.generators)
+            with draws if watched else contextlib.nullcontext():
                 program.shapes()
         except Exception as error:
             raise explained(error, program, numbers) from error.__cause__ or error
@@ -220,7 +224,7 @@ def _check_names(space: Space, groups: Sequence[Group], settings: Settings) -> N
 
 def _numerics(device: jax.Device) -> dict[str, Any]:
     """Returns the versions and settings that affect rounding."""
-    versions = {"jax": jax.__version__, "jaxlib": version("jaxlib")}
+    versions = {"jax": jax.__version__, "jaxlib": _version("jaxlib")}
     config = {n: v for n, v in jax_config().items() if "promotion" not in n}
     harmless = ("--xla_force_host_platform_device_count", "--xla_dump")
     flags = os.environ.get("XLA_FLAGS", "").split()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 from stabjax._sweep.compiler import jax_config
-from stabjax._sweep.contents import contents
+from stabjax._sweep.contents import Contents, contents
 
 _T = TypeVar("_T")
 
@@ -20,7 +20,11 @@ class Memory:
 
     def __init__(self, functions: list[object]) -> None:
         self._functions = functions
-        self._contents: Hashable = None
+        self._contents: Contents | None = None
+
+    def generators(self) -> tuple[bytes, ...]:
+        """Returns the states of the random generators that the functions refer to."""
+        return self._found().generators
 
     def recall(self, key: Hashable, make: Callable[[], _T]) -> _T:
         """Returns the cached result for a key, calling `make` on the first request.
@@ -46,8 +50,11 @@ class Memory:
         return made
 
     def _key(self, key: Hashable) -> Hashable:
+        owners = tuple(map(id, self._functions))
+        return owners, self._found(), key, tuple(jax_config().values())
+
+    def _found(self) -> Contents:
         found = self._contents  # another thread may reset it in the meantime
         if found is None:
             found = self._contents = contents(self._functions)
-        owners = tuple(map(id, self._functions))
-        return owners, found, key, tuple(jax_config().values())
+        return found

@@ -27,8 +27,9 @@ _STOPPED = b"\nStopping now. Finished chunks are stored.\n"
 class Requests:
     """Requests by Ctrl-C to stop after the running chunks, or to abandon them."""
 
-    def __init__(self) -> None:
+    def __init__(self, announced: bool = True) -> None:
         self._first, self._second = threading.Event(), threading.Event()
+        self._announced = announced
 
     def stopped(self) -> bool:
         """Returns whether to stop starting chunks."""
@@ -45,8 +46,8 @@ class Requests:
             self._second.set()
             signal.signal(signal.SIGINT, signal.default_int_handler)
         self._first.set()
-        # print is not reentrant in a signal handler.
-        os.write(2, _STOPPED if self._second.is_set() else _STOPPING)
+        if self._announced:  # print is not reentrant in a signal handler
+            os.write(2, _STOPPED if self._second.is_set() else _STOPPING)
 
 
 @contextlib.contextmanager

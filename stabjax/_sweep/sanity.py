@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,17 @@ def warn_about(space: Space, steps: int) -> None:
 
 
 @contextlib.contextmanager
-def random_state_watched() -> Iterator[None]:
-    """Warns if the context draws random numbers from Python or NumPy."""
-    before = _random_state()
+def random_state_watched(
+    generators: Callable[[], tuple[bytes, ...]],
+) -> Iterator[None]:
+    """Warns if the context draws random numbers from Python or NumPy.
+
+    Args:
+      generators: returns the states of the generators that the functions refer to.
+    """
+    before = _random_state(), generators()
     yield
-    if _random_state() != before:
+    if (_random_state(), generators()) != before:
         warn(
             "the problem or the optimizer draws random numbers from Python or NumPy. "
             "They are drawn once, when the program is traced, and are the same in "

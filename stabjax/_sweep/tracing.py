@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 
@@ -54,6 +55,8 @@ def _sentence(
         f"branch, got traced numbers. Use {', '.join(calls)}."
     )
     frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, jax.errors.TracerArrayConversionError):
+        text += " A function of jax.numpy in place of NumPy accepts traced numbers."
     if any(frame.filename.startswith(_OPTAX) for frame in frames):
         text += (
             " Optax schedules need static steps. The stabjax schedules of the same "

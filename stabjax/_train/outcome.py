@@ -77,6 +77,11 @@ def _final(
         evaluation = form.evaluate(*given)
         if form.final_loss is None:
             return form.loss(*given)[0], evaluation
+        if not evaluation:
+            raise ValueError(
+                f'metadata["final_loss"] must name an entry of problem.evaluate, which '
+                f"is not given, got {form.final_loss!r}."
+            )
         check_choice('metadata["final_loss"]', form.final_loss, [*evaluation])
         return evaluation[form.final_loss], evaluation
 

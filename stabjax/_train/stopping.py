@@ -209,6 +209,20 @@ def is_frozen(watched: Watched, state: State) -> jax.Array:
     return (watched.stopped_at <= state.step) | (state.good_steps < state.step)
 
 
+def is_settled(state: State, evaluated: bool) -> jax.Array:
+    """Returns whether further steps cannot change the results of a run.
+
+    The losses of a diverged run are +inf, whatever follows. Its evaluation is that of
+    the last step, which no longer changes once all parameters are NaN.
+    """
+    settled = state.good_steps < state.step
+    if evaluated:
+        for leaf in jax.tree.leaves((state.params, state.model_state)):
+            is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+            settled &= jnp.isnan(leaf).all() if is_float else False
+    return settled
+
+
 def without(frozen: jax.Array, tree: _T) -> _T:
     """Returns the outputs of a run, with NaN where it is frozen."""
 

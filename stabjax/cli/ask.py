@@ -1,6 +1,7 @@
 """`stabjax ask`: an answer from the runs of a sweep."""
 
 import argparse
+import inspect
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # The questions, and whether each is about an axis.
 _QUESTIONS = {
+    "best": False,
     "optimum": True,
     "compare": True,
     "sensitivity": True,
@@ -36,8 +38,9 @@ def add(commands: Subparsers) -> None:
         help="answer a question from the runs of a sweep",
         description="Answers a question from a sweep's store or dataset, such as:"
         " stabjax ask STORE optimum peak_value schedule=cosine. NAME=VALUE selects the"
-        " runs with this value. Questions: optimum AXIS (its best value), compare AXIS"
-        " (do its values differ?), sensitivity AXIS (what does a wrong value cost?),"
+        " runs with this value. Questions: best (which point?), optimum AXIS (its best"
+        " value), compare AXIS (do its values differ?), sensitivity AXIS (what does a"
+        " wrong value cost?),"
         " scaling AXIS --over SIZES (how does its best value move?), importance (which"
         " axes matter?), clipping (what does the threshold do?).",
     )
@@ -69,9 +72,12 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             raise ValueError(f"{options.question} needs {wanted}, got {axes}.")
         pairs = [parse_pair(word) for word in options.pairs if "=" in word]
         runs = _selected(load_runs(options.store), dict(pairs))
-        found = getattr(stabjax.runs, options.question)(
-            runs, *axes, **_arguments(options, runs, axes)
-        )
+        ask = getattr(stabjax.runs, options.question)
+        arguments = _arguments(options, runs, axes)
+        for name in arguments.keys() - inspect.signature(ask).parameters.keys():
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} must not be given for {options.question}.")
+        found = ask(runs, *axes, **arguments)
         if options.out:
             figure: Any = stabjax.plot.answer(found).figure
             figure.savefig(options.out)

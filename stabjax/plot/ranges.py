@@ -174,7 +174,7 @@ def _width(success: xr.DataArray, x: str) -> str:
     seeds = ("seed",) if "seed" in success.dims else ()
     runs = pooled(success, x, *seeds)
     runs = runs if seeds else runs[:, None]
-    value, (low, high, _) = decades_that_train(runs, success[x])
+    found = decades_that_train(runs, success[x])
     count, size = counts(pooled(success, x))
     trains = count / np.maximum(size, 1) >= LEAST_SHARE
     if not trains.any():
@@ -182,8 +182,8 @@ def _width(success: xr.DataArray, x: str) -> str:
     if len(trains) == 1:
         return "one rate"
     bound = ">= " if trains[0] or trains[-1] else ""
-    interval = "" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]"
-    return f"{bound}{value:.1f} decades{interval}"
+    value, *interval = f"{found:.1f}".split(" ", 1)
+    return " ".join([f"{bound}{value} decades", *interval])
 
 
 def _write_right(ax: Axes, height: int, text: str) -> None:

@@ -7,8 +7,7 @@ the best value moves with size (`scaling`), what matters (`importance`), what a
 threshold does (`clipping`), and where to sweep next (`refine`).
 """
 
-from stabjax._intervals import Interval
-from stabjax.runs.answers import Estimate
+from stabjax._intervals import Estimate
 from stabjax.runs.clipping import clipping
 from stabjax.runs.comparison import Comparison, Difference, Treatment, compare
 from stabjax.runs.fresh import retest
@@ -30,7 +29,6 @@ __all__ = [
     "Effect",
     "Estimate",
     "Importance",
-    "Interval",
     "LossCurve",
     "Marginal",
     "Optimum",

@@ -2,32 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
-
-from stabjax._intervals import student_half_width
-
-
-class Estimate(NamedTuple):
-    """An estimate with its confidence interval.
-
-    Attributes:
-      value: the estimate.
-      low: lower bound; -inf, or 0 for a positive quantity, if the runs do not determine
-        it, and NaN if there is no interval, as with a single seed.
-      high: upper bound, likewise.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        """Formats the estimate, with its interval in brackets."""
-        if np.isnan(self.low):
-            return f"{self.value:.4g}"
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
 class Answer:
@@ -48,15 +26,6 @@ class Answer:
             field.name: _plain(getattr(self, field.name))
             for field in fields(self)  # type: ignore[arg-type]  # of a dataclass
         }
-
-
-def student(values: np.ndarray, confidence: float, sign: float = 1.0) -> Estimate:
-    """Returns the mean over the seeds, times a sign, with Student's interval."""
-    mean, half = (
-        sign * float(values.mean()),
-        float(student_half_width(values, confidence)),
-    )
-    return Estimate(mean, mean - half, mean + half)
 
 
 def with_caveats(lines: list[str], caveats: tuple[str, ...]) -> str:
@@ -84,11 +53,21 @@ def percent(confidence: float) -> str:
     return f"{100 * confidence:.3g}%"
 
 
-def basis(seeds: int, confidence: float, at: Mapping[str, object]) -> str:
-    """Returns what an estimate rests on, in brackets."""
+def basis(
+    seeds: int,
+    confidence: float | None,
+    at: Mapping[str, object] = MappingProxyType({}),
+    points: int = 1,
+) -> str:
+    """Returns what an estimate rests on, in brackets.
+
+    Without an interval, `confidence` is None.
+    """
     parts = [counted(seeds, "seed")]
-    if seeds > 1:
+    if seeds > 1 and confidence is not None:
         parts.insert(0, f"{percent(confidence)} interval")
+    if points > 1:
+        parts.append(f"best of {points} points")
     if at:
         parts.append(f"at {named(at)}")
     return f"({', '.join(parts)})"

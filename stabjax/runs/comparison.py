@@ -10,10 +10,10 @@ import xarray as xr
 from scipy.special import nctdtr, stdtr, stdtrit
 
 from stabjax._arguments import check, check_choice
+from stabjax._intervals import Estimate
 from stabjax._types import Label
 from stabjax.runs.answers import (
     Answer,
-    Estimate,
     counted,
     named,
     percent,
@@ -21,7 +21,7 @@ from stabjax.runs.answers import (
     with_caveats,
 )
 from stabjax.runs.points import hyperparameters
-from stabjax.runs.tables import complete, scores_of, seeds_left_out
+from stabjax.runs.tables import complete, scores_of, seeds_left_out, unknown_axis
 
 _Array = np.ndarray[Any, Any]
 
@@ -137,12 +137,14 @@ def compare(
     other half are compared, and each seed's loss is the mean over 20 random halves. The
     interval of the mean difference d is
 
-        d +- t(confidence, n - 1) s / sqrt(n)
+        d +- t(confidence, n - 1) sqrt(s^2 / n + (c_1 + c_2) / 2)
 
     where s is the standard deviation, over the n seeds, of the paired differences at
-    the settings that all seeds choose. `benchmarks/answers.py` measures how often it
-    holds the truth: settings chosen and compared on the same seeds are biased, and
-    leaving out one seed at a time makes the interval too short.
+    the settings that all seeds choose. The choice itself is uncertain if two settings
+    are nearly as good: c_1 and c_2 are the variances, over the halves, of the mean of
+    all seeds at the settings that a half chooses. `benchmarks/answers.py` measures how
+    often the interval holds the truth: settings chosen and compared on the same seeds
+    are biased, and leaving out one seed at a time makes the interval too short.
 
     Differences are paired by seed: with the same seed, runs start alike and see the
     same minibatches. P-values are adjusted by Holm's method for the number of
@@ -229,6 +231,7 @@ class _Arm(NamedTuple):
     point: int  # among all points: the settings that all seeds choose
     chosen: _Array  # its score for each seed
     held_out: _Array  # the score of each seed at settings that other seeds choose
+    choice: float  # variance of the mean over the settings that halves choose
     stable: bool
 
     @property
@@ -241,7 +244,7 @@ def _labels(scores: xr.DataArray, axis: str) -> xr.DataArray:
     if axis not in scores.coords or axis == "seed" or not scores[axis].dims:
         known = [str(name) for name, c in scores.coords.items() if c.dims]
         known = [name for name in known if name not in ("seed", "trial")]
-        raise ValueError(f"axis must be one of {', '.join(known)}, got {axis!r}.")
+        raise unknown_axis(axis, known)
     return scores[axis].broadcast_like(scores.isel(seed=0, drop=True))
 
 
@@ -253,11 +256,12 @@ def _tuned(table: _Array, points: _Array, mine: _Array) -> _Arm:
     best = int(scores.mean(axis=0).argmin())
     chosen = scores[:, best]
     if len(scores) == 1 or not stable.any():
-        return _Arm(int(points[best]), chosen, chosen, bool(stable.any()))
+        return _Arm(int(points[best]), chosen, chosen, 0.0, bool(stable.any()))
     halves = _halves(len(scores))
     choices = (halves @ scores / halves.sum(axis=1, keepdims=True)).argmin(axis=1)
     held_out = ((1 - halves.T) * scores[:, choices]).sum(axis=1) / _SPLITS
-    return _Arm(int(points[best]), chosen, held_out, True)
+    choice = float(scores.mean(axis=0)[choices].var())
+    return _Arm(int(points[best]), chosen, held_out, choice, True)
 
 
 def _halves(seeds: int) -> _Array:
@@ -283,8 +287,12 @@ def _difference(
     if seeds < 2:
         alone = Estimate(sign * difference, np.nan, np.nan)
         return Difference(name, other, alone, np.nan, None)
-    spread = float((one.chosen - two.chosen).std(ddof=1))
-    error = spread / np.sqrt(seeds)
+    # c is the variance of the delete-half jackknife for a single choice. The mean over
+    # choices varies less. Intervals with half of c hold the truth in 93 to 98% of
+    # draws from four seeds on, and in 92 to 97% without it.
+    variance = (one.chosen - two.chosen).var(ddof=1) / seeds
+    error = float(np.sqrt(variance + (one.choice + two.choice) / 2))
+    spread = error * np.sqrt(seeds)
     half = stdtrit(seeds - 1, 0.5 + confidence / 2) * error
     t = abs(difference) / error if error else np.inf * abs(difference)
     signed = sign * difference

@@ -10,9 +10,12 @@ from stabjax._intervals import student_half_width
 
 _Array = np.ndarray[Any, Any]
 
+_DEGREE = 4
+_ALLOWANCE = 0.25  # share of the difference to the cubic's minimum in the interval
+_LARGE = 0.25  # fourth power, relative to the second: those after it matter as well
 _REACH = 2  # values on each side of the best, at least
 _CLEAR = 2.0  # times the quantile of Student's t: a curvature that is beyond doubt
-_SURELY = 1e-3  # level of the test that replaces the mean by its logarithm
+_LEVEL = 0.05  # of the test whether a curve fits
 _UNEQUAL = 4.0  # times the median variance: a value with more noise
 _PLACES = 1001  # at which the slope is tested
 
@@ -33,9 +36,9 @@ def scale_of(values: _Array) -> Scale:
 
 
 class Fit(NamedTuple):
-    """A cubic through the values near the best one."""
+    """A polynomial through the values near the best one."""
 
-    at: float  # where the cubic is smallest
+    at: float  # where the polynomial is smallest
     low: float  # of the interval of that place; -inf if unbounded
     high: float
     loss: _Array  # of each seed, at the minimum
@@ -43,11 +46,11 @@ class Fit(NamedTuple):
     window: slice  # of the values that are fitted
     places: _Array  # the curve, for a plot
     curve: _Array
-    coarse: bool = False  # whether the cubic misses means by more than their noise
+    coarse: bool = False  # whether the curve misses means by more than their noise
 
 
 def fitted(x: _Array, y: _Array, confidence: float) -> Fit | None:
-    """Fits a cubic to y(seeds, values) near its smallest mean; None if too few values.
+    """Fits a quartic to y(seeds, values) near its smallest mean, or returns None.
 
     All fits are linear in y: the coefficients of the mean are the means of the seeds'
     coefficients. So the slope of the curve at a place v is a mean over the seeds, and
@@ -56,30 +59,35 @@ def fitted(x: _Array, y: _Array, confidence: float) -> Fit | None:
     noise that the values share, where a bootstrap of few seeds is too short; and
     unbounded if the seeds do not show where the curve turns.
 
+    Beside a steep rise, as near divergence, a cubic is biased: its intervals held the
+    truth in 58 to 94% of draws. The quartic follows the rise, and the interval allows
+    for the powers after the fourth with a share of what the fourth changes. The cubic
+    varies less, so its minimum is the estimate if the interval holds it.
+
     The window is the smallest around the best value, with at least five values, whose
     curvature is beyond doubt. In an even window of noise that is equal at
     all values, the curvature is independent of slope and place, so this choice hardly
     biases them; one by the quality of the fit does (coverage 0.86 to 0.93).
 
-    Where a cubic does not fit, the logarithm of the mean is tried: it has its minimum
+    Where a quartic does not fit, the logarithm of the mean is tried: it has its minimum
     at the same place, and follows a steep rise beside a valley.
     """
     if y.shape[1] < 3:
         return None
     fit = _in_window(x, y, confidence)
     means = y.mean(axis=0)
-    near = fit.window
-    if (means > 0).all() and _misses(x[near], y[:, near], _SURELY):
-        logs = np.log(means) + (y - means) / means  # each seed's part, to first order
-        other = _in_window(x, logs, confidence)
-        if not other.coarse:
-            level = np.exp(other.loss.mean())
-            loss = level * (1 + other.loss - other.loss.mean())
-            # Two curves that both seem to fit: the interval holds both.
-            low, high = min(fit.low, other.low), max(fit.high, other.high)
-            curve = np.exp(other.curve)
-            return other._replace(low=low, high=high, loss=loss, curve=curve)
-    return fit
+    if not fit.coarse or (means <= 0).any():
+        return fit
+    logs = np.log(means) + (y - means) / means  # each seed's part, to first order
+    other = _in_window(x, logs, confidence)
+    near = other.window
+    if other.coarse or _matters(x[near], logs[:, near], _DEGREE):
+        return fit
+    level = np.exp(other.loss.mean())
+    loss = level * (1 + other.loss - other.loss.mean())
+    # Two curves that both seem to fit: the interval holds both.
+    low, high = min(fit.low, other.low), max(fit.high, other.high)
+    return other._replace(low=low, high=high, loss=loss, curve=np.exp(other.curve))
 
 
 def _in_window(x: _Array, y: _Array, confidence: float) -> Fit:
@@ -91,12 +99,12 @@ def _in_window(x: _Array, y: _Array, confidence: float) -> Fit:
         window, last = slice(start, start + width), width == number
         if seeds > 1 and not last and not _turns(x[window], y[:, window]):
             continue
-        fit = _cubic(x[window], y[:, window], confidence)
+        fit = _quartic(x[window], y[:, window], confidence)
         inside = x[window][0] < fit.at < x[window][-1]
         bounded = np.isfinite(fit.high - fit.low) or seeds == 1
         if last or (inside and bounded) or fit.at in (x[0], x[-1]):
             break
-    coarse = _misses(x[window], y[:, window], 0.05)
+    coarse = _misses(x[window], y[:, window])
     coarse |= _overshoots(fit, y, best, confidence)
     return fit._replace(window=window, coarse=coarse)
 
@@ -119,7 +127,7 @@ def widened(fit: Fit, x: _Array, y: _Array) -> Fit:
 
 
 def _overshoots(fit: Fit, y: _Array, best: int, confidence: float) -> bool:
-    """Whether the cubic dips too low, as it does beside a steep rise."""
+    """Whether the curve dips too low, as it does beside a steep rise."""
     if not 0 < best < y.shape[1] - 1:
         return False
     means = y.mean(axis=0)
@@ -132,13 +140,32 @@ def _overshoots(fit: Fit, y: _Array, best: int, confidence: float) -> bool:
     return bool(below and (y > 0).all())
 
 
-def _misses(x: _Array, y: _Array, level: float) -> bool:
-    """Whether the fourth power of the values is beyond doubt, which a cubic lacks."""
-    if len(x) < 5 or len(y) < 2:
+def _misses(x: _Array, y: _Array) -> bool:
+    """Whether powers that the curve lacks matter beyond doubt.
+
+    Five values leave no power to test. If the fourth power is large relative to the
+    second, the next powers are not negligible either.
+    """
+    if len(x) <= _DEGREE or len(y) < 2:
         return False
-    fourth = _coefficients(x, y, 4)[:, 4]
-    error = fourth.std(ddof=1) / np.sqrt(len(y))
-    return bool(abs(fourth.mean()) > stdtrit(len(y) - 1, 1 - level / 2) * error)
+    found = _coefficients(x, y, _DEGREE)
+    fourth = found[:, _DEGREE] * np.sign(found[:, _DEGREE].mean())
+    large = _positive(fourth - _LARGE * found[:, 2])
+    return large or _matters(x, y, _DEGREE + 1)
+
+
+def _matters(x: _Array, y: _Array, power: int) -> bool:
+    """Whether a power of the values is beyond doubt."""
+    if len(x) <= power or len(y) < 2:
+        return False
+    found = _coefficients(x, y, power)[:, power]
+    return _positive(found) or _positive(-found)
+
+
+def _positive(parts: _Array) -> bool:
+    """Whether the mean over the seeds is positive beyond doubt."""
+    error = parts.std(ddof=1) / np.sqrt(len(parts))
+    return bool(parts.mean() > stdtrit(len(parts) - 1, 1 - _LEVEL / 2) * error)
 
 
 def _turns(x: _Array, y: _Array) -> bool:
@@ -180,9 +207,21 @@ def _scaled(x: _Array) -> _Array:
     return scaled
 
 
-def _cubic(x: _Array, y: _Array, confidence: float) -> Fit:
-    """Fits a polynomial of degree 3, or less with few values."""
-    degree = min(3, y.shape[1] - 1)
+def _quartic(x: _Array, y: _Array, confidence: float) -> Fit:
+    """Fits a quartic, with an allowance in its interval, or the cubic if it agrees."""
+    fit = _polynomial(x, y, confidence, _DEGREE)
+    if len(x) <= _DEGREE:
+        return fit
+    cubic = _polynomial(x, y, confidence, _DEGREE - 1)
+    moved = _ALLOWANCE * abs(fit.at - cubic.at)
+    low, high = fit.low - moved, fit.high + moved
+    best = cubic if low < cubic.at < high else fit
+    return best._replace(low=low, high=high)
+
+
+def _polynomial(x: _Array, y: _Array, confidence: float, degree: int) -> Fit:
+    """Fits a polynomial of a degree, or less with few values."""
+    degree = min(degree, y.shape[1] - 1)
     of_seeds = _coefficients(x, y, degree)
     order = np.arange(degree + 1)
     places = np.linspace(-1.0, 1.0, _PLACES)

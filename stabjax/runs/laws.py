@@ -10,7 +10,8 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from stabjax._arguments import check
-from stabjax.runs.answers import Answer, Estimate, counted, percent, shown, with_caveats
+from stabjax._intervals import Estimate
+from stabjax.runs.answers import Answer, counted, percent, shown, with_caveats
 from stabjax.runs.curves import fitted
 from stabjax.runs.tables import seeds_left_out, table_of
 

@@ -9,7 +9,8 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from stabjax._arguments import check
-from stabjax.runs.answers import Answer, Estimate, basis, counted, student, with_caveats
+from stabjax._intervals import Estimate, student
+from stabjax.runs.answers import Answer, basis, counted, with_caveats
 from stabjax.runs.curves import Fit, Scale, fitted, scale_of, widened
 from stabjax.runs.tables import Table, seeds_left_out, table_of
 
@@ -60,11 +61,12 @@ class Optimum(Answer):
     def __str__(self) -> str:
         """Returns the answer in a few lines of text."""
         low, high = self.within_noise
+        confidence = None if np.isnan(self.value.low) else self.confidence
         span = f"{low:.3g} to {high:.3g} is" if low < high else "no other value is"
         return with_caveats(
             [
                 f"best {self.axis}: {self.value} "
-                f"{basis(self.seeds, self.confidence, self.at)}",
+                f"{basis(self.seeds, confidence, self.at)}",
                 f"mean {self.variable} there: {self.mean}; {span} within noise of it",
             ],
             self.caveats,
@@ -81,7 +83,7 @@ def optimum(
 ) -> Optimum:
     """Estimates the best value of a hyperparameter, with its interval over the seeds.
 
-    A cubic is fitted to the means over the seeds around the best value, by the
+    A quartic is fitted to the means over the seeds around the best value, by the
     logarithm of the hyperparameter if all its values are positive. (A parabola is too
     stiff: loss rises faster above the best learning rate than below, and the interval
     of its vertex then misses the truth in most draws.) The interval holds every value
@@ -134,7 +136,7 @@ def optimum(
         axis=axis,
         variable=variable,
         value=value,
-        mean=student(fit.loss, confidence, table.sign),
+        mean=student(table.sign * fit.loss, confidence),
         within_noise=_within_noise(fit, values, scores, confidence),
         edge=edge,
         flat=edge is None and (value.low <= scale.least or value.high == np.inf),

@@ -7,9 +7,10 @@ import numpy as np
 import xarray as xr
 
 from stabjax._arguments import check
-from stabjax._intervals import Interval, student, student_half_width
+from stabjax._intervals import Estimate, student, student_half_width
 from stabjax._outcomes import best_of, is_maximized
 from stabjax._types import Label
+from stabjax.runs.answers import basis
 from stabjax.runs.points import (
     NO_HYPERPARAMETERS,
     dimensions,
@@ -29,10 +30,10 @@ class Best(NamedTuple):
         as `make_optimizer(**best.arguments)`.
       positions: position along each dimension, for use as `runs.isel(best.positions)`.
       variable: the variable that was compared.
-      value: mean of the variable over the seeds.
-      interval: Student t interval of the mean; NaN for a single seed. It does not
-        account for the selection: the best of many points also had lucky seeds. Use
-        `retest` to train the point on fresh seeds.
+      value: mean of the variable over the seeds, with its Student t interval. The
+        interval does not account for the selection: the best of many points also had
+        lucky seeds. Use `retest` to train the point on fresh seeds.
+      confidence: confidence level of the interval.
       seeds: number of runs in the mean.
       points: number of points without missing runs, including diverged ones.
       within_noise: number of points, including the best one, that do not differ
@@ -49,8 +50,8 @@ class Best(NamedTuple):
     arguments: Mapping[str, Any]
     positions: Mapping[str, int]
     variable: str
-    value: float
-    interval: Interval
+    value: Estimate
+    confidence: float
     seeds: int
     points: int
     within_noise: int | None
@@ -59,10 +60,9 @@ class Best(NamedTuple):
 
     def __repr__(self) -> str:
         """Returns the answer in a few lines of text."""
-        of = f"mean of {self.seeds} seeds" if self.seeds > 1 else "one seed"
-        of = f"{of}, best of {self.points} points" if self.points > 1 else of
-        ends = "" if np.isnan(self.interval.low) else f" [{self.interval}]"
-        lines = [f"{self.variable} {self.value:.4g}{ends} ({of})"]
+        of = basis(self.seeds, self.confidence, points=self.points)
+        mean = "mean " if self.seeds > 1 else ""
+        lines = [f"{mean}{self.variable}: {self.value} {of}"]
         for name, value in self.point.items():
             low, high = self.noise_range.get(name, (value, value))
             wide = f" ({low:.4g} to {high:.4g} within noise)" if low != high else ""
@@ -85,7 +85,7 @@ class Best(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data: dicts, lists, numbers and text."""
         found = self._asdict()
-        found["interval"] = self.interval._asdict()
+        found["value"] = self.value._asdict()
         found["noise_range"] = {n: list(ends) for n, ends in self.noise_range.items()}
         return {**found, "at_edge": list(self.at_edge)}
 
@@ -156,8 +156,8 @@ def best(
         {name: point[name] for name in tuned},
         index,
         variable,
-        float(sign * means[chosen]),
         student(sign * values[chosen], confidence),
+        confidence,
         values.shape[-1],
         int((~np.isnan(means)).sum()),
         None if mask is None else int(noise.sum()),

@@ -7,8 +7,8 @@ import numpy as np
 import xarray as xr
 
 from stabjax._arguments import as_scalar, check
-from stabjax._intervals import LEAST_SHARE, decades
-from stabjax.runs.answers import Answer, Estimate, basis, student, with_caveats
+from stabjax._intervals import LEAST_SHARE, Estimate, decades, student
+from stabjax.runs.answers import Answer, basis, with_caveats
 from stabjax.runs.tables import seeds_left_out, table_of
 
 

@@ -1,10 +1,12 @@
 """Results by seed and setting, as arrays, from a dataset of runs."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
+from stabjax._arguments import suggestion
 from stabjax._outcomes import is_maximized
 from stabjax.runs.points import hyperparameters, losses_of
 
@@ -103,8 +105,13 @@ def _along(scores: xr.DataArray, axis: str) -> xr.DataArray:
             f"axis must be a dimension of a grid, got {axis!r}, which varies together "
             f"with {', '.join(name for name in along if name != axis)}."
         )
-    known = ", ".join(str(dim) for dim in scores.dims if dim != "seed")
-    raise ValueError(f"axis must be one of {known}, got {axis!r}.")
+    raise unknown_axis(axis, [str(dim) for dim in scores.dims if dim != "seed"])
+
+
+def unknown_axis(axis: str, known: Sequence[str]) -> ValueError:
+    """Returns an error that suggests a name."""
+    hint = suggestion(axis, known)
+    return ValueError(f"axis must be one of {', '.join(known)}, got {axis!r}.{hint}")
 
 
 def _numbers(axis: str, values: _Array) -> _Array:

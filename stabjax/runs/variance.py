@@ -11,8 +11,9 @@ from scipy.special import stdtrit
 
 from stabjax._arguments import check
 from stabjax._extras import load
+from stabjax._intervals import Estimate
 from stabjax._types import Label
-from stabjax.runs.answers import Answer, Estimate, basis, with_caveats
+from stabjax.runs.answers import Answer, basis, with_caveats
 from stabjax.runs.points import values_of
 from stabjax.runs.tables import complete, scores_of, seeds_left_out
 

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from stabjax._intervals import LEAST_SHARE, decades, wilson
+from stabjax._intervals import LEAST_SHARE, Estimate, decades, wilson
 
 MIN_SEEDS = 6  # with fewer, a sign test at the 5% level is never significant
 
@@ -15,14 +15,6 @@ _LATE = 0.1  # fraction of the steps that counts as late
 _EQUAL = 0.05  # relative differences below this value are ignored
 _AT_THRESHOLD = 0.01  # relative tolerance for norms equal to the threshold
 _CONFIDENCE = 0.95
-
-
-class Interval(NamedTuple):
-    """A value and its 95% confidence interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Comparison(NamedTuple):
@@ -87,7 +79,7 @@ def measure(runs: xr.Dataset) -> xr.Dataset:
     return found.merge(chosen).assign_attrs(runs.attrs)
 
 
-def mean_of_seeds(per_seed: xr.DataArray) -> Interval:
+def mean_of_seeds(per_seed: xr.DataArray) -> Estimate:
     """Returns the mean over the seeds with a bootstrap interval.
 
     Seeds are resampled because runs with the same seed at different rates are not
@@ -96,7 +88,7 @@ def mean_of_seeds(per_seed: xr.DataArray) -> Interval:
     return _interval(per_seed.to_numpy().astype(float), np.mean)
 
 
-def ratio(first: xr.DataArray, second: xr.DataArray) -> Interval | None:
+def ratio(first: xr.DataArray, second: xr.DataArray) -> Estimate | None:
     """Returns the median ratio over the seeds, or None if all denominators are inf."""
     # A target that is reached at step 0 would make the ratio undefined.
     pairs = [np.maximum(v.to_numpy().astype(float), 1.0) for v in (first, second)]
@@ -108,7 +100,7 @@ def ratio(first: xr.DataArray, second: xr.DataArray) -> Interval | None:
 
 def _interval(
     values: np.ndarray, center: Callable[..., np.floating | np.ndarray]
-) -> Interval:
+) -> Estimate:
     # The seed is fixed because the report must be reproducible.
     draws = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
     tail = (1 - _CONFIDENCE) / 2
@@ -116,14 +108,14 @@ def _interval(
     ends = np.quantile(
         center(values[draws], axis=1), [tail, 1 - tail], method="nearest"
     )
-    return Interval(float(center(values)), float(ends[0]), float(ends[1]))
+    return Estimate(float(center(values)), float(ends[0]), float(ends[1]))
 
 
-def fraction_of_seeds(yes: xr.DataArray) -> Interval:
+def fraction_of_seeds(yes: xr.DataArray) -> Estimate:
     """Returns the fraction of seeds that are true, with its Wilson score interval."""
     count, size = int(yes.sum()), yes.size
     low, high = wilson(count, size, _CONFIDENCE)
-    return Interval(count / size, float(low), float(high))
+    return Estimate(count / size, float(low), float(high))
 
 
 def compare(

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import xarray as xr
 
+from stabjax._intervals import Estimate
 from stabjax.study.experiment import FOUR, TREATMENTS
-from stabjax.study.measure import Interval, fraction_of_seeds, mean_of_seeds, ratio
+from stabjax.study.measure import fraction_of_seeds, mean_of_seeds, ratio
 from stabjax.study.text import (
     as_interval,
     as_loss,
@@ -109,7 +110,7 @@ def _median(name: str, form: Callable[[float], str]) -> Cell:
     return lambda measures, treatment: form(median_of(measures, name, treatment))
 
 
-def _fraction(name: str, interval: Callable[[xr.DataArray], Interval]) -> Cell:
+def _fraction(name: str, interval: Callable[[xr.DataArray], Estimate]) -> Cell:
     return lambda measures, treatment: as_interval(
         interval(values_of(measures, name, treatment))
     )

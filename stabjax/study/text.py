@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import xarray as xr
 
-from stabjax.study.measure import Interval
+from stabjax._intervals import Estimate
 
 
 def values_of(
@@ -42,19 +42,19 @@ def as_percent(fraction: float, digits: int = 0) -> str:
     return f"{100 * fraction:.{digits}f}%" if np.isfinite(fraction) else "diverged"
 
 
-def as_interval(found: Interval) -> str:
+def as_interval(found: Estimate) -> str:
     """Formats a percentage and its interval."""
     low, high = (f"{100 * end:.0f}" for end in (found.low, found.high))
     return f"{as_percent(found.value)} [{low}, {high}]"
 
 
-def as_points(found: Interval) -> str:
+def as_points(found: Estimate) -> str:
     """Formats a difference in percentage points and its interval."""
     value, low, high = (f"{round(100 * number):+d}" for number in found)
     return f"{value} [{low}, {high}]"
 
 
-def as_times(found: Interval | None) -> str:
+def as_times(found: Estimate | None) -> str:
     """Formats a ratio of steps and its interval, with "never" for infinity."""
     if found is None:
         return ""

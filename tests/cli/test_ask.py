@@ -37,6 +37,7 @@ def store(tmp_path_factory):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        (["best", "kind=a"], "mean final_loss: "),
         (["optimum", "rate", "kind=a", "width=8"], "best rate: 0.09"),
         (["compare", "kind"], "a - b: -"),
         (["compare", "kind", "--baseline", "a"], "b - a: "),
@@ -70,7 +71,10 @@ def test_json_and_a_picture(store, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nope"], "QUESTION must be one of optimum, compare"),
+        (["nope"], "QUESTION must be one of best, optimum, compare"),
+        (["optimum", "rat"], "got 'rat'. Did you mean rate?"),
+        (["compare", "kin"], "got 'kin'. Did you mean kind?"),
+        (["importance", "--name", "clip"], "--name must not be given for importance."),
         (["optimum"], "optimum needs an AXIS, got []."),
         (["importance", "rate"], "importance needs no AXIS, got ['rate']."),
         (["optimum", "rate", "kind=c"], "kind must be one of a, b, got 'c'."),

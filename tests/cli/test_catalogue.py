@@ -129,8 +129,8 @@ def test_names_are_an_axis(tmp_path, capsys, standard_promotion):
     printed = capsys.readouterr()
     assert "12 trials, 2 programs" in printed.err
     assert "  dim = " in printed.out
-    assert "with fresh seeds: final_loss " in printed.out
-    assert "(mean of 4 seeds)" in printed.out
+    assert "with fresh seeds: mean final_loss: " in printed.out
+    assert "(95% interval, 4 seeds)" in printed.out
     runs = xr.load_dataset(out, engine="scipy")
     assert runs["clip"].values.tolist() == ["None", "zclip"]
     problem = stabjax.problems.quadratic(noise=1.0, dim=3)

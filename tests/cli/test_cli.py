@@ -178,7 +178,8 @@ def test_sweep_and_plot(own_jax, tmp_path, capsys, standard_promotion):
     printed = capsys.readouterr()
     assert "12 runs of 20 steps in " in printed.out
     assert "diverged: 16.7%" in printed.out
-    assert "best final_loss 0 [0 to 0] (mean of 2 seeds, best of 6" in printed.out
+    best = "best mean final_loss: 0 [0, 0] (95% interval, 2 seeds, best of 6 points)"
+    assert best in printed.out
     assert "  peak_value = 0.5" in printed.out
     assert "Space(peak_value: 3, max_norm: 2, schedule: 1, seed: 2" in printed.err
     runs = xr.load_dataset(out, engine="scipy")

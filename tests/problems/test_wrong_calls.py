@@ -149,7 +149,17 @@ CALLS = {
     ),
     "NumPy on a traced value": (
         lambda: train(Problem(params, lambda p: np.sum(np.asarray(p["layer"]["w"])))),
-        "problem.loss must not use a traced array in a Python branch",
+        "problem.loss must not convert a traced array to a NumPy array. Use jax.numpy, "
+        "and jax.debug.print to print a value.",
+    ),
+    "a final loss without an evaluation": (
+        lambda: train(Problem(params, square, metadata={"final_loss": "test_loss"})),
+        'metadata["final_loss"] must name an entry of problem.evaluate, which is not '
+        "given, got 'test_loss'.",
+    ),
+    "a formatted traced value": (
+        lambda: train(Problem(params, lambda p: float(f"{square(p):.3f}"))),
+        "problem.loss must not format a traced array as text. Use jax.debug.print",
     ),
     "a branch in the evaluation": (
         lambda: train(

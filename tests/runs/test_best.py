@@ -35,9 +35,7 @@ def test_the_value_has_students_interval():
     for confidence in (0.95, 0.8):
         best = stabjax.runs.best(runs, confidence=confidence)
         low, high = stats.ttest_1samp(NOISY[2], 0).confidence_interval(confidence)
-        np.testing.assert_allclose(
-            [best.value, *best.interval[:2]], [NOISY[2].mean(), low, high]
-        )
+        np.testing.assert_allclose(best.value, [NOISY[2].mean(), low, high])
     assert best.point == {"rate": 1.0}
     assert best.positions == {"rate": 2}
     assert (best.seeds, best.points) == (6, 5)
@@ -56,7 +54,7 @@ def test_noise_that_all_points_share_hides_nothing():
     shared = np.array([[1.0], [1.1], [1.2]]) + 100 * np.arange(4.0)
     best = stabjax.runs.best(of(shared, rate=RATES[:3], seed=range(4)))
     assert best.within_noise == 1
-    assert best.interval.low < 0 < best.interval.high  # of the value itself
+    assert best.value.low < 0 < best.value.high  # of the value itself
 
 
 @pytest.mark.parametrize(
@@ -101,8 +99,8 @@ def test_larger_is_better_where_the_dataset_says_so():
     runs.accuracy.attrs["better"] = "higher"
     best = stabjax.runs.best(runs, "accuracy")
     assert best.point == {"rate": 2}
-    assert best.value == 5.5
-    assert best.interval.low < 5.5 < best.interval.high
+    assert best.value.value == 5.5
+    assert best.value.low < 5.5 < best.value.high
     assert stabjax.runs.best(runs, "accuracy", maximize=False).point == {"rate": 1}
     reached = stabjax.runs.stable_fraction(runs, target=5.5, variable="accuracy")
     assert reached.fraction.values.tolist() == [0.0, 0.5, 0.5]
@@ -114,22 +112,22 @@ def test_larger_is_better_where_the_dataset_says_so():
 def test_one_seed_shows_no_noise():
     best = stabjax.runs.best(of([[2.0], [1.0], [3.0]], rate=[1, 2, 3], seed=[0]))
     assert best.within_noise is None
-    assert np.isnan(best.interval.low)
+    assert np.isnan(best.value.low)
     assert "Add seeds to estimate the noise" in repr(best)
 
 
 def test_it_prints_in_a_few_lines_and_is_plain_data():
     best = stabjax.runs.best(of(NOISY, rate=RATES, seed=range(6)))
     lines = repr(best).splitlines()
-    assert lines[0].startswith(f"final_loss {NOISY[2].mean():.4g} [")
-    assert lines[0].endswith("(mean of 6 seeds, best of 5 points)")
+    assert lines[0].startswith(f"mean final_loss: {best.value} (")
+    assert lines[0].endswith("(95% interval, 6 seeds, best of 5 points)")
     assert lines[1].startswith("  rate = 1")
     assert lines[2] == "No other point is within noise of it."
     equal = stabjax.runs.best(of(NOISY[[1, 1, 1]], rate=RATES[:3], seed=range(6)))
     assert "3 points are within noise, including this one." in repr(equal)
     data = json.loads(json.dumps(best.to_dict()))
     assert data["point"] == {"rate": 1.0}
-    assert data["value"] == best.value
+    assert data["value"] == best.value._asdict()
 
 
 def make_optimizer(rate, kind):
@@ -177,5 +175,5 @@ def test_the_winners_luck_does_not_survive_fresh_seeds():
     winner = runs.isel(best.positions)
     fresh = stabjax.runs.best(stabjax.runs.retest(problem, make, winner, seeds=40))
     typical = float(runs.final_loss.mean())
-    assert best.value < 0.2 * typical
-    assert fresh.interval.low < typical < fresh.interval.high
+    assert best.value.value < 0.2 * typical
+    assert fresh.value.low < typical < fresh.value.high

@@ -35,6 +35,17 @@ def test_differences_are_those_at_the_own_best_settings():
     assert "they differ" in str(found)
 
 
+def test_a_choice_among_near_ties_widens_the_interval():
+    runs = treated([0.0, 0.0, 0.0], noise=1.0)
+    found = stabjax.runs.compare(runs, "schedule", baseline="a")
+    losses = runs.final_loss.transpose("schedule", "seed", "rate").values
+    a, b, c = (table[:, table.mean(axis=0).argmin()] for table in losses)
+    for one, values in zip(found.differences, (b, c), strict=True):
+        paired = stats.ttest_rel(values, a).confidence_interval(0.95)
+        ratio = np.diff(one.difference[1:])[0] / (paired.high - paired.low)
+        assert 1.01 < ratio < 1.5
+
+
 def test_an_axis_alone_is_a_paired_t_test():
     runs = treated([0.0, 0.03, 0.5]).isel(rate=4)
     found = stabjax.runs.compare(runs, "schedule", baseline="a")

@@ -25,13 +25,20 @@ def assert_plausible(coverage, low=0.93, high=0.97, draws=DRAWS):
     assert stats.binom.sf(count - 1, draws, high) > 1e-4, coverage
 
 
-@pytest.mark.parametrize("curve", ["parabola", "skewed"])
+@pytest.mark.parametrize("curve", ["parabola", "skewed", "exponential"])
 @pytest.mark.parametrize("noise", [0.02, 0.3])
 def test_optimum_covers(benchmark, curve, noise):
     rng = np.random.default_rng(1)
     coverage, width = benchmark["optimum_coverage"](rng, DRAWS, curve, 8, noise)
     assert_plausible(coverage)
     assert width < 4 * noise
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+def test_optimum_covers_beside_a_cliff(benchmark, noise):
+    rng = np.random.default_rng(1)
+    coverage, _ = benchmark["optimum_coverage"](rng, DRAWS, "cliff", 8, noise)
+    assert_plausible(coverage)
 
 
 def test_a_bootstrapped_parabola_does_not(benchmark):

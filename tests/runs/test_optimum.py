@@ -25,7 +25,7 @@ def test_a_known_optimum_is_in_a_short_interval(best):
     assert text.startswith(f"best rate: {found.value} (95% interval, 8 seeds)\nmean")
 
 
-def test_without_noise_the_minimum_of_a_cubic_is_exact():
+def test_without_noise_the_minimum_is_exact():
     x = np.log(RATES)
     losses = (x - x[4] - 0.1) ** 2 * (1 + 0.1 * (x - x[4]))
     level = np.array([0.0, 1.0, 3.0])
@@ -74,6 +74,12 @@ def test_a_flat_valley_is_flagged():
     assert high / low > 2
 
 
+def test_two_values_have_no_interval():
+    found = stabjax.runs.optimum(valley(0.1).isel(rate=[3, 4]), "rate")
+    assert np.isnan(found.value.low)
+    assert "interval" not in str(found).splitlines()[0]
+
+
 def test_one_seed_has_no_interval():
     runs = valley(0.1).isel(seed=0)
     found = stabjax.runs.optimum(runs, "rate")
@@ -97,6 +103,19 @@ def test_divergence_bounds_the_optimum():
     one_seed = valley(0.1)
     one_seed["final_loss"][5, 3], one_seed["status"][5, 3] = 1e-9, 1
     assert len(stabjax.runs.optimum(one_seed, "rate").values) == 8
+
+
+def test_the_interval_beside_a_steep_rise_is_short_and_holds_the_optimum():
+    held = []
+    for number, best in enumerate(np.geomspace(0.05, 0.3, 12)):
+        d = np.log(RATES / best)
+        noise = 0.02 * np.random.default_rng(number).normal(size=(len(RATES), 8))
+        losses = (np.exp(d) - d)[:, None] + noise
+        runs = dataset(losses, rate=RATES, seed=range(8))
+        value = stabjax.runs.optimum(runs, "rate").value
+        assert value.high / value.low < 1.2  # neighboring rates differ by 1.8
+        held.append(value.low <= best <= value.high)
+    assert sum(held) >= 11
 
 
 def test_values_too_far_apart_are_flagged_and_the_interval_is_wide():

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from stabjax._intervals import Estimate
 from stabjax.study.answer import advice, headline, numbers
 from stabjax.study.claims import CLAIMS, Claim, judge
 from stabjax.study.experiment import RATES, TREATMENTS, choose, steps_to
 from stabjax.study.measure import (
     MIN_SEEDS,
-    Interval,
     compare,
     fraction_of_seeds,
     mean_of_seeds,
@@ -392,9 +392,9 @@ def test_numbers_as_they_are_printed():
     assert as_loss(0.012345) == "0.012"
     assert as_loss(453.2) == "453"
     assert [as_number(x) for x in (99.99, 0.00123, 1e-5)] == ["100", "0.0012", "1e-05"]
-    assert as_points(Interval(-0.001, -0.02, 0.004)) == "+0 [-2, +0]"
+    assert as_points(Estimate(-0.001, -0.02, 0.004)) == "+0 [-2, +0]"
     assert as_steps(INF) == "never"
-    assert as_points(Interval(-0.001, -0.02, 0.004)) == "+0 [-2, +0]"
+    assert as_points(Estimate(-0.001, -0.02, 0.004)) == "+0 [-2, +0]"
     assert as_steps(41.5) == "42"
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert table(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |"

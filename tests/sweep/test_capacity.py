@@ -121,6 +121,36 @@ def test_a_dry_run_of_many_programs_compiles_some(monkeypatch):
     assert runs.attrs["expected_host_bytes"] > runs.attrs["expected_result_bytes"]
 
 
+@pytest.mark.slow
+def test_curves_are_stored_while_a_sweep_runs(tmp_path):
+    """Besides the results, memory holds a few chunks, however many there are."""
+    space = stabjax.grid(
+        rate=np.linspace(0.01, 1.2, 1000), max_norm=[1.0, np.inf], seed=range(4)
+    )
+    stored, chunks = [], tmp_path / "store" / "chunks"
+
+    def count(chunk):
+        del chunk
+        stored.append(len(list(chunks.glob("*.npz"))))
+
+    tracemalloc.start()
+    try:
+        runs = run(
+            space=space,
+            chunk_size=200,
+            steps=1000,
+            record_every=1,
+            store=tmp_path / "store",
+            on_chunk=count,
+        )
+        used = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert stored == list(range(1, 41))
+    assert runs.loss.nbytes == 4 * len(space) * 1000
+    assert runs.nbytes < used < (1.1 + 12 / 40) * runs.nbytes
+
+
 def test_memory_is_what_was_said():
     """Of NumPy's arrays; benchmarks/sweep_memory.py measures the whole process."""
     space = stabjax.grid(

@@ -135,7 +135,14 @@ def wrapped_function():
     return get, functools.partial(values.__setitem__, 0, 2.0)
 
 
+def method_of_a_dict():
+    values = {"factor": 1.0}
+    get = values.get
+    return lambda: get("factor"), functools.partial(values.__setitem__, "factor", 2.0)
+
+
 HOLDERS = [
+    method_of_a_dict,
     number_in_a_cell,
     global_number,
     global_number_of_a_helper,

@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 import itertools
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from trainings import assert_same_bits, run
 
 import stabjax
 from stabjax._sweep import estimate
+from stabjax._sweep.program import Program
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +223,22 @@ def test_arrays_that_were_made_under_a_mesh(hold, search):
     expected = call()
     with jax.set_mesh(jax.make_mesh((8,), ("d",))):
         assert_same_bits(call(), expected)
+
+
+def test_programs_compile_at_the_same_time(monkeypatch):
+    """And ahead of the devices: the last one does not wait for the first chunk."""
+    compiled, both = Program.compiled, threading.Barrier(2, timeout=60)
+
+    def met(*args):
+        both.wait()
+        return compiled(*args)
+
+    monkeypatch.setattr(Program, "compiled", met)
+    space = stabjax.grid(nesterov=[True, False], rate=[0.01, 0.02])
+    runs = stabjax.sweep(
+        trainings.PROBLEM,
+        lambda nesterov, rate: optax.sgd(rate, 0.9, nesterov=nesterov),
+        space,
+        steps=2,
+    )
+    assert (runs.status == 0).all()

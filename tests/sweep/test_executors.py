@@ -60,14 +60,14 @@ def failing(monkeypatch):
     train, calls, lock = executors.train_chunk, [], threading.Lock()
     times = {}
 
-    def unreliable(recipe, shared, lanes):
+    def unreliable(recipe, shared, lanes, sweep):
         rate = round(float(lanes["rate"][0]), 3)
         with lock:
             calls.append(rate)
             failed = calls.count(rate) <= times.get(rate, 0)
         if failed:
             raise MemoryError(f"no room for {rate}")
-        return train(recipe, shared, lanes)
+        return train(recipe, shared, lanes, sweep)
 
     monkeypatch.setattr(executors, "train_chunk", unreliable)
     return times
@@ -136,6 +136,65 @@ def test_ctrl_c_keeps_the_tasks_in_hand(alone, threads, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt, match=r"of 60 trials in the store"):
             run(executor=threads, store=tmp_path)
     assert_same_bits(run(store=tmp_path), alone)
+
+
+@pytest.mark.usefixtures("keyboard")
+def test_ctrl_c_that_kills_the_workers_too_is_a_ctrl_c(tmp_path, monkeypatch):
+    class Dying(concurrent.futures.ThreadPoolExecutor):
+        tasks = 0
+
+        def submit(self, *args):
+            self.tasks += 1
+            if self.tasks <= 4:
+                return super().submit(*args)
+            signal.raise_signal(signal.SIGINT)
+            future = concurrent.futures.Future()
+            future.set_exception(concurrent.futures.BrokenExecutor("a worker died"))
+            return future
+
+    monkeypatch.setattr(executors, "_SUBMITTED", 2)
+    with (
+        Dying(2) as executor,
+        pytest.raises(KeyboardInterrupt, match=r"stopped with 1\d of 60 trials"),
+    ):
+        run(executor=executor, store=tmp_path)
+    assert len(chunk_files(tmp_path)) == 4
+
+
+_PRESSED = []
+
+
+def pressing(rate):
+    """An optimizer whose first step in a process presses Ctrl-C there."""
+
+    def on_host(value):
+        if not _PRESSED:
+            _PRESSED.append(None)
+            os.kill(os.getpid(), signal.SIGINT)
+        return value
+
+    def update(updates, state, params=None):
+        del params
+        rates = jax.pure_callback(on_host, rate, rate, vmap_method="expand_dims")
+        return -rates * updates, state
+
+    return optax.GradientTransformation(lambda w: optax.EmptyState(), update)
+
+
+@pytest.mark.slow
+def test_the_first_ctrl_c_leaves_the_chunk_of_a_worker_process_alone():
+    """In a terminal, Ctrl-C reaches the workers as well."""
+    spawn, space = multiprocessing.get_context("spawn"), stabjax.grid(rate=[0.1, 0.2])
+    with concurrent.futures.ProcessPoolExecutor(1, spawn) as executor:
+        runs = stabjax.sweep(
+            trainings.WITHOUT_EVALUATION,
+            pressing,
+            space,
+            steps=2,
+            chunk_size=1,
+            executor=executor,
+        )
+    assert runs.status.values.tolist() == [0, 0]
 
 
 def test_what_cannot_be_pickled_is_said_before_anything_runs(threads, tmp_path):

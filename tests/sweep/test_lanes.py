@@ -229,3 +229,21 @@ def test_a_store_keeps_its_engine(tmp_path):
 
     first = swept(part=(0, 2), chunk_size=4)
     assert first.engine == swept().engine == stabjax.runs.load(tmp_path / "runs").engine
+
+
+@pytest.mark.slow
+def test_what_follows_from_constants_is_compiled_as_one_program():
+    """JAX would otherwise compile each of its operations: seven for a schedule."""
+    jax.clear_caches()
+    compiled = []
+
+    def listen(event, seconds, **about):
+        del seconds, about
+        compiled.extend([event] if event.endswith("backend_compile_duration") else [])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        chunk_for("cpu")
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert 1 <= len(compiled) <= 3

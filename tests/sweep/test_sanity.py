@@ -61,6 +61,14 @@ WARNED = {
         lambda: sweep(drawing(np.random.rand)),
         "draws random numbers from Python or NumPy. They are drawn once",
     ),
+    "a generator's numbers": (
+        lambda: sweep(drawing(np.random.default_rng(0).random)),
+        "draws random numbers from Python or NumPy. They are drawn once",
+    ),
+    "a generator of Python": (
+        lambda: sweep(drawing(random.Random(0).random)),
+        "draws random numbers from Python or NumPy. They are drawn once",
+    ),
     "Python's numbers": (
         lambda: sweep(drawing(random.random)),
         "draws random numbers from Python or NumPy. They are drawn once",

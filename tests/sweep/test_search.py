@@ -55,7 +55,7 @@ def test_a_dataset_is_a_study(runs):
     assert trial.value == np.inf  # it diverged, and is complete all the same
     assert trial.user_attrs == {"stable_fraction": 0.0}
     best = stabjax.runs.best(runs)
-    np.testing.assert_allclose(study.best_value, best.value, rtol=1e-6)
+    np.testing.assert_allclose(study.best_value, best.value.value, rtol=1e-6)
     # Without a clip all thresholds are equal: `best` takes the middle one.
     assert {**study.best_params, "max_norm": 1.0} == best.point
     first = study.trials[0]
@@ -85,7 +85,7 @@ def test_a_study_takes_what_was_run_and_may_maximize(runs):
     assert len(study.trials) == 42
     assert min(t.value for t in study.trials) == -np.inf  # the diverged ones
     best = stabjax.runs.best(holes, maximize=True)
-    np.testing.assert_allclose(study.best_value, best.value, rtol=1e-6)
+    np.testing.assert_allclose(study.best_value, best.value.value, rtol=1e-6)
     assert {**study.best_params, "max_norm": 1.0} == best.point
     with pytest.raises(ValueError, match="study must minimize because maximize=False"):
         stabjax.search.to_study(runs, study=study)

@@ -11,7 +11,7 @@ from scipy import stats
 
 import stabjax
 from stabjax._sweep.factories import route
-from stabjax._sweep.plan import Group, Plan, padded, widths
+from stabjax._sweep.plan import Group, Plan, padded, places, widths
 from stabjax._sweep.settings import Settings
 
 
@@ -319,11 +319,19 @@ def test_chunks_keep_to_one_seed_where_seeds_fill_them():
     assert all(len(set(seeds[trials])) == 1 for trials in chunks.trials)
 
 
-def test_chunks_mix_seeds_where_a_seed_has_too_few_trials():
+def test_chunks_are_narrower_where_they_can_keep_to_one_seed():
     space = stabjax.grid(a=np.arange(10.0), seed=range(3))
-    chunks = chunks_of(space, None, 16)
-    check_chunks(chunks, 30)
-    assert (chunks.width, chunks.shared_seed, len(chunks.trials)) == (15, False, 2)
+    for auto in (16, 40):
+        chunks = chunks_of(space, None, auto)
+        check_chunks(chunks, 30)
+        assert (chunks.width, chunks.shared_seed, len(chunks.trials)) == (10, True, 3)
+
+
+def test_chunks_mix_seeds_where_a_seed_has_too_few_trials():
+    space = stabjax.grid(a=np.arange(10.0), seed=range(5))
+    chunks = chunks_of(space, None, 41)
+    check_chunks(chunks, 50)
+    assert (chunks.width, chunks.shared_seed, len(chunks.trials)) == (25, False, 2)
 
 
 def test_a_single_seed_is_always_shared():
@@ -343,6 +351,13 @@ def test_a_chunk_size_is_taken_as_it_is():
     chunks = chunks_of(stabjax.grid(a=np.arange(10.0)), 64, 16)
     assert chunks.width == 64
     np.testing.assert_array_equal(padded(np.array([3, 4]), 5), [3, 4, 4, 4, 4])
+
+
+def test_consecutive_trials_are_a_slice():
+    assert places(np.array([3, 4, 5])) == slice(3, 6)
+    assert places(np.array([3])) == slice(3, 4)
+    for trials in ([3, 5, 6], [3, 5, 4, 6], [6, 5, 4]):
+        np.testing.assert_array_equal(places(np.array(trials)), trials)
 
 
 PROBLEM = stabjax.problems.Problem(lambda key: jnp.ones(2), lambda w, key: w.sum())

@@ -166,3 +166,42 @@ def test_epochs_need_one_length_for_all_problems():
     space = stabjax.grid(batch_size=stabjax.static([4]), rate=[0.1])
     runs = stabjax.sweep(problem, sgd, space, epochs=2, **given)
     assert runs.attrs["steps"] == 6 and runs.sizes["evaluated_at"] == 2
+
+
+def counting(steps, evaluate=None):
+    """A problem that tells how many steps its program has taken."""
+
+    def loss(w, key, step):
+        jax.debug.callback(lambda step: steps.append(int(step)), step)
+        return jnp.sum((w - 1.0) ** 4) + 0.0 * jax.random.normal(key)
+
+    return Problem(lambda key: jnp.full(2, 3.0), loss, evaluate)
+
+
+def positive(w):
+    return {"positive": jnp.sum(w > 0)}
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "rates", "factor", "taken"),
+    [
+        (None, [10.0, 1e9], 1e3, 8),
+        (None, [0.001, 1e9], 1e3, 40),
+        (None, [0.001, 0.002], 0.5, 8),
+        (positive, [10.0, 1e9], 1e3, 8),
+        (positive, [0.001, 0.002], 0.5, 40),  # what is evaluated changes until the end
+    ],
+)
+def test_a_chunk_whose_runs_have_all_diverged_ends(evaluate, rates, factor, taken):
+    """After a block of steps, if further steps cannot change the results."""
+    steps = []
+    problem, space = counting(steps, evaluate), stabjax.grid(rate=rates)
+    given = {"steps": 40, "divergence_factor": factor}
+    runs = stabjax.sweep(problem, sgd, space, **given)
+    jax.effects_barrier()
+    assert max(step for step in steps if step < 40) == taken - 1
+    for number, rate in enumerate(rates):
+        alone = stabjax.train(problem, sgd(rate), jax.random.key(0), **given)
+        for name in runs.data_vars:
+            expected = {**alone._asdict(), **alone.evaluation}[name]
+            np.testing.assert_allclose(runs[name][number], expected, rtol=1e-5)

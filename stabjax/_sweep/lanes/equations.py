@@ -62,7 +62,12 @@ def flat(
       constants: the value of each of the `constvars`, or None if it is unknown.
       first: the index of the first output to keep.
       largest: the maximum number of elements for constant folding.
+
+    Raises:
+      Inexpressible: If the program has side effects, such as `jax.debug.print`.
     """
+    if jaxpr.effects:
+        raise Inexpressible("a side effect")
     writer = _Writer(largest)
     known = [
         writer.new(v.aval) if c is None else Constant(c)

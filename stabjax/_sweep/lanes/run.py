@@ -8,8 +8,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 
+from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.lanes.equations import Flat, flat
 from stabjax._train.state import Training
+from stabjax._train.stopping import any_run, is_settled
+
+_BLOCKS = 32  # maximum number of checks whether a run goes on
 
 _Variables = dict[str, jax.Array]
 _Arrays = list[jax.Array]
@@ -58,13 +62,55 @@ def trained(
     loop = jax.make_jaxpr(advanced)(*leaves)
     end, shapes = jax.make_jaxpr(ended, return_shape=True)(*leaves)
     advance, finish = map(core.jaxpr_as_fun, (loop, end))
-    state, _ = lax.scan(lambda s, _: (advance(*s), None), leaves, length=steps)
+
+    def running(state: _Arrays) -> jax.Array:
+        evaluated = not {*shapes} <= {*RESULTS}
+        return ~is_settled(jax.tree.unflatten(tree, state), evaluated)
+
+    # A convergence score counts the losses of diverged runs, too.
+    blocks = 1 if "convergence_score" in shapes else _blocks(steps)
+    state = _looped(advance, running, leaves, (blocks, steps // blocks))
     names = jax.tree.structure(shapes)
     of_loop, of_end = ([*filter(_is_traced, c.consts)] for c in (loop, end))
     known = [[*map(_constant, c.consts)] for c in (loop, end)]
     parts = Parts(loop.jaxpr, known[0], end.jaxpr, known[1], names)
     results: _Variables = jax.tree.unflatten(names, finish(*state))
     return results, (leaves, of_loop, of_end), parts
+
+
+def _blocks(steps: int) -> int:
+    """Returns into how many equal blocks of a few steps a run is divided."""
+    return max(n for n in range(1, _BLOCKS + 1) if steps % n == 0 and n * n <= steps)
+
+
+def _looped(
+    advance: Callable[..., _Arrays],
+    running: Callable[[_Arrays], jax.Array],
+    start: _Arrays,
+    lengths: tuple[int, int],
+) -> _Arrays:
+    """Repeats a step; under `vmap`, ends after the block in which all runs settle.
+
+    A condition at every step would make a GPU wait for the host at every step.
+    """
+    blocks, length = lengths
+
+    def block(state: _Arrays) -> _Arrays:
+        return lax.scan(lambda s, _: (advance(*s), None), state, length=length)[0]
+
+    if blocks == 1:
+        return block(start)
+
+    def body(given: tuple[jax.Array, jax.Array, _Arrays]) -> Any:
+        state = block(given[2])
+        return given[0] + 1, any_run(running(state)), state
+
+    _, _, state = lax.while_loop(
+        lambda given: (given[0] < blocks) & given[1],
+        body,
+        (jnp.asarray(0, jnp.int32), jnp.asarray(True), start),
+    )
+    return state
 
 
 def run_of(

@@ -20,6 +20,9 @@ from stabjax._sweep.lanes.equations import (
 )
 from stabjax._sweep.lanes.run import Run
 
+# Compilation takes 0.4 s at the usual level, and the program runs once.
+_QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
+
 
 class Split(NamedTuple):
     """The values of a run; inputs of its loop are constants, and then the state."""
@@ -149,12 +152,13 @@ def _known(
         last, rows = lax.scan(step, start, None, length=steps)
         return last, rows, jax.vmap(row, axis_size=steps)(rows)
 
-    with (
-        jax.ensure_compile_time_eval(),
-        jax.default_device(jax.local_devices(backend="cpu")[0]),
-    ):
-        start = [*map(jnp.asarray, known.values())]
-        last, rows, tables = jax.tree.map(np.asarray, jax.jit(at_all_steps)(start))
+    # Compiled before it is evaluated: inside `ensure_compile_time_eval`, JAX (0.10 to
+    # 0.12) compiles each operation on constants alone, which takes twice as long.
+    start = [*map(np.asarray, known.values())]
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        compiled = jax.jit(at_all_steps).lower(start).compile(_QUICK)
+        with jax.ensure_compile_time_eval():
+            last, rows, tables = jax.tree.map(np.asarray, compiled(start))
     values = [np.append(row, end[None], 0) for row, end in zip(rows, last, strict=True)]
     return dict(zip(known, values, strict=True)), dict(zip(wanted, tables, strict=True))
 

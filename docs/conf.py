@@ -1,0 +1,92 @@
+"""How Sphinx builds the site: `make docs`."""
+
+import pathlib
+import sys
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.addnodes import pending_xref
+
+DOCS = pathlib.Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+
+import reference
+
+import stabjax
+
+project = "stabjax"
+author = "The stabjax developers"
+copyright = author
+release = stabjax.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["build", "**/.ipynb_checkpoints"]
+html_theme = "sphinx_book_theme"
+html_title = "stabjax"
+html_theme_options = {"navbar_persistent": [], "show_toc_level": 2}
+highlight_language = "none"  # of formulas
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+
+# A name in single backticks links to its page, and is code otherwise.
+default_role = "py:obj"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_preprocess_types = False
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+
+
+def convert_docstring(app, what, name, obj, options, lines):
+    if what != "module":
+        reference.to_rst(lines)
+
+
+def skip_fields(app, what, name, obj, skip, options):
+    """Fields of a named tuple stand in the docstring of its class."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def write_pages(app):
+    reference.write(DOCS / "api")
+
+
+def link_names(app, doctree):
+    """Links names in backticks to their pages, in Markdown as in docstrings."""
+    pages = reference.pages()
+    for literal in list(doctree.findall(nodes.literal)):
+        target = pages.get(literal.astext().removesuffix("()"))
+        if target and not isinstance(literal.parent, nodes.reference | pending_xref):
+            options = dict(refdomain="py", reftype="obj", reftarget=target)
+            link = pending_xref("", literal.deepcopy(), refexplicit=True, **options)
+            literal.replace_self(link)
+
+
+def mathml(self, node):
+    """Formulas as MathML, which browsers show without a script or the network."""
+    display = "block" if isinstance(node, nodes.math_block) else "inline"
+    self.body.append(convert(node.astext(), display=display))
+    raise nodes.SkipNode
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", convert_docstring, priority=100)
+    app.connect("autodoc-skip-member", skip_fields)
+    app.connect("builder-inited", write_pages)
+    app.connect("doctree-read", link_names)
+    app.add_node(nodes.math, override=True, html=(mathml, None))
+    app.add_node(nodes.math_block, override=True, html=(mathml, None))
