@@ -29,9 +29,9 @@ _CPU_LANES, _DEVICE_LANES, _FEW_LANES = 2**14, 2**18, 2**10
 def auto_width(parameters: int, device: jax.Device, memory: int = 0) -> int:
     """Returns the chunk width for a device, which is a power of two.
 
-    The width is inversely proportional to the number of parameters. It is limited so
-    that trials of `memory` bytes each fit into a quarter of the device's memory, or
-    into one gigabyte on CPU, and to 4 trials or 128 MiB on CPU.
+    The width is inversely proportional to the number of parameters. Trials of `memory`
+    bytes each must fit into a quarter of the device's memory. On CPU they must fit into
+    one gigabyte, and more than 4 of them into 128 MiB.
     """
     on_cpu = device.platform == "cpu"
     low, high = _CPU_WIDTHS if on_cpu else _DEVICE_WIDTHS
