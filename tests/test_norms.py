@@ -118,6 +118,7 @@ def test_nan_shows_in_batches(p):
     assert np.isnan(got).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", (1, 2, 3, np.inf))
 def test_odd_trees(p):
     norm = functools.partial(stabjax.global_norm, ord=p)
@@ -140,6 +141,7 @@ def test_complex_entries_count_with_their_magnitude(p):
         models.assert_close(norm(tree), models.norm(tree, p), "float32")
 
 
+@pytest.mark.slow
 def test_many_leaves_and_many_entries():
     many = [jnp.ones((), jnp.bfloat16)] * 256
     assert jax.jit(stabjax.global_norm)(many) == 16

@@ -152,7 +152,7 @@ def scaling(
       >>> runs = stabjax.sweep(make_problem, make_optimizer, space, steps=20)
       >>> law = stabjax.runs.scaling(runs, "rate", over="curvature")
       >>> round(law.exponents["curvature"].value, 1)
-      -0.8
+      -0.9
     """
     check("confidence", confidence, "in (0, 1)")
     names = [over] if isinstance(over, str) else list(over)

@@ -69,6 +69,7 @@ def rerun(
       ((20,), True)
     """
     trial = runs if point is None else _selected(runs, point)
+    _check_single(trial)
     settings, values = settings_of(trial, values)
     space = _point(trial, values)
     recipe = json.loads(trial.attrs["recipe"])
@@ -127,13 +128,17 @@ def _equal(axis: xr.DataArray, value: Any) -> np.ndarray[Any, Any]:
     return np.asarray(found)
 
 
-def _point(trial: xr.Dataset, values: Mapping[str, Any]) -> Space:
-    """Returns a space that contains only the given trial."""
+def _check_single(trial: xr.Dataset) -> None:
+    """Raises an error if a dataset contains several trials."""
     if dims := [str(dim) for dim in trial["status"].dims]:
         raise ValueError(
             f"runs must be one point of a dataset, got one with the dimensions "
             f"{', '.join(dims)}. Select it with runs.sel(...) or runs.isel(...), or "
             f"pass a point."
         )
+
+
+def _point(trial: xr.Dataset, values: Mapping[str, Any]) -> Space:
+    """Returns a space that contains only the given trial."""
     axes = axes_of(trial, values)
     return grid(**axes, seed=[int(trial["seed"]) if "seed" in trial.coords else 0])

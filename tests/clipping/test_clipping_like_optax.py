@@ -29,6 +29,7 @@ def as_optax_has_it():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIKE_OPTAX)
 def test_values_within_roundings_of_optax(name, as_optax_has_it):
     shapes = ((3, 4), (5,), (2, 3, 4, 2), (), (1, 4, 1), (2, 2, 2), (2, 1, 2, 2, 2))

@@ -120,6 +120,7 @@ def test_dtypes_shapes_and_structure_stay(row, dtype):
     assert described(mixed[0]) == described(grads)
 
 
+@pytest.mark.slow
 @rows
 def test_it_does_something(row):
     updates, _ = compiled(str(row))[0](numbers_of(row), GRADS, PARAMS)

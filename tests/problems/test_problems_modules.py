@@ -133,6 +133,7 @@ def test_dropout_differs_by_key_in_training_alone(library):
     "library",
     ["nnx", *(pytest.param(n, marks=pytest.mark.slow) for n in [*MODULES][1:])],
 )
+@pytest.mark.slow
 def test_a_sweep_of_it_is_the_plain_loop(library):
     """Trial by trial, to rounding: state, epochs, augmentation and evaluation."""
     problem = supervised(

@@ -187,6 +187,7 @@ def sorted_norm(w, key):
         (sorted_norm, [5], "vmap"),
     ],
 )
+@pytest.mark.slow
 def test_what_lanes_cannot_express_runs_under_vmap(loss, seeds, engine):
     problem = Problem(QUADRATIC.init, loss)
     space = stabjax.grid(rate=[0.01, 0.1], max_norm=[1.0], seed=seeds)
@@ -222,6 +223,7 @@ def test_long_tables_of_constants():
     np.testing.assert_allclose(runs.final_loss, expected, 1e-2)
 
 
+@pytest.mark.slow
 def test_a_store_keeps_its_engine(tmp_path):
     def swept(**changes):
         given = {"steps": STEPS, "store": tmp_path / "runs", "progress": False}

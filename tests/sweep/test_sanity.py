@@ -76,6 +76,7 @@ WARNED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WARNED)
 def test_what_is_hardly_meant(name):
     call, message = WARNED[name]

@@ -108,6 +108,7 @@ AXES = {
 }
 
 
+@pytest.mark.slow
 def test_a_sampler_drives_sweeps_in_batches():
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=1))
     for _ in range(3):

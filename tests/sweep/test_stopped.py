@@ -42,6 +42,7 @@ def runs():
     return sweep()
 
 
+@pytest.mark.slow
 def test_each_run_is_the_training_of_its_point(runs):
     for rate in RATES:
         run = stabjax.train(
@@ -93,6 +94,7 @@ def hopeless(test_loss, step):
     return (test_loss > 0.3) & (step >= 6)
 
 
+@pytest.mark.slow
 def test_a_function_that_stops_is_resumed_and_rerun(tmp_path):
     runs = sweep(stop=hopeless, store=tmp_path)
     assert runs.stopped_at.sel(seed=0).values.tolist() == [6, 16, 8, 6, 6, 24]

@@ -222,6 +222,7 @@ def test_programs_are_forgotten_with_the_functions_they_came_from():
     assert len(program_cache.remembered) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [1, 7, 64])
 def test_the_width_of_chunks_changes_only_the_rounding(chunk_size):
     # Ten trials a seed: widths 1 and 7 keep to one seed and pad, 64 mixes all seeds.

@@ -258,6 +258,7 @@ def clipped(max_norm, rate=0.01):
     ).final_loss
 
 
+@pytest.mark.slow
 def test_final_loss_is_differentiable_by_the_threshold():
     # While the clip is on, |w| falls by rate * c in each step: L = (5 - 0.5 c)**2.
     thresholds = jnp.array([0.5, 1.0, 2.0])
