@@ -304,7 +304,7 @@ def test_an_accuracy_is_maximized_in_the_summary():
     runs = xr.Dataset(variables, {"rate": [1.0, 2.0], "seed": [0, 1]}, attrs)
     lines = _summary(runs).splitlines()
     best = [n for n, line in enumerate(lines) if line.startswith("best ")]
-    assert [lines[n].split()[2] for n in best] == ["final_loss", "accuracy"]
+    assert [lines[n].split()[2] for n in best] == ["final_loss:", "accuracy:"]
     assert lines[best[0] + 1].startswith("  rate = 1")
     assert lines[best[1] + 1].startswith("  rate = 2")
 
