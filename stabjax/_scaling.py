@@ -38,8 +38,10 @@ def clip_factor(norm: ScaledNorm, max_norm: jax.Array) -> ClipFactor:
     limit = max_norm * k
     exceeded = valid & (norm.value > limit)
     # If max_norm / norm underflows, applies 1 / norm and max_norm separately. Both are
-    # scaled away from the limits of the dtype (the norm may exceed its largest value).
-    tiny, apart = np.finfo(norm.value.dtype).tiny, 2.0**24
+    # scaled away from the limits of the dtype (the norm may exceed its largest value),
+    # and less so if max_norm itself is close to the smallest.
+    tiny = np.finfo(norm.value.dtype).tiny
+    apart = jnp.where(max_norm < tiny * 2.0**25, 2.0**4, 2.0**24).astype(k.dtype)
     whole = (limit * (1 / tiny) >= norm.value) | (max_norm == 0)
     numerator = jnp.where(exceeded, jnp.where(whole, limit, -apart * k), 1)
     # One division, at the end: under `vmap`, XLA stores its result, and later loops

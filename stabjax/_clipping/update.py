@@ -1,5 +1,6 @@
 """Clipping relative to parameters, step count or attention logits."""
 
+from collections.abc import Iterator
 from functools import partial
 
 import jax
@@ -216,16 +217,20 @@ def _bounded(
     slope = jnp.where(everything, 0, relative)
     start = jnp.where(everything, jnp.inf, absolute)
 
-    def largest(scales: jax.Array | None) -> jax.Array:
-        peaks = []
+    def quotients(scales: jax.Array | None) -> Iterator[jax.Array]:
         for i, (u, w) in enumerate(zip(updates, params, strict=True)):
             allowed = slope * magnitudes(widened(w, dtype)) + start
             size = magnitudes(widened(u, dtype))
             size = size if scales is None else size * scales[i]
-            quotients = size / jnp.maximum(allowed, limits.tiny)
-            peaks.append(jnp.max(quotients, initial=0))
+            yield size / jnp.maximum(allowed, limits.tiny)
+
+    def largest(scales: jax.Array | None) -> jax.Array:
+        peaks = [jnp.max(part, initial=0) for part in quotients(scales)]
         return reduced(peaks, axes, apart=True, largest=True)
 
+    # XLA:CPU (jaxlib 0.10 and 0.12) ignores NaN in the maxima of some batches.
+    unknown = [jnp.any(jnp.isnan(part)).astype(dtype) for part in quotients(None)]
+    valid &= reduced(unknown, axes, apart=True) == 0
     # If a quotient overflows, recomputes with rescaled values.
     plain = largest(None)
     huge = ~(plain < limits.max)

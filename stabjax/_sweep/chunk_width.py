@@ -17,8 +17,8 @@ _CPU_BYTES, _DEVICE_BYTES = 2**18, 2**31
 # Limit on the memory of a chunk on CPU as `memory_of` counts it. For a network with
 # convolutions to 16 and 32 channels (22 MB), 4 trials take 1.04 ms of CPU time per
 # trial and step, and 32 take 1.36 ms. Other convolutional and recurrent networks of 18
-# to 24 MB are 18% to 31% faster with 4 than with 32.
-_CPU_MEMORY = 2**27
+# to 24 MB are 18% to 31% faster with 4 than with 32. Fewer than 4 are not faster.
+_CPU_MEMORY, _CPU_LEAST = 2**27, 4
 _CPU_WIDTHS, _DEVICE_WIDTHS = (32, 4096), (1024, 65536)
 # Widths of lanes. Blocks fit in a cache or in registers regardless of the width, so it
 # only has to be large enough to hide the time between two chunks. With several chunks,
@@ -29,17 +29,18 @@ _CPU_LANES, _DEVICE_LANES, _FEW_LANES = 2**14, 2**18, 2**10
 def auto_width(parameters: int, device: jax.Device, memory: int = 0) -> int:
     """Returns the chunk width for a device, which is a power of two.
 
-    The width is inversely proportional to the number of parameters. It is limited so
-    that trials of `memory` bytes each fit into a quarter of the device's memory, or
-    into 128 MiB on CPU.
+    The width is inversely proportional to the number of parameters. Trials of `memory`
+    bytes each must fit into a quarter of the device's memory. On CPU they must fit into
+    one gigabyte, and more than 4 of them into 128 MiB.
     """
     on_cpu = device.platform == "cpu"
     low, high = _CPU_WIDTHS if on_cpu else _DEVICE_WIDTHS
     room = (_CPU_BYTES if on_cpu else _DEVICE_BYTES) // (4 * _ARRAYS_PER_PARAMETER)
     fits = int(np.clip(room // max(1, parameters), low, high))
     known = (device.memory_stats() or {}).get("bytes_limit", 2**32) // 4
-    limit = _CPU_MEMORY if on_cpu else known
-    fits = max(1, min(fits, limit // max(1, memory)))
+    fits = max(1, min(fits, known // max(1, memory)))
+    if on_cpu:
+        fits = min(fits, max(_CPU_LEAST, _CPU_MEMORY // max(1, memory)))
     return int(2 ** (fits.bit_length() - 1))
 
 

@@ -89,7 +89,8 @@ def sweep(
     its own. The attribute `engine` of the result is then `"lanes"` instead of `"vmap"`.
     For a fixed chunk size, JAX version and kind of device, the results are bitwise
     identical for any number of devices, execution order or executor, and after any
-    interruption.
+    interruption. Convolutional networks on CPU are an exception: their rounding
+    differs between one device and several.
 
     If `store` is given, each finished chunk is saved to a file. To resume a sweep after
     Ctrl-C, a crash or an error, repeat the call: only the missing chunks are trained.

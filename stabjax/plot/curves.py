@@ -108,7 +108,7 @@ def learning_curves(
         _draw_run(ax, steps, best, larger)
     _set_limits(ax, steps)
     ax.set_xlabel("step" if along == "step" else "updates")
-    ax.set_ylabel(label_of(data))
+    ax.set_ylabel(label_of(data).removesuffix(" curve"))
     name_pooled(ax, "median and 80% band", data, along, hue)
     if target is not None:
         draw_target(ax, target)

@@ -32,7 +32,8 @@ def rerun(
 
     The settings of the sweep are read from the dataset. The run uses the same chunk
     size as in the sweep, because the chunk size affects rounding. It uses `vmap`, whose
-    rounding differs from a sweep with the attribute `engine="lanes"`.
+    rounding differs from a sweep with the attribute `engine="lanes"`. It uses one
+    device, whose rounding differs for convolutional networks on several CPU devices.
 
     Args:
       problem: the `problem` argument of the sweep.

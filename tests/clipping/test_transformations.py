@@ -301,6 +301,24 @@ def test_non_finite_gradients_show(row, bad):
 
 
 @rows
+@pytest.mark.slow
+def test_nan_shows_in_batches(row):
+    """XLA:CPU ignores NaN in the maxima of some batches, of 64 by 64 for one."""
+    size, params = 64, {"w": jnp.ones((64, 2)), "s": jnp.ones(())}
+    normal = np.random.default_rng(0).normal(size=(size, STEPS, 64, 2))
+    normal[np.arange(size), :, np.arange(size), 0] = np.nan
+    grads = {"w": jnp.float32(normal), "s": jnp.ones((size, STEPS))}
+
+    def updates(grads):
+        return run(row.make, numbers_of(row), grads, params, **row.extra)[0]
+
+    batch = jax.jit(jax.vmap(updates))(grads)
+    alone = jax.jit(updates)(jax.tree.map(lambda g: g[7], grads))
+    for name, expected in alone.items():
+        np.testing.assert_array_equal(np.isnan(batch[name][7]), np.isnan(expected))
+
+
+@rows
 def test_empty_trees(row):
     transformation = row.make(**row.numbers)
     for empty in ({}, [None], {"a": jnp.zeros((0, 3))}):

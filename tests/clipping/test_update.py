@@ -53,6 +53,18 @@ def test_relative_updates_of_the_vectors_and_far_out():
         tx.update(updates, optax.EmptyState())
 
 
+def test_nan_shows_in_a_batch_of_relative_updates():
+    transformation = stabjax.clip_by_relative_update()
+    params = jnp.ones(64)
+
+    @jax.jit
+    @jax.vmap
+    def update(grads):
+        return transformation.update(grads, transformation.init(params), params)[0]
+
+    assert np.isnan(update(jnp.eye(64) * jnp.nan)).all()
+
+
 def test_adopt_bounds_what_optax_does():
     """Its count starts at 0 with an update that is none; ours at 1 with the next."""
     tx = stabjax.adopt_clip()

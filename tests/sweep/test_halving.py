@@ -241,12 +241,12 @@ def test_ctrl_c_keeps_what_is_running(alone, tmp_path, monkeypatch):
 def test_a_failing_chunk_ends_it_without_a_wrong_choice(alone, tmp_path, monkeypatch):
     train = executors.train_chunk
 
-    def unreliable(recipe, shared, lanes):
+    def unreliable(recipe, shared, lanes, *more):
         if shared["first"] == 0 and lanes["rate"][0] == np.float32(
             NOISY.axes[0].values[6]
         ):
             raise MemoryError("no room")
-        return train(recipe, shared, lanes)
+        return train(recipe, shared, lanes, *more)
 
     monkeypatch.setattr(executors, "train_chunk", unreliable)
     with (

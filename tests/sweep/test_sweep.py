@@ -395,10 +395,10 @@ def test_automatic_widths(parameters, width):
     assert auto_width(parameters, jax.devices()[0]) == width
 
 
-@pytest.mark.parametrize("memory", [2**20, 2**24, 2**28])
+@pytest.mark.parametrize("memory", [2**20, 2**24, 2**26, 2**29, 2**31])
 def test_automatic_widths_fit_into_the_caches(memory):
     width = auto_width(2, jax.devices()[0], memory)
-    assert width == max(1, 2**27 // memory)
+    assert width == max(1, min(2**30 // memory, max(4, 2**27 // memory)))
 
 
 def test_the_memory_of_a_trial_is_known_before_it_is_compiled():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.extend import core
 
@@ -151,9 +152,19 @@ def _live(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> set[Any]:
 def _folded(
     equation: core.JaxprEqn, inputs: Sequence[Atom], largest: int
 ) -> list[Atom] | None:
-    """Returns the outputs if they are small and depend only on constants."""
-    values = [x.value for x in inputs if isinstance(x, Constant)]
+    """Returns the outputs if they are small and depend only on constants, or are 1 x.
+
+    XLA (jaxlib 0.10) also removes a product with ones from a program for one device,
+    but not from one for several devices, whose last bits would be different.
+    """
+    values = [_on_host(x.value) for x in inputs if isinstance(x, Constant)]
     sizes = [getattr(v.aval, "size", largest + 1) for v in equation.outvars]
+    if equation.primitive.name == "mul":
+        (output,) = (v.aval for v in equation.outvars)
+        for x, y, variable in zip(inputs, inputs[::-1], equation.invars, strict=True):
+            same = getattr(variable.aval, "shape", None) == getattr(output, "shape", ())
+            if same and _is_one(y):
+                return [x]
     if len(values) < len(inputs) or max(sizes, default=0) > largest:
         return None
     if not all(isinstance(value, np.ndarray) for value in values):
@@ -162,12 +173,28 @@ def _folded(
     return None if found is None else [Constant(found)]
 
 
+def _is_one(atom: Atom) -> bool:
+    value = _on_host(atom.value) if isinstance(atom, Constant) else None
+    return isinstance(value, np.ndarray) and bool(np.all(value == 1))
+
+
+def _on_host(value: Any) -> Any:
+    """Copies a small JAX array of numbers to the host, where it can be folded."""
+    if not isinstance(value, jax.Array) or isinstance(value, jax.core.Tracer):
+        return value
+    is_key = jax.numpy.issubdtype(value.dtype, jax.dtypes.extended)
+    if is_key or value.size > _FOLDED or not value.is_fully_addressable:
+        return value
+    return np.asarray(value)
+
+
 _NUMPY: dict[str, Callable[..., Any]] = {
     "add": np.add,
     "and": np.bitwise_and,
     "broadcast_in_dim": lambda x, *, shape, broadcast_dimensions, **_: np.broadcast_to(
         np.expand_dims(x, [*{*range(len(shape))} - {*broadcast_dimensions}]), shape
     ),
+    "div": lambda x, y, **_: x / y if x.dtype.kind == "f" else None,
     "convert_element_type": lambda x, *, new_dtype, **_: x.astype(new_dtype),
     "eq": np.equal,
     "expand_dims": lambda x, *, dimensions: np.expand_dims(x, dimensions),
@@ -185,6 +212,7 @@ _NUMPY: dict[str, Callable[..., Any]] = {
     "reshape": lambda x, *, new_sizes, **_: x.reshape(new_sizes),
     "rev": lambda x, *, dimensions: np.flip(x, dimensions),
     "select_n": lambda which, *cases: np.choose(which.astype(np.int32), cases),
+    "square": lambda x, **_: x * x,
     "slice": lambda x, *, start_indices, limit_indices, strides: x[
         tuple(map(slice, start_indices, limit_indices, strides or [None] * x.ndim))
     ],
@@ -207,8 +235,8 @@ def by_numpy(
         return None
     given = {} if name in _ELEMENTWISE or name == "select_n" else params
     with np.errstate(all="ignore"):
-        found = np.asarray(function(*values, **given))
-    return found
+        found = function(*values, **given)
+    return None if found is None else np.asarray(found)
 
 
 def bind(primitive: Any, params: dict[str, Any], values: Sequence[Any]) -> list[Any]:
