@@ -103,9 +103,9 @@ def advice(measured: Sequence[xr.Dataset]) -> str:
         f"{_per_treatment(rescued, str)} of {total}.",
         f"- *Some runs diverge.* {_best(stable, _EQUAL)} The share of stable runs is "
         f"{_per_treatment(stable, as_percent)}.",
-        "- *The learning rate is tuned and runs are stable.* Treatments can slow down "
-        "training. At the best learning rate for the baseline, they multiply the "
-        "number of steps to the target by" + _prices(by_methods(measured)),
+        "- *The learning rate is tuned and runs are stable.* Clipping and schedules "
+        "can slow down training. At the best learning rate for the baseline, they "
+        "multiply the number of steps to the target by" + _prices(by_methods(measured)),
     ]
     return "\n".join(lines)
 

@@ -1,6 +1,8 @@
 """The HTML report, a single file that works offline."""
 
 import base64
+import gzip
+import io
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -12,6 +14,7 @@ import markdown
 import numpy as np
 import xarray as xr
 from markupsafe import Markup
+from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from stabjax.study.answer import methods_of
@@ -30,8 +33,8 @@ _SCHEDULED = {0: "constant rate", 1: "schedule"}
 def page(report: Sequence[Section], chapters: Sequence[Chapter], folder: Path) -> str:
     """Returns the HTML report with an interactive explorer of all runs.
 
-    The file embeds the plots from `folder`, the data and the Plotly script. A content
-    security policy blocks all network requests.
+    The file embeds the plots from `folder`, the data and the Plotly script, all of them
+    compressed. A content security policy blocks all network requests.
     """
     source = files("stabjax.study").joinpath("page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -45,10 +48,10 @@ def page(report: Sequence[Section], chapters: Sequence[Chapter], folder: Path) -
             section._replace(pictures=_embedded(section.pictures, folder))
             for section in report
         ],
-        data=_script_safe(_explorer(chapters)),
+        data=_packed(_json(_explorer(chapters))),
         metrics=_METRICS,
         scheduled=_SCHEDULED,
-        plotly=Markup(get_plotlyjs()),  # noqa: S704 - Plotly's own text
+        plotly=_packed(get_plotlyjs()),
     )
 
 
@@ -115,13 +118,26 @@ def _html(text: str) -> Markup:
 
 def _embedded(pictures: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Returns base64-encoded pictures with their captions."""
-    return {
-        base64.b64encode((folder / file).read_bytes()).decode("ascii"): caption
-        for file, caption in pictures.items()
-    }
+    return {_webp(folder / file): caption for file, caption in pictures.items()}
 
 
-def _script_safe(data: Any) -> Markup:
-    """Converts data to JSON that is safe to embed in a script element."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - escaped here
+def _webp(file: Path) -> str:
+    """Converts a picture to lossless WebP with 256 colors, encoded as base64."""
+    # A quarter of the size of the PNG. The octree changes the colors of areas by less
+    # than 20/255. A median cut to 64 colors changes cells of heatmaps by up to 46/255.
+    palette = Image.open(file).convert("RGB").quantize(method=Image.Quantize.FASTOCTREE)
+    buffer = io.BytesIO()
+    picture = palette.convert("RGB").point(lambda v: 255 if v > 250 else v)  # white
+    picture.save(buffer, "webp", lossless=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _packed(text: str) -> str:
+    """Compresses text, which the page decompresses. Encoded as base64."""
+    compressed = gzip.compress(text.encode("utf-8"), mtime=0)
+    return base64.b64encode(compressed).decode("ascii")
+
+
+def _json(data: Any) -> str:
+    """Converts data to compact JSON, which does not support infinity or NaN."""
+    return json.dumps(data, allow_nan=False, separators=(",", ":"))

@@ -1,14 +1,17 @@
 """The report as a page: read by a real browser, which must ask for nothing else."""
 
+import base64
+import io
 import json
 import re
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from stabjax import study
-from stabjax.study.page import _html, explored
+from stabjax.study.page import _html, _json, _packed, _webp, explored
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
@@ -37,6 +40,7 @@ def browser(done):
     if not (BROWSER and DRIVER):
         pytest.skip("no browser: install Debian's chromium and chromium-driver")
     webdriver = pytest.importorskip("selenium.webdriver")
+    ui = pytest.importorskip("selenium.webdriver.support.ui")
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for flag in (
@@ -57,6 +61,8 @@ def browser(done):
     driver = webdriver.Chrome(options=options, service=service)
     try:
         driver.get(done.report.as_uri())
+        wait = ui.WebDriverWait(driver, 30)
+        wait.until(cell_text)  # decompressed after the page has loaded
         yield driver
     finally:
         driver.quit()
@@ -70,6 +76,10 @@ def choose(browser, control, words):
         control,
         words,
     )
+
+
+def _outside_scripts(text):
+    return re.sub(r"<script.*?</script>", "", text, flags=re.S)
 
 
 def cell_text(browser):
@@ -109,7 +119,7 @@ def test_the_page_says_what_the_report_says(done, text):
     first_number = re.search(r"[\d,]+ runs on 2 problems", beside)[0]
     assert first_number in text
     assert text.count("<figure>") == beside.count("![") == 13
-    assert "](" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
+    assert "](" not in _outside_scripts(text)
 
 
 def test_names_are_escaped():
@@ -120,9 +130,33 @@ def test_names_are_escaped():
 
 
 def test_the_page_is_self_contained(text):
-    page = re.sub(r"<script.*?</script>", "", text, flags=re.S)
+    page = _outside_scripts(text)
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "default-src 'none'" in page
+
+
+def test_a_report_on_22_problems_takes_less_than_6_megabytes(done, text):
+    shown = explored(done.runs["quadratic"])
+    cells = np.size(shown["maps"]["stable"])
+    data = 33 * 14 * 2 / cells * len(_packed(_json(shown)))  # at the default size
+    pictures = sum(map(len, re.findall(r'src="([^"]*)"', text))) / len(done.runs)
+    fixed = len(re.search(r'<script id="plotly".*?</script>', text, flags=re.S)[0])
+    rest = (len(_outside_scripts(text)) - pictures * len(done.runs)) / len(done.runs)
+    assert data > 10e3 and pictures > 10e3 and rest > 5e3 and fixed > 1e6
+    assert fixed + 22 * (data + pictures + rest) < 6e6
+
+
+def test_colors_of_embedded_pictures_are_those_of_the_files(done, text):
+    file = done.report.parent / "quadratic-map.png"
+    embedded = base64.b64decode(_webp(file))
+    assert len(embedded) < file.stat().st_size / 2
+    one, two = (
+        np.asarray(Image.open(source).convert("RGB"), float)
+        for source in (file, io.BytesIO(embedded))
+    )
+    assert two.shape == one.shape
+    assert np.mean(np.abs(one - two).max(-1) > 20) < 0.01
+    np.testing.assert_array_equal(one[0, 0], two[0, 0])  # white
 
 
 def test_it_loads_without_errors_and_asks_for_nothing_else(browser, done):
