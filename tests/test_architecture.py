@@ -4,6 +4,7 @@ import ast
 import importlib
 import operator
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -92,6 +93,20 @@ def test_arrows_point_one_way(path):
         assert used <= ARROWS[part] | GROUND
     if part != "plot":
         assert not any(name.split(".")[0] == "matplotlib" for name in imports(path))
+
+
+def test_the_page_on_the_house_has_the_same_arrows():
+    page = (PACKAGE.parent / "docs" / "house.md").read_text()
+    rows = re.findall(r"^\| (`.*?`) \| .* \| (.*?) ?\|$", page, flags=re.MULTILINE)
+    shown = {
+        part: set(re.findall(r"`(\w+)`", used))
+        for parts, used in rows
+        for part in re.findall(r"`(\w+)`", parts)
+    }
+    assert shown == {p: u for p, u in ARROWS.items() if p not in GROUND} | {
+        "cli": set(),  # which may import everything
+        "study": {"cli"},  # everything else
+    }
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
