@@ -176,3 +176,14 @@ def test_an_array_of_jobs_fills_one_store(tmp_path):
     runs = main_of("sweep_cluster")(["--store", str(store), "--report"])
     assert runs.sizes == {"max_norm": 4, "rate": 6, "seed": 4}
     assert runs.final_loss.notnull().all()  # NaN means not run
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Optuna's and SQLAlchemy's
+def test_optuna_search_resumes(tmp_path, standard_promotion):
+    main = main_of("optuna_search")
+    sizes = ["--folder", str(tmp_path), "--batch", "3", "--steps", "20", "--batches"]
+    first = main([*sizes, "1"])
+    both = main([*sizes, "2"])
+    assert [len(first.trials), len(both.trials)] == [6, 6]  # one study, in the file
+    assert all(trial.value is not None for trial in both.trials)
