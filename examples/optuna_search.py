@@ -2,8 +2,8 @@
 
 python examples/optuna_search.py    # needs pip install 'stabjax[optuna]'
 
-Each batch of trials is one compiled sweep. The study is saved in a file and each batch in
-a store, so the script can be stopped at any time and called again.
+Each batch of trials is one compiled sweep. The study is saved in a file and each batch
+in a store, so the script can be stopped at any time and called again.
 """
 
 import argparse
