@@ -1,4 +1,4 @@
-"""What a threshold did to a run: spikes bounded, or the learning rate lowered."""
+"""The effect of a clipping threshold on a run."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -17,21 +17,22 @@ _Norms: TypeAlias = "list[float] | np.ndarray | jax.Array"
 
 
 class ClippingEffect(NamedTuple):
-    """The result of `clipping_effect`; `print` it.
+    """The effect of a clipping threshold, as returned by `clipping_effect`.
 
     Attributes:
       max_norm: the threshold.
-      steps: number of finite norms; shares are those of these.
-      clip_fraction: share of the steps whose norm is above the threshold.
-      rate_factor: median factor by which the clip scales the gradient, and so, with
-        SGD, the learning rate.
-      early: share of the steps that are clipped before the norms settle.
-      spikes: share of the steps that are clipped later, as their norm is far above the
-        norms around it.
-      usual: share of the steps that are clipped later though their norm is as usual.
-      settled_at: the step from which the level of the norms is that of the last tenth.
-      largest: the parameter with the largest part of the squared norm; None if unknown.
-      largest_share: that part, the median over the steps; NaN if unknown.
+      steps: number of finite norms. All fractions refer to this number.
+      clip_fraction: fraction of steps whose norm exceeds the threshold.
+      rate_factor: median factor by which clipping scales the gradient. With SGD, it
+        also scales the learning rate.
+      early: fraction of steps that are clipped before the norms settle.
+      spikes: fraction of later steps that are clipped because their norm is much larger
+        than the norms around them.
+      usual: fraction of later steps that are clipped although their norm is typical.
+      settled_at: the step after which the norms stay at the level of the last tenth.
+      largest: the parameter with the largest part of the squared norm, or None if
+        unknown.
+      largest_share: the median of this part over the steps, or NaN if unknown.
     """
 
     max_norm: float
@@ -96,30 +97,31 @@ def clipping_effect(
     *,
     leaf_norms: Mapping[str, _Norms] | None = None,
 ) -> ClippingEffect:
-    """Says what a threshold does to a run: from its gradient norms before clipping.
+    """Reports the effect of a threshold on a run, based on its gradient norms.
 
-    A clip to the norm c scales a gradient of norm n by min(1, c / n). If nearly every
-    step is clipped, the updates of SGD are r c g / n: a normalized gradient, whose rate
-    is that of plain SGD times c / n. Then the threshold and the learning rate are one
-    hyperparameter, and should be compared at equal r c.
+    Clipping to the norm c scales a gradient of norm n by min(1, c / n). If nearly every
+    step is clipped, SGD with learning rate r performs normalized updates r c g / n, so
+    only the product r c matters: threshold and learning rate are one hyperparameter.
 
-    Clipped steps are of three kinds: early, before the level of the norms has settled
-    (the median of a tenth of the steps within a factor of 1.5 of the last one's);
-    spikes, three robust deviations above the norms around them; and usual norms.
+    There are three kinds of clipped steps: steps before the norms settle (until the
+    median of a tenth of the steps is within a factor of 1.5 of the last tenth's),
+    spikes (three robust deviations above the norms around them), and steps with a
+    typical norm.
 
     Args:
       norms: gradient norms before clipping, with steps along the last axis, of one run
         or of many. **Static.**
-      max_norm: the threshold, > 0; it need not be the one of the run. **Static.**
-      leaf_norms: the norms of each parameter, by name, in the shape of `norms`;
-        `with_metrics(..., per_leaf=True)` records them. **Static.**
+      max_norm: the threshold, > 0. It may differ from the threshold of the run.
+        **Static.**
+      leaf_norms: the gradient norms of each parameter, by name, with the shape of
+        `norms`, as recorded by `with_metrics(..., per_leaf=True)`. **Static.**
 
     Returns:
       A `ClippingEffect`.
 
     Raises:
-      ValueError: no norm is positive and finite, one is negative, or `max_norm` is not
-        positive.
+      ValueError: If no norm is positive and finite, a norm is negative, or `max_norm`
+        is not positive.
 
     Example:
       >>> import numpy as np

@@ -1,4 +1,4 @@
-"""What a clipping threshold did to runs that recorded their metrics."""
+"""The effect of a clipping threshold on recorded runs."""
 
 import numpy as np
 import xarray as xr
@@ -9,23 +9,24 @@ from stabjax._clipping import ClippingEffect, clipping_effect
 def clipping(
     runs: xr.Dataset, name: str = "clip", *, max_norm: float | None = None
 ) -> ClippingEffect:
-    """Says what a threshold does, from the metrics that a sweep has recorded.
+    """Reports the effect of a threshold, based on the metrics of a sweep.
 
-    `stabjax.clipping_effect` describes the answer. The runs of a sweep record what it
-    needs if `make_optimizer` wraps the clip in `with_metrics(..., name="clip")` and
-    `record_every=` is given; `per_leaf=True` adds the parameter that owns the norm.
+    See `stabjax.clipping_effect` for the result. The sweep has to record gradient
+    norms: wrap clipping in `with_metrics(..., name="clip")` and pass `record_every`.
+    With `per_leaf=True`, the result also names the parameter with the largest norm.
 
     Args:
-      runs: the dataset of `sweep` at one threshold, such as `runs.sel(max_norm=1.0)`;
-        all other runs in it are pooled.
+      runs: the dataset of `sweep` at one threshold, such as `runs.sel(max_norm=1.0)`.
+        All runs in it are pooled.
       name: the name given to `with_metrics`.
-      max_norm: the threshold; None takes the value of the coordinate `max_norm`.
+      max_norm: the threshold. None uses the value of the coordinate `max_norm`.
 
     Returns:
       A `ClippingEffect`.
 
     Raises:
-      ValueError: the dataset does not hold the norms, or not one threshold.
+      ValueError: If the dataset does not contain gradient norms, or does not have
+        exactly one threshold.
 
     Example:
       >>> import numpy as np, optax, stabjax

@@ -1,4 +1,4 @@
-"""Whether treatments differ, each at its own best settings."""
+"""Comparing treatments, each with its own best settings."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,13 +31,13 @@ _MOST = 10**6  # seeds
 
 
 class Treatment(NamedTuple):
-    """A treatment at its own best settings.
+    """A treatment with its own best settings.
 
     Attributes:
       name: the value of the compared axis.
       settings: the values of the other axes with the best mean over all seeds.
-      mean: the mean of the variable over seeds that did not choose the settings.
-      stable: whether a setting has no diverged run.
+      mean: the mean of the variable over seeds that were not used to choose settings.
+      stable: whether there are settings without a diverged run.
     """
 
     name: Label
@@ -50,14 +50,14 @@ class Difference(NamedTuple):
     """The paired difference between two treatments.
 
     Attributes:
-      treatment: the name of one.
-      baseline: the name of the other.
-      difference: mean of the variable with the treatment, minus that with the baseline,
-        with its own confidence interval.
-      p_value: probability of a difference as large if there were none, by Holm's method
-        over all differences of the answer; NaN if it cannot be computed.
-      seeds_needed: number of seeds that would show a difference of this size in 80 % of
-        attempts; None if it cannot be computed.
+      treatment: the name of the treatment.
+      baseline: the name of the other treatment.
+      difference: the mean of the variable with the treatment minus the mean with the
+        baseline, with a confidence interval.
+      p_value: the p-value after Holm's correction for all differences, or NaN if it
+        cannot be computed.
+      seeds_needed: the number of seeds that would show a difference of this size with
+        a power of 80%, or None if it cannot be computed.
     """
 
     treatment: Label
@@ -69,17 +69,17 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Answer):
-    """The result of `compare`; `print` it, or `plot` it.
+    """A comparison of treatments, as returned by `compare`.
 
     Attributes:
       axis: the compared axis.
-      variable: the variable.
+      variable: the compared variable.
       treatments: a `Treatment` for each value of the axis.
       differences: a `Difference` for each pair, or for each treatment and the baseline.
-      best: the treatment that is better than each other beyond noise, or None.
+      best: the treatment that is significantly better than all others, or None.
       seeds: number of seeds.
-      confidence: confidence of the intervals.
-      caveats: what limits the answer, in words.
+      confidence: confidence level of the intervals.
+      caveats: sentences about the limits of the answer.
     """
 
     axis: str
@@ -129,41 +129,40 @@ def compare(
     maximize: bool | None = None,
     confidence: float = 0.95,
 ) -> Comparison:
-    """Compares treatments, each at its own best settings, by paired differences.
+    """Compares treatments with their own best settings by paired differences.
 
-    The settings of each treatment, the values of all other axes, are those with the
-    best mean over the seeds. The mean that chose them is too good (the winner's curse),
-    and more so for a treatment with more settings. So half of the seeds choose, the
-    other half are compared, and each seed's loss is the mean over 20 random halves. The
-    interval of the mean difference d is
+    The settings of a treatment are the values of all other axes with the best mean over
+    the seeds. On the seeds that select it, this mean is biased (the winner's curse), in
+    particular for treatments with many settings. Therefore, one half of the seeds
+    selects and the other half is compared, and the loss of a seed is its mean over 20
+    random halves. The confidence interval of the mean difference d is
 
         d +- t(confidence, n - 1) sqrt(s^2 / n + (c_1 + c_2) / 2)
 
-    where s is the standard deviation, over the n seeds, of the paired differences at
-    the settings that all seeds choose. The choice itself is uncertain if two settings
-    are nearly as good: c_1 and c_2 are the variances, over the halves, of the mean of
-    all seeds at the settings that a half chooses. `benchmarks/answers.py` measures how
-    often the interval holds the truth: settings chosen and compared on the same seeds
-    are biased, and leaving out one seed at a time makes the interval too short.
+    where s is the standard deviation of the n paired differences at the settings that
+    all seeds select. The selection is uncertain if several settings are similarly good:
+    c_1 and c_2 are the variances, over the halves, of the mean of all seeds at the
+    settings that a half selects. `benchmarks/answers.py` measures the coverage of the
+    intervals.
 
-    Differences are paired by seed: with the same seed, runs start alike and see the
-    same minibatches. P-values are adjusted by Holm's method for the number of
-    differences; intervals are not. A setting with a diverged run is not chosen.
+    Differences are paired by seed, because runs with the same seed share their initial
+    parameters and minibatches. P-values are corrected for multiple comparisons with
+    Holm's method, and intervals are not. Settings with a diverged run are not selected.
 
     Args:
       runs: the dataset of `sweep` or `successive_halving`, or a part of it.
-      axis: the axis whose values are the treatments, of any kind.
-      baseline: the value that the others are compared with; None compares all pairs.
-      variable: a variable with one value for each run.
-      maximize: whether larger values are better, as for an accuracy. None asks the
-        problem's metadata, and otherwise minimizes.
-      confidence: confidence of each interval, in (0, 1).
+      axis: the axis whose values are the treatments.
+      baseline: the value to compare the others with. None compares all pairs.
+      variable: a variable with one value per run.
+      maximize: whether larger values are better. None uses the problem's metadata, and
+        minimizes by default.
+      confidence: confidence level of each interval, in (0, 1).
 
     Returns:
       A `Comparison`.
 
     Raises:
-      ValueError: the dataset lacks the axis or the variable, or the axis lacks the
+      ValueError: If the dataset lacks the axis or the variable, or the axis lacks the
         baseline or a second value.
 
     Example:

@@ -1,4 +1,4 @@
-"""Which value of a hyperparameter is best, and how sure that is."""
+"""The best value of a hyperparameter and its uncertainty."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,27 +19,26 @@ _Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, repr=False)
 class Optimum(Answer):
-    """The result of `optimum`; `print` it, or `plot` it.
+    """The best value of a hyperparameter, as returned by `optimum`.
 
     Attributes:
-      axis: the hyperparameter.
-      variable: the variable that is best there.
-      value: the best value, with its confidence interval; an end is infinite, or 0, if
-        the runs do not bound it.
-      mean: the mean of the variable at the best value, with its interval.
-      within_noise: the smallest and the largest value of the axis around the best that
-        the seeds do not tell from it.
-      edge: `"low"` or `"high"` if the best value is the smallest or the largest of the
-        grid, so that a better one may lie beyond; or None.
-      flat: whether the interval is unbounded though the best value is inside the grid.
-      at: the values of the other axes, those of the best point.
+      axis: the name of the hyperparameter.
+      variable: the optimized variable.
+      value: the best value with its confidence interval. If the runs do not bound it,
+        the lower end is 0 or the upper end is infinite.
+      mean: the mean of the variable at the best value, with its confidence interval.
+      within_noise: the range of values that do not differ significantly from the best.
+      edge: `"low"` or `"high"` if the best value is at an edge of the grid, so better
+        values may be outside it, and None otherwise.
+      flat: whether the interval is unbounded although the best value is not at an edge.
+      at: the values of the other axes at the best point.
       seeds: number of seeds.
-      confidence: confidence of the intervals.
-      values: the values of the axis that have no diverged run.
-      means: the mean of the variable at these.
-      errors: its standard errors; NaN for a single seed.
+      confidence: confidence level of the intervals.
+      values: the values of the axis at which no run diverged.
+      means: the mean of the variable at these values.
+      errors: the standard errors of these means, or NaN for a single seed.
       curve: values and means along the fitted curve.
-      caveats: what limits the answer, in words.
+      caveats: sentences about the limits of the answer.
     """
 
     axis: str
@@ -81,35 +80,33 @@ def optimum(
     maximize: bool | None = None,
     confidence: float = 0.95,
 ) -> Optimum:
-    """Estimates the best value of a hyperparameter, with its interval over the seeds.
+    """Estimates the best value of a hyperparameter with a confidence interval.
 
-    A quartic is fitted to the means over the seeds around the best value, by the
-    logarithm of the hyperparameter if all its values are positive. (A parabola is too
-    stiff: loss rises faster above the best learning rate than below, and the interval
-    of its vertex then misses the truth in most draws.) The interval holds every value
-    at which the slope of the curve is within noise of 0, by Student's test over the
-    seeds. Where no curve fits, the answer is the best value itself, and the interval
-    reaches to its neighbors. `benchmarks/answers.py` measures how often intervals hold
-    the truth.
+    Fits a quartic polynomial to the means over the seeds near the best value, as a
+    function of the logarithm of the hyperparameter if all its values are positive. A
+    parabola would be biased, because the loss increases faster above the best learning
+    rate than below. The interval contains every value at which the slope does not
+    differ significantly from 0 (Student's t-test over the seeds). If no polynomial
+    fits, the estimate is the best value of the grid, and the interval extends to its
+    neighbors. `benchmarks/answers.py` measures the coverage of the intervals.
 
-    A diverged run counts as infinitely bad: values at which a seed diverged are not
-    fitted. Every other axis is held at its value in the best point of all; select
-    values with `runs.sel(...)` to ask at others.
+    Values at which a run diverged are excluded. All other axes are fixed at their
+    values at the best point. To use other values, select them with `runs.sel(...)`.
 
     Args:
       runs: the dataset of `sweep` or `successive_halving`, or a part of it.
-      axis: a hyperparameter with numbers as values, at least three of them.
-      variable: a variable with one value for each run.
-      maximize: whether larger values are better, as for an accuracy. None asks the
-        problem's metadata, and otherwise minimizes.
-      confidence: confidence of the intervals, in (0, 1).
+      axis: a hyperparameter with at least three numeric values.
+      variable: a variable with one value per run.
+      maximize: whether larger values are better. None uses the problem's metadata, and
+        minimizes by default.
+      confidence: confidence level of the intervals, in (0, 1).
 
     Returns:
-      An `Optimum`. Its `edge`, `flat` and `caveats` say what limits it.
+      An `Optimum`. Check `edge`, `flat` and `caveats` for its limits.
 
     Raises:
-      ValueError: the dataset lacks the axis or the variable, the axis does not hold
-        numbers or is not a dimension of a grid, or every point has a diverged run.
+      ValueError: If the dataset lacks the axis or the variable, the axis is not a
+        numeric dimension of a grid, or every point has a diverged run.
 
     Example:
       >>> import numpy as np, optax, stabjax
