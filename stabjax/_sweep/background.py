@@ -7,7 +7,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 from stabjax._sweep.compiler import configured, jax_config
@@ -38,10 +38,11 @@ class Background:
             threading.Thread(target=_work, args=given, daemon=True).start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         for future in self._waiting:
             if not future.cancel():
-                _abandoned.add(future)
+                (_abandoned if interrupted else _unneeded).add(future)
         for _ in range(self._threads):
             self._calls.put(None)
 
@@ -87,7 +88,8 @@ def _work(calls: "queue.SimpleQueue[_Call | None]", config: dict[str, Any]) -> N
             del call, future, function, arguments  # frees memory while waiting
 
 
-_abandoned: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+_abandoned: weakref.WeakSet[Future[Any]] = weakref.WeakSet()  # by Ctrl-C
+_unneeded: weakref.WeakSet[Future[Any]] = weakref.WeakSet()  # after an error
 
 
 @atexit.register
@@ -95,9 +97,15 @@ def _leave() -> None:
     """Ends the process even if an abandoned call is still running in XLA.
 
     JAX (0.10 to 0.12) waits for running programs in its own exit handler, which was
-    registered earlier and is therefore called later.
+    registered earlier and is therefore called later. Without Ctrl-C, the process waits
+    for the calls: its exit code is unknown here, and XLA aborts if Python ends first.
     """
-    if any(not future.done() for future in _abandoned):
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(_INTERRUPTED)
+    try:
+        if all(future.done() for future in _abandoned):
+            wait(list(_unneeded))
+            return
+    except KeyboardInterrupt:
+        pass
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(_INTERRUPTED)

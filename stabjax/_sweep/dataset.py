@@ -137,7 +137,8 @@ def _attributes(plan: Plan) -> dict[str, Any]:
 
 def _direction(name: str, plan: Plan) -> dict[str, str]:
     """Returns whether higher or lower values are better, as an attribute."""
-    larger = plan.maximizes(name.removeprefix("best_").removesuffix(CURVE))
+    compared = plan.settings.compared_by if name == "rung_loss" else None
+    larger = plan.maximizes(compared or name.removeprefix("best_").removesuffix(CURVE))
     return {} if larger is None else {"better": "higher" if larger else "lower"}
 
 

@@ -237,12 +237,14 @@ def _polynomial(x: _Array, y: _Array, confidence: float, degree: int) -> Fit:
     slope = of_seeds[:, 1:] @ (order[1:] * at ** (order[1:] - 1)) / half
     curvature = float(of_seeds.mean(axis=0)[2:] @ bent) / half**2
     inside = -1.0 < at < 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):  # the curve may be constant
+        influence = -(slope - slope.mean()) / curvature
     return Fit(
         at=float(middle + half * at if inside else x[0] if at < 0 else x[-1]),
         low=float(middle + half * low),
         high=float(middle + half * high),
         loss=of_seeds @ at**order,
-        influence=-(slope - slope.mean()) / curvature,
+        influence=influence,
         window=slice(0, len(x)),
         places=middle + half * places,
         curve=curve,

@@ -1,4 +1,4 @@
-"""How the best value of a hyperparameter moves with the size of a problem."""
+"""Power laws for the best value of a hyperparameter."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,20 +20,20 @@ _Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, repr=False)
 class Scaling(Answer):
-    """The result of `scaling`; `print` it, `plot` it, or ask it to `predict`.
+    """A power law for the best value of a hyperparameter, as returned by `scaling`.
 
     Attributes:
-      axis: the hyperparameter.
-      factor: the optimum where all sizes are 1.
-      exponents: the power of each size, by name, with its confidence interval.
-      covariance: of the logarithm of the factor and of the exponents.
-      held_out_error: each optimum is predicted from the others; root mean square of the
-        logarithm of prediction over optimum, as a factor. NaN if there are too few.
-      sizes: the sizes of each optimum that is part of the fit.
-      optima: these optima, with their confidence intervals.
+      axis: the name of the hyperparameter.
+      factor: the optimum if all sizes are 1.
+      exponents: the exponent of each size, by name, with its confidence interval.
+      covariance: covariance of the logarithm of the factor and the exponents.
+      held_out_error: typical factor between each optimum and its prediction from the
+        other optima (root mean square of the logarithm), or NaN if there are too few.
+      sizes: the sizes of each fitted optimum.
+      optima: the fitted optima with their confidence intervals.
       seeds: number of seeds.
-      confidence: confidence of the intervals.
-      caveats: what limits the answer, in words.
+      confidence: confidence level of the intervals.
+      caveats: sentences about the limits of the answer.
     """
 
     axis: str
@@ -115,30 +115,31 @@ def scaling(
 
         optimum = factor * width^a * steps^b * ...
 
-    The optimum at each combination of sizes is that of `optimum`, and the law is a
-    least-squares line through their logarithms. Optima at an edge of the grid or in a
-    flat valley are left out. Intervals reflect the noise of the seeds, also noise that
-    the sizes share: each seed's influence on all optima is carried through the fit.
-    Whether a power law holds shows in `held_out_error`.
+    The optimum at each combination of sizes is computed as in `optimum`, and the law is
+    fitted to their logarithms by least squares. Optima at an edge of the grid or with
+    an unbounded interval are excluded. Intervals reflect the noise of the seeds,
+    including noise that the sizes share, because the influence of each seed on all
+    optima is propagated through the fit. `held_out_error` measures whether a power law
+    is adequate.
 
     Args:
       runs: the dataset of `sweep`. To scale over the number of steps, join sweeps:
         `xarray.concat([short, long], pandas.Index([100, 200], name="steps"))`.
       axis: the hyperparameter, with positive values.
-      over: the axis or axes of sizes, with positive numbers; static ones, such as
-        `width=static([32, 64])`, as well.
-      variable: a variable with one value for each run.
-      maximize: whether larger values are better, as for an accuracy. None asks the
-        problem's metadata, and otherwise minimizes.
-      confidence: confidence of the intervals, in (0, 1).
+      over: one or more axes of sizes, with positive numbers. They can be static, such
+        as `width=static([32, 64])`.
+      variable: a variable with one value per run.
+      maximize: whether larger values are better. None uses the problem's metadata, and
+        minimizes by default.
+      confidence: confidence level of the intervals, in (0, 1).
 
     Returns:
-      A `Scaling`. Other axes are held, at each combination of sizes, at their values in
-      its best point.
+      A `Scaling`. For each combination of sizes, all other axes are fixed at their
+      values at its best point.
 
     Raises:
-      ValueError: the dataset lacks an axis, values are not positive numbers, or there
-        are fewer optima inside the grid than numbers in the law.
+      ValueError: If the dataset lacks an axis, values are not positive numbers, or
+        there are fewer optima inside the grid than parameters of the law.
 
     Example:
       >>> import numpy as np, optax, stabjax

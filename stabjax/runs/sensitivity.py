@@ -1,4 +1,4 @@
-"""How much a result depends on the learning rate, and which rates train."""
+"""Sensitivity of a loss to the learning rate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from stabjax.runs.tables import seeds_left_out, table_of
 
 @dataclass(frozen=True, repr=False)
 class Sensitivity(Answer):
-    """The result of `sensitivity`; `print` it, or `plot` it.
+    """The learning-rate sensitivity, as returned by `sensitivity`.
 
     Attributes:
-      axis: the learning rate.
-      variable: the variable, a loss.
-      sensitivity: mean over the rates of the loss, at most the initial one, above that
-        of the best rate; with its confidence interval over the seeds.
-      decades: width of the rates that train, on a logarithmic axis.
-      trains: the smallest and the largest rate that trains; NaN if none does.
+      axis: the name of the learning rate.
+      variable: the name of the loss.
+      sensitivity: the sensitivity S with its confidence interval over the seeds.
+      decades: width of the range of learning rates that train, in decades.
+      trains: the smallest and the largest learning rate that trains, or NaN.
       initial_loss: the loss before training.
-      at: the values of the other axes, those of the best point.
+      at: the values of the other axes at the best point.
       seeds: number of seeds.
-      confidence: confidence of the interval.
-      rates: the rates.
-      losses: the mean loss at each rate, at most the initial loss for each seed.
-      caveats: what limits the answer, in words.
+      confidence: confidence level of the interval.
+      rates: the learning rates.
+      losses: the mean loss at each rate, with the loss of each seed capped at the
+        initial loss.
+      caveats: sentences about the limits of the answer.
     """
 
     axis: str
@@ -64,7 +64,7 @@ def sensitivity(
     initial_loss: float | None = None,
     confidence: float = 0.95,
 ) -> Sensitivity:
-    """Measures how much the loss suffers from a learning rate that is not the best one.
+    """Measures how much the loss increases if the learning rate is not optimal.
 
     The learning-rate sensitivity of Wortsman et al. is the mean over the rates r
 
@@ -79,18 +79,18 @@ def sensitivity(
 
     Args:
       runs: the dataset of `sweep`, or a part of it.
-      axis: the learning rate; any axis with positive numbers.
-      variable: a loss with one value for each run.
+      axis: the name of the learning rate, or of any axis with positive numbers.
+      variable: a loss with one value per run.
       initial_loss: the loss l_0 before training. By default, the first value of `loss`,
         which `sweep` records with `record_every`.
-      confidence: confidence of the interval, in (0, 1).
+      confidence: confidence level of the interval, in (0, 1).
 
     Returns:
-      A `Sensitivity`. Every other axis is held at its value in the best point.
+      A `Sensitivity`. All other axes are fixed at their values at the best point.
 
     Raises:
-      ValueError: the dataset lacks the axis or the variable, an initial loss is neither
-        given nor recorded, or a value of the axis is not positive and finite.
+      ValueError: If the dataset lacks the axis or the variable, an initial loss is
+        neither given nor recorded, or a value of the axis is not positive and finite.
 
     Example:
       >>> import numpy as np, optax, stabjax

@@ -74,6 +74,16 @@ def test_a_flat_valley_is_flagged():
     assert high / low > 2
 
 
+def test_equal_losses_are_a_flat_valley():
+    runs = valley(0.1)
+    found = stabjax.runs.optimum(
+        runs.assign(final_loss=runs.final_loss * 0 + 1), "rate"
+    )
+    assert found.flat
+    assert found.value[1:] == (0, np.inf)
+    assert found.mean == (1, 1, 1)
+
+
 def test_two_values_have_no_interval():
     found = stabjax.runs.optimum(valley(0.1).isel(rate=[3, 4]), "rate")
     assert np.isnan(found.value.low)

@@ -104,6 +104,7 @@ def test_epochs_have_whole_epochs_as_rungs_and_accuracies_are_maximized():
         problem, make_optimizer, space, epochs=10, **given
     )
     assert runs.rung.values.tolist() == [6, 9, 15, 30]
+    assert runs.rung_loss.attrs["better"] == runs.accuracy.attrs["better"] == "higher"
     for rung in range(3):
         means = runs.rung_loss.isel(rung=rung).mean("seed").values
         went_on = runs.rung_loss.isel(rung=rung + 1, seed=0).notnull().values

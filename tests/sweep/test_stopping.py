@@ -112,6 +112,28 @@ def compile_ahead():
 with Background() as compilers:
     compilers.submit(compile_ahead)
     compiling.wait()
+    raise KeyboardInterrupt
+"""
+
+# An error, which the script handles, while a call is running.
+HANDLED = """
+import threading, time
+from stabjax._sweep.background import Background
+
+running, ended = threading.Event(), threading.Event()
+
+def call():
+    running.set()
+    time.sleep(0.3)
+    ended.set()
+
+try:
+    with Background() as thread:
+        thread.submit(call)
+        running.wait()
+        raise ValueError
+except ValueError:
+    assert not ended.is_set()
 """
 
 
@@ -120,6 +142,14 @@ def test_a_running_compilation_does_not_crash_the_exit():
     """XLA aborts if Python ends while one of its threads returns to Python."""
     process = subprocess.run([sys.executable, "-c", AHEAD], timeout=60, check=False)
     assert process.returncode == 130
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("end", "code"), [("", 0), ("raise SystemExit(3)", 3)])
+def test_a_running_call_does_not_change_the_exit_code(end, code):
+    script = HANDLED + end
+    process = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
+    assert process.returncode == code
 
 
 def slow_above(limit, entered, until):
