@@ -145,7 +145,8 @@ def test_the_mesh_of_a_training_script_does_not_show(alone, kind, tmp_path):
         assert run(dry_run=True).attrs["expected_seconds"] > 0
         trial = alone.isel(rate=3, max_norm=1, seed=2)
         again = stabjax.runs.rerun(trainings.PROBLEM, trainings.make_optimizer, trial)
-        np.testing.assert_array_equal(again.final_loss, trial.final_loss)
+        # The sweep has lanes, which round differently.
+        np.testing.assert_allclose(again.final_loss, trial.final_loss, 1e-6)
         assert jax.sharding.get_abstract_mesh() == mesh.abstract_mesh
 
 

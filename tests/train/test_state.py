@@ -117,7 +117,8 @@ def test_halving_carries_the_state_and_rerun_returns_it(tmp_path):
     )
     point = runs.isel(rate=2, seed=1)
     run = stabjax.runs.rerun(PROBLEM, sgd, point)
-    np.testing.assert_array_equal(run.final_loss, point.final_loss)
+    # The sweep has lanes, which round differently.
+    np.testing.assert_allclose(run.final_loss, point.final_loss, 1e-6)
     assert int(run.state["count"]) == 16
 
 
