@@ -15,7 +15,7 @@ import stabjax
 PAGES = sorted((pathlib.Path(__file__).parents[1] / "docs").glob("**/*.md"))
 # These compile networks or train many runs.
 SLOW = {"answers.md", "own_model.md", "plots.md", "schedules.md", "sharding.md"}
-SLOW |= {"first_sweep.md", "study.md", "sweeps.md"}
+SLOW |= {"cluster.md", "first_sweep.md", "logging.md", "study.md", "sweeps.md"}
 RUN = [
     pytest.param(page, marks=pytest.mark.slow) if page.name in SLOW else page
     for page in PAGES

@@ -174,6 +174,7 @@ def test_list_has_everything(capsys):
     assert capsys.readouterr().out.count("\n") > 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cosine", "wsd_schedule", "exponential_decay"])
 def test_a_schedule_of_the_catalogue_needs_no_arguments(name, tmp_path, capsys):
     out = tmp_path / "schedule.svg"

@@ -183,6 +183,7 @@ def at_the_minimizers():
     return jax.jit(lambda: jax.tree.map(of, quiet, is_leaf=is_problem))()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANALYTIC)
 def test_optimum_is_the_loss_at_a_stationary_point_that_curves_up(name):
     problem = ANALYTIC[name]()

@@ -63,6 +63,7 @@ def trajectory(rates, updates):
     return np.vstack([np.ones(3), 1 - np.cumsum(rates[:, None] * updates, axis=0)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["linear", "1-sqrt", "cosine", 1.5])
 def test_an_average_of_checkpoints_equals_a_decay(shape):
     updates = np.random.default_rng(0).normal(size=(50, 3))

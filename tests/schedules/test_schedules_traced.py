@@ -260,6 +260,7 @@ def test_integer_arrays_are_as_good_as_python_numbers(case):
     assert_close(got, curve(case.build(**case.numbers)))
 
 
+@pytest.mark.slow
 @each_case
 def test_counts_of_any_shape(case):
     def values(counts):

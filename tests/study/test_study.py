@@ -48,6 +48,7 @@ def runs(done):
 class TestExperiment:
     """On L = w1^2 + w2^2 a step is w -> (1 - 2 rate) w, so all is known."""
 
+    @pytest.mark.slow
     def test_axes(self, runs):
         np.testing.assert_allclose(runs.peak_value, [0.01, 0.1, 1.0, 10.0, 100.0])
         np.testing.assert_allclose(runs.threshold, [0.01, 1.0, 100.0, INF])

@@ -59,6 +59,7 @@ TOO_LARGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_what_cannot_fit_is_refused_before_it_starts(name):
     call, message = TOO_LARGE[name]

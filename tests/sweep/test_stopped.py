@@ -194,6 +194,7 @@ def positive(w):
         (positive, [0.001, 0.002], 0.5, 40),  # what is evaluated changes until the end
     ],
 )
+@pytest.mark.slow
 def test_a_chunk_whose_runs_have_all_diverged_ends(evaluate, rates, factor, taken):
     """After a block of steps, if further steps cannot change the results."""
     steps = []

@@ -173,6 +173,7 @@ def slow_above(limit, entered, until):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("keyboard")
 @pytest.mark.parametrize("how", ["store", "no store"])
 def test_a_notebook_survives_it(tmp_path, how):

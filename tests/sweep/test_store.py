@@ -210,6 +210,7 @@ def test_another_value_of_a_static_axis_is_another_program(tmp_path):
 WITHOUT_SIZE = replace(trainings.PROBLEM, evaluate=None)
 
 
+@pytest.mark.slow
 def test_labels_of_all_kinds_come_back(tmp_path):
     def make(optimizer, flag, sizes, rate):
         return optimizer(rate * (0.5 if flag else 1.0) / sizes[0])
@@ -459,6 +460,7 @@ def failing_above(limit):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("at", range(4))
 def test_what_is_finished_when_a_chunk_fails_is_kept(tmp_path, at):

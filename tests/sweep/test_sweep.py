@@ -330,6 +330,7 @@ def test_an_axis_may_go_to_both():
     np.testing.assert_allclose(runs.final_loss, [25 / 16, 100 / 16], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_trials_that_are_no_grid_lie_along_trial():
     pairs = stabjax.zipped(rate=[0.1, 0.3, 0.45], max_norm=[0.5, np.inf, 1.0])
     runs = run(pairs * stabjax.grid(seed=[4, 2]), record_every=5)

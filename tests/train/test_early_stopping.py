@@ -79,6 +79,7 @@ def test_a_function_stops_a_run_alone_or_beside_a_rule():
     assert int(train(stop=rule).stopped_at) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [2, 3])
 def test_a_batch_of_runs_is_each_of_them_alone(every):
     """Bit for bit, with runs that stop, diverge and end at different steps."""

@@ -53,6 +53,7 @@ def steps_to_target(name, start, rates, max_norm, steps=200_000):
     ],
     ids=[f"{name} from {start:g}" for name, start, *_ in TABLE],
 )
+@pytest.mark.slow
 def test_steps_of_the_best_constant_rate_and_of_clipping(
     name, start, constant, clipped
 ):
