@@ -39,7 +39,7 @@ CLIPPINGS = {
     "without clipping": lambda levels: levels[np.isinf(levels)],
     "with clipping": lambda levels: levels[levels < np.inf],
 }
-ARMS = ("neither", "warmup", "clipping", "both")
+ARMS = ("baseline", "warmup", "clipping", "both")
 SHAPES = ("constant", "linear", "cosine", "wsd", "inverse sqrt")
 OTHERS = [shape for shape in SHAPES if shape != BASELINE]
 

@@ -1,10 +1,11 @@
-"""Mapped axes over which leaves are sharded, and sums over them."""
+"""Mapped axes over which leaves are sharded, and reductions over them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -113,8 +114,32 @@ def _is_axes(value: object) -> bool:
     return value is None or jax.tree_util.all_leaves([value])
 
 
-def attains_maximum(x: jax.Array, largest: jax.Array, bound: jax.Array) -> jax.Array:
-    """Returns 1 if the maximum equals the bound, 0 if not, NaN if `x` contains NaN."""
-    # Under `vmap`, XLA:CPU (jaxlib 0.10) ignores NaN in some maxima.
-    attains = (largest == bound).astype(largest.dtype)
-    return jnp.where(jnp.any(jnp.isnan(x)), jnp.nan, attains)
+def reduced(
+    parts: Sequence[jax.Array],
+    axes: tuple[Axes, ...],
+    apart: bool,
+    *,
+    largest: bool = False,
+) -> jax.Array:
+    """Reduces one number per leaf by sum (or maximum) over devices.
+
+    Also reduces over leaves along axis 0 unless `apart`. Issues one collective for each
+    set of axes instead of one for each leaf.
+    """
+
+    def joined(numbers: list[jax.Array]) -> jax.Array:
+        return jnp.max(jnp.stack(numbers)) if largest else sum(numbers[1:], numbers[0])
+
+    whole: Callable[[jax.Array, Axes], jax.Array] = lax.pmax if largest else lax.psum
+    groups: dict[Axes, list[int]] = {}
+    for i, names in enumerate(axes):
+        groups.setdefault(names, []).append(i)
+    found = []
+    for names, members in groups.items():
+        group = [parts[i] for i in members]
+        local = jnp.stack(group) if apart else joined(group)
+        found.append(whole(local, names) if names else local)
+    if not apart:
+        return joined(found)
+    order = np.argsort(np.concatenate(list(groups.values())))
+    return found[0] if len(found) == 1 else jnp.concatenate(found)[order]

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from stabjax._axes import Axes, attains_maximum, leaf_axes, over_devices
+from stabjax._axes import Axes, leaf_axes, over_devices, reduced
 from stabjax._paths import check_arrays
 
 Tree = TypeVar("Tree")
@@ -300,37 +300,6 @@ def _magnitudes(x: jax.Array) -> jax.Array:
 _magnitudes.defjvps(lambda tangent, _, x: jnp.sign(x) * tangent)
 
 
-def reduced(
-    parts: Sequence[jax.Array],
-    axes: tuple[Axes, ...],
-    apart: bool,
-    *,
-    largest: bool = False,
-) -> jax.Array:
-    """Reduces one number per leaf by sum (or maximum) over devices.
-
-    Also reduces over leaves along axis 0 unless `apart`. Issues one collective for each
-    set of axes instead of one for each leaf.
-    """
-
-    def joined(numbers: list[jax.Array]) -> jax.Array:
-        return jnp.max(jnp.stack(numbers)) if largest else sum(numbers[1:], numbers[0])
-
-    whole: Callable[[jax.Array, Axes], jax.Array] = lax.pmax if largest else lax.psum
-    groups: dict[Axes, list[int]] = {}
-    for i, names in enumerate(axes):
-        groups.setdefault(names, []).append(i)
-    found = []
-    for names, members in groups.items():
-        group = [parts[i] for i in members]
-        local = jnp.stack(group) if apart else joined(group)
-        found.append(whole(local, names) if names else local)
-    if not apart:
-        return joined(found)
-    order = np.argsort(np.concatenate(list(groups.values())))
-    return found[0] if len(found) == 1 else jnp.concatenate(found)[order]
-
-
 def _root_of_squares(total: Callable[[Any], Any]) -> ScaledNorm:
     """Computes sqrt(total(1)), where total(k) sums squared elements multiplied by k.
 
@@ -365,6 +334,13 @@ def safe_root(x: jax.Array) -> jax.Array:
     return jnp.where(positive, root, lax.stop_gradient(x))
 
 
+def _attains_maximum(x: jax.Array, largest: jax.Array, bound: jax.Array) -> jax.Array:
+    """Returns 1 if the maximum equals the bound, 0 if not, NaN if `x` contains NaN."""
+    # Under `vmap`, XLA:CPU (jaxlib 0.10) ignores NaN in some maxima.
+    attains = (largest == bound).astype(largest.dtype)
+    return jnp.where(jnp.any(jnp.isnan(x)), jnp.nan, attains)
+
+
 def _power_norm(
     arrays: Sequence[jax.Array], axes: tuple[Axes, ...], ord: float, apart: bool
 ) -> ScaledNorm:
@@ -380,7 +356,7 @@ def _power_norm(
         # A maximum over devices has no derivative, so this sums instead. Shards that
         # attain it share its derivative. Scaled down, because the sum may overflow.
         k = jnp.where(bound > 1, 2.0**-32, jnp.ones_like(bound))
-        ties = list(map(attains_maximum, arrays, largest, each(bound)))
+        ties = list(map(_attains_maximum, arrays, largest, each(bound)))
         shares = [a * (m * c) for a, m, c in zip(ties, largest, each(k), strict=True)]
         return ScaledNorm(total(shares) / total(ties), 1 / k)
     unit = jnp.where((bound > 0) & jnp.isfinite(bound), bound, 1)

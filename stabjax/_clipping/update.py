@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from stabjax._arguments import check
-from stabjax._axes import Axes
+from stabjax._axes import Axes, reduced
 from stabjax._clipping.fixed import clip_elements
 from stabjax._clipping.threshold import (
     Group,
@@ -19,7 +19,7 @@ from stabjax._clipping.threshold import (
     check_params,
     clip_to_threshold,
 )
-from stabjax._norms import ScaledNorm, magnitudes, norm_dtype, reduced, widened
+from stabjax._norms import ScaledNorm, magnitudes, norm_dtype, widened
 from stabjax._scaling import apply_factors, as_scalar, cast_back, clip_factor
 from stabjax._types import Number
 

@@ -32,11 +32,9 @@ class Factories(NamedTuple):
         taken = {name: values[name] for name in self.optimizer_axes}
         optimizer = self.make_optimizer(**taken)
         if not isinstance(optimizer, optax.GradientTransformation):
-            is_array = isinstance(optimizer, jax.Array)
-            found = "an array" if is_array else type(optimizer).__name__
             raise TypeError(
                 f"make_optimizer must return an optax.GradientTransformation, "
-                f"got {found}."
+                f"got {_type_of(optimizer)}."
             )
         return problem, optimizer
 
@@ -47,10 +45,9 @@ class Factories(NamedTuple):
             return problem
         problem = problem(**{name: values[name] for name in self.problem_axes})
         if not is_problem(problem):
-            is_array = isinstance(problem, jax.Array)
             raise TypeError(
                 f"problem must return a Problem with init and loss, "
-                f"got {'an array' if is_array else type(problem).__name__}."
+                f"got {_type_of(problem)}."
             )
         return problem
 
@@ -128,3 +125,8 @@ def _parameters(factory: Any) -> str:
     if is_problem(factory):
         return "no function"
     return ", ".join(inspect.signature(factory).parameters) or "no parameters"
+
+
+def _type_of(value: object) -> str:
+    """Returns the name of a type, without the private names of JAX's arrays."""
+    return "an array" if isinstance(value, jax.Array) else type(value).__name__
