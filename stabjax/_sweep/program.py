@@ -22,6 +22,7 @@ from stabjax._sweep.lanes import (
     chunk_of,
     run_of,
     trained,
+    unfused,
 )
 from stabjax._sweep.program_cache import Memory
 from stabjax._sweep.settings import Settings
@@ -139,25 +140,45 @@ class Program:
         """
 
         def make() -> jax.stages.Compiled:
-            chunk = jax.jit(self._chunk(shared_seed, engine, devices[0]))
-            if len(devices) == 1:
-                alone = jax.sharding.SingleDeviceSharding(devices[0])
-                arguments = self._arguments(width, shared_seed, alone)
-                return compiled_for(chunk.trace(*arguments), devices[0])
-            mesh, spec = Mesh(np.array(devices), ("chunk",)), PartitionSpec("chunk")
-            chunks = jax.shard_map(
-                _as_function(chunk.trace(*self._arguments(width, shared_seed))),
-                mesh=mesh,
-                in_specs=spec,
-                out_specs=spec,
-                check_vma=False,
-            )
-            sharding, count = NamedSharding(mesh, spec), len(devices)
-            arguments = self._arguments(width, shared_seed, sharding, count)
-            return compiled_for(jax.jit(chunks).trace(*arguments), devices[0])
+            try:
+                return self._compiled(width, shared_seed, engine, devices)
+            except jax.errors.JaxRuntimeError:
+                if engine != "lanes":
+                    raise
+            with unfused():
+                return self._compiled(width, shared_seed, engine, devices)
 
         key = (self._key, "program", width, shared_seed, engine, *devices)
         return self._memory.recall(key, make)
+
+    def _compiled(
+        self,
+        width: int,
+        shared_seed: bool,
+        engine: str,
+        devices: Sequence[jax.Device],
+    ) -> jax.stages.Compiled:
+        call = self._chunk(shared_seed, engine, devices[0])
+
+        @jax.jit  # of a new function, which JAX traces again
+        def chunk(shared: _Variables, lanes: _Variables) -> Any:
+            return call(shared, lanes)
+
+        if len(devices) == 1:
+            alone = jax.sharding.SingleDeviceSharding(devices[0])
+            arguments = self._arguments(width, shared_seed, alone)
+            return compiled_for(chunk.trace(*arguments), devices[0])
+        mesh, spec = Mesh(np.array(devices), ("chunk",)), PartitionSpec("chunk")
+        chunks = jax.shard_map(
+            _as_function(chunk.trace(*self._arguments(width, shared_seed))),
+            mesh=mesh,
+            in_specs=spec,
+            out_specs=spec,
+            check_vma=False,
+        )
+        sharding, count = NamedSharding(mesh, spec), len(devices)
+        arguments = self._arguments(width, shared_seed, sharding, count)
+        return compiled_for(jax.jit(chunks).trace(*arguments), devices[0])
 
     def _made(self, values: Mapping[str, Any]) -> tuple[Any, Any, jax.Array]:
         """Creates the problem, the optimizer and the key of a trial."""
