@@ -316,17 +316,12 @@ def _root_of_squares(total: Callable[[Any], Any], few: bool = False) -> ScaledNo
     """
     plain = total(None)
     k = jax.tree.map(_rescaling, plain)
-    if few:
-        return ScaledNorm(jax.tree.map(_root, total(k)), _inverses(k))
     # Not stacked: under `vmap`, XLA would write the stacked flags to memory.
     flags = [jnp.all(x == 1) for x in jax.tree.leaves(k)]
     safe = jax.tree.reduce(jnp.logical_and, flags, jnp.ones((), bool))
-    squares = lax.cond(safe, lambda: plain, lambda: total(k))
-    return ScaledNorm(jax.tree.map(_root, squares), _inverses(k))
-
-
-def _inverses(k: Any) -> Any:
-    return jax.tree.map(lambda x: 1 / x, k)
+    squares = total(k) if few else lax.cond(safe, lambda: plain, lambda: total(k))
+    roots = jax.tree.map(_root, squares)
+    return ScaledNorm(roots, jax.tree.map(lambda x: 1 / x, k))
 
 
 @jax.custom_jvp
@@ -342,9 +337,8 @@ def _root_jvp(
     (squares,), (tangent,) = primals, tangents
     positive = squares > 0
     root = _root(jnp.where(positive, squares, 1))
-    return jnp.where(positive, root, squares), jnp.where(
-        positive, tangent / root, 0
-    ) / 2
+    slope = jnp.where(positive, 0.5 / root, 0)
+    return jnp.where(positive, root, squares), slope * tangent
 
 
 def _rescaling(squares: jax.Array) -> jax.Array:
