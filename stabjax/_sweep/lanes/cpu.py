@@ -13,26 +13,32 @@ from stabjax._sweep.lanes.equations import flat
 from stabjax._sweep.lanes.sections import sectioned
 from stabjax._sweep.lanes.stage import Stage
 
-_BLOCK = 512  # trials
+_CACHE = 2**13  # numbers that the first-level cache holds
 
 _Vectors = list[jax.Array]
 _Tree: TypeAlias = Any
 
 
 def in_blocks(
-    train: Callable[[_Tree, _Vectors], _Tree], lanes: _Tree, tables: _Vectors
+    train: Callable[[_Tree, _Vectors], _Tree],
+    lanes: _Tree,
+    tables: _Vectors,
+    numbers: int,
 ) -> _Tree:
     """Trains blocks of trials one after the other.
 
     There are two at least, so that XLA keeps the loop and a trial has the same bits
-    whatever the number of trials.
+    whatever the number of trials. `numbers` is the number of vectors in the loop.
     """
     (size,) = {len(x) for x in jax.tree.leaves(lanes)}
-    blocks = max(2, math.ceil(size / _BLOCK))
+    # Blocks of 512 are as fast as others for 10 to 30 numbers, and those of 1024 are 5%
+    # faster for 8.
+    width = 1024 if numbers * 1024 <= _CACHE else 512
+    blocks = max(2, math.ceil(size / width))
 
     def cut(x: jax.Array) -> jax.Array:
-        padding = blocks * _BLOCK - size
-        return jnp.pad(x, (0, padding), "edge").reshape(blocks, _BLOCK)
+        padding = blocks * width - size
+        return jnp.pad(x, (0, padding), "edge").reshape(blocks, width)
 
     # XLA (jaxlib 0.10 to 0.12) aborts if an argument of a small call is a constant, so
     # a slice that XLA does not know selects the tables.
