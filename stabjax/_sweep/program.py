@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from stabjax._sweep.lanes import (
     chunk_of,
     run_of,
     trained,
+    unfused,
 )
 from stabjax._sweep.program_cache import Memory
 from stabjax._sweep.settings import Settings
@@ -149,24 +151,40 @@ class Program:
 
         def make() -> jax.stages.Compiled:
             chunk = self._chunk(shared_seed, engine, devices[0])
-            if len(devices) == 1:
-                alone = jax.sharding.SingleDeviceSharding(devices[0])
-                traced = self._traced(chunk, width, shared_seed, alone)
-                return compiled_for(traced, devices[0])
-            mesh, spec = Mesh(np.array(devices), ("chunk",)), PartitionSpec("chunk")
-            chunks = jax.shard_map(
-                _as_function(self._traced(chunk, width, shared_seed)),
-                mesh=mesh,
-                in_specs=spec,
-                out_specs=spec,
-                check_vma=False,
-            )
-            sharding, count = NamedSharding(mesh, spec), len(devices)
-            traced = self._traced(jax.jit(chunks), width, shared_seed, sharding, count)
-            return compiled_for(traced, devices[0])
+            try:
+                return self._compiled(chunk, width, shared_seed, devices)
+            except jax.errors.JaxRuntimeError:
+                if engine != "lanes":
+                    raise
+            with unfused():
+                new = jax.jit(partial(chunk.__wrapped__))  # is traced again
+                return self._compiled(new, width, shared_seed, devices)
 
         key = (self._key, "program", width, shared_seed, engine, *devices)
         return self._memory.recall(key, make)
+
+    def _compiled(
+        self,
+        chunk: Any,
+        width: int,
+        shared_seed: bool,
+        devices: Sequence[jax.Device],
+    ) -> jax.stages.Compiled:
+        if len(devices) == 1:
+            alone = jax.sharding.SingleDeviceSharding(devices[0])
+            traced = self._traced(chunk, width, shared_seed, alone)
+            return compiled_for(traced, devices[0])
+        mesh, spec = Mesh(np.array(devices), ("chunk",)), PartitionSpec("chunk")
+        chunks = jax.shard_map(
+            _as_function(self._traced(chunk, width, shared_seed)),
+            mesh=mesh,
+            in_specs=spec,
+            out_specs=spec,
+            check_vma=False,
+        )
+        sharding, count = NamedSharding(mesh, spec), len(devices)
+        traced = self._traced(jax.jit(chunks), width, shared_seed, sharding, count)
+        return compiled_for(traced, devices[0])
 
     def _made(self, values: Mapping[str, Any]) -> tuple[Any, Any, jax.Array]:
         """Creates the problem, the optimizer and the key of a trial."""
@@ -264,17 +282,9 @@ class Program:
         return self._memory.recall(key, make)[0]
 
     @no_collection()
-    def _traced(
-        self,
-        chunk: Any,
-        width: int,
-        shared_seed: bool,
-        sharding: Sharding | None = None,
-        devices: int | None = None,
-    ) -> jax.stages.Traced:
-        """Traces a jitted chunk, which JAX does only once for each width."""
-        arguments = self._arguments(width, shared_seed, sharding, devices)
-        traced: jax.stages.Traced = chunk.trace(*arguments)
+    def _traced(self, chunk: Any, *size: Any) -> jax.stages.Traced:
+        """Traces a jitted chunk for `_arguments(*size)`, once for each width."""
+        traced: jax.stages.Traced = chunk.trace(*self._arguments(*size))
         return traced
 
     def _arguments(

@@ -13,7 +13,7 @@ from stabjax._sweep.lanes.equations import flat
 from stabjax._sweep.lanes.sections import sectioned
 from stabjax._sweep.lanes.stage import Stage
 
-_BLOCK = 256  # trials
+_BLOCK = 512  # trials
 
 _Vectors = list[jax.Array]
 _Tree: TypeAlias = Any
@@ -82,11 +82,16 @@ def _looped(
     cut = sectioned(flat(program.jaxpr, program.consts, largest=1), varying)
     prepared = cut.prepare(dict(enumerate(fixed)))
 
-    def step(carried: tuple[jax.Array, _Vectors]) -> tuple[jax.Array, _Vectors]:
-        t, state = carried
-        rows = [lax.dynamic_index_in_dim(x, t, keepdims=False) for x in tables]
-        values = dict(enumerate([*state, *rows], constants))
-        return t + 1, cut.outputs(prepared | values)
+    def rows(t: jax.Array) -> _Vectors:
+        return [lax.dynamic_index_in_dim(x, t, keepdims=False) for x in tables]
 
-    start = jnp.asarray(stage.first, jnp.int32), state
+    # The rows of a step are read by the previous one. XLA would move what reads them
+    # into the fused cut.
+    def step(carried: tuple[jax.Array, _Vectors, _Vectors]) -> Any:
+        t, state, row = carried
+        values = dict(enumerate([*state, *row], constants))
+        return t + 1, cut.outputs(prepared | values), rows(t + 1)
+
+    first = jnp.asarray(stage.first, jnp.int32)
+    start = first, state, rows(first)
     return lax.while_loop(lambda carried: carried[0] < stage.last, step, start)[1]
