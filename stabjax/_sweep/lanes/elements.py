@@ -180,6 +180,11 @@ def _moved(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     moved = by_numpy(name, equation.params, places) if not rest else None
     if moved is not None:
         found = [moved]
+    elif name == "unstack":
+        found = [*np.moveaxis(places[0], equation.params["axis"], 0)]
+    elif name == "split":
+        starts = np.cumsum(equation.params["sizes"])[:-1]
+        found = np.split(places[0], starts, equation.params["axis"])
     else:
         with jax.ensure_compile_time_eval():
             found = bind(equation.primitive, equation.params, [*places, *rest])
