@@ -25,8 +25,8 @@ _SMALL_CALLS: dict[str, Any] = {
     "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
     # Compiles two weights in 0.9 s instead of 1.2 s, and they are as fast.
     "xla_backend_optimization_level": 2,
-    # Only the initialization has fusions. With XLA's older emitters (up to jaxlib 0.11)
-    # the toy of `benchmarks/toy.py` compiles in 0.6 of the time to the same bits.
+    # With XLA's older emitters (up to jaxlib 0.11) the toy of `benchmarks/toy.py`
+    # compiles in 0.75 to 0.9 of the time to the same bits.
     # Networks would compile in half of the time, but run 16% to 25% slower.
     "xla_cpu_use_fusion_emitters": False,
 }

@@ -66,8 +66,8 @@ def chunk_of(run: Run, own: Collection[str], steps: int, platform: str) -> _Chun
 
         if platform == "cpu":
             places = [*parts.fixed, *parts.carried]
-            numbers = sum(run.loop.avals[i].size for i in places)
-            found: _Variables = in_blocks(trained, lanes, common.tables, numbers)
+            count = sum(run.loop.avals[i].size for i in places)
+            found: _Variables = in_blocks(trained, lanes, common.tables, count)
             return found
         return trained(lanes, common.tables)
 

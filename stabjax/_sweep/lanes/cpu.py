@@ -23,17 +23,17 @@ def in_blocks(
     train: Callable[[_Tree, _Vectors], _Tree],
     lanes: _Tree,
     tables: _Vectors,
-    numbers: int,
+    vectors: int,
 ) -> _Tree:
     """Trains blocks of trials one after the other.
 
     There are two at least, so that XLA keeps the loop and a trial has the same bits
-    whatever the number of trials. `numbers` is the number of vectors in the loop.
+    whatever the number of trials. `vectors` is their number in the loop.
     """
     (size,) = {len(x) for x in jax.tree.leaves(lanes)}
-    # Blocks of 512 are as fast as others for 10 to 30 numbers, and those of 1024 are 5%
+    # Blocks of 512 are as fast as others for 10 to 30 vectors, and those of 1024 are 5%
     # faster for 8.
-    width = 1024 if numbers * 1024 <= _CACHE else 512
+    width = 1024 if vectors * 1024 <= _CACHE else 512
     blocks = max(2, math.ceil(size / width))
 
     def cut(x: jax.Array) -> jax.Array:
