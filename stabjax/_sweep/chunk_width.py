@@ -24,8 +24,10 @@ _CPU_MEMORY, _CPU_LEAST = 2**27, 4
 _CPU_WIDTHS, _DEVICE_WIDTHS = (32, 4096), (1024, 65536)
 # Widths of lanes. Blocks fit in a cache or in registers regardless of the width, so it
 # only has to be large enough to hide the time between two chunks. With several chunks,
-# the host prepares and copies some of them while the device trains another.
-_CPU_LANES, _DEVICE_LANES, _FEW_LANES = 2**14, 2**18, 2**10
+# the host prepares and copies some of them while the device trains another. On two
+# cores, 1,048,576 runs of 1,000 steps with two weights take 488 ms in chunks of 16,384,
+# 431 ms in chunks of 65,536 and 422 ms in chunks of 131,072.
+_CPU_LANES, _DEVICE_LANES, _FEW_LANES = 2**16, 2**18, 2**10
 
 
 def auto_width(parameters: int, device: jax.Device, memory: int = 0) -> int:

