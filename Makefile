@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test compare slow numerics docs conformance dist oldest newest lint types format notes clean
+.PHONY: study test compare slow numerics docs conformance dist oldest newest environments lint types format \
+  notes clean
 .DEFAULT_GOAL := study
 
 # A stamp for each extra: installing again only when pyproject.toml changed.
@@ -77,6 +78,9 @@ CORE := tests/test_norms.py tests/test_metrics.py tests/clipping/test_clipping.p
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --upgrade --upgrade-strategy eager -e '.[dev]'
 	touch $@
+
+environments: .venv-oldest/.dev
+	$(if $(PYTHON_NEWEST),$(MAKE) .venv-newest/.dev)
 
 # Built twice, from the tree and from the unpacked sdist: the same bytes.
 dist: $(VENV)/.dev  ## a wheel and an sdist, in dist/
