@@ -175,9 +175,11 @@ def _answer(when: Callable[..., object], values: Mapping[str, jax.Array]) -> jax
             f"the function of stop must name its parameters from "
             f"{', '.join(sorted(values))}, got {', '.join(unknown)}."
         )
-    given = {p.name: values[p.name] for p in parameters if p.name in values}
+    known = [p for p in parameters if p.name in values]
+    by_place = [values[p.name] for p in known if p.kind == p.POSITIONAL_ONLY]
+    by_name = {p.name: values[p.name] for p in known if p.kind != p.POSITIONAL_ONLY}
     with explained_branch("the function of stop"):
-        found: Any = when(**given)
+        found: Any = when(*by_place, **by_name)
     shape, dtype = np.shape(found), getattr(found, "dtype", type(found))
     if shape != () or dtype not in (bool, np.bool_):
         name = getattr(dtype, "name", getattr(dtype, "__name__", dtype))

@@ -50,14 +50,17 @@ def _bins(values: _Array) -> tuple[_Array, _Array]:
     if not is_number(values) or len(distinct) <= _BINS:
         return distinct, position
     finite = np.isfinite(values)
-    number = min(_BINS, math.isqrt(int(finite.sum())))
-    order = np.argsort(values, kind="stable")  # infinite values last
-    of = np.full(len(values), number)
-    of[order[: finite.sum()]] = np.arange(finite.sum()) * number // finite.sum()
-    centers = [np.median(values[of == bin_]) for bin_ in range(number)]
-    if not finite.all():
-        centers.append(np.inf)
-    return np.array(centers), of
+    others, place = np.unique(values[~finite], return_inverse=True)
+    count = int(finite.sum())
+    number = min(_BINS, math.isqrt(count))
+    rank = np.empty(count, int)
+    rank[np.argsort(values[finite], kind="stable")] = np.arange(count)
+    of = np.empty(len(values), int)
+    of[finite], of[~finite] = rank * number // count, number + place
+    medians = [np.median(values[of == bin_]) for bin_ in range(number)]
+    centers = np.array([*medians, *others])
+    order = np.argsort(centers)  # -inf first
+    return centers[order], np.argsort(order)[of]
 
 
 def _table(bins: list[_Array], sizes: list[int]) -> _Array:

@@ -6,6 +6,7 @@ from matplotlib.collections import LineCollection, PathCollection  # noqa: TID25
 from pictures import assert_drawn, curves, meshes, runs
 
 from stabjax import plot
+from stabjax.plot import samples
 
 INF, NAN = np.inf, np.nan
 RATES = [0.01, 0.1, 1.0]
@@ -126,6 +127,23 @@ class TestSamples:
             text.get_text() for text in ax.get_xticklabels()
         ]
         assert_drawn(ax)
+
+    def test_values_that_are_not_finite_have_their_own_bins(self):
+        values = self.rate.copy()
+        values[:5], values[5:15], values[15:35] = -INF, INF, NAN
+        data = self.dataset.drop_vars("kind").assign_coords(rate=("trial", values))
+        found = samples.binned(data, "rate")
+        assert np.diff(found.rate[:-1]).min() > 0
+        assert (
+            found.rate[0] == -INF and found.rate[-2] == INF and found.rate[-1].isnull()
+        )
+        held = (found.status >= 0).isel(seed=0).sum("trial").values
+        assert [held[0], held[-2], held[-1]] == [5, 10, 20] and held.sum() == 100
+        for place in range(1, len(held) - 2):
+            mine = found.final_loss.isel(rate=place, seed=0).dropna("trial")
+            rates = self.rate[np.isin(data.final_loss[:, 0], mine)]
+            if (rates < 1).all():
+                assert np.median(rates) == found.rate[place]
 
 
 class TestEvaluations:

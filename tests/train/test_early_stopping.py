@@ -118,6 +118,14 @@ def test_all_runs_of_a_batch_that_are_done_end_the_loop():
     assert sorted({*steps}) == [*range(1, 8), 1000]  # and the final evaluation
 
 
+def test_the_parameters_of_a_function_may_be_positional_only():
+    def stop(step, /, test_loss):
+        return (step >= 3) & (test_loss < 9)
+
+    given = {"steps": 5, "evaluate_every": 1, "stop": stop}
+    assert stabjax.train(PROBLEM, optax.sgd(0.1), KEY, **given).stopped_at == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
