@@ -22,6 +22,7 @@ STEPS = 30
 RESULTS = ("final_loss", "best_loss", "status", "diverged_at")
 RATES, NORMS = np.logspace(-3, 0.5, 5), (0.1, 1.0, np.inf)
 SMALL = {"rate": np.logspace(-3, -1, 3), "max_norm": NORMS}  # no chaos
+SMALL_SPACE = stabjax.grid(**SMALL, seed=range(2))
 SPACE = stabjax.grid(rate=RATES, max_norm=NORMS, seed=range(2))
 QUADRATIC = stabjax.problems.quadratic()
 
@@ -208,6 +209,16 @@ def test_xla_may_ignore_arguments():
         return optax.chain(clip, optax.sgd(rate))
 
     assert check(Problem(QUADRATIC.init, ignored), make) == "lanes"
+
+
+def old_noise(w, key):
+    """Random numbers that depend on a setting at the time of tracing."""
+    with jax.threefry_partitionable(False):
+        return jnp.sum((w - jax.random.normal(jax.random.key(3), (2,))) ** 2)
+
+
+def test_settings_of_operations_stay_the_same():
+    assert check(Problem(QUADRATIC.init, old_noise), clipped(), SMALL_SPACE) == "lanes"
 
 
 def test_long_tables_of_constants():

@@ -38,6 +38,7 @@ class Equation(NamedTuple):
     inputs: list[Atom]
     outputs: list[int]
     avals: list[Any]  # of the inputs, then of the outputs
+    context: Any  # the settings under which it was traced
 
 
 class Flat(NamedTuple):
@@ -116,7 +117,12 @@ class _Writer:
                 avals = [v.aval for v in (*equation.invars, *equation.outvars)]
                 self.equations.append(
                     Equation(
-                        equation.primitive, equation.params, inputs, outputs, avals
+                        equation.primitive,
+                        equation.params,
+                        inputs,
+                        outputs,
+                        avals,
+                        equation.ctx,
                     )
                 )
                 found = [*outputs]
@@ -284,7 +290,9 @@ def evaluated(
         return atom.value if isinstance(atom, Constant) else known[atom]
 
     for equation in equations:
-        found = bind(equation.primitive, equation.params, [*map(read, equation.inputs)])
+        values = [*map(read, equation.inputs)]
+        with equation.context.manager:  # such as the implementation of random bits
+            found = bind(equation.primitive, equation.params, values)
         known.update(zip(equation.outputs, found, strict=True))
     return read
 

@@ -103,7 +103,7 @@ def _fused(section: _Section, inputs: list[Any]) -> list[Any] | None:
 
     def body(*values: jax.Array) -> list[Any]:
         known: dict[Atom, Any] = dict(zip(section.inputs, values, strict=True))
-        for primitive, params, atoms, (output,), _ in section.equations:
+        for primitive, params, atoms, (output,), *_ in section.equations:
             read = (a.value if isinstance(a, Constant) else known[a] for a in atoms)
             found = [*map(vector, read)]
             if primitive.name != "broadcast_in_dim":
