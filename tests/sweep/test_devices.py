@@ -80,7 +80,7 @@ def test_a_dry_run_says_what_to_expect_and_keeps_nothing(alone, tmp_path):
     attrs = expected.attrs
     assert (attrs["trials"], attrs["programs"], attrs["chunk_size"]) == (60, 1, 4)
     assert 0 < attrs["expected_seconds"] < 10
-    assert attrs["expected_loop_seconds"] > attrs["expected_seconds"]
+    assert 0 < attrs["expected_loop_seconds"] < 100
     assert attrs["expected_compile_seconds"] > 0
     assert attrs["expected_device_bytes"] > 1000
     assert attrs["expected_result_bytes"] == sum(v.nbytes for v in alone.values())
