@@ -23,6 +23,7 @@ from stabjax._sweep.lanes import (
     run_of,
     trained,
 )
+from stabjax._sweep.layouts import with_layouts
 from stabjax._sweep.program_cache import Memory
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.unsharded import unsharded
@@ -74,11 +75,9 @@ class Program:
     def results(self, shared: dict[str, Any], lanes: dict[str, Any]) -> TrainResult:
         """Trains a chunk and returns the complete result of its first trial."""
 
-        def lane(shared: _Variables, own: _Variables) -> TrainResult:
-            return self._result({**shared, **own})
-
-        traced = jax.jit(jax.vmap(lane, (None, 0))).trace(shared, lanes)
         (device,) = jnp.zeros(()).devices()
+        chunk = _vmapped(jax.jit(self._result), device)
+        traced = jax.jit(chunk).trace(shared, lanes)
         found = compiled_for(traced, device)(shared, lanes)
         result: TrainResult = jax.tree.map(lambda leaf: leaf[0], found)
         return result
@@ -223,15 +222,8 @@ class Program:
         self, shared_seed: bool, engine: str, device: jax.Device
     ) -> Callable[[_Variables, _Variables], Any]:
         """Returns a function that trains a chunk."""
-
-        def chunk(shared: _Variables, lanes: _Variables) -> Any:
-            def lane(shared: _Variables, own: _Variables) -> Any:
-                return self._jitted({**shared, **own})[1]
-
-            return jax.vmap(lane, (None, 0))(shared, lanes)
-
         if engine == "vmap":
-            return chunk
+            return _vmapped(lambda values: self._jitted(values)[1], device)
         found = self._lanes(shared_seed, device.platform)
         if found is None:
             raise RuntimeError(f"Cannot run these trials with engine {engine!r}.")
@@ -281,6 +273,24 @@ class Program:
             values |= {name: _like(leaf, ()) for name, leaf in state.items()}
             values["first"] = values["until"] = values["seed"]
         return values
+
+
+def _vmapped(
+    function: Callable[[_Variables], Any], device: jax.Device
+) -> Callable[[_Variables, _Variables], Any]:
+    """Returns a function of a chunk, given one of a trial."""
+
+    def chunk(shared: _Variables, lanes: _Variables) -> Any:
+        changed = (
+            with_layouts(function, lanes) if device.platform == "cpu" else function
+        )
+
+        def lane(shared: _Variables, own: _Variables) -> Any:
+            return changed({**shared, **own})
+
+        return jax.vmap(lane, (None, 0))(shared, lanes)
+
+    return chunk
 
 
 def _like(
