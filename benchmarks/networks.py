@@ -36,17 +36,21 @@ def make_optimizer(max_norm, peak_value):
     return optax.chain(stabjax.clip_by_global_norm(max_norm), optax.sgd(schedule))
 
 
-def swept(problem, runs):
+def arguments(problem, runs):
+    """The first arguments of a sweep."""
     space = stabjax.grid(
         max_norm=np.logspace(-1, 1, 4),
         peak_value=np.logspace(-3, -1, runs // 8),
         seed=range(2),
     )
+    return problem, make_optimizer, space
+
+
+def swept(problem, runs):
+    given = arguments(problem, runs)
 
     def run():
-        found = stabjax.sweep(
-            problem, make_optimizer, space, steps=STEPS, progress=False
-        )
+        found = stabjax.sweep(*given, steps=STEPS, progress=False)
         return found.status.size
 
     return run

@@ -16,6 +16,8 @@ from stabjax._paths import check_arrays
 
 Tree = TypeVar("Tree")
 
+_FEW = 64  # elements that can be summed twice
+
 
 class ScaledNorm(NamedTuple):
     """A norm `value * unit` whose parts stay finite even if their product overflows."""
@@ -162,7 +164,8 @@ def norm_of_leaves(
         sums = [_sum(_squares(x, k)) for x, k in zip(wide, scales, strict=True)]
         return reduced(sums, axes, apart)
 
-    return _root_of_squares(total)
+    few = sum(x.size for x in wide) <= _FEW
+    return _root_of_squares(total, few)
 
 
 @partial(jax.jit, static_argnames=("units", "axes"), inline=True)
@@ -271,8 +274,10 @@ def _squares(x: jax.Array, k: jax.Array | None) -> jax.Array:
     if jnp.iscomplexobj(x):
         return _squares(x.real, k) + _squares(x.imag, k)
     if k is not None:
-        # The minimum keeps XLA from rewriting this to x^2 k^2 if x is a constant.
-        x = jnp.minimum(x * k, np.finfo(x.dtype).max)
+        # Without a rounding, which LLVM removes, XLA would rewrite this to x^2 k^2 if x
+        # is a constant.
+        limits = np.finfo(x.dtype)
+        x = lax.reduce_precision(x * k, limits.nexp, limits.nmant)
     return x * x  # not jnp.square: its derivative 2 x may overflow
 
 
@@ -300,23 +305,40 @@ def _magnitudes(x: jax.Array) -> jax.Array:
 _magnitudes.defjvps(lambda tangent, _, x: jnp.sign(x) * tangent)
 
 
-def _root_of_squares(total: Callable[[Any], Any]) -> ScaledNorm:
+def _root_of_squares(total: Callable[[Any], Any], few: bool = False) -> ScaledNorm:
     """Computes sqrt(total(1)), where total(k) sums squared elements multiplied by k.
 
     A plain sum may be so large that its square overflows in the derivative, or so small
     that squares may have been flushed to zero. In both cases it is recomputed with a
     power of two as k. A single `cond` handles all sums because each takes 17
     microseconds on a GPU, and only the sums are its outputs. Under `vmap` both branches
-    run.
+    run, and sums of a `few` elements are always recomputed.
     """
     plain = total(None)
     k = jax.tree.map(_rescaling, plain)
     # Not stacked: under `vmap`, XLA would write the stacked flags to memory.
     flags = [jnp.all(x == 1) for x in jax.tree.leaves(k)]
     safe = jax.tree.reduce(jnp.logical_and, flags, jnp.ones((), bool))
-    squares = lax.cond(safe, lambda: plain, lambda: total(k))
-    roots = jax.tree.map(safe_root, squares)
+    squares = total(k) if few else lax.cond(safe, lambda: plain, lambda: total(k))
+    roots = jax.tree.map(_root, squares)
     return ScaledNorm(roots, jax.tree.map(lambda x: 1 / x, k))
+
+
+@jax.custom_jvp
+def _root(squares: jax.Array) -> jax.Array:
+    """Computes the square root of a number >= 0, with derivative 0 at 0."""
+    return jnp.sqrt(squares)
+
+
+@_root.defjvp
+def _root_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (squares,), (tangent,) = primals, tangents
+    positive = squares > 0
+    root = _root(jnp.where(positive, squares, 1))
+    slope = jnp.where(positive, 0.5 / root, 0)
+    return jnp.where(positive, root, squares), slope * tangent
 
 
 def _rescaling(squares: jax.Array) -> jax.Array:

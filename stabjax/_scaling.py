@@ -31,23 +31,25 @@ def clip_factor(norm: ScaledNorm, max_norm: jax.Array) -> ClipFactor:
     are between scalars because XLA fuses a multiplication by a scalar into later loops,
     but not an elementwise selection.
     """
-    valid = jnp.isfinite(norm.value) & (max_norm >= 0)
-    # XLA may compute max_norm twice with different rounding; abs keeps both >= 0.
-    max_norm = jnp.abs(max_norm)
+    # NaN passes through all selections below.
+    value = jnp.where(norm.value < jnp.inf, norm.value, jnp.nan)
+    max_norm = jnp.where(max_norm >= 0, max_norm, jnp.nan)
     k = 1 / norm.unit
     limit = max_norm * k
-    exceeded = valid & (norm.value > limit)
+    within = value <= limit
     # If max_norm / norm underflows, applies 1 / norm and max_norm separately. Both are
     # scaled away from the limits of the dtype (the norm may exceed its largest value),
     # and less so if max_norm itself is close to the smallest.
-    tiny = np.finfo(norm.value.dtype).tiny
-    apart = jnp.where(max_norm < tiny * 2.0**25, 2.0**4, 2.0**24).astype(k.dtype)
-    whole = (limit * (1 / tiny) >= norm.value) | (max_norm == 0)
-    numerator = jnp.where(exceeded, jnp.where(whole, limit, -apart * k), 1)
+    tiny = np.finfo(value.dtype).tiny
+    apart = jnp.where(max_norm < tiny * 2.0**25, 2.0**-4, 2.0**-24).astype(k.dtype)
+    whole = limit * (1 / tiny) >= value
+    inverse = jnp.where(max_norm == 0, 0, -1 / apart)
+    numerator = jnp.where(whole, limit, inverse * k)
     # One division, at the end: under `vmap`, XLA stores its result, and later loops
     # need not compute the norm again. A negative result asks for the second factor.
-    first = jnp.where(valid, numerator, jnp.nan) / jnp.where(exceeded, norm.value, 1)
-    second = jnp.where(first < 0, -max_norm / apart, 1)
+    first = jnp.where(within, 1, numerator) / jnp.where(within, 1, value)
+    second = jnp.where(first < 0, -max_norm * apart, 1)
+    exceeded = value > limit
     return ClipFactor(first, second, exceeded)
 
 

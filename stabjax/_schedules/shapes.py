@@ -123,8 +123,10 @@ def with_ends(
 def within(value: Number, a: Number, b: Number) -> Number:
     """Clips the value to the range between a and b. NaN stays NaN."""
     low, high = jnp.minimum(a, b), jnp.maximum(a, b)
-    # jnp.clip has a derivative of 1/2 at the bounds.
-    return jnp.where(value < low, low, jnp.where(value > high, high, value))
+    # jnp.clip has a derivative of 1/2 at the bounds. In this form, LLVM uses a minimum
+    # and a maximum.
+    value = jnp.where(value > high, high, value)
+    return jnp.where(value < low, low, value)
 
 
 def _geometric(high: Number, low: Number, q: Number, left: Number) -> Number:

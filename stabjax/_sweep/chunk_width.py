@@ -7,6 +7,8 @@ import jax
 import jax.extend.core
 import numpy as np
 
+from stabjax._sweep.compiler import is_program
+
 # Number of values per parameter that are live during a step. On CPU they should fit
 # into part of a core's L2 cache. The fastest widths measured are 4096 trials with 2
 # parameters, 1024 with 10, 128 with 100 and 32 with 2410. On an H200, 16384 networks
@@ -57,11 +59,7 @@ def memory_of(jaxpr: jax.extend.core.Jaxpr) -> int:
     for equation in jaxpr.eqns:
         avals: list[Any] = [variable.aval for variable in equation.outvars]
         total += sum(aval.size * aval.dtype.itemsize for aval in avals)
-        parts = jax.tree.leaves([*equation.params.values()], is_leaf=_is_program)
-        programs = filter(_is_program, parts)
+        parts = jax.tree.leaves([*equation.params.values()], is_leaf=is_program)
+        programs = filter(is_program, parts)
         total += sum(memory_of(getattr(part, "jaxpr", part)) for part in programs)
     return total
-
-
-def _is_program(value: Any) -> bool:
-    return hasattr(value, "eqns")  # a jaxpr, closed or not

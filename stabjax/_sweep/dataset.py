@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from stabjax._sweep.archive import numpy_dtype
@@ -45,30 +46,23 @@ def unfilled(plan: Plan, full: Callable[..., _Array] = np.full) -> dict[str, _Ar
     return results
 
 
-def prepare() -> None:
-    """Creates a variable, for which xarray imports Dask if it is installed.
-
-    This takes 0.3 to 1 s, but no time at all in a thread while XLA compiles.
-    """
-    xr.Variable("trial", np.zeros(1))
-
-
 def labelled(
     plan: Plan, results: Mapping[str, _Array], more: Mapping[str, Any]
 ) -> xr.Dataset:
     """Returns the results as a dataset, with axis values in the user's order."""
     space, settings = plan.space, plan.settings
     dims = [dimension.name for dimension in space.dimensions]
-    coords: dict[str, Any] = {**space.coordinates()}
+    coords = {name: _variable(*c, name) for name, c in space.coordinates().items()}
     coords |= _steps(plan)
     along = "step"
     if settings.rungs:
-        along, coords["rung"] = "rung", np.array(settings.rungs)
+        along, rungs = "rung", np.array(settings.rungs)
+        coords["rung"] = _variable("rung", rungs, {}, "rung")
         trained = int(results["trained_steps"].sum()) / (len(space) * settings.steps)
         more = {**more, "share_of_steps": round(trained, 4)}
     holes = results["status"] == NOT_RUN
     variables = {
-        name: (
+        name: _variable(
             _dims(name, values, dims, along),
             _shown(values, holes).reshape(*space.shape, *values.shape[1:]),
             {**_DESCRIPTIONS.get(name, {}), **_direction(name, plan)},
@@ -98,14 +92,34 @@ def labelled_chunk(
     return xr.Dataset(variables, coords, {"chunk": chunk.number})
 
 
-def _steps(plan: Plan) -> dict[str, _Array]:
+def _steps(plan: Plan) -> dict[str, xr.Variable]:
     """Returns the coordinates of what is recorded and evaluated on the way."""
     settings, found = plan.settings, {}
     if settings.record_every is not None:
         found["step"] = np.arange(0, settings.steps, settings.record_every)
     if (every := settings.evaluate_every) is not None:
         found["evaluated_at"] = np.arange(every, settings.steps + 1, every)
-    return found
+    return {name: _variable(name, values, {}, name) for name, values in found.items()}
+
+
+def _variable(
+    dims: str | list[str],
+    values: _Array,
+    attributes: Mapping[str, str],
+    name: str | None = None,
+) -> xr.Variable:
+    """Returns a variable, which is an index if its name is that of its dimension.
+
+    Before xarray (2025.9 to 2026.9) converts an array, it imports Dask if it is
+    installed, which takes 0.3 s. Arrays of numbers need no conversion.
+    """
+    is_number = values.dtype.kind in "iuf" and values.dtype.itemsize >= 4
+    if dims == name and is_number:
+        index: Any = xr.IndexVariable
+        found: xr.Variable = index(dims, pd.Index(values), {**attributes})
+        return found
+    ready = values.dtype.kind not in "OMm"  # objects and dates
+    return xr.Variable(dims, values, {**attributes}, fastpath=ready)
 
 
 def _attributes(plan: Plan) -> dict[str, Any]:

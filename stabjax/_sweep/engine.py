@@ -13,9 +13,8 @@ import optax
 import xarray as xr
 
 from stabjax._arguments import as_integer
-from stabjax._sweep.background import Background
 from stabjax._sweep.compiler import no_mesh
-from stabjax._sweep.dataset import NOT_RUN, labelled, labelled_chunk, prepare
+from stabjax._sweep.dataset import NOT_RUN, labelled, labelled_chunk
 from stabjax._sweep.devices import Trainer, on_devices
 from stabjax._sweep.estimate import estimated
 from stabjax._sweep.executors import by_executor
@@ -245,8 +244,7 @@ def trained(
         traced = time.perf_counter() - start
         total = trials_in(plan, place.part)
         shown, stoppable = place.progress, place.store is not None
-        with Background() as thread, watched(total, shown, stoppable) as watch:
-            thread.submit(prepare)
+        with watched(total, shown, stoppable) as watch:
             results = gathered(plan, _source(plan, place, train, watch))
         if place.part[1] > 1 and place.store:  # results of other processes
             for chunk, variables in place.store.chunks(plan, plan.chunks()):

@@ -189,8 +189,8 @@ def _width(
     device, devices = place.devices[0], len(place.devices)
     parameters, memory, _ = program.shapes()
     auto = auto_width(parameters, device, memory)
-    if program.engine(False, device.platform) == "lanes":
-        width = chunk_size or lanes_width(len(trials), device, devices)
+    width = chunk_size or lanes_width(len(trials), device, devices)
+    if program.engine(width, False, device) == "lanes":
         return width, False, "lanes"
     if (settings := program.settings).rungs:
         # Small enough that the points that survive all rungs still fill a chunk.
@@ -198,7 +198,7 @@ def _width(
         width = chunk_size or min(auto, math.ceil(len(trials) / reduction))
         return width, False, "vmap"
     width, shared = widths(space, trials, chunk_size, auto)
-    return width, shared, program.engine(shared, device.platform)
+    return width, shared, program.engine(width, shared, device)
 
 
 def _check_names(space: Space, groups: Sequence[Group], settings: Settings) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from stabjax._sweep.axes import RESULTS
 from stabjax._sweep.chunk_width import memory_of
-from stabjax._sweep.compiler import compiled_for, cpu_options
+from stabjax._sweep.compiler import compiled_for, cpu_options, no_collection
 from stabjax._sweep.factories import Factories
 from stabjax._sweep.lanes import (
     LARGEST,
@@ -22,6 +23,7 @@ from stabjax._sweep.lanes import (
     chunk_of,
     run_of,
     trained,
+    unfused,
 )
 from stabjax._sweep.layouts import with_layouts
 from stabjax._sweep.program_cache import Memory
@@ -66,8 +68,11 @@ class Program:
         )
         self._parts: Any = None  # of a trial, after it was traced
         self._maximize: tuple[str, ...] = ()
-        # Jitted so that `shapes` and `compiled` share one trace.
+        # Jitted so that all methods share one trace.
         self._jitted = jax.jit(self._rung if settings.rungs else self._trial)
+        self._vmapped = {
+            cpu: jax.jit(_of_chunk(self._run, cpu)) for cpu in (False, True)
+        }
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Program, self.given
@@ -76,7 +81,7 @@ class Program:
         """Trains a chunk and returns the complete result of its first trial."""
 
         (device,) = jnp.zeros(()).devices()
-        chunk = _vmapped(jax.jit(self._result), device)
+        chunk = _of_chunk(jax.jit(self._result), device.platform == "cpu")
         traced = jax.jit(chunk).trace(shared, lanes)
         found = compiled_for(traced, device)(shared, lanes)
         result: TrainResult = jax.tree.map(lambda leaf: leaf[0], found)
@@ -98,6 +103,7 @@ class Program:
         found = self._memory.recall((self._key, "shapes"), self._shapes)[4]
         return found
 
+    @no_collection()
     def _shapes(self) -> tuple[Any, ...]:
         """Returns `shapes`, the trial in parts if it is small, and `maximize`."""
         values = self._values()
@@ -111,16 +117,23 @@ class Program:
         memory = memory_of(traced.jaxpr.jaxpr)
         return count, memory, variables, run, self._maximize
 
-    def engine(self, shared_seed: bool, platform: str) -> str:
+    def engine(self, width: int, shared_seed: bool, device: jax.Device) -> str:
         """Returns the engine, `"lanes"` if possible and `"vmap"` otherwise."""
-        return "lanes" if self._lanes(shared_seed, platform) else "vmap"
+        chunk = self._lanes(shared_seed, device.platform)
+        try:
+            if chunk:
+                self._traced(chunk, width, shared_seed)
+            return "lanes" if chunk else "vmap"
+        except Inexpressible:
+            return "vmap"
 
+    @no_collection()
     def fingerprint(self, width: int, shared_seed: bool, engine: str) -> str:
         """Returns the SHA-256 hash of a chunk's program, including constants."""
         (device,) = jnp.zeros(()).devices()
         chunk = self._chunk(shared_seed, engine, device)
-        traced = jax.jit(chunk).trace(*self._arguments(width, shared_seed))
-        text = f"{traced.lower().as_text()}{cpu_options(str(traced.jaxpr))}"
+        traced = self._traced(chunk, width, shared_seed)
+        text = f"{traced.lower().as_text()}{cpu_options(traced.jaxpr)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def compiled(
@@ -138,25 +151,41 @@ class Program:
         """
 
         def make() -> jax.stages.Compiled:
-            chunk = jax.jit(self._chunk(shared_seed, engine, devices[0]))
-            if len(devices) == 1:
-                alone = jax.sharding.SingleDeviceSharding(devices[0])
-                arguments = self._arguments(width, shared_seed, alone)
-                return compiled_for(chunk.trace(*arguments), devices[0])
-            mesh, spec = Mesh(np.array(devices), ("chunk",)), PartitionSpec("chunk")
-            chunks = jax.shard_map(
-                _as_function(chunk.trace(*self._arguments(width, shared_seed))),
-                mesh=mesh,
-                in_specs=spec,
-                out_specs=spec,
-                check_vma=False,
-            )
-            sharding, count = NamedSharding(mesh, spec), len(devices)
-            arguments = self._arguments(width, shared_seed, sharding, count)
-            return compiled_for(jax.jit(chunks).trace(*arguments), devices[0])
+            chunk = self._chunk(shared_seed, engine, devices[0])
+            try:
+                return self._compiled(chunk, width, shared_seed, devices)
+            except jax.errors.JaxRuntimeError:
+                if engine != "lanes":
+                    raise
+            with unfused():
+                new = jax.jit(partial(chunk.__wrapped__))  # is traced again
+                return self._compiled(new, width, shared_seed, devices)
 
         key = (self._key, "program", width, shared_seed, engine, *devices)
         return self._memory.recall(key, make)
+
+    def _compiled(
+        self,
+        chunk: Any,
+        width: int,
+        shared_seed: bool,
+        devices: Sequence[jax.Device],
+    ) -> jax.stages.Compiled:
+        if len(devices) == 1:
+            alone = jax.sharding.SingleDeviceSharding(devices[0])
+            traced = self._traced(chunk, width, shared_seed, alone)
+            return compiled_for(traced, devices[0])
+        mesh, spec = Mesh(np.array(devices), ("chunk",)), PartitionSpec("chunk")
+        chunks = jax.shard_map(
+            _as_function(self._traced(chunk, width, shared_seed)),
+            mesh=mesh,
+            in_specs=spec,
+            out_specs=spec,
+            check_vma=False,
+        )
+        sharding, count = NamedSharding(mesh, spec), len(devices)
+        traced = self._traced(jax.jit(chunks), width, shared_seed, sharding, count)
+        return compiled_for(traced, devices[0])
 
     def _made(self, values: Mapping[str, Any]) -> tuple[Any, Any, jax.Array]:
         """Creates the problem, the optimizer and the key of a trial."""
@@ -218,35 +247,42 @@ class Program:
         rules = Rules(given.divergence_factor, watched, given.evaluations)
         return training(*self._made(values), rules, products)
 
-    def _chunk(
-        self, shared_seed: bool, engine: str, device: jax.Device
-    ) -> Callable[[_Variables, _Variables], Any]:
-        """Returns a function that trains a chunk."""
+    def _run(self, values: _Variables) -> Any:
+        """Trains a trial and returns its variables."""
+        return self._jitted(values)[1]
+
+    def _chunk(self, shared_seed: bool, engine: str, device: jax.Device) -> Any:
+        """Returns a jitted function that trains a chunk."""
         if engine == "vmap":
-            return _vmapped(lambda values: self._jitted(values)[1], device)
+            return self._vmapped[device.platform == "cpu"]
         found = self._lanes(shared_seed, device.platform)
         if found is None:
             raise RuntimeError(f"Cannot run these trials with engine {engine!r}.")
         return found
 
-    def _lanes(
-        self, shared_seed: bool, platform: str
-    ) -> Callable[[_Variables, _Variables], Any] | None:
-        """Returns a function that trains a chunk in lanes, or None if unsupported."""
+    def _lanes(self, shared_seed: bool, platform: str) -> Any:
+        """Returns a jitted function that trains a chunk in lanes, or None."""
         given = self.settings
         run = self._memory.recall((self._key, "shapes"), self._shapes)[3]
         if run is None:
             return None
         own = self._arguments(1, shared_seed)[1]
 
-        def make() -> list[Callable[[_Variables, _Variables], Any] | None]:
+        @no_collection()
+        def make() -> list[Any]:
             try:
-                return [chunk_of(run, own, given.steps, platform)]
+                return [jax.jit(chunk_of(run, own, given.steps, platform))]
             except Inexpressible:
                 return [None]
 
         key = (self._key, "lanes", shared_seed, platform)
         return self._memory.recall(key, make)[0]
+
+    @no_collection()
+    def _traced(self, chunk: Any, *size: Any) -> jax.stages.Traced:
+        """Traces a jitted chunk for `_arguments(*size)`, once for each width."""
+        traced: jax.stages.Traced = chunk.trace(*self._arguments(*size))
+        return traced
 
     def _arguments(
         self,
@@ -275,18 +311,16 @@ class Program:
         return values
 
 
-def _vmapped(
-    function: Callable[[_Variables], Any], device: jax.Device
+def _of_chunk(
+    function: Callable[[_Variables], Any], on_cpu: bool
 ) -> Callable[[_Variables, _Variables], Any]:
-    """Returns a function of a chunk, given one of a trial."""
+    """Returns a function of a chunk, given a function of a trial."""
 
     def chunk(shared: _Variables, lanes: _Variables) -> Any:
-        changed = (
-            with_layouts(function, lanes) if device.platform == "cpu" else function
-        )
+        trial = with_layouts(function, lanes) if on_cpu else function
 
         def lane(shared: _Variables, own: _Variables) -> Any:
-            return changed({**shared, **own})
+            return trial({**shared, **own})
 
         return jax.vmap(lane, (None, 0))(shared, lanes)
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from stabjax._types import Number
 
@@ -9,11 +10,17 @@ DIVERGENCE_FACTOR = 1e3
 
 
 def bound_of(first_loss: jax.Array, factor: Number) -> jax.Array:
-    """Returns the upper bound for a stable loss, or inf if the initial loss is <= 0."""
-    factor = jnp.asarray(factor, first_loss.dtype)
-    return jnp.where(first_loss > 0, factor * first_loss, jnp.inf)
+    """Returns the upper bound for a stable loss.
+
+    It is the largest finite number if the initial loss is not positive.
+    """
+    largest = np.finfo(first_loss.dtype).max
+    bound = jnp.asarray(factor, first_loss.dtype) * first_loss
+    return jnp.where(first_loss > 0, jnp.minimum(bound, largest), largest)
 
 
 def is_stable(loss: jax.Array, bound: jax.Array) -> jax.Array:
-    """Returns whether a loss is finite and within the bound."""
-    return jnp.isfinite(loss) & (loss <= bound)
+    """Returns whether a loss is finite and within the bound, which is finite, too."""
+    lowest = np.finfo(loss.dtype).min
+    stable: jax.Array = (loss >= lowest) & (loss <= bound)
+    return stable

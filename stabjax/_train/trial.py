@@ -239,7 +239,9 @@ def _stepper(
             params=optax.apply_updates(state.params, updates),
             model_state=model_state,
             opt_state=opt_state,
-            best_loss=jnp.minimum(state.best_loss, value),
+            # The result of a run with NaN is inf. The minimum keeps NaN, and takes
+            # several instructions.
+            best_loss=jnp.where(value < state.best_loss, value, state.best_loss),
             good_steps=state.good_steps + stable.astype(jnp.int32),
             bound=bound,
             summaries=updated(rules.summaries, state.summaries, value, state.step),

@@ -9,8 +9,17 @@ What is not a few operations on elements (`Inexpressible`) stays with `vmap`.
 
 from stabjax._sweep.lanes.chunk import chunk_of
 from stabjax._sweep.lanes.equations import Inexpressible
+from stabjax._sweep.lanes.fusion import unfused
 from stabjax._sweep.lanes.run import Run, run_of, trained
 
 LARGEST = 64  # parameters, each of which becomes a vector
 
-__all__ = ["LARGEST", "Inexpressible", "Run", "chunk_of", "run_of", "trained"]
+__all__ = [
+    "LARGEST",
+    "Inexpressible",
+    "Run",
+    "chunk_of",
+    "run_of",
+    "trained",
+    "unfused",
+]

@@ -65,7 +65,9 @@ def chunk_of(run: Run, own: Collection[str], steps: int, platform: str) -> _Chun
             return _trained(run, parts, values, known, steps, loop)
 
         if platform == "cpu":
-            found: _Variables = in_blocks(trained, lanes, common.tables)
+            places = [*parts.fixed, *parts.carried]
+            count = sum(run.loop.avals[i].size for i in places)
+            found: _Variables = in_blocks(trained, lanes, common.tables, count)
             return found
         return trained(lanes, common.tables)
 

@@ -106,7 +106,7 @@ def elements_of(array: Any) -> Elements:
 
 def _outputs(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     name = equation.primitive.name
-    if name in UNCHANGED:
+    if name in UNCHANGED or name == "reduce_precision" and _is_exact(equation):
         return inputs
     if name in ELEMENTWISE:
         return [_elementwise(_function(equation), inputs)]
@@ -120,6 +120,13 @@ def _outputs(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     if rule is None:
         raise Inexpressible(name)
     return rule(equation, inputs)
+
+
+def _is_exact(rounding: Equation) -> bool:
+    """Returns whether a number keeps all bits, as in the norms of `stabjax`."""
+    limits = np.finfo(rounding.avals[0].dtype)
+    kept = rounding.params["exponent_bits"], rounding.params["mantissa_bits"]
+    return bool(kept == (limits.nexp, limits.nmant))
 
 
 def _function(equation: Equation) -> Callable[..., Any]:
@@ -173,6 +180,11 @@ def _moved(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     moved = by_numpy(name, equation.params, places) if not rest else None
     if moved is not None:
         found = [moved]
+    elif name == "unstack":
+        found = [*np.moveaxis(places[0], equation.params["axis"], 0)]
+    elif name == "split":
+        starts = np.cumsum(equation.params["sizes"])[:-1]
+        found = np.split(places[0], starts, equation.params["axis"])
     else:
         with jax.ensure_compile_time_eval():
             found = bind(equation.primitive, equation.params, [*places, *rest])

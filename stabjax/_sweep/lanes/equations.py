@@ -195,6 +195,7 @@ _NUMPY: dict[str, Callable[..., Any]] = {
         np.expand_dims(x, [*{*range(len(shape))} - {*broadcast_dimensions}]), shape
     ),
     "div": lambda x, y, **_: x / y if x.dtype.kind == "f" else None,
+    "concatenate": lambda *xs, dimension: np.concatenate(xs, dimension),
     "convert_element_type": lambda x, *, new_dtype, **_: x.astype(new_dtype),
     "eq": np.equal,
     "expand_dims": lambda x, *, dimensions: np.expand_dims(x, dimensions),
@@ -216,6 +217,7 @@ _NUMPY: dict[str, Callable[..., Any]] = {
     "slice": lambda x, *, start_indices, limit_indices, strides: x[
         tuple(map(slice, start_indices, limit_indices, strides or [None] * x.ndim))
     ],
+    "stack": lambda *xs, axis: np.stack(xs, axis),
     "squeeze": lambda x, *, dimensions: np.squeeze(x, dimensions),
     "sub": np.subtract,
     "transpose": lambda x, *, permutation: np.transpose(x, permutation),

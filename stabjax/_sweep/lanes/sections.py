@@ -1,9 +1,9 @@
-"""A step as a few calls, so that XLA:CPU computes nothing twice.
+"""A step as one or several loops over trials, so that XLA:CPU computes nothing twice.
 
-XLA (jaxlib 0.10 to 0.12) makes one loop of each output and computes in it whatever the
+XLA (jaxlib 0.8 to 0.12) makes one loop of each output and computes in it whatever the
 output depends on: with two weights, the clip factor and the learning rate twice, and
-their parts up to eight times. Values that several outputs need become outputs of calls
-that XLA does not inline.
+their parts up to eight times. A short step is therefore a single fused loop. In longer
+ones, values that several outputs need become outputs of calls that XLA does not inline.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from stabjax._sweep.lanes.equations import (
@@ -18,11 +19,13 @@ from stabjax._sweep.lanes.equations import (
     Constant,
     Equation,
     Flat,
+    bind,
     dependent,
     evaluated,
     needed,
     used,
 )
+from stabjax._sweep.lanes.fusion import fused, is_fusible
 
 # XLA never computes these twice.
 _EXPENSIVE = "div rem sqrt rsqrt exp log pow sin cos tan tanh logistic erf"
@@ -33,7 +36,7 @@ _ENOUGH = 2  # operations whose repetition costs as much as memory
 class _Section(NamedTuple):
     equations: list[Equation]
     inputs: list[int]
-    output: int
+    outputs: list[int]
 
 
 class Sectioned(NamedTuple):
@@ -53,7 +56,9 @@ class Sectioned(NamedTuple):
         """Computes the outputs of a step."""
         known = dict(values)
         for section in self.sections:
-            known[section.output] = _called(section, known)
+            inputs = [known[i] for i in section.inputs]
+            found = _fused(section, inputs) or _called(section, inputs)
+            known.update(zip(section.outputs, found, strict=True))
         return [
             atom.value if isinstance(atom, Constant) else known[atom]
             for atom in self.program.outputs
@@ -68,7 +73,8 @@ def sectioned(program: Flat, varying: Sequence[int]) -> Sectioned:
     before = [e for e in program.equations if not varies.intersection(e.outputs)]
     inside = [e for e in program.equations if varies.intersection(e.outputs)]
     inside = needed([*constant, *inside], program.outputs)
-    sections = _sections(inside, program.outputs)
+    whole = _whole(inside, program.outputs)
+    sections = [whole] if whole else _sections(inside, program.outputs)
     computed = {e.outputs[0] for e in inside}
     kept = used(inside, program.outputs) - varies - computed
     return Sectioned(program, needed(before, [*kept]), sorted(kept), sections)
@@ -78,13 +84,45 @@ def _is_constant(equation: Equation) -> bool:
     return all(isinstance(atom, Constant) for atom in equation.inputs)
 
 
-def _called(section: _Section, known: dict[int, Any]) -> Any:
-    def body(*values: Any) -> Any:
+def _called(section: _Section, inputs: list[Any]) -> list[Any]:
+    def body(*values: Any) -> list[Any]:
         given = dict(zip(section.inputs, values, strict=True))
-        return evaluated(section.equations, given)(section.output)
+        return [*map(evaluated(section.equations, given), section.outputs)]
 
-    result = jax.jit(body)(*(known[i] for i in section.inputs))
-    return set_xla_metadata(result, inlineable="false")
+    (result,) = jax.jit(body)(*inputs)
+    return [set_xla_metadata(result, inlineable="false")]
+
+
+def _fused(section: _Section, inputs: list[Any]) -> list[Any] | None:
+    if len(section.outputs) == 1:
+        return None
+    (shape,) = {x.shape for x in inputs if x.ndim}
+
+    def vector(value: Any) -> Any:
+        return value if np.ndim(value) else lax.full(shape, value, value.dtype)
+
+    def body(*values: jax.Array) -> list[Any]:
+        known: dict[Atom, Any] = dict(zip(section.inputs, values, strict=True))
+        for primitive, params, atoms, (output,), _ in section.equations:
+            read = (a.value if isinstance(a, Constant) else known[a] for a in atoms)
+            found = [*map(vector, read)]
+            if primitive.name != "broadcast_in_dim":
+                found = bind(primitive, params, found)
+            (known[output],) = found
+        return [known[i] for i in section.outputs]
+
+    return fused(body, *inputs)
+
+
+def _whole(equations: list[Equation], outputs: Sequence[Atom]) -> _Section | None:
+    """Returns the step as a single section, or None if it is not a short step."""
+    computed = {e.outputs[0] for e in equations}
+    mine = sorted(computed.intersection(a for a in outputs if isinstance(a, int)))
+    read = sorted(used(equations, []) - computed)
+    names = {e.primitive.name for e in equations}
+    dtypes = {x.dtype for e in equations for x in e.avals}
+    fusible = is_fusible(names, dtypes, len(read), len(mine))
+    return _Section(equations, read, mine) if fusible else None
 
 
 def _sections(equations: list[Equation], outputs: Sequence[Atom]) -> list[_Section]:
@@ -104,7 +142,7 @@ def _sections(equations: list[Equation], outputs: Sequence[Atom]) -> list[_Secti
         others = {*roots} - {root}
         mine = needed([e for e in equations if e.outputs[0] not in others], [root])
         read = used(mine, []) - {e.outputs[0] for e in mine}
-        found.append(_Section(mine, sorted(read), root))
+        found.append(_Section(mine, sorted(read), [root]))
     return found
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from stabjax._sweep.compiler import compiled_with
 from stabjax._sweep.lanes.equations import (
     Constant,
     Equation,
@@ -21,7 +22,10 @@ from stabjax._sweep.lanes.equations import (
 from stabjax._sweep.lanes.run import Run
 
 # Compilation takes 0.4 s at the usual level, and the program runs once.
-_QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
+_QUICK: dict[str, Any] = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+}
 
 
 class Split(NamedTuple):
@@ -156,7 +160,7 @@ def _known(
     # 0.12) compiles each operation on constants alone, which takes twice as long.
     start = [*map(np.asarray, known.values())]
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        compiled = jax.jit(at_all_steps).lower(start).compile(_QUICK)
+        compiled = compiled_with(_QUICK, jax.jit(at_all_steps).lower(start))
         with jax.ensure_compile_time_eval():
             last, rows, tables = jax.tree.map(np.asarray, compiled(start))
     values = [np.append(row, end[None], 0) for row, end in zip(rows, last, strict=True)]

@@ -1,0 +1,167 @@
+"""Layouts: the values of the plain program, and no transposes in the loop of an MLP."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+from trainings import assert_same_bits
+
+import stabjax
+from stabjax._catalogue import PROBLEMS
+from stabjax._sweep.layouts import programs, with_layouts
+from stabjax._train.state import Rules
+from stabjax._train.trial import training
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+# The problems of the catalogue whose programs have matrix products.
+PRODUCTS = (
+    *("adding", "boundary_mlp", "char_transformer", "deep_linear", "digits_cnn"),
+    *("digits_mlp", "quadratic_deep", "random_quadratic", "temporal_order"),
+)
+    "adding",
+    "boundary_mlp",
+    "char_transformer",
+    "deep_linear",
+    "digits_cnn",
+    "digits_mlp",
+    "quadratic_deep",
+    "random_quadratic",
+    "temporal_order",
+]
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Changes every program, whether it is worth it or not."""
+    monkeypatch.setattr(programs, "_WORTH", np.inf)
+
+
+def over_trials(trial, values, own):
+    axes = ({name: 0 if name in own else None for name in values},)
+    return jax.vmap(trial, axes)
+
+
+def check(trial, values, own, rtol=1e-5, atol=1e-5):
+    """The changed function under vmap returns the values of the original."""
+    changed = over_trials(with_layouts(trial, own), values, own)
+    expected = jax.jit(over_trials(trial, values, own))(values)
+    found = jax.jit(changed)(values)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_allclose(a, b, rtol, atol)
+    return str(jax.make_jaxpr(changed)(values))
+
+
+# Functions of a 5 x 3 product h, which is stored as 3 x 5, and of 3 x 3 weights.
+CASES = {
+    "elementwise": lambda h, m: (h * 2 - h[:, :1], jnp.where(h > 0, h, 1.0) + h[0]),
+    "reductions": lambda h, m: (h.max(1), h.sum(0), jnp.argmax(h, 1), (h > 0).all()),
+    "broadcasts": lambda h, m: (h + h.sum(1)[:, None], jnp.stack([h, h + 1])),
+    "reshapes": lambda h, m: (h[:, None].squeeze(1), h.reshape(5, 1, 3, 1), h.ravel()),
+    "transposes": lambda h, m: (h.T, h[:, None].transpose(2, 1, 0)),
+    "others": lambda h, m: (jnp.cumsum(h, 1), jnp.sort(h, 0), h[1:, ::2], h[::-1]),
+    "calls": lambda h, m: (jax.nn.relu(h), jax.jit(jnp.sin)(h), jax.nn.softmax(h)),
+    "products": lambda h, m: (h @ m, h @ h.T, h.T @ h, jnp.tensordot(h, h), m.T @ m),
+    "batched": lambda h, m: jnp.einsum(
+        "bi,bij,jk->kb", h, h[:, :, None] * h[:, None], m
+    ),
+    "precise": lambda h, m: jnp.matmul(h, m, precision=("highest", "default")),
+    "scan": lambda h, m: lax.scan(
+        lambda c, row: (jnp.tanh(c @ m + row), c.T), h, h[:4, None], reverse=True
+    ),
+    "unsettled": lambda h, m: lax.fori_loop(0, 3, lambda _, c: c.T + 1, h.T @ h),
+    "while": lambda h, m: lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ m + 9, h),
+    "cond": lambda h, m: lax.cond(h.sum() > 0, lambda h: h @ m, lambda h: h + 1, h),
+    "checkpoint": lambda h, m: jax.checkpoint(lambda h: jnp.sin(h @ m))(h),
+    "gradient": jax.grad(lambda h, m: jnp.sum(jnp.tanh(h @ m) @ m.T), (0, 1)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_operations_have_the_values_of_the_plain_program(case, always):
+    random = np.random.default_rng(0)
+    shapes = {"w": (2, 4, 3), "x": (5, 4), "m": (2, 3, 3)}
+    values = {
+        name: jnp.asarray(random.normal(size=shape), jnp.float32)
+        for name, shape in shapes.items()
+    }
+
+    def trial(values):
+        return CASES[case](values["x"] @ values["w"], values["m"])
+
+    assert "(5, 3)" not in check(trial, values, {"w", "m"})
+
+
+def steps_of(name, count=2):
+    """A function that trains a problem for a few steps."""
+    problem = PROBLEMS[name]()
+
+    def trial(values):
+        key = jax.random.key(values["seed"])
+        start, step, *_ = training(problem, optax.sgd(values["rate"]), key, Rules())
+        state, _ = lax.scan(lambda s, _: (step(s)[0], None), start, length=count)
+        return state.params, state.best_loss
+
+    return trial
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_problems_have_the_values_of_the_plain_program(name, always):
+    values = {"rate": jnp.array([0.01, 0.1]), "seed": jnp.array(0)}
+    check(steps_of(name), values, {"rate"}, 1e-4, 1e-5)
+
+
+def transposed(jaxpr, inside=False):
+    """The sizes of the arrays that are transposed in loops."""
+    found = []
+    for equation in jaxpr.eqns:
+        if inside and equation.primitive.name == "transpose":
+            found.append(equation.invars[0].aval.size)
+        loops = inside or equation.primitive.name in ("scan", "while")
+        for inner in programs.programs(equation.params):
+            found += transposed(inner, loops)
+    return found
+
+
+@pytest.mark.parametrize("own", [{"rate"}, {"rate", "seed"}])
+def test_the_step_of_an_mlp_transposes_no_weights_of_the_first_layer(own):
+    values = {"rate": jnp.zeros(3), "seed": jnp.zeros(3 if "seed" in own else (), int)}
+    steps = steps_of("digits_mlp", count=100)
+    trial = over_trials(with_layouts(steps, own), values, own)
+    plain = over_trials(steps, values, own)
+    assert max(transposed(jax.make_jaxpr(trial)(values).jaxpr)) <= 3 * 64 * 10
+    assert max(transposed(jax.make_jaxpr(plain)(values).jaxpr)) >= 3 * 64 * 32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adding", "char_transformer", "digits_cnn"])
+def test_programs_with_other_transposes_stay_the_same(name):
+    values = {"rate": jnp.zeros(3), "seed": jnp.array(0)}
+    trial, own = steps_of(name), {"rate"}
+    changed = jax.make_jaxpr(over_trials(with_layouts(trial, own), values, own))
+    assert str(changed(values)) == str(
+        jax.make_jaxpr(over_trials(trial, values, own))(values)
+    )
+
+
+def make_optimizer(rate):
+    return optax.chain(stabjax.clip_by_global_norm(1.0), optax.adam(rate))
+
+
+@pytest.mark.slow
+def test_an_mlp_has_the_same_bits_on_two_devices_and_in_a_rerun():
+    problem = stabjax.problems.digits_mlp()
+    space = stabjax.grid(rate=[1e-3, 1e-2, 1e-1], seed=range(2))
+    call = {"steps": 20, "chunk_size": 3, "progress": False}
+    alone, both = (
+        stabjax.sweep(problem, make_optimizer, space, devices=devices, **call)
+        for devices in (jax.devices()[:1], jax.devices()[:2])
+    )
+    assert_same_bits(alone, both)
+    for point in ({"rate": 1e-2, "seed": 0}, {"rate": 1e-1, "seed": 1}):
+        run = stabjax.runs.rerun(problem, make_optimizer, alone, point)
+        assert run.final_loss == alone.final_loss.sel(point).item()
