@@ -25,7 +25,7 @@ from stabjax._sweep.lanes import (
     trained,
     unfused,
 )
-from stabjax._sweep.layouts import with_layouts
+from stabjax._sweep.layouts import over_trials
 from stabjax._sweep.program_cache import Memory
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.unsharded import unsharded
@@ -81,7 +81,7 @@ class Program:
         """Trains a chunk and returns the complete result of its first trial."""
 
         (device,) = jnp.zeros(()).devices()
-        chunk = _of_chunk(jax.jit(self._result), device.platform == "cpu")
+        chunk = over_trials(jax.jit(self._result), device.platform == "cpu")
         traced = jax.jit(chunk).trace(shared, lanes)
         found = compiled_for(traced, device)(shared, lanes)
         result: TrainResult = jax.tree.map(lambda leaf: leaf[0], found)
@@ -247,9 +247,10 @@ class Program:
         rules = Rules(given.divergence_factor, watched, given.evaluations)
         return training(*self._made(values), rules, products)
 
-    def _run(self, values: _Variables) -> Any:
-        """Trains a trial and returns its variables."""
-        return self._jitted(values)[1]
+    def _by_vmap(self, on_cpu: bool, shared: _Variables, lanes: _Variables) -> Any:
+        """Trains a chunk."""
+        trial = over_trials(lambda values: self._jitted(values)[1], on_cpu)
+        return trial(shared, lanes)
 
     def _chunk(self, shared_seed: bool, engine: str, device: jax.Device) -> Any:
         """Returns a jitted function that trains a chunk."""
@@ -309,22 +310,6 @@ class Program:
             values |= {name: _like(leaf, ()) for name, leaf in state.items()}
             values["first"] = values["until"] = values["seed"]
         return values
-
-
-def _of_chunk(
-    function: Callable[[_Variables], Any], on_cpu: bool
-) -> Callable[[_Variables, _Variables], Any]:
-    """Returns a function of a chunk, given a function of a trial."""
-
-    def chunk(shared: _Variables, lanes: _Variables) -> Any:
-        trial = with_layouts(function, lanes) if on_cpu else function
-
-        def lane(shared: _Variables, own: _Variables) -> Any:
-            return trial({**shared, **own})
-
-        return jax.vmap(lane, (None, 0))(shared, lanes)
-
-    return chunk
 
 
 def _like(

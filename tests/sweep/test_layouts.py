@@ -20,16 +20,6 @@ PRODUCTS = (
     *("adding", "boundary_mlp", "char_transformer", "deep_linear", "digits_cnn"),
     *("digits_mlp", "quadratic_deep", "random_quadratic", "temporal_order"),
 )
-    "adding",
-    "boundary_mlp",
-    "char_transformer",
-    "deep_linear",
-    "digits_cnn",
-    "digits_mlp",
-    "quadratic_deep",
-    "random_quadratic",
-    "temporal_order",
-]
 
 
 @pytest.fixture

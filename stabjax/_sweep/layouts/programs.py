@@ -21,9 +21,8 @@ from stabjax._sweep.layouts.steps import (
 )
 from stabjax._train.convolutions import programs
 
-# Largest ratio of transposed elements to those that XLA transposes. The ratios (and
-# speedups) are 0.3 (1.6) for the digits MLP, 0.5 (1.2) for the transformer, 1.1 (0.8)
-# for the adding problem and 2.3 (0.6) for the digits CNN.
+# Largest ratio of transposed elements to those that XLA transposes. It is 0.3 for the
+# digits MLP, and 0.8 to 2.7 for recurrent, convolutional and attention networks.
 _WORTH = 0.5
 _ROUNDS = 4  # of searching for the orders of a loop's state, which takes 2 or 3
 _TRIPS = 10  # assumed number of iterations of a `while`
@@ -43,6 +42,21 @@ class _Plan(NamedTuple):
     def outputs(self) -> list[Kind]:
         """Returns the kinds of the outputs."""
         return [_kind(self.kinds, atom) for atom in self.jaxpr.outvars]
+
+
+def over_trials(
+    function: Callable[[dict[str, Any]], Any], on_cpu: bool
+) -> Callable[[dict[str, Any], dict[str, Any]], Any]:
+    """Applies `vmap` to a function of a trial.
+
+    The result takes the values that all trials share and those of each trial.
+    """
+
+    def chunk(shared: dict[str, Any], own: dict[str, Any]) -> Any:
+        trial = with_layouts(function, own) if on_cpu else function
+        return jax.vmap(lambda s, o: trial({**s, **o}), (None, 0))(shared, own)
+
+    return chunk
 
 
 def with_layouts(
