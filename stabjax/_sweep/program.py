@@ -70,9 +70,7 @@ class Program:
         self._maximize: tuple[str, ...] = ()
         # Jitted so that all methods share one trace.
         self._jitted = jax.jit(self._rung if settings.rungs else self._trial)
-        self._vmapped = {
-            cpu: jax.jit(_of_chunk(self._run, cpu)) for cpu in (False, True)
-        }
+        self._vmapped = [jax.jit(partial(self._by_vmap, cpu)) for cpu in (False, True)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Program, self.given
