@@ -102,6 +102,7 @@ reduce_sum reduce_xor"""
 RULES: dict[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     "add_any": _elementwise,
+    "one_minus_square": _elementwise,  # in the derivative of tanh in JAX 0.12
     **dict.fromkeys(UNCHANGED, _same),
     **dict.fromkeys(_REDUCTIONS.split(), _reduced),
     "broadcast_in_dim": _broadcast,
