@@ -146,7 +146,7 @@ def make_optimizer(rate):
 def test_an_mlp_has_the_same_bits_on_two_devices_and_in_a_rerun():
     problem = stabjax.problems.digits_mlp()
     space = stabjax.grid(rate=[1e-3, 1e-2, 1e-1], seed=range(2))
-    call = {"steps": 20, "chunk_size": 3, "progress": False}
+    call = {"steps": 2, "chunk_size": 3, "progress": False}
     alone, both = (
         stabjax.sweep(problem, make_optimizer, space, devices=devices, **call)
         for devices in (jax.devices()[:1], jax.devices()[:2])

@@ -7,6 +7,7 @@ from typing import Any
 from jax import lax
 
 from stabjax._sweep.layouts.steps import (
+    Cost,
     Kind,
     Order,
     Step,
@@ -55,7 +56,7 @@ def product(equation: Any, kinds: list[Kind]) -> Step | None:
         [right, left] if first else [left, right],
         [Kind((*batch, *output), any_own(kinds))],
         apply,
-        avoided=_hidden(equation, kinds),
+        Cost(_hidden(equation, kinds)),
     )
 
 
@@ -114,7 +115,7 @@ def _arranged(
     return left, right, (places, (plain(len(batch[0])),) * 2)
 
 
-def _hidden(equation: Any, kinds: Sequence[Kind]) -> float:
+def _hidden(equation: Any, kinds: Sequence[Kind]) -> int:
     """Returns the cost of XLA's transposes for a product of the original arrays."""
     left, right = (math.prod(shape_of(atom)) for atom in equation.invars)
     if not any_own(kinds):

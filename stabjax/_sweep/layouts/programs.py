@@ -11,6 +11,7 @@ from jax.extend import core
 from stabjax._sweep.layouts.products import product
 from stabjax._sweep.layouts.rules import RULES, Rule
 from stabjax._sweep.layouts.steps import (
+    Cost,
     Kind,
     Order,
     Step,
@@ -29,14 +30,14 @@ _TRIPS = 10  # assumed number of iterations of a `while`
 
 
 class _Plan(NamedTuple):
-    """How a program is evaluated, with its cost as in `Step`."""
+    """How a program is evaluated, with its costs as in `Step`."""
 
     jaxpr: Any
     constants: Sequence[Any]
     kinds: dict[Any, Kind]  # of the variables
     steps: list[Step]
-    moved: float
-    avoided: float
+    cost: Cost
+    loop: Cost
 
     @property
     def outputs(self) -> list[Kind]:
@@ -74,7 +75,10 @@ def with_layouts(
         named = sorted(values.items())
         kinds = [Kind(plain(np.ndim(value)), name in own) for name, value in named]
         plan = _planned(closed, kinds)
-        if plan.moved >= _WORTH * plan.avoided:
+        # The number of steps or of records must not change the decision, so that a
+        # rerun has the same bits.
+        cost = plan.loop if plan.loop.plain else plan.cost
+        if cost.moved >= _WORTH * cost.plain:
             return function(values)
         orders = [plain(rank_of(atom)) for atom in plan.jaxpr.outvars]
         found = _evaluated(plan, [value for _, value in named], orders)
@@ -89,15 +93,15 @@ def _planned(program: Any, kinds: Sequence[Kind]) -> _Plan:
     constants = getattr(program, "consts", ())
     known = {v: Kind(plain(rank_of(v)), False) for v in jaxpr.constvars}
     known.update(zip(jaxpr.invars, kinds, strict=True))
-    steps, moved, avoided = list[Step](), 0.0, 0.0
+    steps, cost, loop = list[Step](), Cost(), Cost()
     for equation in jaxpr.eqns:
         given = [_kind(known, atom) for atom in equation.invars]
         step = _step(equation, given)
         steps.append(step)
         known.update(zip(equation.outvars, step.outputs, strict=True))
-        moved += step.moved + distance(equation.invars, given, step.inputs)
-        avoided += step.avoided
-    return _Plan(jaxpr, constants, known, steps, moved, avoided)
+        moved = distance(equation.invars, given, step.inputs)
+        cost, loop = cost.plus(step.cost).plus(Cost(0, moved)), max(loop, step.loop)
+    return _Plan(jaxpr, constants, known, steps, cost, loop)
 
 
 def _kind(known: dict[Any, Kind], atom: Any) -> Kind:
@@ -151,8 +155,8 @@ def _called(equation: Any, kinds: list[Kind]) -> Step | None:
         [kind.order for kind in kinds],
         plan.outputs,
         lambda values: _evaluated(plan, values, orders),
-        plan.moved,
-        plan.avoided,
+        plan.cost,
+        plan.loop,
     )
 
 
@@ -207,8 +211,8 @@ def _scanned(equation: Any, kinds: list[Kind]) -> Step | None:
         [*(kind.order for kind in (*kinds[:begin], *state)), *arrays],
         [*state, *stacked],
         apply,
-        params["length"] * plan.moved,
-        params["length"] * plan.avoided,
+        plan.cost.times(params["length"]),
+        plan.cost.times(params["length"]),
     )
 
 
@@ -257,8 +261,8 @@ def _repeated(equation: Any, kinds: list[Kind]) -> Step | None:
         [*(kind.order for kind in kinds[:end]), *orders],
         state,
         apply,
-        _TRIPS * plan.moved,
-        _TRIPS * plan.avoided,
+        plan.cost.times(_TRIPS),
+        plan.cost.times(_TRIPS),
     )
 
 
@@ -283,8 +287,8 @@ def _branched(equation: Any, kinds: list[Kind]) -> Step | None:
         [kind.order for kind in kinds],
         outputs,
         apply,
-        sum(plan.moved for plan in plans),
-        sum(plan.avoided for plan in plans),
+        max(plan.cost for plan in plans),
+        max(plan.loop for plan in plans),
     )
 
 

@@ -12,6 +12,7 @@ from jax import lax
 
 from stabjax._sweep.lanes.elements import ELEMENTWISE, UNCHANGED
 from stabjax._sweep.layouts.steps import (
+    Cost,
     Kind,
     Step,
     changed,
@@ -63,7 +64,7 @@ def _transposed(equation: Any, kinds: list[Kind]) -> Step:
         equation.invars, [Kind(plain(len(order)), kinds[0].own)], [permutation]
     )
     output = Kind(new, kinds[0].own)
-    return Step([order], [output], lambda values: values, avoided=cost)
+    return Step([order], [output], lambda values: values, Cost(cost))
 
 
 def _broadcast(equation: Any, kinds: list[Kind]) -> Step | None:

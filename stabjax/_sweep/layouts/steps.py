@@ -22,22 +22,37 @@ class Kind(NamedTuple):
         return self.order == plain(len(self.order))
 
 
+class Cost(NamedTuple):
+    """Numbers of transposed elements."""
+
+    plain: int = 0  # that XLA transposes in the original program
+    moved: int = 0  # that are transposed instead
+
+    def plus(self, other: "Cost") -> "Cost":
+        """Returns the sum of two costs."""
+        return Cost(self.plain + other.plain, self.moved + other.moved)
+
+    def times(self, count: int) -> "Cost":
+        """Returns the cost of several iterations."""
+        return Cost(count * self.plain, count * self.moved)
+
+
 class Step(NamedTuple):
-    """An operation, with its cost in transposed elements.
+    """An operation and its cost.
 
     Attributes:
       inputs: the orders of the arrays that `apply` takes.
       outputs: the kinds of the arrays that `apply` returns.
       apply: evaluates the operation.
-      moved: the cost of transposes inside of `apply`.
-      avoided: the cost of the transposes that XLA inserts without other orders.
+      cost: the cost apart from that of the orders of the inputs.
+      loop: the cost of the most expensive loop in the operation.
     """
 
     inputs: list[Order]
     outputs: list[Kind]
     apply: Apply
-    moved: float = 0
-    avoided: float = 0
+    cost: Cost = Cost()
+    loop: Cost = Cost()
 
 
 def plain(rank: int) -> Order:
@@ -94,7 +109,7 @@ def changed(
 
 def distance(
     atoms: Sequence[Any], kinds: Sequence[Kind], orders: Sequence[Order]
-) -> float:
+) -> int:
     """Returns the cost of transposing arrays to the given orders.
 
     Arrays that all trials share cost nothing, because they are transposed only once.
