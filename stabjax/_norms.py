@@ -320,25 +320,8 @@ def _root_of_squares(total: Callable[[Any], Any], few: bool = False) -> ScaledNo
     flags = [jnp.all(x == 1) for x in jax.tree.leaves(k)]
     safe = jax.tree.reduce(jnp.logical_and, flags, jnp.ones((), bool))
     squares = total(k) if few else lax.cond(safe, lambda: plain, lambda: total(k))
-    roots = jax.tree.map(_root, squares)
+    roots = jax.tree.map(safe_root, squares)
     return ScaledNorm(roots, jax.tree.map(lambda x: 1 / x, k))
-
-
-@jax.custom_jvp
-def _root(squares: jax.Array) -> jax.Array:
-    """Computes the square root of a number >= 0, with derivative 0 at 0."""
-    return jnp.sqrt(squares)
-
-
-@_root.defjvp
-def _root_jvp(
-    primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    (squares,), (tangent,) = primals, tangents
-    positive = squares > 0
-    root = _root(jnp.where(positive, squares, 1))
-    slope = jnp.where(positive, 0.5 / root, 0)
-    return jnp.where(positive, root, squares), slope * tangent
 
 
 def _rescaling(squares: jax.Array) -> jax.Array:

@@ -25,9 +25,9 @@ _SMALL_CALLS: dict[str, Any] = {
     "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
     # Compiles two weights in 0.9 s instead of 1.2 s, and they are as fast.
     "xla_backend_optimization_level": 2,
-    # With XLA's older emitters (up to jaxlib 0.11) the toy of `benchmarks/toy.py`
-    # compiles in 0.75 to 0.9 of the time to the same bits.
-    # Networks would compile in half of the time, but run 16% to 25% slower.
+    # With XLA's older emitters (up to jaxlib 0.11), the toy of `benchmarks/toy.py`
+    # compiles in 0.75 to 0.9 of the time to the same bits. Networks would compile in
+    # half the time, but run 16% to 25% slower.
     "xla_cpu_use_fusion_emitters": False,
 }
 
@@ -130,7 +130,7 @@ def _operations(program: Any, seen: set[int]) -> set[str]:
     for equation in program.eqns:
         found.add(equation.primitive.name)
         if "xla_metadata" in equation.primitive.name:
-            found.update(n for n in (SMALL_CALL,) if n in str(equation.params))
+            found |= {SMALL_CALL} if SMALL_CALL in str(equation.params) else set()
         for part in jax.tree.leaves([*equation.params.values()], is_leaf=is_program):
             if is_program(part) and id(part) not in seen:
                 seen.add(id(part))

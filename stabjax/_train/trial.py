@@ -239,8 +239,8 @@ def _stepper(
             params=optax.apply_updates(state.params, updates),
             model_state=model_state,
             opt_state=opt_state,
-            # The result of a run with NaN is inf. The minimum keeps NaN, and takes
-            # several instructions.
+            # Not jnp.minimum, which takes several instructions to keep NaN. A run with
+            # NaN diverges, and its best loss is then inf.
             best_loss=jnp.where(value < state.best_loss, value, state.best_loss),
             good_steps=state.good_steps + stable.astype(jnp.int32),
             bound=bound,

@@ -13,7 +13,7 @@ import pytest
 from trainings import run
 
 import stabjax
-from stabjax._sweep.compiler import compiled_for, compiled_with, no_collection
+from stabjax._sweep.compiler import compiled_with, no_collection
 from stabjax._sweep.program import Program
 from stabjax.problems import Problem
 
@@ -56,26 +56,6 @@ def test_a_chunk_is_traced_once(devices, monkeypatch, tmp_path):
     runs = run(problem=problem, store=tmp_path, devices=chosen, record_every=5)
     assert runs.engine == "vmap"
     assert len(traced) == 1
-
-
-def test_a_rejected_chunk_is_traced_without_fusions(monkeypatch):
-    """JAX remembers the trace with fusions, which XLA rejected."""
-    compiled = []
-
-    def rejected_once(traced, device):
-        compiled.append("fused" in str(traced.jaxpr))
-        if len(compiled) == 1:
-            raise jax.errors.JaxRuntimeError("INTERNAL: an unused input")
-        return compiled_for(traced, device)
-
-    problem = stabjax.problems.quadratic()
-    space = stabjax.grid(rate=[0.1, 0.2], seed=range(3))
-    given = {"problem": problem, "make_optimizer": lambda rate: optax.sgd(rate)}
-    expected = run(space=space, **given)
-    monkeypatch.setattr(stabjax._sweep.program, "compiled_for", rejected_once)
-    found = run(space=space, **given, chunk_size=5)
-    assert compiled[1:] == [False]
-    np.testing.assert_allclose(found.final_loss, expected.final_loss, rtol=1e-6)
 
 
 def test_an_unknown_option_is_left_out():

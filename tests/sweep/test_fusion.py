@@ -11,6 +11,9 @@ import stabjax
 from stabjax._sweep import program, program_cache
 from stabjax._sweep.compiler import compiled_for
 from stabjax._sweep.lanes import cpu, fusion
+from stabjax._sweep.lanes.equations import flat
+from stabjax._sweep.lanes.sections import sectioned
+from stabjax.problems import Problem
 
 QUADRATIC = stabjax.problems.quadratic()
 DTYPES = {
@@ -21,7 +24,6 @@ DTYPES = {
 
 def looped(function, *inputs):
     """Applies a fused function twice, as the loop over steps does."""
-
     outputs = jax.eval_shape(function, *inputs)
     start = [jnp.zeros(x.shape, x.dtype) for x in outputs]
 
@@ -127,6 +129,10 @@ def test_all_operations_can_be_fused(dtype):
         np.testing.assert_allclose(x, y, rtol=1e-6)
 
 
+def make_sgd(rate):
+    return optax.sgd(rate)
+
+
 def swept():
     def make_optimizer(rate, max_norm):
         return optax.chain(stabjax.clip_by_global_norm(max_norm), optax.sgd(rate))
@@ -149,8 +155,35 @@ def test_a_fusion_that_xla_rejects_is_not_used(monkeypatch):
     monkeypatch.setattr(program, "compiled_for", reject)
     monkeypatch.setattr(program_cache, "remembered", {})
     found = swept()
-    assert refused
+    assert len(refused) == 1  # JAX does not reuse the trace with the fusion
     np.testing.assert_allclose(found.final_loss, expected.final_loss, rtol=1e-5)
+
+
+def test_a_step_of_what_trials_share_is_not_fused():
+    program = jax.make_jaxpr(
+        lambda w, v, t: [lax.broadcast(x, (4,)) for x in (2 * t, t + 1)]
+    )(*jnp.ones((2, 4)), 3.0)
+    cut = sectioned(flat(program.jaxpr, program.consts), [0, 1, 2])
+    found = cut.outputs({**cut.prepare({}), 2: jnp.float32(3)})
+    np.testing.assert_array_equal(found, [[6] * 4, [4] * 4])
+
+
+def test_a_rounding_of_bfloat16_stays():
+    """NumPy has no limits of bfloat16."""
+
+    def loss(w, key):
+        return jnp.sum(lax.reduce_precision(w.astype(jnp.bfloat16), 5, 4) ** 2)
+
+    problem = Problem(lambda key: jnp.array([1.3, -0.7]), loss)
+    space = stabjax.grid(rate=[0.01, 0.1], seed=[0])
+    found = stabjax.sweep(problem, make_sgd, space, steps=5, progress=False)
+
+    def final_loss(rate):
+        key = jax.random.key(0)
+        return stabjax.train(problem, make_sgd(rate), key, steps=5).final_loss
+
+    expected = jax.vmap(final_loss)(jnp.array([0.01, 0.1]))
+    np.testing.assert_allclose(found.final_loss[:, 0], expected, rtol=1e-2)
 
 
 def test_an_unknown_version_has_no_fusions(monkeypatch):

@@ -47,7 +47,8 @@ def chunk_of(run: Run, own: Collection[str], steps: int, platform: str) -> _Chun
       platform: `"cpu"` or a platform with Triton support.
 
     Raises:
-      Inexpressible: If a step needs operations that this engine does not support.
+      Inexpressible: If a step needs operations that this engine does not support. The
+        function also raises it when it is traced.
     """
     parts = split(run, [name in own for name in run.names], steps)
     loop = looped_on_cpu if platform == "cpu" else looped_on_gpu
@@ -71,11 +72,6 @@ def chunk_of(run: Run, own: Collection[str], steps: int, platform: str) -> _Chun
             return found
         return trained(lanes, common.tables)
 
-    shapes: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
-    for name, aval in run.names.items():
-        size = (1,) if name in own else ()
-        shapes[name in own][name] = jax.ShapeDtypeStruct(size + aval.shape, aval.dtype)
-    jax.eval_shape(chunk, *shapes)
     return chunk
 
 

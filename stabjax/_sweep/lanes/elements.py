@@ -124,7 +124,10 @@ def _outputs(equation: Equation, inputs: list[Elements]) -> list[Elements]:
 
 def _is_exact(rounding: Equation) -> bool:
     """Returns whether a number keeps all bits, as in the norms of `stabjax`."""
-    limits = np.finfo(rounding.avals[0].dtype)
+    dtype = rounding.avals[0].dtype
+    if dtype.kind != "f":  # bfloat16, which NumPy does not know
+        return False
+    limits = np.finfo(dtype)
     kept = rounding.params["exponent_bits"], rounding.params["mantissa_bits"]
     return bool(kept == (limits.nexp, limits.nmant))
 

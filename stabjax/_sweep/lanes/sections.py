@@ -121,6 +121,13 @@ def _whole(equations: list[Equation], outputs: Sequence[Atom]) -> _Section | Non
     read = sorted(used(equations, []) - computed)
     names = {e.primitive.name for e in equations}
     dtypes = {x.dtype for e in equations for x in e.avals}
+    avals = {
+        atom: aval
+        for e in equations
+        for atom, aval in zip(e.inputs, e.avals[: len(e.inputs)], strict=True)
+    }
+    if not any(avals[i].shape for i in read):  # only what the trials share
+        return None
     fusible = is_fusible(names, dtypes, len(read), len(mine))
     return _Section(equations, read, mine) if fusible else None
 
