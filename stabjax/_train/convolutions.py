@@ -66,7 +66,8 @@ def _evaluated(
         return atom.val if isinstance(atom, core.Literal) else known[atom]
 
     for equation in jaxpr.eqns:
-        found = _outputs(equation, [*map(read, equation.invars)])
+        with equation.ctx.manager:  # such as the implementation of random bits
+            found = _outputs(equation, [*map(read, equation.invars)])
         known.update(zip(equation.outvars, found, strict=True))
     return [*map(read, jaxpr.outvars)]
 

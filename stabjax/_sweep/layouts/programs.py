@@ -142,7 +142,9 @@ def _evaluated(
 
     for equation, step in zip(plan.jaxpr.eqns, plan.steps, strict=True):
         values = [*map(read, equation.invars, step.inputs)]
-        known.update(zip(equation.outvars, step.apply(values), strict=True))
+        with equation.ctx.manager:  # such as the implementation of random bits
+            found = step.apply(values)
+        known.update(zip(equation.outvars, found, strict=True))
     return [*map(read, plan.jaxpr.outvars, orders)]
 
 
