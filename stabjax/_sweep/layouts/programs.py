@@ -1,5 +1,6 @@
 """Planning and evaluating programs in other orders of axes."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -13,11 +14,13 @@ from stabjax._sweep.layouts.rules import RULES, Rule
 from stabjax._sweep.layouts.steps import (
     Cost,
     Kind,
+    Loop,
     Order,
     Step,
     distance,
     plain,
     rank_of,
+    shape_of,
     unchanged,
 )
 from stabjax._train.convolutions import programs
@@ -30,14 +33,14 @@ _TRIPS = 10  # assumed number of iterations of a `while`
 
 
 class _Plan(NamedTuple):
-    """How a program is evaluated, with its costs as in `Step`."""
+    """How a program is evaluated, with its cost and main loop as in `Step`."""
 
     jaxpr: Any
     constants: Sequence[Any]
     kinds: dict[Any, Kind]  # of the variables
     steps: list[Step]
     cost: Cost
-    loop: Cost
+    loop: Loop
 
     @property
     def outputs(self) -> list[Kind]:
@@ -77,7 +80,7 @@ def with_layouts(
         plan = _planned(closed, kinds)
         # The number of steps or of records must not change the decision, so that a
         # rerun has the same bits.
-        cost = plan.loop if plan.loop.plain else plan.cost
+        cost = plan.loop.cost if any(plan.loop.cost) else plan.cost
         if cost.moved >= _WORTH * cost.plain:
             return function(values)
         orders = [plain(rank_of(atom)) for atom in plan.jaxpr.outvars]
@@ -93,7 +96,7 @@ def _planned(program: Any, kinds: Sequence[Kind]) -> _Plan:
     constants = getattr(program, "consts", ())
     known = {v: Kind(plain(rank_of(v)), False) for v in jaxpr.constvars}
     known.update(zip(jaxpr.invars, kinds, strict=True))
-    steps, cost, loop = list[Step](), Cost(), Cost()
+    steps, cost, loop = list[Step](), Cost(), Loop()
     for equation in jaxpr.eqns:
         given = [_kind(known, atom) for atom in equation.invars]
         step = _step(equation, given)
@@ -184,6 +187,11 @@ def _settled(
     return None
 
 
+def _loop(body: _Plan, state: Sequence[Any]) -> Loop:
+    size = sum(math.prod(shape_of(atom)) for atom in state)
+    return Loop(size, body.cost) if any(body.cost) else Loop()
+
+
 def _scanned(equation: Any, kinds: list[Kind]) -> Step | None:
     params, sizes = equation.params, _sizes(equation.params)
     if sizes is None:
@@ -214,7 +222,7 @@ def _scanned(equation: Any, kinds: list[Kind]) -> Step | None:
         [*state, *stacked],
         apply,
         plan.cost.times(params["length"]),
-        plan.cost.times(params["length"]),
+        _loop(plan, equation.invars[begin:end]),
     )
 
 
@@ -264,7 +272,7 @@ def _repeated(equation: Any, kinds: list[Kind]) -> Step | None:
         state,
         apply,
         plan.cost.times(_TRIPS),
-        plan.cost.times(_TRIPS),
+        _loop(plan, equation.invars[end:]),
     )
 
 

@@ -37,6 +37,13 @@ class Cost(NamedTuple):
         return Cost(count * self.plain, count * self.moved)
 
 
+class Loop(NamedTuple):
+    """The number of elements of a loop's state, and the cost of an iteration."""
+
+    size: int = 0
+    cost: Cost = Cost()
+
+
 class Step(NamedTuple):
     """An operation and its cost.
 
@@ -45,14 +52,14 @@ class Step(NamedTuple):
       outputs: the kinds of the arrays that `apply` returns.
       apply: evaluates the operation.
       cost: the cost apart from that of the orders of the inputs.
-      loop: the cost of the most expensive loop in the operation.
+      loop: the loop with the largest state in the operation, such as the training loop.
     """
 
     inputs: list[Order]
     outputs: list[Kind]
     apply: Apply
     cost: Cost = Cost()
-    loop: Cost = Cost()
+    loop: Loop = Loop()
 
 
 def plain(rank: int) -> Order:
