@@ -45,6 +45,34 @@ def check(trial, values, own, rtol=1e-5, atol=1e-5):
     return str(jax.make_jaxpr(changed)(values))
 
 
+def old_bits():
+    """Random bits that depend on a setting at the time of tracing."""
+    with jax.threefry_partitionable(False):
+        return jax.random.bits(jax.random.key(0), (4,))
+
+
+def noisy(h, m):
+    """A loop with a key in its state, and with keys and products in its outputs."""
+
+    def body(state, _):
+        (key, h), (key, new) = state, jax.random.split(state[0])
+        noise = jax.random.normal(new, (5, 1))
+        return (key, jnp.tanh(h @ m) + noise), (key, h.T)
+
+    (key, h), (keys, stacked) = lax.scan(body, (jax.random.key(0), h), length=3)
+    return jax.random.key_data(key), h, jax.random.key_data(keys), stacked
+
+
+@jax.custom_vjp
+def custom(h, m):
+    return jnp.sin(h) @ m
+
+
+custom.defvjp(
+    lambda h, m: (custom(h, m), (h, m)), lambda given, g: (g @ given[1], given[1])
+)
+
+
 # Functions of a 5 x 3 product h, which is stored as 3 x 5, and of 3 x 3 weights.
 CASES = {
     "elementwise": lambda h, m: (h * 2 - h[:, :1], jnp.where(h > 0, h, 1.0) + h[0]),
@@ -66,6 +94,31 @@ CASES = {
     "while": lambda h, m: lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ m + 9, h),
     "cond": lambda h, m: lax.cond(h.sum() > 0, lambda h: h @ m, lambda h: h + 1, h),
     "checkpoint": lambda h, m: jax.checkpoint(lambda h: jnp.sin(h @ m))(h),
+    "barrier": lambda h, m: lax.optimization_barrier((h @ m, h)),
+    "bits": lambda h, m: (h @ m, old_bits()),
+    "keys": lambda h, m: noisy(h, m),
+    "literals": lambda h, m: lax.scan(
+        lambda c, _: ((c[0] @ m, c[0], 2.0 * c[2]), 1), (h, h, 1.0), length=3
+    ),
+    "unused": lambda h, m: lax.switch(
+        jnp.argmax(h[0]), [lambda h, m: (h, h, 1), lambda h, m: (h @ m, h, 2)], h, m
+    ),
+    "several": lambda h, m: (lax.sort((h, h @ m), 0), lax.top_k(h.T, 2)),
+    "custom": lambda h, m: jax.grad(lambda h: custom(h, m).sum())(h),
+    "callback": lambda h, m: jax.pure_callback(
+        np.sin, jax.ShapeDtypeStruct((3, 5), h.dtype), h.T, vmap_method="expand_dims"
+    ),
+    "nothing": lambda h, m: (h[:0] @ m, h[:, :0] @ m[:0], h[:0].sum(0), h[:0, None]),
+    "numbers": lambda h, m: (
+        jnp.abs(lax.complex(h, h + 1) @ m.astype(complex)),
+        jnp.matmul(h > 0, m > 0, preferred_element_type=jnp.int32),
+        lax.clamp(0.0, h, h.max()),
+    ),
+    "linear algebra": lambda h, m: (
+        jnp.linalg.inv(h.T @ h + jnp.eye(3)),
+        jnp.linalg.qr(h @ m)[1] ** 2,
+        jnp.abs(jnp.fft.fft2(h.T)),
+    ),
     "gradient": jax.grad(lambda h, m: jnp.sum(jnp.tanh(h @ m) @ m.T), (0, 1)),
 }
 
@@ -83,6 +136,26 @@ def test_operations_have_the_values_of_the_plain_program(case, always):
         return CASES[case](values["x"] @ values["w"], values["m"])
 
     assert "(5, 3)" not in check(trial, values, {"w", "m"})
+
+
+@pytest.mark.parametrize("steps", [1, 1000])
+def test_the_number_of_steps_does_not_change_the_decision(steps):
+    """The loop with the largest state decides, not the one with most iterations."""
+
+    def trial(values):
+        def step(w, _):
+            return w + 0.1 * x.T @ jnp.tanh(x @ w), None
+
+        def measured(total, h):
+            return total + lax.cumsum(jnp.tanh(h @ values["w"][:, :2]), 1).sum(), None
+
+        x = jnp.ones((8, 64))
+        w, _ = lax.scan(step, values["w"], length=steps)
+        return w, lax.scan(measured, 0.0, jnp.ones((100, 200, 64)))[0]
+
+    values = {"w": jnp.zeros((3, 64, 32))}
+    text = check(trial, values, {"w"})
+    assert text != str(jax.make_jaxpr(over_trials(trial, values, {"w"}))(values))
 
 
 def steps_of(name, count=2):
