@@ -25,6 +25,7 @@ from stabjax._sweep.lanes import (
     trained,
     unfused,
 )
+from stabjax._sweep.layouts import over_trials
 from stabjax._sweep.program_cache import Memory
 from stabjax._sweep.settings import Settings
 from stabjax._sweep.unsharded import unsharded
@@ -69,7 +70,7 @@ class Program:
         self._maximize: tuple[str, ...] = ()
         # Jitted so that all methods share one trace.
         self._jitted = jax.jit(self._rung if settings.rungs else self._trial)
-        self._vmapped = jax.jit(self._by_vmap)
+        self._vmapped = [jax.jit(partial(self._by_vmap, cpu)) for cpu in (False, True)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Program, self.given
@@ -77,11 +78,9 @@ class Program:
     def results(self, shared: dict[str, Any], lanes: dict[str, Any]) -> TrainResult:
         """Trains a chunk and returns the complete result of its first trial."""
 
-        def lane(shared: _Variables, own: _Variables) -> TrainResult:
-            return self._result({**shared, **own})
-
-        traced = jax.jit(jax.vmap(lane, (None, 0))).trace(shared, lanes)
         (device,) = jnp.zeros(()).devices()
+        chunk = over_trials(jax.jit(self._result), device.platform == "cpu")
+        traced = jax.jit(chunk).trace(shared, lanes)
         found = compiled_for(traced, device)(shared, lanes)
         result: TrainResult = jax.tree.map(lambda leaf: leaf[0], found)
         return result
@@ -246,18 +245,15 @@ class Program:
         rules = Rules(given.divergence_factor, watched, given.evaluations)
         return training(*self._made(values), rules, products)
 
-    def _by_vmap(self, shared: _Variables, lanes: _Variables) -> Any:
+    def _by_vmap(self, on_cpu: bool, shared: _Variables, lanes: _Variables) -> Any:
         """Trains a chunk."""
-
-        def lane(shared: _Variables, own: _Variables) -> Any:
-            return self._jitted({**shared, **own})[1]
-
-        return jax.vmap(lane, (None, 0))(shared, lanes)
+        trial = over_trials(lambda values: self._jitted(values)[1], on_cpu)
+        return trial(shared, lanes)
 
     def _chunk(self, shared_seed: bool, engine: str, device: jax.Device) -> Any:
         """Returns a jitted function that trains a chunk."""
         if engine == "vmap":
-            return self._vmapped
+            return self._vmapped[device.platform == "cpu"]
         found = self._lanes(shared_seed, device.platform)
         if found is None:
             raise RuntimeError(f"Cannot run these trials with engine {engine!r}.")

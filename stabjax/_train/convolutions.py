@@ -40,12 +40,12 @@ def with_products(function: Callable[..., Any]) -> Callable[..., Any]:
 def _has_convolution(jaxpr: Any) -> bool:
     return any(
         equation.primitive is lax.conv_general_dilated_p
-        or any(map(_has_convolution, _programs(equation.params)))
+        or any(map(_has_convolution, programs(equation.params)))
         for equation in jaxpr.eqns
     )
 
 
-def _programs(params: dict[str, Any]) -> list[Any]:
+def programs(params: dict[str, Any]) -> list[Any]:
     """Returns the programs among the parameters of a primitive."""
     parts = [p for v in params.values() for p in (v if _is_sequence(v) else (v,))]
     return [getattr(part, "jaxpr", part) for part in parts if hasattr(part, "eqns")]
@@ -66,7 +66,8 @@ def _evaluated(
         return atom.val if isinstance(atom, core.Literal) else known[atom]
 
     for equation in jaxpr.eqns:
-        found = _outputs(equation, [*map(read, equation.invars)])
+        with equation.ctx.manager:  # such as the implementation of random bits
+            found = _outputs(equation, [*map(read, equation.invars)])
         known.update(zip(equation.outvars, found, strict=True))
     return [*map(read, jaxpr.outvars)]
 
@@ -75,7 +76,7 @@ def _outputs(equation: Any, values: list[Any]) -> list[Any]:
     primitive, params = equation.primitive, equation.params
     if primitive is lax.conv_general_dilated_p and params["batch_group_count"] == 1:
         return [_convolved(values, params)]
-    inner = _programs(params)
+    inner = programs(params)
     if any(map(_has_convolution, inner)):
         if primitive.name in _CALLS:
             return [*jax.jit(_function(params["jaxpr"]))(*values)]
@@ -85,10 +86,10 @@ def _outputs(equation: Any, values: list[Any]) -> list[Any]:
             return [*jax.checkpoint(body, policy=policy, prevent_cse=prevent)(*values)]
         for name in _LOOPS.get(primitive.name, ()):
             params = {**params, name: _replaced(params[name])}
-    return _bound(primitive, params, values)
+    return bound(primitive, params, values)
 
 
-def _bound(primitive: Any, params: dict[str, Any], values: list[Any]) -> list[Any]:
+def bound(primitive: Any, params: dict[str, Any], values: list[Any]) -> list[Any]:
     """Applies a primitive. Up to JAX 0.9, functions are not among its parameters."""
     given, functions = primitive.get_bind_params(params), ()
     if isinstance(given, tuple):

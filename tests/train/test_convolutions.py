@@ -109,3 +109,12 @@ def test_convolutions_in_calls_and_loops_are_products(function):
     batched = jax.vmap(changed, (None, 0))
     assert convolutions(batched, x, kernels) == 0
     assert convolutions(jax.vmap(function, (None, 0)), x, kernels) > 0
+
+
+def test_the_settings_of_other_operations_stay_the_same():
+    def function(x, w):
+        with jax.threefry_partitionable(False):
+            return conv(x, w), jax.random.bits(jax.random.key(0), (4,))
+
+    x, w = jnp.ones((2, 5, 5, 1)), jnp.ones((3, 3, 1, 2))
+    assert (with_products(function)(x, w)[1] == function(x, w)[1]).all()

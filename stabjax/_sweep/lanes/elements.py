@@ -45,8 +45,8 @@ convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 flo
 integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not
 or population_count pow reduce_precision rem round rsqrt select_n shift_left
 shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor"""
-_ELEMENTWISE = frozenset(_NAMES.split())
-_SAME = {"copy", "copy_p", "optimization_barrier", "stop_gradient", "pvary"}
+ELEMENTWISE = frozenset(_NAMES.split())
+UNCHANGED = {"copy", "copy_p", "optimization_barrier", "stop_gradient", "pvary"}
 # The number of inputs whose elements move; the others are positions.
 _MOVES: dict[str, int | None] = {
     "broadcast_in_dim": 1,
@@ -106,9 +106,9 @@ def elements_of(array: Any) -> Elements:
 
 def _outputs(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     name = equation.primitive.name
-    if name in _SAME or name == "reduce_precision" and _is_exact(equation):
+    if name in UNCHANGED or name == "reduce_precision" and _is_exact(equation):
         return inputs
-    if name in _ELEMENTWISE:
+    if name in ELEMENTWISE:
         return [_elementwise(_function(equation), inputs)]
     if name == "add_any":
         return [_elementwise(lax.add, inputs)]
