@@ -290,9 +290,9 @@ def evaluated(
         return atom.value if isinstance(atom, Constant) else known[atom]
 
     for equation in equations:
-        values = [*map(read, equation.inputs)]
+        inputs = [*map(read, equation.inputs)]
         with equation.context.manager:  # such as the implementation of random bits
-            found = bind(equation.primitive, equation.params, values)
+            found = bind(equation.primitive, equation.params, inputs)
         known.update(zip(equation.outputs, found, strict=True))
     return read
 
