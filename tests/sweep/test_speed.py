@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import stabjax
-from stabjax._sweep import program, program_cache
+from stabjax._sweep import layouts, program, program_cache
 
 pytestmark = pytest.mark.slow
 STEPS = 1000
@@ -50,6 +50,23 @@ def test_lanes_are_faster_than_vmap(monkeypatch):
     monkeypatch.setattr(program_cache, "remembered", {})
     assert swept().engine == "vmap"
     assert cpu_seconds(lambda: swept().status.values) > 1.4 * lanes
+
+
+def test_layouts_are_faster_than_those_of_xla(monkeypatch):
+    """1.5 times was measured, for 512 networks of two layers and 100 steps."""
+    space = stabjax.grid(
+        max_norm=np.logspace(-1, 1, 8), rate=np.logspace(-3, -1, 32), seed=range(2)
+    )
+    given = stabjax.problems.digits_mlp(), make_optimizer, space
+
+    def swept():
+        return stabjax.sweep(*given, steps=100, progress=False).status.values
+
+    ours = cpu_seconds(swept)
+    monkeypatch.setattr(layouts.programs, "_WORTH", 0.0)
+    monkeypatch.setattr(program_cache, "remembered", {})
+    plain = cpu_seconds(swept)
+    assert plain > 1.15 * ours
 
 
 def test_overflow_protection_under_vmap_is_cheap(monkeypatch):
