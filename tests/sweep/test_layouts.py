@@ -160,6 +160,21 @@ def test_the_number_of_steps_does_not_change_the_decision(steps):
     assert text != str(jax.make_jaxpr(over_trials(trial, values, {"w"}))(values))
 
 
+def test_what_another_version_of_jax_has_changed_stays_the_same(always, monkeypatch):
+    def missing(equation, kinds):
+        raise KeyError("num_consts")
+
+    values, own = {"w": jnp.ones((2, 4, 3)), "x": jnp.ones((5, 4))}, {"w"}
+
+    def trial(values):
+        return lax.fori_loop(0, 2, lambda _, h: h + 1, values["x"] @ values["w"])
+
+    plain = str(jax.make_jaxpr(over_trials(trial, values, own))(values))
+    assert check(trial, values, own) != plain
+    monkeypatch.setitem(programs._RULES, "scan", missing)
+    assert check(trial, values, own) == plain
+
+
 def steps_of(name, count=2):
     """A function that trains a problem for a few steps."""
     problem = PROBLEMS[name]()

@@ -75,19 +75,31 @@ def with_layouts(
 
     def changed(values: dict[str, Any]) -> Any:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(values)
-        named = sorted(values.items())
-        kinds = [Kind(plain(np.ndim(value)), name in own) for name, value in named]
-        plan = _planned(closed, kinds)
-        # The number of steps or of records must not change the decision, so that a
-        # rerun has the same bits.
-        cost = plan.loop.cost if any(plan.loop.cost) else plan.cost
-        if cost.moved >= _WORTH * cost.plain:
+        try:
+            found = _worthwhile(closed, values, own)
+        except Exception:  # the parameters of operations depend on the version of JAX
+            found = None
+        if found is None:
             return function(values)
-        orders = [plain(rank_of(atom)) for atom in plan.jaxpr.outvars]
-        found = _evaluated(plan, [value for _, value in named], orders)
         return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
     return changed
+
+
+def _worthwhile(
+    program: Any, values: dict[str, Any], own: Collection[str]
+) -> list[Any] | None:
+    """Evaluates a program in other orders of axes, or returns None if it is slower."""
+    named = sorted(values.items())
+    kinds = [Kind(plain(np.ndim(value)), name in own) for name, value in named]
+    plan = _planned(program, kinds)
+    # The number of steps or of records must not change the decision, so that a rerun
+    # has the same bits.
+    cost = plan.loop.cost if any(plan.loop.cost) else plan.cost
+    if cost.moved >= _WORTH * cost.plain:
+        return None
+    orders = [plain(rank_of(atom)) for atom in plan.jaxpr.outvars]
+    return _evaluated(plan, [value for _, value in named], orders)
 
 
 def _planned(program: Any, kinds: Sequence[Kind]) -> _Plan:
