@@ -26,8 +26,10 @@ _CPU_WIDTHS, _DEVICE_WIDTHS = (32, 4096), (1024, 65536)
 # only has to be large enough to hide the time between two chunks. With several chunks,
 # the host prepares and copies some of them while the device trains another. On two
 # cores, 1,048,576 runs of 1,000 steps with two weights take 488 ms in chunks of 16,384,
-# 431 ms in chunks of 65,536 and 422 ms in chunks of 131,072.
-_CPU_LANES, _DEVICE_LANES, _FEW_LANES = 2**16, 2**18, 2**10
+# 431 ms in chunks of 65,536 and 422 ms in chunks of 131,072. Chunks of long runs are
+# narrower on CPU, so that less is lost in an interruption.
+_CPU_LANES, _DEVICE_LANES, _FEW_LANES = (2**14, 2**16), 2**18, 2**10
+_CPU_STEPS = 2**27  # steps of all runs in a chunk
 
 
 def auto_width(parameters: int, device: jax.Device, memory: int = 0) -> int:
@@ -48,9 +50,11 @@ def auto_width(parameters: int, device: jax.Device, memory: int = 0) -> int:
     return int(2 ** (fits.bit_length() - 1))
 
 
-def lanes_width(trials: int, device: jax.Device, devices: int) -> int:
+def lanes_width(trials: int, steps: int, device: jax.Device, devices: int) -> int:
     """Returns the chunk width for lanes, in even parts for all devices."""
-    limit = _CPU_LANES if device.platform == "cpu" else _DEVICE_LANES
+    limit = _DEVICE_LANES
+    if device.platform == "cpu":
+        limit = int(np.clip(_CPU_STEPS // steps, *_CPU_LANES))
     parts = max(math.ceil(trials / limit), min(devices, math.ceil(trials / _FEW_LANES)))
     return math.ceil(trials / parts)
 

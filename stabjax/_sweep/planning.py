@@ -189,10 +189,11 @@ def _width(
     device, devices = place.devices[0], len(place.devices)
     parameters, memory, _ = program.shapes()
     auto = auto_width(parameters, device, memory)
-    width = chunk_size or lanes_width(len(trials), device, devices)
+    settings = program.settings
+    width = chunk_size or lanes_width(len(trials), settings.steps, device, devices)
     if program.engine(width, False, device) == "lanes":
         return width, False, "lanes"
-    if (settings := program.settings).rungs:
+    if settings.rungs:
         # Small enough that the points that survive all rungs still fill a chunk.
         reduction = (settings.eta or 1.0) ** (len(settings.rungs) - 1)
         width = chunk_size or min(auto, math.ceil(len(trials) / reduction))
