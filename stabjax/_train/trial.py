@@ -82,7 +82,7 @@ def train(
         `problem.evaluate` and of `step`, by name, that returns whether to stop, such as
         `lambda test_loss, step: (step >= 500) & (test_loss > 2.0)`. After that, the
         parameters and all other states are unchanged, and recorded values are NaN. It
-        needs `evaluate_every`. **Static.**
+        needs `evaluate_every`. It supports `jax.jvp`, but not `jax.grad`. **Static.**
       divergence_factor: a loss above this multiple of the initial loss counts as
         diverged, > 0. Pass inf to disable the bound. **Traceable.**
       summaries: names of loss summaries. `"mean_loss"` is the mean loss over all steps,

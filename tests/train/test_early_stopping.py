@@ -118,6 +118,17 @@ def test_all_runs_of_a_batch_that_are_done_end_the_loop():
     assert sorted({*steps}) == [*range(1, 8), 1000]  # and the final evaluation
 
 
+def test_forward_derivatives_pass_through_early_stopping():
+    def final_loss(rate, **given):
+        given |= {"steps": 10, "evaluate_every": 2}
+        return stabjax.train(PROBLEM, optax.sgd(rate), KEY, **given).final_loss
+
+    rule = stabjax.EarlyStopping("test_loss", patience=9)
+    stopped = lambda rate: final_loss(rate, stop=rule)  # noqa: E731
+    found = jax.jvp(stopped, (0.1,), (1.0,))[1]
+    np.testing.assert_allclose(found, jax.grad(final_loss)(0.1), 1e-6)
+
+
 def test_the_parameters_of_a_function_may_be_positional_only():
     def stop(step, /, test_loss):
         return (step >= 3) & (test_loss < 9)
