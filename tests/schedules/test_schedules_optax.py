@@ -144,7 +144,7 @@ ACCUMULATING = {
 @pytest.mark.slow
 def test_values_are_exactly_those_of_optax(name):
     draw = Draw(seed=name, fractional=True)
-    for _ in range(25):
+    for _ in range(10):
         arguments = draw.arguments(name)
         ours = getattr(stabjax, name)(*arguments)
         theirs = getattr(optax.schedules, name)(*arguments)
