@@ -64,7 +64,8 @@ PYTHON_NEWEST = $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev
 # What leans most on JAX, Optax and Flax.
 CORE := tests/test_norms.py tests/test_metrics.py tests/clipping/test_clipping.py \
   tests/clipping/test_transformations.py tests/guards \
-  tests/schedules/test_schedules.py tests/train tests/sweep/test_sweep.py tests/sweep/test_space.py
+  tests/schedules/test_schedules.py tests/train tests/sweep/test_sweep.py tests/sweep/test_space.py \
+  tests/sweep/test_lanes.py tests/sweep/test_fusion.py tests/sweep/test_layouts.py
 
 .venv-oldest/.dev: pyproject.toml .ci/floors.py
 	$(PYTHON) -m venv .venv-oldest
