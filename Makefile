@@ -53,7 +53,8 @@ conformance: $(VENV)/.dev  ## docs/conformance.md, after `make test slow`
 numerics: $(VENV)/.dev
 	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -n 2 $(ARGS) \
 	  tests/test_norms.py tests/clipping/test_clipping.py tests/clipping/test_clipping_derivatives.py \
-	  tests/clipping/test_clipping_like_optax.py tests/clipping/test_transformations.py tests/train
+	  tests/clipping/test_clipping_like_optax.py tests/clipping/test_transformations.py \
+	  tests/train/test_train.py tests/train/test_convolutions.py
 
 # The newest Python: by its name, or the one pyenv keeps (its shim answers to no version
 # that is not chosen). Empty where there is none.
