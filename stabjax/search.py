@@ -69,6 +69,7 @@ def ask(
 
     Raises:
       ValueError: If `n` is not positive, or there are no axes.
+      TypeError: If an axis is not a distribution.
 
     Example:
       >>> import optuna, stabjax
@@ -91,6 +92,13 @@ def ask(
     n = as_integer("n", n)
     if not axes:
         raise ValueError("ask requires at least one axis with a distribution.")
+    for name, axis in axes.items():
+        if not isinstance(axis, BaseDistribution):
+            raise TypeError(
+                f"{name} must be a distribution of Optuna, such as "
+                f"optuna.distributions.FloatDistribution(1e-3, 1.0, log=True), got "
+                f"{type(axis).__name__}."
+            )
     asked = _asked_before(study, store, n, axes) if store is not None else []
     while len(asked) < n:
         trial = study.ask(axes)

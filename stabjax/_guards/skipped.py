@@ -24,7 +24,9 @@ def unless_skipped(opt_state: optax.OptState, new: _T, old: _T) -> _T:
     Args:
       opt_state: the optimizer state after the update, with guards at any depth.
       new: any tree of arrays, such as the batch statistics after the step.
-      old: a tree of the same structure from before the step.
+      old: a tree of the same structure from before the step. In Flax NNX, copy it with
+        `nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))`, because `nnx.state` returns
+        references that change with the model.
 
     Returns:
       `old` if a guard skipped the update, and `new` otherwise.

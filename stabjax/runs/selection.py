@@ -169,6 +169,14 @@ def best(
 def _nothing_is_best(
     runs: xr.Dataset, variable: str, means: np.ndarray[Any, Any]
 ) -> str:
+    missing = runs[variable].isnull()
+    if np.isnan(means).all() and not missing.all():
+        count = int(missing.sum())
+        return (
+            f"no point is complete because {variable} is missing for {count} of "
+            f"{missing.size} runs. Select seeds that are complete, such as with "
+            f"runs.dropna('seed')."
+        )
     if np.isnan(means).all():
         return f"no run is complete because {variable} is NaN everywhere."
     latest = int(runs["diverged_at"].max())

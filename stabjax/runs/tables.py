@@ -35,6 +35,11 @@ def table_of(
     scores = _along(scores, axis)
     others = [d for d in scores.dims if d not in ("seed", axis)]
     point = scores.mean("seed", skipna=False).fillna(np.inf)
+    if scores.isnull().any("seed").all():
+        raise ValueError(
+            f"{axis} has no best value: no point of the runs is complete. Select seeds "
+            f"that are complete, such as with runs.dropna('seed')."
+        )
     if not np.isfinite(point).any():
         raise ValueError(
             f"{axis} has no best value: no point of the runs has finished without a "

@@ -225,9 +225,10 @@ def test_a_bad_traced_value_gives_nan():
 @pytest.mark.parametrize(
     "strategy, last", [("cos", 0.03552856255), ("linear", -0.1179285714)]
 )
-def test_one_cycle_holds_the_value_at_its_last_step(strategy, last):
+def test_one_cycle_ends_at_its_final_value_after_an_overshoot(strategy, last):
     schedule, _ = one_cycle(strategy, three_phase=False)
-    np.testing.assert_allclose(schedule(jnp.array([12, 13, 500])), last, 1e-5)
+    found = schedule(jnp.array([11, 12, 13, 500]))
+    np.testing.assert_allclose(found, [1e-3, last, 1e-3, 1e-3], 1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["cos", "linear"])

@@ -149,6 +149,16 @@ def test_what_has_not_run_is_left_out_and_counted():
         stabjax.runs.optimum(runs * np.nan, "rate")
 
 
+def test_runs_of_a_single_seed_so_far_are_not_called_diverged():
+    runs = valley(0.1)
+    runs["final_loss"][:, 1:], runs["status"][:, 1:] = np.nan, -1
+    with pytest.raises(ValueError, match="no point of the runs is complete"):
+        stabjax.runs.optimum(runs, "rate")
+    with pytest.raises(ValueError, match="final_loss is missing for 63 of 72 runs"):
+        stabjax.runs.best(runs)
+    assert stabjax.runs.best(runs.dropna("seed")).seeds == 1
+
+
 def test_other_axes_are_at_the_best_point_or_selected():
     both = xr.concat([valley(0.03) + 1, valley(0.3)], dim="kind")
     both = both.assign_coords(kind=["a", "b"], fixed=3)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
 import stabjax
 from stabjax._sweep.store import Store
@@ -140,6 +141,14 @@ def test_what_was_not_run_is_told_as_failed_and_others_are_refused():
     with pytest.raises(ValueError, match="runs must contain open trials"):
         stabjax.search.tell(study, runs)
     assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_an_axis_must_be_a_distribution_of_optuna():
+    study = optuna.create_study()
+    for wrong in ([0.1, 1.0], scipy.stats.loguniform(1e-3, 1.0), 0.1):
+        with pytest.raises(TypeError, match="rate must be a distribution of Optuna"):
+            stabjax.search.ask(study, 3, **(AXES | {"rate": wrong}))
+    assert not study.trials
 
 
 @pytest.mark.parametrize(

@@ -197,12 +197,12 @@ def one_cycle_lr(
         M/d -> M -> M/d -> M/(d F)    at 0, p T - 1, 2 p T - 2, T - 1  (three_phase)
 
     Phases are half cosines or linear. Their boundaries are not rounded, so the peak is
-    only reached if p T is an integer. The last step is T - 1. PyTorch allows one more
-    step, at which it overshoots the final value (below 0 for "linear"), and then raises
-    an error. Here, the value at step T is kept. Phases without steps, for which PyTorch
-    divides by zero, are omitted. For the momentum that PyTorch cycles inversely to the
-    learning rate, from 0.95 to 0.85 and back, use `one_cycle_lr(0.85, ...,
-    div_factor=0.85 / 0.95, final_div_factor=1)`.
+    only reached if p T is an integer. The last step is T - 1. At step T, as in PyTorch,
+    the schedule overshoots the final value (below 0 for "linear"). After that, PyTorch
+    raises an error, and the final value is returned here. Phases without steps, for
+    which PyTorch divides by zero, are omitted. For the momentum that PyTorch cycles
+    inversely to the learning rate, from 0.95 to 0.85 and back, use `one_cycle_lr(0.85,
+    ..., div_factor=0.85 / 0.95, final_div_factor=1)`.
 
     Args:
       max_lr: M, the peak. **Traceable.**
@@ -247,6 +247,7 @@ def one_cycle_lr(
     no_last_phase = boundaries[-1] == boundaries[-2]
 
     def schedule(count: Number) -> Number:
+        too_late = since(count, steps) > select(no_last_phase, jnp.inf, 0)
         count = jnp.minimum(count, steps - select(no_last_phase, 1, 0))
         value: Number = jnp.nan
         for phase in reversed(range(len(values) - 1)):
@@ -262,7 +263,7 @@ def one_cycle_lr(
                 value = jnp.where(over > 0, on_the_way, here)  # PyTorch's overshoot
             else:
                 value = jnp.where(over <= 0, here, value)
-        return nan_unless(good, value)
+        return nan_unless(good, jnp.where(too_late, values[-1], value))
 
     return schedule
 
