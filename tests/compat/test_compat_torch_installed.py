@@ -24,7 +24,10 @@ def optimizer_of(rate):
 
 
 def observed(make, field="lr"):
-    """The values of a scheduler, made from its optimizer; after an error, the last."""
+    """The values of a scheduler, from its optimizer; after an error, the final one.
+
+    `OneCycleLR` raises a ValueError one step after its final value.
+    """
 
     def values(base_lr=0.1, **numbers):
         optimizer = optimizer_of(base_lr)
@@ -36,8 +39,9 @@ def observed(make, field="lr"):
                 found.append(optimizer.param_groups[0][field])
                 try:
                     scheduler.step()
-                except (ValueError, ZeroDivisionError):
-                    return found + [found[-1]] * (len(COUNTS) - len(found))
+                except (ValueError, ZeroDivisionError) as error:
+                    final = found[-2 if isinstance(error, ValueError) else -1]
+                    return found + [final] * (len(COUNTS) - len(found))
         return found
 
     return values

@@ -199,8 +199,8 @@ def one_cycle_lr(
     Phases are half cosines or linear. Their boundaries are not rounded, so the peak is
     only reached if p T is an integer. The last step is T - 1. At step T, as in PyTorch,
     the schedule overshoots the final value (below 0 for "linear"). After that, PyTorch
-    raises an error, and the final value is returned here. Phases without steps, for
-    which PyTorch divides by zero, are omitted. For the momentum that PyTorch cycles
+    raises an error, and the value at step T - 1 is returned here. Phases without steps,
+    for which PyTorch divides by zero, are omitted. For the momentum that PyTorch cycles
     inversely to the learning rate, from 0.95 to 0.85 and back, use `one_cycle_lr(0.85,
     ..., div_factor=0.85 / 0.95, final_div_factor=1)`.
 
@@ -247,8 +247,8 @@ def one_cycle_lr(
     no_last_phase = boundaries[-1] == boundaries[-2]
 
     def schedule(count: Number) -> Number:
-        too_late = since(count, steps) > select(no_last_phase, jnp.inf, 0)
-        count = jnp.minimum(count, steps - select(no_last_phase, 1, 0))
+        too_late = since(count, steps) > 0
+        count = jnp.minimum(count, steps - select(too_late | no_last_phase, 1, 0))
         value: Number = jnp.nan
         for phase in reversed(range(len(values) - 1)):
             start, end = boundaries[phase : phase + 2]
@@ -263,7 +263,7 @@ def one_cycle_lr(
                 value = jnp.where(over > 0, on_the_way, here)  # PyTorch's overshoot
             else:
                 value = jnp.where(over <= 0, here, value)
-        return nan_unless(good, jnp.where(too_late, values[-1], value))
+        return nan_unless(good, value)
 
     return schedule
 
