@@ -79,13 +79,15 @@ def labelled_chunk(
 ) -> xr.Dataset:
     """Returns the results of a chunk as a dataset along the dimension `trial`."""
     rows = plan.space.rows
-    coords: dict[str, Any] = {
-        axis.name: ("trial", axis.labels[rows[axis.name][chunk.trials]])
+    coords = {
+        axis.name: _variable("trial", axis.labels[rows[axis.name][chunk.trials]], {})
         for axis in plan.space.axes
     }
     coords |= _steps(plan)
     variables = {
-        name: (_dims(name, values, ["trial"], "step"), values, _direction(name, plan))
+        name: _variable(
+            _dims(name, values, ["trial"], "step"), values, _direction(name, plan)
+        )
         for name, values in results.items()
         if not name.startswith(STATE)
     }

@@ -16,6 +16,8 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
+from stabjax._train.jaxprs import bound, is_sequence, programs
+
 _CALLS = ("jit", "pjit", "closed_call", "core_call")
 _REMATS = ("checkpoint", "remat", "remat2")
 # Primitives with programs as parameters that can be replaced.
@@ -43,16 +45,6 @@ def _has_convolution(jaxpr: Any) -> bool:
         or any(map(_has_convolution, programs(equation.params)))
         for equation in jaxpr.eqns
     )
-
-
-def programs(params: dict[str, Any]) -> list[Any]:
-    """Returns the programs among the parameters of a primitive."""
-    parts = [p for v in params.values() for p in (v if _is_sequence(v) else (v,))]
-    return [getattr(part, "jaxpr", part) for part in parts if hasattr(part, "eqns")]
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, tuple | list)
 
 
 def _evaluated(
@@ -89,15 +81,6 @@ def _outputs(equation: Any, values: list[Any]) -> list[Any]:
     return bound(primitive, params, values)
 
 
-def bound(primitive: Any, params: dict[str, Any], values: list[Any]) -> list[Any]:
-    """Applies a primitive. Up to JAX 0.9, functions are not among its parameters."""
-    given, functions = primitive.get_bind_params(params), ()
-    if isinstance(given, tuple):
-        functions, given = given
-    found = primitive.bind(*functions, *values, **given)
-    return [*found] if primitive.multiple_results else [found]
-
-
 def _function(program: Any) -> Callable[..., list[Any]]:
     jaxpr, constants = (
         getattr(program, "jaxpr", program),
@@ -107,7 +90,7 @@ def _function(program: Any) -> Callable[..., list[Any]]:
 
 
 def _replaced(program: Any) -> Any:
-    if _is_sequence(program):
+    if is_sequence(program):
         return type(program)(map(_replaced, program))
     shapes = [
         jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in program.jaxpr.invars

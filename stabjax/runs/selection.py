@@ -169,16 +169,15 @@ def best(
 def _nothing_is_best(
     runs: xr.Dataset, variable: str, means: np.ndarray[Any, Any]
 ) -> str:
-    missing = runs[variable].isnull()
-    if np.isnan(means).all() and not missing.all():
-        count = int(missing.sum())
-        return (
-            f"no point is complete because {variable} is missing for {count} of "
-            f"{missing.size} runs. Select seeds that are complete, such as with "
-            f"runs.dropna('seed')."
-        )
     if np.isnan(means).all():
-        return f"no run is complete because {variable} is NaN everywhere."
+        missing = runs[variable].isnull()
+        if missing.all():
+            return f"no run is complete because {variable} is NaN everywhere."
+        return (
+            f"no point is complete because {variable} is missing for "
+            f"{int(missing.sum())} of {missing.size} runs. Select seeds that are "
+            f"complete, such as with runs.dropna('seed')."
+        )
     latest = int(runs["diverged_at"].max())
     return (
         f"there is no best point because every point has a diverged run (the last one "

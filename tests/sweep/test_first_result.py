@@ -109,10 +109,18 @@ def test_a_sweep_does_not_import_dask():
 import sys, optax, stabjax
 space = stabjax.grid(rate=[0.1, 0.2], clip=[1, 2], seed=range(2))
 make = lambda rate, clip: optax.chain(optax.clip(clip), optax.sgd(rate))
+chunks = []
 runs = stabjax.sweep(
-    stabjax.problems.quadratic(), make, space, steps=4, record_every=2, evaluate_every=2
+    stabjax.problems.quadratic(),
+    make,
+    space,
+    steps=4,
+    record_every=2,
+    evaluate_every=2,
+    on_chunk=chunks.append,
 )
 assert runs.loss.dims == ("rate", "clip", "seed", "step")
+assert chunks[0].loss.dims == ("trial", "step")
 assert "dask" not in sys.modules
 """
     pytest.importorskip("dask")

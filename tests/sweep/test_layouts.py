@@ -42,7 +42,11 @@ def check(trial, values, own, rtol=1e-5, atol=1e-5):
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         np.testing.assert_allclose(a, b, rtol, atol)
-    return str(jax.make_jaxpr(changed)(values))
+    return text_of(changed, values)
+
+
+def text_of(function, values):
+    return str(jax.make_jaxpr(function)(values))
 
 
 def old_bits():
@@ -136,6 +140,7 @@ def test_operations_have_the_values_of_the_plain_program(case, always):
         return CASES[case](values["x"] @ values["w"], values["m"])
 
     text = check(trial, values, {"w", "m"})
+    assert text != text_of(over_trials(trial, values, {"w", "m"}), values)
     if jax.__version_info__ >= (0, 10):  # JAX 0.8 also broadcasts constants
         assert "(5, 3)" not in text
 
@@ -157,7 +162,7 @@ def test_the_number_of_steps_does_not_change_the_decision(steps):
 
     values = {"w": jnp.zeros((3, 64, 32))}
     text = check(trial, values, {"w"})
-    assert text != str(jax.make_jaxpr(over_trials(trial, values, {"w"}))(values))
+    assert text != text_of(over_trials(trial, values, {"w"}), values)
 
 
 def test_what_another_version_of_jax_has_changed_stays_the_same(always, monkeypatch):
@@ -169,7 +174,7 @@ def test_what_another_version_of_jax_has_changed_stays_the_same(always, monkeypa
     def trial(values):
         return lax.fori_loop(0, 2, lambda _, h: h + 1, values["x"] @ values["w"])
 
-    plain = str(jax.make_jaxpr(over_trials(trial, values, own))(values))
+    plain = text_of(over_trials(trial, values, own), values)
     assert check(trial, values, own) != plain
     monkeypatch.setitem(programs._RULES, "scan", missing)
     assert check(trial, values, own) == plain
@@ -192,7 +197,9 @@ def steps_of(name, count=2):
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_problems_have_the_values_of_the_plain_program(name, always):
     values = {"rate": jnp.array([0.01, 0.1]), "seed": jnp.array(0)}
-    check(steps_of(name), values, {"rate"}, 1e-4, 1e-5)
+    trial, own = steps_of(name), {"rate"}
+    text = check(trial, values, own, 1e-4, 1e-5)
+    assert text != text_of(over_trials(trial, values, own), values)
 
 
 def transposed(jaxpr, inside=False):
@@ -222,10 +229,9 @@ def test_the_step_of_an_mlp_transposes_no_weights_of_the_first_layer(own):
 def test_programs_with_other_transposes_stay_the_same(name):
     values = {"rate": jnp.zeros(3), "seed": jnp.array(0)}
     trial, own = steps_of(name), {"rate"}
-    changed = jax.make_jaxpr(over_trials(with_layouts(trial, own), values, own))
-    assert str(changed(values)) == str(
-        jax.make_jaxpr(over_trials(trial, values, own))(values)
-    )
+    changed = over_trials(with_layouts(trial, own), values, own)
+    plain = over_trials(trial, values, own)
+    assert text_of(changed, values) == text_of(plain, values)
 
 
 def make_optimizer(rate):

@@ -15,10 +15,10 @@ from stabjax._sweep.lanes.equations import (
     Constant,
     Equation,
     Inexpressible,
-    bind,
     by_numpy,
     flat,
 )
+from stabjax._train.jaxprs import bound
 
 
 class Elements(NamedTuple):
@@ -140,7 +140,7 @@ def _function(equation: Equation) -> Callable[..., Any]:
             found = by_numpy(name, params, [*map(np.asarray, values)])
             if found is not None:
                 return found
-        return bind(equation.primitive, params, values)[0]
+        return bound(equation.primitive, params, values)[0]
 
     return lax.select_n if name == "select_n" else function
 
@@ -190,7 +190,7 @@ def _moved(equation: Equation, inputs: list[Elements]) -> list[Elements]:
         found = np.split(places[0], starts, equation.params["axis"])
     else:
         with jax.ensure_compile_time_eval():
-            found = bind(equation.primitive, equation.params, [*places, *rest])
+            found = bound(equation.primitive, equation.params, [*places, *rest])
             found = [*map(np.asarray, found)]
     if any(((x < 0) | (x >= len(elements))).any() for x in found):
         raise Inexpressible(f"{name} beyond the bounds")

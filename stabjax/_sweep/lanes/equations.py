@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from stabjax._train.jaxprs import bound
+
 # Call primitives that can be inlined. Their names depend on the version of JAX.
 _CALLS = """checkpoint closed_call core_call custom_jvp_call custom_vjp_call
 custom_vjp_call_jaxpr jit pjit remat remat2"""
@@ -247,12 +249,6 @@ def by_numpy(
     return None if found is None else np.asarray(found)
 
 
-def bind(primitive: Any, params: dict[str, Any], values: Sequence[Any]) -> list[Any]:
-    """Applies a primitive and returns its outputs as a list."""
-    found = primitive.bind(*values, **params)
-    return [*found] if primitive.multiple_results else [found]
-
-
 def dependent(program: Flat, given: Collection[int]) -> set[int]:
     """Returns the given variables and all variables that depend on them."""
     found = set(given)
@@ -292,7 +288,7 @@ def evaluated(
     for equation in equations:
         inputs = [*map(read, equation.inputs)]
         with equation.context.manager:  # such as the implementation of random bits
-            found = bind(equation.primitive, equation.params, inputs)
+            found = bound(equation.primitive, equation.params, inputs)
         known.update(zip(equation.outputs, found, strict=True))
     return read
 

@@ -19,13 +19,13 @@ from stabjax._sweep.lanes.equations import (
     Constant,
     Equation,
     Flat,
-    bind,
     dependent,
     evaluated,
     needed,
     used,
 )
 from stabjax._sweep.lanes.fusion import fused, is_fusible
+from stabjax._train.jaxprs import bound
 
 # XLA never computes these twice.
 _EXPENSIVE = "div rem sqrt rsqrt exp log pow sin cos tan tanh logistic erf"
@@ -107,7 +107,7 @@ def _fused(section: _Section, inputs: list[Any]) -> list[Any] | None:
             read = (a.value if isinstance(a, Constant) else known[a] for a in atoms)
             found = [*map(vector, read)]
             if primitive.name != "broadcast_in_dim":
-                found = bind(primitive, params, found)
+                found = bound(primitive, params, found)
             (known[output],) = found
         return [known[i] for i in section.outputs]
 

@@ -18,7 +18,7 @@ from stabjax._sweep.layouts.steps import (
     renumbered,
     shape_of,
 )
-from stabjax._train.convolutions import bound
+from stabjax._train.jaxprs import bound
 
 
 def product(equation: Any, kinds: list[Kind]) -> Step | None:

@@ -23,7 +23,7 @@ from stabjax._sweep.layouts.steps import (
     shape_of,
     unchanged,
 )
-from stabjax._train.convolutions import programs
+from stabjax._train.jaxprs import programs
 
 # Largest ratio of transposed elements to those that XLA transposes. It is 0.3 for the
 # digits MLP, and 0.8 to 2.7 for recurrent, convolutional and attention networks.

@@ -22,7 +22,7 @@ from stabjax._sweep.layouts.steps import (
     renumbered,
     shape_of,
 )
-from stabjax._train.convolutions import bound
+from stabjax._train.jaxprs import bound
 
 Rule = Callable[[Any, list[Kind]], Step | None]
 

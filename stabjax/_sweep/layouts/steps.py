@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from stabjax._train.convolutions import bound
+from stabjax._train.jaxprs import bound
 
 Order = tuple[int, ...]  # the original axis at each axis of an array
 Apply = Callable[[list[Any]], Sequence[Any]]
