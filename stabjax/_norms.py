@@ -1,5 +1,6 @@
 """Norms of pytrees on any mesh, without overflow or underflow."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,10 +21,14 @@ _FEW = 64  # elements that can be summed twice
 
 
 class ScaledNorm(NamedTuple):
-    """A norm `value * unit` whose parts stay finite even if their product overflows."""
+    """A norm `value * unit` whose parts stay finite even if their product overflows.
+
+    The unit is a power of two such that the value is about 1, except for norms that are
+    very small.
+    """
 
     value: jax.Array
-    unit: jax.Array  # a positive constant with no derivative
+    unit: jax.Array  # has no derivative
 
     @property
     def product(self) -> jax.Array:
@@ -164,8 +169,12 @@ def norm_of_leaves(
         sums = [_sum(_squares(x, k)) for x, k in zip(wide, scales, strict=True)]
         return reduced(sums, axes, apart)
 
-    few = sum(x.size for x in wide) <= _FEW
-    return _root_of_squares(total, few)
+    if sum(x.size for x in wide) > _FEW:
+        norm: ScaledNorm = _root_of_squares(total)
+        return norm
+    largest = reduced([_largest(x) for x in wide], axes, apart, largest=True)
+    k = _inverse_power(largest, dtype)
+    return ScaledNorm(safe_root(total(k)), 1 / k)
 
 
 @partial(jax.jit, static_argnames=("units", "axes"), inline=True)
@@ -186,8 +195,8 @@ def norms_of_units(
             for i, (x, unit, names) in enumerate(zip(wide, units, axes, strict=True))
         ]
 
-    values, scales = _root_of_squares(total)
-    return list(map(ScaledNorm, values, scales))
+    norms: list[ScaledNorm] = _root_of_squares(total)
+    return norms
 
 
 @partial(jax.jit, static_argnames="axes", inline=True)
@@ -209,7 +218,8 @@ def norms_of_examples(
             sums.append(jnp.sum(_squares(x, scale), axis=tuple(range(1, x.ndim))))
         return reduced(sums, axes, False)
 
-    return _root_of_squares(total)
+    norms: ScaledNorm = _root_of_squares(total)
+    return norms
 
 
 def unit_norms(x: jax.Array, axis: int | tuple[int, ...] | None) -> ScaledNorm:
@@ -218,13 +228,13 @@ def unit_norms(x: jax.Array, axis: int | tuple[int, ...] | None) -> ScaledNorm:
     return norms[0]
 
 
-def as_scaled(norm: jax.Array) -> ScaledNorm:
-    """Wraps a known norm with a unit that keeps squared values in range."""
-    exponent = np.finfo(norm.dtype).maxexp
-    down, large = 2.0 ** -(5 * exponent // 8), 2.0 ** (3 * exponent // 8)
-    k = jnp.where(norm > large, down, jnp.ones_like(norm))
-    k = lax.stop_gradient(jnp.where(norm < 1 / large, 1 / down, k))
-    return ScaledNorm(norm * k, 1 / k)
+def as_scaled(value: jax.Array, unit: ArrayLike = 1) -> ScaledNorm:
+    """Splits the known norm `value * unit`, where `unit` is a power of two."""
+    limits = np.finfo(value.dtype)
+    unit = jnp.asarray(unit, value.dtype)
+    k = _inverse_power(_bits(value), value.dtype)
+    k = jnp.clip(k, unit * limits.tiny, unit * 2.0 ** (5 * limits.maxexp // 8))
+    return ScaledNorm(value * k, unit / k)
 
 
 def norm_dtype(tree: object) -> np.dtype:
@@ -285,10 +295,42 @@ def _sum(x: jax.Array) -> jax.Array:
     """Sums all elements, up to four one by one unless they are sharded."""
     # With `jnp.sum`, clipping 65,536 trials of two elements under `vmap` takes 14 times
     # as long (XLA:CPU, jaxlib 0.10).
-    if x.ndim == 0 or x.size > 4 or any(getattr(jax.typeof(x).sharding, "spec", ())):
-        return jnp.sum(x)
-    parts: list[jax.Array] = list(x.reshape(-1))
-    return sum(parts[1:], parts[0])
+    return sum(parts[1:], parts[0]) if (parts := _parts(x)) else jnp.sum(x)
+
+
+def _parts(x: jax.Array) -> list[jax.Array]:
+    """Returns the elements of a tiny array that is not sharded, or an empty list."""
+    sharded = any(getattr(jax.typeof(x).sharding, "spec", ()))
+    return [] if x.ndim == 0 or x.size > 4 or sharded else [*x.reshape(-1)]
+
+
+def _largest(x: jax.Array) -> jax.Array:
+    """Returns the bits of the largest magnitude. NaN exceeds all numbers."""
+    if jnp.iscomplexobj(x):
+        return jnp.maximum(_largest(x.real), _largest(x.imag))
+    bits, parts = _bits(x), _parts(_bits(x))
+    return functools.reduce(jnp.maximum, parts) if parts else jnp.max(bits)
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    """Returns the bits of |x| as integers, which have the same order."""
+    kind = np.dtype(f"int{8 * x.dtype.itemsize}")
+    bits: jax.Array = lax.bitcast_convert_type(jnp.abs(lax.stop_gradient(x)), kind)
+    return bits
+
+
+def _inverse_power(bits: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Returns the power of two k with 1 <= k x < 2 for the number x with these bits.
+
+    At the limits of the dtype, k is smaller or larger, so that 1 / k and the products
+    of k with usual numbers are finite.
+    """
+    limits = np.finfo(dtype)
+    one, bias = 1 << limits.nmant, limits.maxexp - 1
+    ends = (bias - 5 * limits.maxexp // 8) * one, (2 * bias - 1) * one
+    exponent = jnp.clip(bits, *ends) & -one
+    power: jax.Array = lax.bitcast_convert_type(2 * bias * one - exponent, dtype)
+    return power
 
 
 def magnitudes(x: jax.Array) -> jax.Array:
@@ -305,23 +347,22 @@ def _magnitudes(x: jax.Array) -> jax.Array:
 _magnitudes.defjvps(lambda tangent, _, x: jnp.sign(x) * tangent)
 
 
-def _root_of_squares(total: Callable[[Any], Any], few: bool = False) -> ScaledNorm:
+def _root_of_squares(total: Callable[[Any], Any]) -> Any:
     """Computes sqrt(total(1)), where total(k) sums squared elements multiplied by k.
 
     A plain sum may be so large that its square overflows in the derivative, or so small
     that squares may have been flushed to zero. In both cases it is recomputed with a
     power of two as k. A single `cond` handles all sums because each takes 17
     microseconds on a GPU, and only the sums are its outputs. Under `vmap` both branches
-    run, and sums of a `few` elements are always recomputed.
+    run.
     """
     plain = total(None)
     k = jax.tree.map(_rescaling, plain)
     # Not stacked: under `vmap`, XLA would write the stacked flags to memory.
     flags = [jnp.all(x == 1) for x in jax.tree.leaves(k)]
     safe = jax.tree.reduce(jnp.logical_and, flags, jnp.ones((), bool))
-    squares = total(k) if few else lax.cond(safe, lambda: plain, lambda: total(k))
-    roots = jax.tree.map(safe_root, squares)
-    return ScaledNorm(roots, jax.tree.map(lambda x: 1 / x, k))
+    squares = lax.cond(safe, lambda: plain, lambda: total(k))
+    return jax.tree.map(lambda x, k: as_scaled(safe_root(x), 1 / k), squares, k)
 
 
 def _rescaling(squares: jax.Array) -> jax.Array:
@@ -332,11 +373,17 @@ def _rescaling(squares: jax.Array) -> jax.Array:
     return jnp.where(squares < 2.0 ** -(exponent // 2), 1 / down, k)
 
 
+@jax.custom_jvp
 def safe_root(x: jax.Array) -> jax.Array:
-    """Computes the square root with a finite derivative at zero."""
-    positive = x > 0
-    root = jnp.sqrt(jnp.where(positive, x, 1))
-    return jnp.where(positive, root, lax.stop_gradient(x))
+    """Computes the square root, with derivative 0 at 0."""
+    return jnp.sqrt(x)
+
+
+@safe_root.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> Any:
+    (x,), (tangent,) = primals, tangents
+    root = safe_root(x)
+    return root, jnp.where(x > 0, 0.5 / jnp.where(x > 0, root, 1), 0) * tangent
 
 
 def _attains_maximum(x: jax.Array, largest: jax.Array, bound: jax.Array) -> jax.Array:
@@ -363,7 +410,7 @@ def _power_norm(
         k = jnp.where(bound > 1, 2.0**-32, jnp.ones_like(bound))
         ties = list(map(_attains_maximum, arrays, largest, each(bound)))
         shares = [a * (m * c) for a, m, c in zip(ties, largest, each(k), strict=True)]
-        return ScaledNorm(total(shares) / total(ties), 1 / k)
+        return as_scaled(total(shares) / total(ties), 1 / k)
     unit = jnp.where((bound > 0) & jnp.isfinite(bound), bound, 1)
     # 1 / M may be subnormal and flushed to zero, so k first moves M to mid-range.
     half = 2.0 ** (np.finfo(bound.dtype).maxexp // 2)
@@ -373,7 +420,5 @@ def _power_norm(
     positive = powers > 0
     root = jnp.where(positive, powers, 1) ** (1 / ord)
     value = jnp.where(positive, root, lax.stop_gradient(powers))
-    # M may have no finite inverse, so the unit is a nearby power of two or 1.
-    power = jnp.where(unit > half, half, jnp.ones_like(unit))
-    power = jnp.where(unit < 1 / half, 1 / half, power)
-    return ScaledNorm(value * (unit / power), power)
+    k = _inverse_power(_bits(unit), unit.dtype)
+    return as_scaled(value * (unit * k), 1 / k)

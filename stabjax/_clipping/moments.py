@@ -22,7 +22,7 @@ from stabjax._clipping.averages import (
 )
 from stabjax._clipping.numbers import checked
 from stabjax._metrics import check_transformation
-from stabjax._norms import ScaledNorm, safe_root, widened
+from stabjax._norms import as_scaled, safe_root, widened
 from stabjax._scaling import apply_factor, cast_back, clip_factor, multiply
 from stabjax._types import Number
 
@@ -326,6 +326,6 @@ def _bounded_adam_leaf(
     squares = (x / jnp.maximum(root, least)) ** 2
     mean_square = over_devices(jnp.sum(squares), axes) / max(global_size(x, axes), 1)
     rms = safe_root(mean_square)
-    factor = clip_factor(ScaledNorm(rms, jnp.ones_like(rms)), threshold.astype(dtype))
+    factor = clip_factor(as_scaled(rms), threshold.astype(dtype))
     update = cast_back(apply_factor(direction, factor), jnp.result_type(g))
     return Moved(update, (mean, root), factor.exceeded)

@@ -154,9 +154,4 @@ def _normalization(norm: ScaledNorm, factor: jax.Array, eps: jax.Array) -> ClipF
     valid = jnp.isfinite(norm.value) & (eps >= 0)
     inverse = jnp.where(divisor > 0, 1 / jnp.where(divisor > 0, divisor, 1), 0)
     inverse = jnp.where(valid, inverse, jnp.nan)
-    # Applies the factor below 1 before the factor above 1.
-    return ClipFactor(
-        first=jnp.where(k > 1, k, inverse),
-        second=jnp.where(k > 1, inverse, k) * factor,
-        exceeded=valid,
-    )
+    return ClipFactor(first=k, second=inverse * factor, exceeded=valid)

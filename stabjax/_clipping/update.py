@@ -19,7 +19,7 @@ from stabjax._clipping.threshold import (
     check_params,
     clip_to_threshold,
 )
-from stabjax._norms import ScaledNorm, magnitudes, norm_dtype, widened
+from stabjax._norms import as_scaled, magnitudes, norm_dtype, widened
 from stabjax._scaling import apply_factors, as_scalar, cast_back, clip_factor
 from stabjax._types import Number
 
@@ -238,5 +238,5 @@ def _bounded(
     value = lax.cond(jnp.any(huge), lambda: largest(down), lambda: plain)
     one = jnp.where((slope == 0) & (start == 0), 0, 1)
     limit = jnp.where(valid, one, jnp.nan).astype(dtype)
-    factors = clip_factor(ScaledNorm(value, 1 / down), limit)
+    factors = clip_factor(as_scaled(value, 1 / down), limit)
     return apply_factors(updates, factors), jnp.any(factors.exceeded)

@@ -40,7 +40,7 @@ class Elements(NamedTuple):
 _Rule = Callable[[Equation, list[Elements]], list[Elements]]
 _LARGEST = 4096  # elements of an array; more are not worth vectors of their own
 
-_NAMES = """abs acos acosh add and asin asinh atan atan2 atanh cbrt ceil clamp clz
+_NAMES = """abs acos acosh add and asin asinh atan atan2 atanh bitcast_convert_type cbrt ceil clamp clz
 convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt
 integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not
 or population_count pow reduce_precision rem round rsqrt select_n shift_left
