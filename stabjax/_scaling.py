@@ -16,8 +16,8 @@ from stabjax._norms import ScaledNorm, is_float0, norm_dtype, widened
 class ClipFactor(NamedTuple):
     """The factor `min(1, max_norm / norm)`, split into two multipliers."""
 
-    first: jax.Array  # 1, unless a single factor would underflow
-    second: jax.Array
+    first: jax.Array
+    second: jax.Array  # 1, unless a single factor would underflow
     exceeded: jax.Array  # whether the norm is finite and above max_norm
 
 
@@ -37,13 +37,18 @@ def clip_factor(norm: ScaledNorm, max_norm: jax.Array) -> ClipFactor:
     k = 1 / norm.unit
     limit = max_norm * k
     within = value <= limit
-    # If max_norm / norm might underflow, scales by k before and not after.
-    whole = limit >= 2.0 ** (24 - np.finfo(value.dtype).maxexp)
-    first = jnp.where(whole, 1, k)
-    numerator = jnp.where(whole, limit, max_norm)
+    # If max_norm / norm might underflow, applies 1 / norm and max_norm separately. Both
+    # are scaled away from the limits of the dtype (the norm may exceed its largest
+    # value), and less so if max_norm itself is close to the smallest.
+    limits = np.finfo(value.dtype)
+    whole = limit >= 2.0 ** (24 - limits.maxexp)
+    apart = jnp.where(max_norm < limits.tiny * 2.0**25, 2.0**-4, 2.0**-24)
+    apart = apart.astype(value.dtype)
+    numerator = jnp.where(whole, limit, k * (-1 / apart))
     # One division, at the end: under `vmap`, XLA stores its result, and later loops
-    # need not compute the norm again.
-    second = jnp.where(within, 1, numerator) / jnp.where(within, 1, value)
+    # need not compute the norm again. A negative result asks for the second factor.
+    first = jnp.where(within, 1, numerator) / jnp.where(within, 1, value)
+    second = jnp.where(first < 0, -max_norm * apart, 1)
     exceeded = value > limit
     return ClipFactor(first, second, exceeded)
 

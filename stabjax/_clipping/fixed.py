@@ -130,7 +130,7 @@ def clip_by_global_norm(
 
     def report(group: Group, max_norm: Number) -> Report:
         norm, limit, factor = measure(group, max_norm)
-        after = jnp.where(factor.exceeded, limit, norm.product * factor.second)
+        after = jnp.where(factor.exceeded, limit, norm.product * factor.first)
         return Report(norm.product, after, factor.exceeded)
 
     return clip_to_threshold(
