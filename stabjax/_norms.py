@@ -17,18 +17,19 @@ from stabjax._paths import check_arrays
 
 Tree = TypeVar("Tree")
 
-_FEW = 64  # elements that can be summed twice
+# Up to this number, elements are scaled by the largest. A `cond` would take longer, and
+# under `vmap` both of its branches run.
+_FEW = 64
 
 
 class ScaledNorm(NamedTuple):
     """A norm `value * unit` whose parts stay finite even if their product overflows.
 
-    The unit is a power of two such that the value is about 1, except for norms that are
-    very small.
+    The value is about 1, or less for norms close to the smallest number.
     """
 
     value: jax.Array
-    unit: jax.Array  # has no derivative
+    unit: jax.Array  # a power of two with no derivative
 
     @property
     def product(self) -> jax.Array:
@@ -169,12 +170,12 @@ def norm_of_leaves(
         sums = [_sum(_squares(x, k)) for x, k in zip(wide, scales, strict=True)]
         return reduced(sums, axes, apart)
 
-    if sum(x.size for x in wide) > _FEW:
-        norm: ScaledNorm = _root_of_squares(total)
-        return norm
-    largest = reduced([_largest(x) for x in wide], axes, apart, largest=True)
-    k = _inverse_power(largest, dtype)
-    return ScaledNorm(safe_root(total(k)), 1 / k)
+    if sum(x.size for x in wide) <= _FEW:
+        largest = reduced([*map(_largest, wide)], axes, apart, largest=True)
+        k = _inverse_power(largest, dtype)
+        return ScaledNorm(safe_root(total(k)), 1 / k)
+    norm: ScaledNorm = _root_of_squares(total)
+    return norm
 
 
 @partial(jax.jit, static_argnames=("units", "axes"), inline=True)
@@ -229,7 +230,7 @@ def unit_norms(x: jax.Array, axis: int | tuple[int, ...] | None) -> ScaledNorm:
 
 
 def as_scaled(value: jax.Array, unit: ArrayLike = 1) -> ScaledNorm:
-    """Splits the known norm `value * unit`, where `unit` is a power of two."""
+    """Moves a power of two from the value of a norm to its unit."""
     limits = np.finfo(value.dtype)
     unit = jnp.asarray(unit, value.dtype)
     k = _inverse_power(_bits(value), value.dtype)
@@ -383,7 +384,7 @@ def safe_root(x: jax.Array) -> jax.Array:
 def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> Any:
     (x,), (tangent,) = primals, tangents
     root = safe_root(x)
-    return root, jnp.where(x > 0, 0.5 / jnp.where(x > 0, root, 1), 0) * tangent
+    return root, jnp.where(x > 0, 0.5 * tangent / jnp.where(x > 0, root, 1), 0)
 
 
 def _attains_maximum(x: jax.Array, largest: jax.Array, bound: jax.Array) -> jax.Array:

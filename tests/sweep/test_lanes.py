@@ -179,9 +179,20 @@ def sorted_norm(w, key):
     return jnp.sum(jnp.sort(w * w)[:1] + w * w)
 
 
+def exponents(w, key):
+    exponent = jax.lax.bitcast_convert_type(w, np.int32) >> 23
+    return jnp.sum(w * w + exponent)
+
+
+def byte_by_byte(w, key):
+    return jnp.sum(w * w) + jnp.sum(jax.lax.bitcast_convert_type(w, np.uint8)) / 1e3
+
+
 @pytest.mark.parametrize(
     ("loss", "seeds", "engine"),
     [
+        (exponents, [5], "lanes"),
+        (byte_by_byte, [5], "vmap"),
         (noisy, [5], "lanes"),  # of one seed: drawn once for all trials
         (noisy, [5, 6], "vmap"),
         (looped, [5], "vmap"),

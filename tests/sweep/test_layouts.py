@@ -79,6 +79,10 @@ custom.defvjp(
 
 # Functions of a 5 x 3 product h, which is stored as 3 x 5, and of 3 x 3 weights.
 CASES = {
+    "bits": lambda h, m: (
+        lax.bitcast_convert_type(lax.bitcast_convert_type(h, np.int32) & -8, h.dtype),
+        lax.bitcast_convert_type(h, np.uint8).astype(h.dtype)[..., 0],
+    ),
     "elementwise": lambda h, m: (h * 2 - h[:, :1], jnp.where(h > 0, h, 1.0) + h[0]),
     "reductions": lambda h, m: (h.max(1), h.sum(0), jnp.argmax(h, 1), (h > 0).all()),
     "broadcasts": lambda h, m: (h + h.sum(1)[:, None], jnp.stack([h, h + 1])),

@@ -40,7 +40,7 @@ class Elements(NamedTuple):
 _Rule = Callable[[Equation, list[Elements]], list[Elements]]
 _LARGEST = 4096  # elements of an array; more are not worth vectors of their own
 
-_NAMES = """abs acos acosh add and asin asinh atan atan2 atanh bitcast_convert_type cbrt ceil clamp clz
+_NAMES = """abs acos acosh add and asin asinh atan atan2 atanh cbrt ceil clamp clz
 convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt
 integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not
 or population_count pow reduce_precision rem round rsqrt select_n shift_left
@@ -318,9 +318,16 @@ def _cond(equation: Equation, inputs: list[Elements]) -> list[Elements]:
     return found
 
 
+def _bitcast(equation: Equation, inputs: list[Elements]) -> list[Elements]:
+    if equation.avals[-1].shape != inputs[0].shape:
+        raise Inexpressible("bits as numbers of another width")
+    return [_elementwise(_function(equation), inputs)]
+
+
 _RULES: dict[str, _Rule] = {
     "argmax": _arg(lax.gt),
     "argmin": _arg(lax.lt),
+    "bitcast_convert_type": _bitcast,
     "cond": _cond,
     "cumsum": _cumulative(lax.add),
     "cumprod": _cumulative(lax.mul),

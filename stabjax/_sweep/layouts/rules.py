@@ -39,6 +39,12 @@ def _elementwise(equation: Any, kinds: list[Kind]) -> Step:
     return changed(equation, kinds, inputs, order)
 
 
+def _bitcast(equation: Any, kinds: list[Kind]) -> Step | None:
+    if shape_of(equation.invars[0]) != shape_of(equation.outvars[0]):
+        return None
+    return _elementwise(equation, kinds)
+
+
 def _same(equation: Any, kinds: list[Kind]) -> Step:
     return Step(
         [kind.order for kind in kinds],
@@ -108,6 +114,7 @@ RULES: dict[str, Rule] = {
     # barrier whose result is transposed.
     **dict.fromkeys(UNCHANGED - {"optimization_barrier"}, _same),
     **dict.fromkeys(_REDUCTIONS.split(), _reduced),
+    "bitcast_convert_type": _bitcast,
     "broadcast_in_dim": _broadcast,
     "reshape": _reshaped,
     "squeeze": _reshaped,
