@@ -79,7 +79,7 @@ custom.defvjp(
 
 # Functions of a 5 x 3 product h, which is stored as 3 x 5, and of 3 x 3 weights.
 CASES = {
-    "bits": lambda h, m: (
+    "numbers as bits": lambda h, m: (
         lax.bitcast_convert_type(lax.bitcast_convert_type(h, np.int32) & -8, h.dtype),
         lax.bitcast_convert_type(h, np.uint8).astype(h.dtype)[..., 0],
     ),

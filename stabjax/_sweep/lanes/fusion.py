@@ -23,10 +23,10 @@ from jaxlib import version
 # The versions of jaxlib that compile such an operation. Others may abort.
 _VERSIONS = ((0, 8), (0, 12))
 # Operations that these versions compile inside a fusion.
-_NAMES = """abs add and bitcast_convert_type broadcast_in_dim ceil convert_element_type cos div eq exp expm1
-floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow
-rem round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin
-sqrt square sub tanh xor"""
+_NAMES = """abs add and bitcast_convert_type broadcast_in_dim ceil convert_element_type
+cos div eq exp expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min
+mul ne neg not or pow rem round rsqrt select_n shift_left shift_right_arithmetic
+shift_right_logical sign sin sqrt square sub tanh xor"""
 _DTYPES = "bool float32 float64 int32 int64 uint32 uint64"
 # LLVM does not vectorize a loop that needs more comparisons of addresses to exclude
 # that an output overlaps with another array.
