@@ -5,6 +5,7 @@ import re
 import sys
 
 import jax
+import numpy as np
 import optax
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -66,6 +67,7 @@ copybutton_prompt_is_regexp = True
 ALIASES = {
     stringify_annotation(optax.Params, "smart"): "ArrayTree",
     stringify_annotation(jax.typing.ArrayLike, "smart"): "ArrayLike",
+    stringify_annotation(np.typing.ArrayLike, "smart"): "ArrayLike",
     stringify_annotation(Number, "smart"): "Number",
     "~collections.abc.Callable[[Number], Number]": "Schedule",
 }
