@@ -4,7 +4,7 @@ python benchmarks/clip_overhead.py [--rounds 15] [--all] [--only NAME ...]
 
 The parameters are about 31 million float32 numbers in 148 arrays, shaped like a small
 transformer. Update and apply run in a single jitted function with donated parameters
-and state. The variants alternate in random order after three warm-up steps. The script
+and state. The variants alternate in random order after three warmup steps. The script
 prints the median of (time with clipping - time without) / (time of one global norm).
 
 CPU time is shown beside wall time because other processes disturb it less.

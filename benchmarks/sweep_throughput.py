@@ -3,7 +3,7 @@
 python benchmarks/sweep_throughput.py [--rounds 5]
 
 Each run trains two weights, L = w1^2 + w2^2, for 200 steps with clipped SGD and a
-cosine schedule with warm-up. A sweep, a single `jax.vmap` and a single
+cosine schedule with warmup. A sweep, a single `jax.vmap` and a single
 `torch.func.vmap` train 64 thresholds x 64 rates x 16 seeds. The loops train a few of
 these runs one after another. There is one CPU device per core, but only the sweep uses
 all of them. Rounds are interleaved, and the script prints medians. PyTorch is included

@@ -1,11 +1,18 @@
 """How Sphinx builds the site: `make docs`."""
 
 import pathlib
+import re
 import sys
 
+import jax
+import numpy as np
+import optax
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.addnodes import pending_xref
+from sphinx.domains.python import PyObject
+from sphinx.util import logging
+from sphinx.util.typing import stringify_annotation
 
 DOCS = pathlib.Path(__file__).parent
 sys.path.insert(0, str(DOCS))
@@ -13,6 +20,9 @@ sys.path.insert(0, str(DOCS))
 import reference
 
 import stabjax
+from stabjax._types import Number
+
+logger = logging.getLogger(__name__)
 
 project = "stabjax"
 author = "The stabjax developers"
@@ -44,16 +54,36 @@ autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
+maximum_signature_line_length = 70  # longer ones have one parameter per line
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # types are in the signature
 napoleon_preprocess_types = False
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
 
+# Types in signatures, and the aliases that replace them, in this order.
+ALIASES = {
+    stringify_annotation(optax.Params, "smart"): "ArrayTree",
+    stringify_annotation(jax.typing.ArrayLike, "smart"): "ArrayLike",
+    stringify_annotation(np.typing.ArrayLike, "smart"): "ArrayLike",
+    stringify_annotation(Number, "smart"): "Number",
+    "~collections.abc.Callable[[Number], Number]": "Schedule",
+}
+
+
 def convert_docstring(app, what, name, obj, options, lines):
     if what != "module":
         reference.to_rst(lines)
+
+
+def shorten_signature(app, what, name, obj, options, signature, returned):
+    constants = getattr(obj, "__globals__", {})
+    return tuple(
+        text and reference.shortened(text, ALIASES, constants)
+        for text in (signature, returned)
+    )
 
 
 def skip_fields(app, what, name, obj, skip, options):
@@ -79,12 +109,20 @@ def link_names(app, doctree):
 def mathml(self, node):
     """Formulas as MathML, which browsers show without a script or the network."""
     display = "block" if isinstance(node, nodes.math_block) else "inline"
-    self.body.append(convert(node.astext(), display=display))
+    formula = convert(node.astext(), display=display)
+    # The converter keeps the text of what it does not know, such as `aligned`.
+    if re.search(r"<mi>(&|\\\w+)</mi>", formula):
+        logger.warning("formula is not supported: %s", node.astext(), location=node)
+    self.body.append(formula)
     raise nodes.SkipNode
 
 
 def setup(app):
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
     app.connect("autodoc-process-docstring", convert_docstring, priority=100)
+    app.connect("autodoc-process-signature", shorten_signature)
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("builder-inited", write_pages)
     app.connect("doctree-read", link_names)

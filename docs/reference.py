@@ -30,6 +30,17 @@ MODULES = (
     "stabjax.compat.huggingface",
     "stabjax.compat.timm",
 )
+CONSTANTS = {
+    "CLIPPINGS": "The clipping methods of `Methods`, by name.",
+    "DEFAULT_PROBLEMS": "The problems of a study by default, by name.",
+    "PROBLEMS": "All problems of `plans`, by name.",
+    "SCHEDULES": "The schedules of `Methods`, by name.",
+}
+_ALIASES = """\
+In signatures, ``Number`` is a Python number, a NumPy or JAX array, or a traced value,
+and ``ArrayLike`` also includes complex numbers. ``Schedule`` is a function that takes
+an update count and returns a number. ``ArrayTree`` is a pytree of arrays, such as
+parameters or an optimizer state."""
 _SECTIONS = r"(Args|Attributes|Returns|Raises|Example|References|Yields|Note):"
 
 
@@ -62,11 +73,11 @@ def pages():
 
 
 def summary(module, name):
-    """The first sentence of a docstring, or the text of a constant."""
+    """The first sentence of a docstring, or the description of a constant."""
     value = getattr(importlib.import_module(module), name)
     if inspect.isclass(value) or callable(value):
         return escaped(inspect.getdoc(value).split("\n\n")[0].replace("\n", " "))
-    return f"A constant of type `{type(value).__name__}`."
+    return CONSTANTS[name]
 
 
 def page_of(module, name):
@@ -79,15 +90,16 @@ def page_of(module, name):
     elif callable(value):
         lines += [f".. autofunction:: {name}"]
     else:
-        lines += [f".. autodata:: {name}"]
+        lines += [f".. data:: {name}", "", f"   {summary(module, name)}", ""]
+        lines += [f"   - ``{key}``" for key in value]
     return "\n".join(lines) + "\n"
 
 
 def index():
     """The source of the start page of the reference."""
-    lines = ["API reference", "=============", ""]
+    lines = ["API reference", "=============", "", _ALIASES, ""]
     for title, module, names in groups():
-        lines += [title, "-" * len(title), ""]
+        lines += [title, "-" * len(title), "", f".. currentmodule:: {module}", ""]
         if module != "stabjax":
             text = inspect.getdoc(importlib.import_module(module)).split("\n\n")[0]
             lines += [escaped(text.replace("\n", " ")), ""]
@@ -96,7 +108,9 @@ def index():
             lines += [f"   * - :py:obj:`~{module}.{name}`"]
             lines += [f"     - {summary(module, name)}"]
         lines += ["", ".. toctree::", "   :hidden:", ""]
-        lines += [f"   {name} <{module}.{name}>" for name in names]
+        prefix = module.removeprefix("stabjax").lstrip(".")
+        prefix = f"{prefix}." if prefix else ""
+        lines += [f"   {prefix}{name} <{module}.{name}>" for name in names]
         lines += [""]
     lines += [".. toctree::", "   :hidden:", "", "   formulas", ""]
     return "\n".join(lines)
@@ -151,6 +165,18 @@ def write(folder):
             path.write_text(text)
 
 
+def shortened(signature, aliases, constants):
+    """A signature with aliases instead of types and values instead of constants."""
+    for types, alias in aliases.items():
+        signature = signature.replace(types, alias)
+    signature = re.sub(
+        r"= ([A-Z_]{2,})\b",
+        lambda found: f"= {constants.get(found[1], found[1])}",
+        signature,
+    )
+    return signature.replace("<factory>", "{}")  # of a dataclass
+
+
 def escaped(line):
     """Plain text, whose only markup is code in backticks."""
     parts = re.split(r"(`[^`]*`)", line)
@@ -164,19 +190,23 @@ def to_rst(lines):
     Indented paragraphs before the first section are formulas, and become literal
     blocks. Elsewhere asterisks, underscores and bars are escaped, except in examples.
     """
-    formulas, example, found = True, False, []
+    formulas, section, found = True, "", []
     for line in lines:
         if re.fullmatch(_SECTIONS, line):
-            formulas, example = False, line == "Example:"
+            formulas, section = False, line
             found.append(line)
-        elif example or not line.strip():
+        elif section == "Example:" or not line.strip():
             found.append(line)
         elif formulas and line.startswith("    "):
             if not (found and found[-1].startswith("    ")) and not _continues(found):
                 found += ["::", ""]
             found.append(line)
         else:
-            found.append(escaped(line).replace(r"\*\*", "**"))
+            text = escaped(line).replace(r"\*\*", "**")
+            # A symbol with a period would become an item of a numbered list.
+            found.append(re.sub(r"^( *(?:[\w\\]+: )?\w)\. ", r"\1\. ", text))
+            if section == "References:" and re.search(r"https://\S+$", line):
+                found.append("")  # between references
     lines[:] = found
 
 

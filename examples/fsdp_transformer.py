@@ -3,7 +3,7 @@
 The mesh is explicit. The batch and the weights are sharded over the axis `fsdp`, and
 attention heads and hidden units are sharded over the axis `tensor`. Parameters are
 stored in float32 and cast to bfloat16 for computation. Gradients are accumulated over
-two microbatches. The optimizer uses clipping, a schedule with warm-up, a guard that
+two microbatches. The optimizer uses clipping, a schedule with warmup, a guard that
 skips NaN steps, and metrics. Its state is sharded like the parameters. A run that is
 resumed from a checkpoint gives the same losses as an uninterrupted run.
 

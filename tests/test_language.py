@@ -4,6 +4,7 @@ import ast
 import inspect
 import pathlib
 import re
+import types
 
 import pytest
 
@@ -15,6 +16,9 @@ PACKAGE = pathlib.Path(stabjax.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 PAGES = sorted([*ROOT.glob("docs/**/*.md"), ROOT / "README.md"])
 
+# Functions without errors of their own.
+CANNOT_FAIL = {"constant_schedule", "metrics"}
+METHODS = (types.FunctionType, property, classmethod, staticmethod)
 SECTIONS = ["Args", "Attributes", "Returns", "Raises", "Example", "References"]
 # Words that read as if translated, and what stands instead.
 AVOIDED = {
@@ -97,6 +101,46 @@ def test_sections_stand_in_one_order(name):
     assert set(found) <= set(SECTIONS)
     places = [SECTIONS.index(section) for section in found]
     assert places == sorted(places)
+
+
+def section(name, title):
+    """The text of a section of a docstring, or an empty string."""
+    doc = inspect.getdoc(DOCUMENTED[name])
+    found = re.search(rf"^{title}:\n(.*?)(?=^\S|\Z)", doc, re.MULTILINE | re.DOTALL)
+    return found[1] if found else ""
+
+
+@public
+def test_every_argument_is_documented_in_order(name):
+    entries = section(name, "Args") or section(name, "Attributes")
+    listed = re.findall(r"^  ((?:\*{0,2}\w+(?:, )?)+):", entries, re.MULTILINE)
+    arguments = [a.lstrip("*") for names in listed for a in names.split(", ")]
+    assert arguments == [*signature(DOCUMENTED[name])]
+
+
+@public
+def test_a_function_has_a_result_an_example_and_errors(name):
+    if inspect.isclass(DOCUMENTED[name]):
+        return
+    assert section(name, "Returns")
+    assert ">>>" in section(name, "Example")
+    errors = re.findall(r"^  (\S.*)", section(name, "Raises"), re.MULTILINE)
+    assert bool(errors) == (name not in CANNOT_FAIL)
+    for error in errors:
+        assert re.match(r"\w+(, \w+)*: (If|For) ", error)
+
+
+@public
+def test_methods_are_documented(name):
+    for attribute, value in vars(DOCUMENTED[name]).items():
+        if not attribute.startswith("_") and isinstance(value, METHODS):
+            assert value.__doc__, attribute
+
+
+@public
+def test_papers_have_a_reference(name):
+    body, _, references = inspect.getdoc(DOCUMENTED[name]).partition("References:\n")
+    assert references or not re.search(r"\bet al\.|\b[Tt]he (paper|authors)\b", body)
 
 
 @public

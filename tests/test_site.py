@@ -66,6 +66,21 @@ def test_links_between_files_resolve(page):
 
 def test_formulas_and_markup_of_docstrings_become_rst(reference):
     lines = ["Scales.", "", "    u = g * c", "", "By 2*x_.", "", "Args:", "  x: a_b"]
+    lines += ["  y_0: E. **Static.**"]
+    lines += ["References:", "  A, 2020, https://a.org", "  B, https://b.org"]
     reference.to_rst(lines)
     expected = ["Scales.", "", "::", "", "    u = g * c", "", r"By 2\*x\_.", ""]
-    assert lines == [*expected, "Args:", r"  x: a\_b"]
+    expected += ["Args:", r"  x: a\_b", r"  y\_0: E\. **Static.**"]
+    expected += ["References:", "  A, 2020, https://a.org", ""]
+    assert lines == [*expected, "  B, https://b.org", ""]
+
+
+def test_signatures_show_aliases_and_values(reference):
+    signature = "(rate: ~a.B | float, factor: float = LIMIT, known: dict = <factory>)"
+    shown = reference.shortened(signature, {"~a.B | float": "Number"}, {"LIMIT": 1e3})
+    assert shown == "(rate: Number, factor: float = 1000.0, known: dict = {})"
+
+
+def test_constants_have_a_description(reference):
+    for _, module, names in reference.groups():
+        assert all(reference.summary(module, name) for name in names)

@@ -162,7 +162,7 @@ def with_averages(
     ) -> tuple[optax.Updates, Any]:
         norm = scaled_norm(updates, axis_name=axis_name)
         finite = jnp.isfinite(norm.value)
-        count, clips, *averages, old = state
+        count, _, *averages, _ = state
         like = jax.tree.leaves(averages[scalars] if moments else updates)
         averages = [_unstack(v, like) for v in averages[:scalars]] + averages[scalars:]
         # Gradients of integers (float0) have no values and are returned unchanged.
@@ -178,21 +178,12 @@ def with_averages(
             norm.value.dtype,
         )
         moved = rule(step)
-        flags = [leaf.clipped for leaf in moved]
-        clipped = finite & jnp.any(jnp.stack([jnp.zeros((), bool), *flags]))
-        steps, new_clips, fraction = count_clip(count, clips, clipped)
-        counts = jnp.where(finite, steps, count), jnp.where(finite, new_clips, clips)
+        counts, metrics = _counted(name, state, norm, step, moved)
         averages = [
             _put(average, kept, [leaf.averages[i] for leaf in moved])
             for i, average in enumerate(averages)
         ]
         vectors = map(_stack, averages[:scalars], state[2:])
-        metrics = _metrics(
-            name,
-            norm.product.astype(old[f"{name}:grad_norm"].dtype),
-            clipped,
-            jnp.where(finite, fraction, old[f"{name}:clip_fraction"]),
-        )
         # Multiplication fuses into the preceding loops; `where` would not.
         factor = jnp.where(finite, 1.0, jnp.nan)
         new = [leaf.update * factor.astype(leaf.update.dtype) for leaf in moved]
@@ -227,6 +218,20 @@ def _put(tree: optax.Params, kept: list[int], new: list[jax.Array]) -> optax.Par
     for i, leaf in zip(kept, new, strict=True):
         leaves[i] = leaf
     return jax.tree.unflatten(structure, leaves)
+
+
+def _counted(
+    name: str, state: Any, norm: ScaledNorm, step: Step, moved: list[Moved]
+) -> tuple[tuple[jax.Array, jax.Array], dict[str, jax.Array]]:
+    """Returns the counts and metrics after an update. Only finite updates count."""
+    count, clips, *_, old = state
+    finite, flags = step.finite, [leaf.clipped for leaf in moved]
+    clipped = finite & jnp.any(jnp.stack([jnp.zeros((), bool), *flags]))
+    steps, new_clips, fraction = count_clip(count, clips, clipped)
+    counts = jnp.where(finite, steps, count), jnp.where(finite, new_clips, clips)
+    grad_norm = norm.product.astype(old[f"{name}:grad_norm"].dtype)
+    fraction = jnp.where(finite, fraction, old[f"{name}:clip_fraction"])
+    return counts, _metrics(name, grad_norm, clipped, fraction)
 
 
 def _metrics(

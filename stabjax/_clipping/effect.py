@@ -87,7 +87,7 @@ class ClippingEffect(NamedTuple):
                 f"{self.usual:.0%} of the time"
             )
         if self.early > self.spikes + self.usual:
-            return "it acts while the norms fall at the beginning, as a warm-up does"
+            return "it acts while the norms fall at the beginning, as a warmup does"
         return "it clips spikes, and leaves the usual steps alone"
 
 

@@ -1,6 +1,7 @@
 """Shared implementation of thresholds that adapt to past norms."""
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -72,7 +73,7 @@ def clip_by_history(
         params: optax.Params | None = None,
     ) -> tuple[optax.Updates, HistoryClipState]:
         del params
-        scaled = _norms(updates)
+        scaled = _norms(updates, per_leaf, axis_name)
         norms = scaled.product.astype(state.metrics[f"{name}:grad_norm"].dtype)
         # If the norm of finite elements overflows, the dtype's maximum replaces it.
         finite = jnp.minimum(norms, np.finfo(norms.dtype).max)
@@ -90,24 +91,27 @@ def clip_by_history(
         )
         metrics = _metrics(name, norms, bounds, factor.exceeded, fraction, per_leaf)
         state = HistoryClipState(statistics, steps, clips, metrics)
-        return _apply(updates, factor), state
-
-    def _norms(tree: optax.Params) -> ScaledNorm:
-        """Returns at least one norm along axis 0, as Orbax cannot save empty arrays."""
-        if per_leaf and jax.tree.leaves(tree):
-            return scaled_leaf_norms(tree, axis_name=axis_name)
-        norm = scaled_norm(tree, axis_name=axis_name)
-        return ScaledNorm(norm.value[None], norm.unit[None])
-
-    def _apply(updates: optax.Updates, factor: ClipFactor) -> optax.Updates:
-        leaves, structure = jax.tree.flatten(updates)
-        of_leaves = [
-            jax.tree.map(lambda part: part[i if per_leaf else 0], factor)  # noqa: B023
-            for i in range(len(leaves))
-        ]
-        return jax.tree.unflatten(structure, map(apply_factor, leaves, of_leaves))
+        return _clipped(updates, factor, per_leaf), state
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _norms(tree: optax.Params, per_leaf: bool, axis_name: object) -> ScaledNorm:
+    """Returns at least one norm along axis 0, as Orbax cannot save empty arrays."""
+    if per_leaf and jax.tree.leaves(tree):
+        return scaled_leaf_norms(tree, axis_name=axis_name)
+    norm = scaled_norm(tree, axis_name=axis_name)
+    return ScaledNorm(norm.value[None], norm.unit[None])
+
+
+def _clipped(
+    updates: optax.Updates, factors: ClipFactor, per_leaf: bool
+) -> optax.Updates:
+    """Multiplies each leaf by its own factor, or all leaves by the only one."""
+    leaves, structure = jax.tree.flatten(updates)
+    indices = range(len(leaves)) if per_leaf else [0] * len(leaves)
+    own = [jax.tree.map(itemgetter(i), factors) for i in indices]
+    return jax.tree.unflatten(structure, map(apply_factor, leaves, own))
 
 
 class Streak(NamedTuple):

@@ -68,7 +68,7 @@ def differentially_private_aggregate(
       l2_norm_clip: C, a number >= 0 or a scalar array. **Traceable.**
       noise_multiplier: z, a number >= 0 or a scalar array. **Traceable.**
       key: a key from `jax.random.key` or `jax.random.PRNGKey`, or an integer seed. The
-        state stores the key for the next update.
+        state stores the key for the next update. **Traceable.**
       axis_name: see `stabjax.per_example_global_norm_clip`. With `()`, each device
         averages its own examples, and all devices add the same noise, so averaging over
         devices does not reduce it. **Static.**
@@ -150,9 +150,11 @@ def adaptive_quantile_clip(
 
         b = (#{|g_b| <= C} + N(0, s^2)) / B,  C <- C exp(-learning_rate (b - q))
 
-    The noise added to the gradient sum has standard deviation z' C with z' = (z^-2 - (2
-    s)^-2)^(-1/2). The total privacy cost therefore equals the cost of noise multiplier
-    z.
+    The noise added to the sum of the gradients has standard deviation z' C with
+
+        z' = (z^-2 - (2 s)^-2)^(-1/2)
+
+    so that the total privacy cost equals that of the noise multiplier z.
 
     Args:
       init_norm: initial C, >= 0. **Traceable.**
@@ -162,7 +164,7 @@ def adaptive_quantile_clip(
       noise_multiplier: z, 0 or in (0, 2 s). **Traceable.**
       count_noise: s, >= 0. The authors use B / 20. **Traceable.**
       key: a key from `jax.random.key` or `jax.random.PRNGKey`, or an integer seed. Use
-        None for no noise.
+        None for no noise. **Traceable.**
       axis_name: see `stabjax.per_example_global_norm_clip`. **Static.**
 
     Returns:

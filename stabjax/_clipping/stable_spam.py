@@ -160,7 +160,7 @@ def normalize_by_tracked_norm(
     Let `n` be the norm of a leaf, and `m` and `v` the bias-corrected averages of `n`
     and `n^2`, including the current gradient:
 
-        u = g / n m / (sqrt(v) + eps)
+        u = (g / n) m / (sqrt(v) + eps)
 
     The new norm of every leaf is about 1, and spikes hardly affect it. Zero gradients
     stay zero. AdaGN is a component of Stable-SPAM. The authors later published it on

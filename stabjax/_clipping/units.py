@@ -139,7 +139,8 @@ def unitwise_norm(
       [[5.0, 1.0], [5.0, 1.0]]
 
     References:
-      Brock et al., 2021, https://arxiv.org/abs/2102.06171
+      Brock, De, Smith and Simonyan, High-performance large-scale image recognition
+      without normalization, 2021, https://arxiv.org/abs/2102.06171
     """
     given = leaf_axes("x", x, axis_name, some=True) if axis_name is not None else [None]
     (norm,) = _unit_norms([x], axis, given)
@@ -179,7 +180,8 @@ def unitwise_clip(
       [1.5, 2.0]
 
     References:
-      Brock et al., 2021, https://arxiv.org/abs/2102.06171
+      Brock, De, Smith and Simonyan, High-performance large-scale image recognition
+      without normalization, 2021, https://arxiv.org/abs/2102.06171
     """
     grad = jnp.asarray(grad)
     shapes = jnp.shape(g_norm), jnp.shape(max_norm), grad.shape

@@ -49,11 +49,12 @@ def zclip(
     Let `mean` and `std` be the running mean and standard deviation of the global norm
     `n`. An update is a spike if `n - mean > z_threshold std`. Spikes are clipped to
 
-        clip_factor (mean + (z_threshold std)^2 / (n - mean))  (mode "adaptive"),
-        mean                                                   (mode "mean"),
-        mean + z_threshold std          (mode "threshold"; the authors' "percentile"),
+        clip_factor (mean + (z_threshold std)^2 / (n - mean))    "adaptive"
+        mean                                                     "mean"
+        mean + z_threshold std                                   "threshold"
 
-    and every update is clipped to `max_norm`. The statistics are then updated with `x`,
+    depending on `mode` ("threshold" is the authors' "percentile"), and every update is
+    clipped to `max_norm`. The statistics are then updated with `x`,
     which is the bound for a spike and `n` otherwise:
 
         mean = decay mean + (1 - decay) x

@@ -130,7 +130,6 @@ def reduce_on_plateau(
     """
     check_choice("mode", mode, ("min", "max"))
     check_choice("semantics", semantics, ("optax", "torch"))
-    torch = semantics == "torch"
     given = {
         "factor": (factor, "in (0, 1)"),
         "patience": (patience, ">= 0"),
@@ -141,15 +140,7 @@ def reduce_on_plateau(
         "min_scale": (min_scale, ">= 0"),
         "eps": (eps, ">= 0"),
     }
-    numbers = {
-        name: checked(name, number, allowed)
-        for name, (number, allowed) in given.items()
-    }
-    patience = numbers.pop("patience")
-    if torch:
-        numbers["min_scale"] = jnp.minimum(jnp.asarray(numbers["min_scale"]), 1)
-    limit = jnp.floor(patience) + 1 if torch else jnp.ceil(patience)
-    rule = _Rule(limit=limit, **numbers)
+    rule = _checked_rule(given, semantics)
     sign = 1 if mode == "min" else -1
 
     def init_fn(params: optax.Params) -> ReduceOnPlateauState:
@@ -185,6 +176,19 @@ def reduce_on_plateau(
         return scaled_updates(updates, state.scale), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _checked_rule(given: dict[str, tuple[Number, str]], semantics: str) -> _Rule:
+    """Checks the numbers and converts the patience to the length of a plateau."""
+    numbers = {
+        name: checked(name, number, allowed)
+        for name, (number, allowed) in given.items()
+    }
+    patience = numbers.pop("patience")
+    if semantics == "optax":
+        return _Rule(limit=jnp.ceil(patience), **numbers)
+    numbers["min_scale"] = jnp.minimum(jnp.asarray(numbers["min_scale"]), 1)
+    return _Rule(limit=jnp.floor(patience) + 1, **numbers)
 
 
 # Without `jit`, eager mode would dispatch each operation one by one.

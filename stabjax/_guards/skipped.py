@@ -10,10 +10,10 @@ import optax
 from stabjax._metrics import metrics
 from stabjax._paths import leaf_paths
 
-_T = TypeVar("_T")
+Tree = TypeVar("Tree")
 
 
-def unless_skipped(opt_state: optax.OptState, new: _T, old: _T) -> _T:
+def unless_skipped(opt_state: optax.OptState, new: Tree, old: Tree) -> Tree:
     """Returns the new tree, or the old tree if a guard skipped the last update.
 
     Guards only protect parameters and optimizer state. Use this function for other
@@ -70,7 +70,7 @@ def skipped(opt_state: optax.OptState) -> jax.Array | None:
     return flag
 
 
-def selected(condition: jax.Array, old: _T, new: _T) -> _T:
+def selected(condition: jax.Array, old: Tree, new: Tree) -> Tree:
     """Returns the old tree where the condition holds, else the new one."""
 
     def select(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -82,7 +82,7 @@ def selected(condition: jax.Array, old: _T, new: _T) -> _T:
             )
         return jnp.where(condition, y, x)
 
-    chosen: _T = jax.tree.map(select, new, old)
+    chosen: Tree = jax.tree.map(select, new, old)
     return chosen
 
 

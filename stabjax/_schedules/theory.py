@@ -150,7 +150,9 @@ def best_cooldown_fraction(
       [0.29, 0.79, 1.0]
 
     References:
-      Schaipp et al., 2025. https://arxiv.org/abs/2501.18965
+      Schaipp et al., The Surprising Agreement Between Convex Optimization Theory and
+      Learning-Rate Scheduling for Large Model Training, 2025.
+      https://arxiv.org/abs/2501.18965
     """
 
     def bound(fraction: jax.Array) -> jax.Array:
@@ -193,6 +195,9 @@ def transfer_to_horizon(
     Returns:
       x, a scalar. It is `low` or `high` if no x between them has the given rate.
 
+    Raises:
+      ValueError: If `steps` is not >= 1.
+
     Example:
       A run of 400 steps, a fifth of it cooldown, is extended to twice the length.
 
@@ -205,7 +210,9 @@ def transfer_to_horizon(
       0.62
 
     References:
-      Schaipp et al., 2025. https://arxiv.org/abs/2501.18965
+      Schaipp et al., The Surprising Agreement Between Convex Optimization Theory and
+      Learning-Rate Scheduling for Large Model Training, 2025.
+      https://arxiv.org/abs/2501.18965
     """
 
     def excess(x: jax.Array) -> jax.Array:

@@ -25,24 +25,24 @@ class HasData(Protocol):
 
 
 def answer(found: HasData, *, ax: Axes | None = None) -> Axes:
-    """Draws an answer of `stabjax.runs`.
+    """Plots an answer of `stabjax.runs`.
 
     - `optimum`: means with standard errors, the fitted curve, and the interval of the
       best value as a band.
     - `compare`: paired differences with their intervals.
     - `sensitivity`: the mean loss at each rate, bounded by the initial loss.
     - `scaling`: the optima with their intervals, against the law.
-    - `importance`: shares of the variance, as bars. `marginal` draws one axis.
+    - `importance`: shares of the variance, as bars. `marginal` plots a single axis.
 
     Args:
       found: the result of one of these functions.
-      ax: where to draw; None makes a new figure.
+      ax: Matplotlib Axes to draw on. Defaults to a new figure.
 
     Returns:
-      The axes.
+      The Matplotlib Axes.
 
     Raises:
-      ValueError: `found` is not such a result.
+      ValueError: If `found` is not the result of one of these functions.
 
     Example:
       >>> import numpy as np, optax, stabjax
@@ -60,18 +60,18 @@ def answer(found: HasData, *, ax: Axes | None = None) -> Axes:
 
 
 def marginal(found: HasData, axis: str, *, ax: Axes | None = None) -> Axes:
-    """Draws the mean over all other hyperparameters, at each value of one.
+    """Plots the mean of a variable against one hyperparameter, pooled over all others.
 
     Args:
       found: the result of `stabjax.runs.importance`.
-      axis: the hyperparameter.
-      ax: where to draw; None makes a new figure.
+      axis: the name of the hyperparameter.
+      ax: Matplotlib Axes to draw on. Defaults to a new figure.
 
     Returns:
-      The axes.
+      The Matplotlib Axes.
 
     Raises:
-      ValueError: there is no such axis.
+      ValueError: If the result has no axis of this name.
 
     Example:
       >>> import numpy as np, optax, stabjax

@@ -53,6 +53,9 @@ def panels(columns: int, rows: int = 1, *, width: float = 4.4) -> list[Axes]:
     Returns:
       A list of Matplotlib Axes, in row-major order.
 
+    Raises:
+      ValueError: If `columns` or `rows` is not positive, or `width` is negative.
+
     Example:
       >>> import stabjax
       >>> left, right = stabjax.plot.panels(2)

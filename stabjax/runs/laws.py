@@ -75,7 +75,7 @@ class Scaling(Answer):
           **sizes: a value for each size, such as `width=1024`.
 
         Raises:
-          ValueError: a size is missing or unknown, or not positive.
+          ValueError: If a size is missing, unknown or not positive.
         """
         known = [*self.exponents]
         if sorted(sizes) != sorted(known):

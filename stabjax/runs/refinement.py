@@ -25,31 +25,31 @@ def refine(
 ) -> Space:
     """Returns the next space to sweep: denser around the best region of a grid.
 
-    The region is made of all points whose mean over the seeds is within noise of the
-    best point's, by Student's test of the paired differences. Each axis of numbers then
-    reaches from the value below the region to the value above, with as many values as
-    before, evenly spaced on a logarithmic axis if all are positive. Where the best
-    point is at an edge of the grid, the axis goes two steps beyond. Of other values,
-    such as names, those in the region are kept, and an axis that lies in the region as
-    a whole keeps its values: more seeds would tell them apart, not more values.
+    The region consists of all points that do not differ significantly from the best
+    one (Student's t-test of the differences, paired by seed). A numeric axis then
+    extends from the value below the region to the value above it, with the same number
+    of values, which are logarithmically spaced if all are positive. If the best point
+    is at an edge of the grid, the axis extends two steps beyond that edge. On other
+    axes, such as names, the values in the region are kept. An axis is unchanged if the
+    region contains all of its values, because only more seeds could distinguish them.
 
-    To train the same runs further, sweep again with more `steps`: the final states of a
-    sweep are not stored, and a schedule that ends with the run changes with its length.
+    To train the best runs for longer, sweep the new space with more `steps`. Runs
+    cannot be continued, because a sweep does not store their final states.
 
     Args:
       space: the space of the sweep, a grid.
-      runs: the dataset of the sweep, or of `successive_halving`.
-      variable: a variable with one value for each run.
-      maximize: whether larger values are better, as for an accuracy. None asks the
-        problem's metadata, and otherwise minimizes.
-      confidence: confidence of the tests, in (0, 1).
+      runs: the dataset of `sweep` or `successive_halving`.
+      variable: a variable with one value per run.
+      maximize: whether larger values are better. None uses the problem's metadata, and
+        minimizes by default.
+      confidence: confidence level of the tests, in (0, 1).
 
     Returns:
       A grid with the same axes and seeds.
 
     Raises:
-      ValueError: the space is not a grid, or not that of the runs; or every point has a
-        diverged run.
+      ValueError: If the space is not a grid or does not match the runs, or every point
+        has a diverged run.
 
     Example:
       >>> import numpy as np, optax, stabjax

@@ -20,7 +20,7 @@ from stabjax.runs.points import (
 
 
 class Best(NamedTuple):
-    """The best point of a dataset of runs, and how sure that is.
+    """The best point of a dataset of runs, as returned by `best`.
 
     Attributes:
       point: the value of every axis, those of the problem and static ones included, as

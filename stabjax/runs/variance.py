@@ -24,11 +24,11 @@ _LOG_RATIO = 100.0  # of the largest to the smallest value of a logarithmic axis
 
 
 class Effect(NamedTuple):
-    """The effect of one hyperparameter, or of two beyond their effects alone.
+    """The effect of one hyperparameter, or the interaction of two.
 
     Attributes:
-      axes: one name or two.
-      share: part of the variance over the space, in [0, 1], with its confidence
+      axes: the names of one or two axes.
+      share: fraction of the variance over the space, in [0, 1], with its confidence
         interval over the seeds.
     """
 
@@ -37,11 +37,11 @@ class Effect(NamedTuple):
 
 
 class Marginal(NamedTuple):
-    """The mean over all other hyperparameters, at each value of one.
+    """The means of a variable at each value of a hyperparameter, over all others.
 
     Attributes:
       values: the values of the axis.
-      means: the mean of the variable at each.
+      means: the mean of the variable at each value.
     """
 
     values: tuple[Label, ...]
@@ -50,19 +50,19 @@ class Marginal(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Importance(Answer):
-    """The result of `importance`; `print` it, or `plot` it.
+    """The importance of hyperparameters, as returned by `importance`.
 
     Attributes:
-      variable: the variable.
+      variable: the name of the variable.
       effects: an `Effect` for each axis and pair of axes, the largest share first.
-      rest: share of effects of three or more axes.
-      noise: part of the variance that the seeds' noise explains, in expectation. It is
-        spread over the effects and the rest.
+      rest: share of the interactions of three or more axes.
+      noise: expected fraction of the variance that is due to the noise between seeds.
+        It is contained in the shares of the effects and the rest.
       marginals: a `Marginal` for each axis, by name.
-      cap: losses above this count as this.
+      cap: the value that replaces larger losses.
       seeds: number of seeds.
-      confidence: confidence of the intervals.
-      caveats: what limits the answer, in words.
+      confidence: confidence level of the intervals.
+      caveats: sentences about the limits of the answer.
     """
 
     variable: str
@@ -100,36 +100,35 @@ def importance(
 ) -> Importance:
     """Splits the variance over a space among its hyperparameters (functional ANOVA).
 
-    Let f(x, y, ...) be the mean over the seeds at each point of a grid. With means over
-    all values of the other axes written as E, the effects of x and of the pair x, y are
+    Let f(x, y, ...) be the mean over the seeds at each point of a grid, and E the mean
+    over all values of the other axes. The effects of x and of the pair (x, y) are
 
         V_x = var E[f | x]
         V_xy = var E[f | x, y] - V_x - V_y
 
-    and their shares are those of the total variance of f. On a grid this is exact.
-    Intervals are the jackknife's over the seeds.
-
-    A space of `sample` or `zipped` has no grid: Optuna's fANOVA then fits a forest to
-    its points and estimates the shares of single axes, without intervals.
+    and their shares are their ratios to the total variance of f. On a grid, this is
+    exact, and intervals are computed with the jackknife over the seeds. For points of
+    `sample` or `zipped`, Optuna's fANOVA fits a forest and estimates the shares of
+    single axes, without intervals.
 
     Args:
-      runs: the dataset of `sweep`, or a part of it, such as the region of interest:
-        shares are those over the whole space that is given.
-      variable: a variable with one value for each run.
-      maximize: whether larger values are better, as for an accuracy. None asks the
-        problem's metadata, and otherwise minimizes.
-      cap: losses above it count as it, and so do diverged runs; the largest finite loss
-        by default. A lower one asks what matters among better points. (Under
-        `maximize`, values below it.)
-      confidence: confidence of the intervals, in (0, 1).
+      runs: the dataset of `sweep`, or a part of it. Shares refer to the space of this
+        dataset, so select the region of interest.
+      variable: a variable with one value per run.
+      maximize: whether larger values are better. None uses the problem's metadata, and
+        minimizes by default.
+      cap: the value that replaces larger losses and those of diverged runs (with
+        `maximize`, smaller values). Use a low cap to find out what matters among good
+        points. Defaults to the largest finite loss.
+      confidence: confidence level of the intervals, in (0, 1).
 
     Returns:
       An `Importance`.
 
     Raises:
-      ValueError: the dataset lacks the variable, no axis has two values, or points of
-        the grid have not run.
-      ModuleNotFoundError: the space is sampled, and Optuna is not installed.
+      ValueError: If the dataset lacks the variable, no axis has two values, or points
+        of the grid are missing.
+      ModuleNotFoundError: If the space is not a grid and Optuna is not installed.
 
     Example:
       >>> import numpy as np, optax, stabjax

@@ -33,7 +33,7 @@ _OWN_OPTIMIZER = "the problem's own optimizer"
 # Reserved variable names, which `evaluate` must not return.
 _RESERVED = frozenset({"grad_norm", "median_loss", "steps_to_target", "update_norm"})
 _REQUIRED = ("max_norm", "peak_value", "steps", "target_loss")  # metadata keys
-_MIN_STEPS = 10  # smaller numbers leave no steps for the warm-up and the last 10%
+_MIN_STEPS = 10  # smaller numbers leave no steps for the warmup and the last 10%
 _OVERHEAD = 3.0  # seconds per problem for compilation and plots
 
 

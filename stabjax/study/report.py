@@ -19,7 +19,7 @@ TITLE = "Gradient clipping and learning-rate schedules: an experimental comparis
 
 _RUN = """\
 The treatments are gradient clipping and a learning-rate schedule. Schedules with a
-warm-up use {warmup:.0f}% of the steps for it. For each problem, a single program trains
+warmup use {warmup:.0f}% of the steps for it. For each problem, a single program trains
 all combinations of learning rates, thresholds (including no clipping) and seeds, with a
 constant learning rate and with the schedule.
 

@@ -39,7 +39,7 @@ def test_early_norms_are_told_from_spikes():
     assert found.settled_at == 200
     assert 0.19 < found.early <= 0.2
     assert found.spikes == 0.001
-    assert "at the beginning, as a warm-up does" in str(found)
+    assert "at the beginning, as a warmup does" in str(found)
     assert "does nothing" in str(stabjax.clipping_effect(norms, 100.0))
 
 
