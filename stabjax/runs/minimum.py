@@ -239,15 +239,21 @@ def _caveats(
             f"{lost} of {counted(len(table.values), 'value')} left out, as a seed "
             "diverges there."
         )
+    yield from _doubts(found, coarse)
+    yield from seeds_left_out(table.dropped)
+
+
+def _doubts(found: Optimum, coarse: bool) -> Iterator[str]:
+    """Yields why the curve does not determine the interval."""
+    number = len(found.values)
     if coarse:
         yield (
-            f"the values of {axis} are too far apart for a curve between them: this is "
-            "the best of them. Sweep a denser grid, with stabjax.runs.refine."
+            f"the values of {found.axis} are too far apart for a curve between them: "
+            "this is the best of them. Sweep a denser grid, with stabjax.runs.refine."
         )
-    elif found.seeds > 1 and 3 <= len(values) <= UNTESTED:
+    elif found.seeds > 1 and 3 <= number <= UNTESTED:
         yield (
-            f"{len(values)} values of {axis} cannot test the fitted curve: the "
+            f"{number} values of {found.axis} cannot test the fitted curve: the "
             "interval extends to the neighbors of the best value. Sweep at least "
             f"{UNTESTED + 1}."
         )
-    yield from seeds_left_out(table.dropped)
