@@ -19,6 +19,7 @@ from scipy.special import stdtrit
 import stabjax
 
 RATES = np.logspace(-3, 0, 13)
+FEW_RATES = np.logspace(-3, -1, 5)  # half a decade apart
 # Losses by the distance from the optimum, in units of the rate's logarithm. The last
 # two are much steeper above the optimum than below, as near divergence. The cliff is a
 # flat valley with a wall 0.8 above its minimum.
@@ -45,11 +46,12 @@ def noisy(rng, curve, seeds, noise):
     return curve[..., None] + level + noise * rng.normal(size=(*curve.shape, seeds))
 
 
-def draw_optimum(rng, curve, seeds, noise):
-    """Runs, and the best rate of the curve."""
-    best = rng.uniform(np.log(RATES[3]), np.log(RATES[9]))
-    losses = noisy(rng, CURVES[curve](np.log(RATES) - best), seeds, noise)
-    return dataset(losses, rate=RATES, seed=np.arange(seeds)), np.exp(best)
+def draw_optimum(rng, curve, seeds, noise, rates=RATES):
+    """Runs, and the best rate of the curve, in the middle half of the rates."""
+    outside = len(rates) // 4
+    best = rng.uniform(np.log(rates[outside]), np.log(rates[-1 - outside]))
+    losses = noisy(rng, CURVES[curve](np.log(rates) - best), seeds, noise)
+    return dataset(losses, rate=rates, seed=np.arange(seeds)), np.exp(best)
 
 
 def draw_treatments(rng, settings, seeds, noise):
@@ -80,11 +82,11 @@ def holds(interval, truth):
     return bool(interval.low <= truth <= interval.high)
 
 
-def optimum_coverage(rng, draws, curve, seeds, noise):
+def optimum_coverage(rng, draws, curve, seeds, noise, rates=RATES):
     """Fraction of draws whose interval holds the truth, and the median width."""
     held, widths = 0, []
     for _ in range(draws):
-        runs, best = draw_optimum(rng, curve, seeds, noise)
+        runs, best = draw_optimum(rng, curve, seeds, noise, rates)
         value = stabjax.runs.optimum(runs, "rate").value
         held += holds(value, best)
         low, high = max(value.low, 1e-99), value.high
@@ -188,6 +190,11 @@ def main():
                 usual = bootstrap_coverage(rng, draws, *case)
                 print("  {:12} {:2} {:4}".format(*case), end="")
                 print("  {:.3f} {:.2f}  {:.3f} {:.2f}".format(*ours, *usual))
+    print("optimum of five rates half a decade apart: noise; coverage and width")
+    for curve in CURVES:
+        for noise in (0.02, 0.1, 0.3):
+            ours = optimum_coverage(rng, draws, curve, 8, noise, FEW_RATES)
+            print("  {:12} {:4}  {:.3f} {:.2f}".format(curve, noise, *ours))
     print("edge flags that are right: inside, below, above")
     for seeds, noise in ((8, 0.1), (8, 0.3), (16, 0.3)):
         flags = edge_flags(rng, draws, seeds, noise).values()

@@ -66,6 +66,22 @@ def student_half_width(values: _Array, confidence: float = 0.95) -> _Array:
     return found
 
 
+def within_noise(
+    values: _Array, best: _Array, confidence: float = 0.95
+) -> np.ndarray[Any, Any]:
+    """Returns which means do not differ significantly from that of the best.
+
+    Student's t-test of the differences, paired by the seed along the last axis. With a
+    single seed, no mean is within noise, not even the best.
+    """
+    with np.errstate(invalid="ignore"):  # infinite values
+        excess = values - best
+        found: np.ndarray[Any, Any] = excess.mean(axis=-1) <= student_half_width(
+            excess, confidence
+        )
+    return found
+
+
 def decades_that_train(
     success: _Array, rates: Any, confidence: float = 0.95
 ) -> Estimate:

@@ -25,6 +25,7 @@ ARROWS = {
     "_intervals": set(),
     "_outcomes": set(),
     "_axes": set(),
+    "_branches": set(),
     "_norms": {"_axes"},
     "_scaling": {"_norms"},
     "_metrics": {"_axes", "_norms"},
@@ -32,14 +33,14 @@ ARROWS = {
     "_groups": {"_metrics"},
     "_guards": {"_axes", "_norms", "_scaling", "_metrics", "_schedules"},
     "_schedules": set(),
-    "_train": {"_guards", "_metrics"},
+    "_train": {"_branches", "_guards", "_metrics"},
     "problems": {"_train"},
     "_sweep": {"_train"},
     "runs": {"_clipping", "_intervals", "_outcomes", "_sweep", "_train"},
     "plot": {"_intervals", "_outcomes", "_schedules"},
     "search": {"_sweep", "runs"},
     "_catalogue": {"_clipping", "_guards", "_schedules", "problems"},
-    "compat": {"_guards", "_norms", "_scaling", "_schedules"},
+    "compat": {"_branches", "_guards", "_norms", "_scaling", "_schedules"},
 }
 HEAVY = ("xarray", "scipy.stats", "sklearn", "flax", "matplotlib", "tqdm", "optuna")
 HEAVY += ("torch", "transformers", "timm")

@@ -171,6 +171,29 @@ def test_current_hyperparameters_are_metrics(standard_promotion):
     assert float(found["momentum"]) == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        optax.adam(0.1),
+        optax.adam(0.1).init,
+        nnx.Linear(2, 2, rngs=nnx.Rngs(0)),
+        nn.Dense(2),
+        {"a": "adam"},
+    ],
+)
+def test_what_is_no_state_is_an_error(value):
+    message = f"must be an optimizer state .*, got {type(value).__name__}"
+    with pytest.raises(TypeError, match=message):
+        stabjax.metrics(value)
+
+
+def test_states_without_metrics_have_none():
+    model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.adam(0.1), wrt=nnx.Param)
+    for state in (optimizer, optimizer.opt_state, nnx.state(optimizer), (), None):
+        assert stabjax.metrics(state) == {}
+
+
 def test_a_module_that_is_called_hyperparams_is_no_metric():
     params = {"hyperparams": {"w": jnp.ones(2)}, "metrics": {"w": jnp.ones(2)}}
     assert stabjax.metrics(optax.adam(1e-3).init(params)) == {}

@@ -38,9 +38,10 @@ def check_guards(
     Raises:
       RuntimeError: If a guard has seen more than `max_consecutive` consecutive bad
         steps. The message includes their number, cause and location.
-      ValueError: If a guard is inside `optax.MultiSteps`. Its accumulated gradient
-        would keep a NaN, and every later update would be skipped.
-      TypeError: If the state is traced.
+      ValueError: If the state contains no guard, or a guard is inside
+        `optax.MultiSteps`. Its accumulated gradient would keep a NaN, and every later
+        update would be skipped.
+      TypeError: If the state is traced, or is not an optimizer state.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -65,6 +66,12 @@ def check_guards(
             "outside of jit."
         )
     guards = [name.removesuffix(_STREAK) for name in found if name.endswith(_STREAK)]
+    if not guards:
+        states = opt_state if type(opt_state) is tuple else (opt_state,)
+        raise ValueError(
+            "opt_state must contain a guard such as stabjax.skip_if_nonfinite, got "
+            f"{', '.join(type(state).__name__ for state in states)}."
+        )
     for guard in guards:
         streaks = np.asarray(found[guard + _STREAK])
         worst = np.unravel_index(np.argmax(streaks), streaks.shape)

@@ -166,10 +166,15 @@ def reduce_on_plateau(
         state: ReduceOnPlateauState,
         params: optax.Params | None = None,
         *,
-        value: Number,
+        value: Number | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, ReduceOnPlateauState]:
         del params, extra_args
+        if value is None:
+            raise TypeError(
+                "value must be the loss or another metric of the step, got None. Pass "
+                "optimizer.update(grads, state, params, value=loss)."
+            )
         dtype = state.scale.dtype
         loss = scalar_loss(value, dtype, None)
         state = _next(state, loss, rule.astype(dtype), sign)

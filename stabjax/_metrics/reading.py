@@ -39,7 +39,10 @@ def metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
 
     Returns:
       A flat dict of scalars, sorted by name. If the state is batched by `vmap`, values
-      have its batch shape.
+      have its batch shape. A state without metrics gives an empty dict.
+
+    Raises:
+      TypeError: If `opt_state` is not an optimizer state, but an optimizer or a model.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -54,6 +57,8 @@ def metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
        'learning_rate']
     """
     found = _found(opt_state)
+    if not found:
+        _check_state(opt_state)
     places: dict[str, set[_Place]] = defaultdict(set)
     for metric in found:
         places[metric.owner].add(metric.place)
@@ -80,6 +85,18 @@ def metric_key(*parts: str) -> str:
     distinguishes metrics from model parameters in a module named `metrics`.
     """
     return ":".join(quote(part, safe="") for part in parts)
+
+
+def _check_state(opt_state: optax.OptState) -> None:
+    """Raises an error for optimizers and modules, which contain or are functions."""
+    if any(
+        callable(x) or isinstance(x, str)
+        for x in [opt_state, *jax.tree.leaves(opt_state)]
+    ):
+        raise TypeError(
+            "opt_state must be an optimizer state such as optimizer.init(params), got "
+            f"{type(opt_state).__name__}."
+        )
 
 
 class _Metric(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from stabjax._arguments import suggestion
 from stabjax._train.problem import Problem, is_problem
 
 _WANTED = {
@@ -69,20 +70,30 @@ class Factories(NamedTuple):
 def route(problem: Any, make_optimizer: Any, axes: Collection[str]) -> Factories:
     """Assigns axes to factories and raises an error if an axis is not used."""
     names = [name for name in axes if name != "seed"]
-    factories = Factories(
-        problem,
-        make_optimizer,
-        () if is_problem(problem) else _taken("problem", problem, names),
-        _taken("make_optimizer", make_optimizer, names),
-    )
+    found = {
+        "problem": {} if is_problem(problem) else _parameters_of("problem", problem),
+        "make_optimizer": _parameters_of("make_optimizer", make_optimizer),
+    }
+    taken = {role: tuple(n for n in names if n in found[role]) for role in found}
+    missing = [
+        _without_axis(role, name)
+        for role, parameters in found.items()
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and name not in names
+    ]
     for name in names:
-        if name not in factories.problem_axes + factories.optimizer_axes:
-            raise ValueError(
+        if name not in taken["problem"] + taken["make_optimizer"]:
+            known = [*found["make_optimizer"], *found["problem"]]
+            unused = (
                 f"axis {name!r} is not used: neither make_optimizer "
                 f"({_parameters(make_optimizer)}) nor problem "
                 f"({_parameters(problem)}) has a parameter with that name."
+                f"{suggestion(name, known)}"
             )
-    return factories
+            raise ValueError(" ".join([unused, *missing[:1]]))
+    if missing:
+        raise ValueError(missing[0])
+    return Factories(problem, make_optimizer, *taken.values())
 
 
 def name_of(value: Any) -> str:
@@ -94,13 +105,13 @@ def name_of(value: Any) -> str:
     return str(getattr(value, "__name__", type(value).__name__))
 
 
-def _taken(role: str, make: Any, axes: Collection[str]) -> tuple[str, ...]:
-    """Checks the parameters of a factory and returns the axes that it accepts."""
+def _parameters_of(role: str, make: Any) -> Mapping[str, inspect.Parameter]:
+    """Returns the parameters of a factory, which must be named."""
     if not callable(make):
         shown = repr(make) if isinstance(make, str) else type(make).__name__
         raise TypeError(f"{role} must be {_WANTED[role]}, got {shown}.")
     parameters = inspect.signature(make).parameters
-    for name, parameter in parameters.items():
+    for parameter in parameters.values():
         if parameter.kind not in (
             parameter.POSITIONAL_OR_KEYWORD,
             parameter.KEYWORD_ONLY,
@@ -109,16 +120,14 @@ def _taken(role: str, make: Any, axes: Collection[str]) -> tuple[str, ...]:
                 f"{role} must have only named parameters because axes are passed by "
                 f"name, got {parameter}."
             )
-        if parameter.default is parameter.empty and name not in axes:
-            reason = (
-                "seed is reserved for the random key"
-                if name == "seed"
-                else "no axis has that name"
-            )
-            raise ValueError(
-                f"{role} has a parameter {name!r} without a default, and {reason}."
-            )
-    return tuple(name for name in axes if name in parameters)
+    return parameters
+
+
+def _without_axis(role: str, name: str) -> str:
+    reason = "no axis has that name"
+    if name == "seed":
+        reason = "seed is reserved for the random key"
+    return f"{role} has a parameter {name!r} without a default, and {reason}."
 
 
 def _parameters(factory: Any) -> str:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stabjax._train.branches import explained_branch
+from stabjax._branches import explained_branch
 from stabjax._train.convolutions import with_products
 from stabjax._train.problem import Problem
 

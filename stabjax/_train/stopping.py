@@ -11,8 +11,8 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 
 from stabjax._arguments import as_integer, check, check_choice
+from stabjax._branches import explained_branch
 from stabjax._guards.skipped import selected
-from stabjax._train.branches import explained_branch
 from stabjax._train.state import BestEvaluation, State
 
 _T = TypeVar("_T")

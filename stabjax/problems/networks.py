@@ -108,7 +108,9 @@ def supervised(
       TypeError: If `module` is none of the above, the data are not arrays, a function
         is not callable, `test` is not a pair, or `metrics` is not a dict.
       ValueError: If the lengths differ, `batch_size` is out of range, a metric has the
-        name `"loss"`, or the module has no evaluation mode.
+        name `"loss"`, or the module has no evaluation mode. When the problem is used:
+        if the loss or a metric broadcasts targets across examples, as differences of
+        outputs of shape (B, 1) and targets of shape (B,) do.
 
     Example:
       >>> import jax, optax
@@ -312,7 +314,48 @@ def _measures(loss: Measure, metrics: Mapping[str, Measure]) -> dict[str, Measur
     for name, measure in measures.items():
         if not callable(measure):
             raise TypeError(f"{name} must be a function, got {measure!r}.")
-    return measures
+    return {name: _without_broadcasts(name, f) for name, f in measures.items()}
+
+
+def _without_broadcasts(name: str, measure: Measure) -> Measure:
+    """Wraps a measure, so that it raises an error if it broadcasts across examples."""
+
+    def checked(outputs: Any, targets: Any) -> Any:
+        if _broadcasts(measure, outputs, targets):
+            index = "None" if targets.ndim < outputs.ndim else "0"
+            raise ValueError(
+                f"{name} must compare each output with its own target, got outputs of "
+                f"shape {outputs.shape} and targets of shape {targets.shape}, which "
+                f"broadcast. Pass targets[:, {index}]."
+            )
+        return measure(outputs, targets)
+
+    return checked
+
+
+def _broadcasts(measure: Measure, outputs: Any, targets: Any) -> bool:
+    """Returns whether a measure broadcasts the targets across examples.
+
+    It then accepts five outputs and three targets. A measure that accepts any targets
+    does not compare them with the outputs.
+    """
+    if not hasattr(outputs, "shape") or not hasattr(targets, "shape"):
+        return False
+    own, other = outputs.shape[1:], targets.shape[1:]
+    if own == other:
+        return False
+
+    def accepts(shape: tuple[int, ...]) -> bool:
+        examples = jax.ShapeDtypeStruct((5, *own), outputs.dtype)
+        try:
+            jax.eval_shape(
+                measure, examples, jax.ShapeDtypeStruct(shape, targets.dtype)
+            )
+        except Exception:  # of any kind, as the function is the user's
+            return False
+        return True
+
+    return accepts((3, *other)) and not accepts((3, 7, 11))
 
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ from stabjax._intervals import student_half_width
 _Array = np.ndarray[Any, Any]
 
 _DEGREE = 4
+UNTESTED = _DEGREE + 1  # values determine the curve, and nothing tests its fit
 _ALLOWANCE = 0.25  # share of the difference to the cubic's minimum in the interval
 _LARGE = 0.25  # fourth power, relative to the second: those after it matter as well
 _REACH = 2  # values on each side of the best, at least
@@ -106,24 +107,46 @@ def _in_window(x: _Array, y: _Array, confidence: float) -> Fit:
             break
     coarse = _misses(x[window], y[:, window])
     coarse |= _overshoots(fit, y, best, confidence)
+    coarse |= _moves(fit, x, y, window, confidence)
     return fit._replace(window=window, coarse=coarse)
 
 
 def widened(fit: Fit, x: _Array, y: _Array) -> Fit:
-    """Returns the best value itself, between its neighbors, where no curve fits."""
-    if not fit.coarse:
+    """Extends the interval to the neighbors of the best value, if the fit is in doubt.
+
+    Where the losses have a single valley, its minimum is between these neighbors. If no
+    curve fits, or the best value is at an edge, that value is the estimate.
+    """
+    if not fit.coarse and len(x) > UNTESTED:
         return fit
     best = int(y.mean(axis=0).argmin())
     low = x[best - 1] if best else -np.inf
     high = x[best + 1] if best + 1 < len(x) else np.inf
+    fit = fit._replace(low=min(fit.low, float(low)), high=max(fit.high, float(high)))
+    if not fit.coarse and 0 < best < len(x) - 1:
+        return fit
     return fit._replace(
         at=float(x[best]),
-        low=min(fit.low, float(low)),
-        high=max(fit.high, float(high)),
         loss=y[:, best],
         places=x[fit.window],
         curve=y.mean(axis=0)[fit.window],
     )
+
+
+def _moves(fit: Fit, x: _Array, y: _Array, window: slice, confidence: float) -> bool:
+    """Whether the values next to the window move the minimum out of the interval.
+
+    They test a quartic that five values determine: the polynomial of the highest degree
+    follows the curve more closely.
+    """
+    wide = slice(max(window.start - 1, 0), window.stop + 1)
+    added = len(x[wide]) - len(x[window])
+    if len(x[window]) > UNTESTED or not added or len(y) < 2:
+        return False
+    degree = len(x[wide]) - 1
+    other = _polynomial(x[wide], y[:, wide], confidence, degree)
+    rounding = np.ptp(x[wide]) / _PLACES
+    return not fit.low - rounding <= other.at <= fit.high + rounding
 
 
 def _overshoots(fit: Fit, y: _Array, best: int, confidence: float) -> bool:
@@ -231,6 +254,9 @@ def _polynomial(x: _Array, y: _Array, confidence: float, degree: int) -> Fit:
     at = places[smallest]
     if 0 < smallest < _PLACES - 1:
         at = _root(places, slopes.mean(axis=0), smallest - 1, smallest + 1)
+        # A place of its own: the interval may be shorter than the distance of places.
+        places[smallest] = at
+        slopes[:, smallest] = of_seeds[:, 1:] @ (order[1:] * at ** (order[1:] - 1))
     low, high = _ends(places, slopes, smallest, confidence)
     half, middle = np.ptp(x) / 2, (x[0] + x[-1]) / 2
     bent = order[2:] * (order[2:] - 1) * at ** (order[2:] - 2)

@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
-from scipy.special import stdtrit
 
 from stabjax._arguments import check
-from stabjax._intervals import Estimate, student
+from stabjax._intervals import Estimate, student, within_noise
 from stabjax.runs.answers import Answer, basis, counted, with_caveats
-from stabjax.runs.curves import Fit, Scale, fitted, scale_of, widened
+from stabjax.runs.curves import UNTESTED, Fit, Scale, fitted, scale_of, widened
 from stabjax.runs.tables import Table, seeds_left_out, table_of
 
 _Array = np.ndarray[Any, Any]
@@ -27,7 +26,8 @@ class Optimum(Answer):
       value: the best value with its confidence interval. If the runs do not bound it,
         the lower end is 0 or the upper end is infinite.
       mean: the mean of the variable at the best value, with its confidence interval.
-      within_noise: the range of values that do not differ significantly from the best.
+      within_noise: smallest and largest value of the grid that do not differ
+        significantly from the best one, paired by seed.
       edge: `"low"` or `"high"` if the best value is at an edge of the grid, so better
         values may be outside it, and None otherwise.
       flat: whether the interval is unbounded although the best value is not at an edge.
@@ -61,12 +61,13 @@ class Optimum(Answer):
         """Returns the answer in a few lines of text."""
         low, high = self.within_noise
         confidence = None if np.isnan(self.value.low) else self.confidence
-        span = f"{low:.3g} to {high:.3g} is" if low < high else "no other value is"
+        span = f"{low:.3g} to {high:.3g}" if low < high else "no other of the grid"
         return with_caveats(
             [
                 f"best {self.axis}: {self.value} "
                 f"{basis(self.seeds, confidence, self.at)}",
-                f"mean {self.variable} there: {self.mean}; {span} within noise of it",
+                f"mean {self.variable} there: {self.mean}; {span} "
+                "is within noise of the best",
             ],
             self.caveats,
         )
@@ -88,7 +89,8 @@ def optimum(
     rate than below. The interval contains every value at which the slope does not
     differ significantly from 0 (Student's t-test over the seeds). If no polynomial
     fits, the estimate is the best value of the grid, and the interval extends to its
-    neighbors. `benchmarks/answers.py` measures the coverage of the intervals.
+    neighbors. It also does so for three to five values, which determine the polynomial
+    and cannot test it. `benchmarks/answers.py` measures the coverage of the intervals.
 
     Values at which a run diverged are excluded. All other axes are fixed at their
     values at the best point. To use other values, select them with `runs.sel(...)`.
@@ -134,7 +136,7 @@ def optimum(
         variable=variable,
         value=value,
         mean=student(table.sign * fit.loss, confidence),
-        within_noise=_within_noise(fit, values, scores, confidence),
+        within_noise=_range_within_noise(values, scores, confidence),
         edge=edge,
         flat=edge is None and (value.low <= scale.least or value.high == np.inf),
         at=table.at,
@@ -184,19 +186,14 @@ def _smallest(values: _Array, scores: _Array) -> Fit:
     return Fit(x[best], np.nan, np.nan, loss, unknown, whole, x, scores.mean(axis=0))
 
 
-def _within_noise(
-    fit: Fit, values: _Array, scores: _Array, confidence: float
+def _range_within_noise(
+    values: _Array, scores: _Array, confidence: float
 ) -> tuple[float, float]:
-    """Returns the values around the best whose mean is not beyond the minimum's."""
+    """Returns the smallest and largest value within noise of the best of the grid."""
     best = int(scores.mean(axis=0).argmin())
-    near = np.zeros(len(values), bool)
-    near[best] = True
-    if len(scores) > 1:
-        above = scores - fit.loss[:, None]  # of one seed, so that its level drops out
-        error = above.std(axis=0, ddof=1) / np.sqrt(len(scores))
-        near |= above.mean(axis=0) <= stdtrit(len(scores) - 1, confidence) * error
-    first = best - np.argmin(np.append(near[best::-1], False)) + 1
-    last = best + np.argmin(np.append(near[best:], False)) - 1
+    near = within_noise(scores.T, scores[:, best], confidence)
+    near[best] = True  # also with a single seed
+    first, last = np.flatnonzero(near)[[0, -1]]
     return float(values[first]), float(values[last])
 
 
@@ -242,9 +239,21 @@ def _caveats(
             f"{lost} of {counted(len(table.values), 'value')} left out, as a seed "
             "diverges there."
         )
+    yield from _doubts(found, coarse)
+    yield from seeds_left_out(table.dropped)
+
+
+def _doubts(found: Optimum, coarse: bool) -> Iterator[str]:
+    """Yields why the curve does not determine the interval."""
+    number = len(found.values)
     if coarse:
         yield (
-            f"the values of {axis} are too far apart for a curve between them: this is "
-            "the best of them. Sweep a denser grid, with stabjax.runs.refine."
+            f"the values of {found.axis} are too far apart for a curve between them: "
+            "this is the best of them. Sweep a denser grid, with stabjax.runs.refine."
         )
-    yield from seeds_left_out(table.dropped)
+    elif found.seeds > 1 and 3 <= number <= UNTESTED:
+        yield (
+            f"{number} values of {found.axis} cannot test the fitted curve: the "
+            "interval extends to the neighbors of the best value. Sweep at least "
+            f"{UNTESTED + 1}."
+        )

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy.special import stdtrit
 
 from stabjax._arguments import check
+from stabjax._intervals import within_noise
 from stabjax._sweep.axes import Axis, static
 from stabjax._sweep.space import Space, grid
 from stabjax.runs.curves import Scale, scale_of
@@ -58,7 +58,7 @@ def refine(
       >>> runs = stabjax.sweep(problem, lambda rate: optax.sgd(rate), space, steps=20)
       >>> denser = stabjax.runs.refine(space, runs)
       >>> print(denser.axes[0].values.round(3))
-      [0.056 0.065 0.075 0.087 0.1   0.115 0.133 0.154 0.178]
+      [0.056 0.07  0.087 0.107 0.133 0.165 0.205 0.255 0.316]
     """
     check("confidence", confidence, "in (0, 1)")
     axes = {axis.name: axis for axis in space.axes}
@@ -92,11 +92,7 @@ def _region(scores: _Array, confidence: float) -> tuple[_Array, tuple[int, ...]]
         raise ValueError("runs must hold a point without a diverged run.")
     near = np.arange(len(means)) == best
     if len(table) > 1:
-        finite = np.isfinite(means)
-        above = table[:, finite] - table[:, [best]]
-        error = above.std(axis=0, ddof=1) / np.sqrt(len(table))
-        quantile = stdtrit(len(table) - 1, confidence)
-        near[finite] |= above.mean(axis=0) <= quantile * error
+        near = within_noise(table.T, table[:, best], confidence)
     region = np.zeros(np.prod(shape, dtype=int), bool)
     region[kept] = near
     position = np.unravel_index(int(kept[best]), shape)

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from stabjax._arguments import check
-from stabjax._intervals import Estimate, student, student_half_width
+from stabjax._intervals import Estimate, student, within_noise
 from stabjax._outcomes import best_of, is_maximized
 from stabjax._types import Label
 from stabjax.runs.answers import basis
@@ -145,7 +145,7 @@ def best(
     if chosen is None:
         raise ValueError(_nothing_is_best(runs, variable, means))
     index = dict(zip(axes, chosen, strict=True))
-    noise = _within_noise(values, chosen, confidence)
+    noise = within_noise(values, values[chosen], confidence)
     point = hyperparameters(runs.isel(index))
     taken = runs.attrs.get("optimizer_takes")
     tuned = [*point] if taken is None else [n for n in taken.split(", ") if n in point]
@@ -183,18 +183,6 @@ def _nothing_is_best(
         f"there is no best point because every point has a diverged run (the last one "
         f"diverged at step {latest})."
     )
-
-
-def _within_noise(
-    values: np.ndarray[Any, Any], chosen: tuple[int, ...], confidence: float
-) -> np.ndarray[Any, Any]:
-    """Returns which points do not differ significantly, paired by seed."""
-    with np.errstate(invalid="ignore"):
-        excess = values - values[chosen]
-        found: np.ndarray[Any, Any] = excess.mean(axis=-1) <= student_half_width(
-            excess, confidence
-        )
-    return found
 
 
 def _ranges(runs: xr.Dataset, mask: xr.DataArray) -> dict[str, tuple[float, float]]:

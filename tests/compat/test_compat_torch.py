@@ -290,3 +290,21 @@ def test_a_product_is_traced_once_and_takes_counts_of_any_shape():
         schedule(jnp.array([[5], [2]])), [[0.59049], [0.81]], 1e-6
     )
     assert len(traces) == before
+
+
+@pytest.mark.parametrize("make", [compat.lambda_lr, compat.multiplicative_lr])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda count: 1.0 if count < 10 else 0.1,
+        lambda count: 0.5 ** float(count),
+        lambda count: 1.0 / [1, 2, 4][count],
+    ],
+)
+def test_functions_with_a_python_branch_on_a_traced_count_are_explained(make, function):
+    message = r"lr_lambda must not use a traced array in a Python branch.*jnp\.where"
+    with pytest.raises(TypeError, match=message):
+        jax.jit(make(0.8, function))(2)
+    chained = compat.chained_scheduler(0.8, [compat.lambda_lr(0.8, function)])
+    with pytest.raises(TypeError, match=message):
+        jax.jit(chained)(2)

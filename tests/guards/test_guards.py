@@ -378,8 +378,20 @@ class TestCheck:
         with pytest.raises(RuntimeError, match="found 20 .* 'dense/kernel'"):
             stabjax.check_guards((one._replace(metrics=streaks),), self.params)
 
-    def test_states_without_guards_are_fine(self):
-        stabjax.check_guards(optax.adam(0.1).init(self.params))
+    @pytest.mark.parametrize(
+        ("tx", "names"),
+        [
+            (optax.adam(0.1), "ScaleByAdamState, EmptyState"),
+            (optax.identity(), "EmptyState"),
+            (stabjax.zclip(), "HistoryClipState"),
+        ],
+    )
+    def test_states_without_guards_are_an_error(self, tx, names):
+        message = rf"must contain a guard such as .*skip_if_nonfinite, got {names}\."
+        with pytest.raises(ValueError, match=message):
+            stabjax.check_guards(tx.init(self.params))
+        with pytest.raises(TypeError, match="got GradientTransformation"):
+            stabjax.check_guards(tx)
 
     def test_is_for_the_host(self):
         with pytest.raises(TypeError, match="outside of jit"):

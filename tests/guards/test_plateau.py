@@ -323,8 +323,10 @@ def test_bad_arguments_are_named(arguments, message):
 def test_the_value_must_be_there_and_be_one_number():
     tx = stabjax.reduce_on_plateau()
     state = tx.init(jnp.ones(2))
-    with pytest.raises(TypeError, match="value"):
-        tx.update(jnp.ones(2), state)
+    chain = optax.chain(optax.sgd(0.1), tx)
+    for made in (tx, chain):
+        with pytest.raises(TypeError, match=r"value must be the loss .*value=loss\)\."):
+            made.update(jnp.ones(2), made.init(jnp.ones(2)))
     with pytest.raises(ValueError, match=r"value must be a scalar, .* shape \(3,\)."):
         tx.update(jnp.ones(2), state, value=jnp.ones(3))
 

@@ -288,3 +288,64 @@ def test_bad_sizes_of_the_digits_are_named():
         ValueError, match=r"batch_size must be an integer in \[1, 1348\], got 1349"
     ):
         problems.digits_mlp(batch_size=1349)
+
+
+COLUMN, ROW = X[:, :1], X[:, 0]
+LINEAR = linen.Dense(1)
+
+
+def squared(outputs, targets):
+    return jnp.mean((outputs - targets) ** 2)  # a scalar, which hides the broadcast
+
+
+@pytest.mark.parametrize("loss", [optax.sigmoid_binary_cross_entropy, squared])
+@pytest.mark.parametrize("batch_size", [None, 1, 4])
+@jax.numpy_rank_promotion("allow")
+def test_targets_that_broadcast_across_examples_are_an_error(loss, batch_size):
+    problem = problems.supervised(LINEAR, X, ROW, loss, batch_size=batch_size)
+    params = problem.init(KEY)
+    message = (
+        r"loss must compare .* \(\d+, 1\) .* \(\d+,\), .*Pass targets\[:, None\]\."
+    )
+    with pytest.raises(ValueError, match=message):
+        problem.loss(params, KEY)
+    with pytest.raises(ValueError, match=message):
+        problem.evaluate(params, KEY)
+    good = problems.supervised(LINEAR, X, COLUMN, loss, batch_size=batch_size)
+    assert np.isfinite(good.loss(params, KEY))
+
+
+@jax.numpy_rank_promotion("allow")
+def test_metrics_that_broadcast_are_an_error_too():
+    def accuracy(logits, labels):
+        return logits.argmax(axis=-1) == labels.astype(int)
+
+    def cross_entropy(logits, labels):
+        return CROSS_ENTROPY(logits, labels.reshape(-1).astype(int))
+
+    def made(labels):
+        return problems.supervised(
+            linen.Dense(3), X, labels, cross_entropy, metrics={"accuracy": accuracy}
+        )
+
+    problem = made(Y[:, None])
+    params = problem.init(KEY)
+    message = r"accuracy must compare .* \(1, 3\) .* \(1, 1\), .*Pass targets\[:, 0\]"
+    with pytest.raises(ValueError, match=message):
+        problem.evaluate(params, KEY)
+    assert np.isfinite(made(Y).evaluate(params, KEY)["train_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (lambda outputs, targets: (outputs[:, 0] - targets) ** 2, ROW),
+        (lambda outputs, targets: outputs**2, Y),  # without targets
+        (lambda outputs, targets: outputs.mean() - targets.mean(), ROW),
+        (lambda outputs, targets: outputs[:, 0] - targets["y"], {"y": ROW}),
+        (lambda outputs, targets: outputs @ targets.T, COLUMN),  # all pairs, on purpose
+    ],
+)
+def test_losses_that_do_not_broadcast_are_accepted(loss, targets):
+    problem = problems.supervised(LINEAR, X, targets, loss)
+    assert np.isfinite(problem.loss(problem.init(KEY), KEY))

@@ -41,6 +41,14 @@ def test_optimum_covers_beside_a_cliff(benchmark, noise):
     assert_plausible(coverage)
 
 
+@pytest.mark.parametrize("curve", ["parabola", "skewed", "exponential", "cliff"])
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+def test_optimum_covers_with_five_rates(benchmark, curve, noise):
+    rng, few = np.random.default_rng(1), benchmark["FEW_RATES"]
+    found = benchmark["optimum_coverage"](rng, DRAWS, curve, 8, noise, few)
+    assert_plausible(found[0], high=1.0)
+
+
 def test_a_bootstrapped_parabola_does_not(benchmark):
     rng = np.random.default_rng(1)
     coverage, _ = benchmark["bootstrap_coverage"](rng, 100, "skewed", 8, 0.1)

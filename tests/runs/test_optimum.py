@@ -9,6 +9,7 @@ from scipy import stats
 from synthetic import RATES, dataset, valley
 
 import stabjax
+from stabjax.runs.curves import fitted
 
 
 @pytest.mark.parametrize("best", [0.03, 0.1, 0.25])
@@ -42,13 +43,78 @@ def test_the_interval_of_a_parabola_is_fiellers():
     """Three values: the slope of a parabola, and the ratio of two means."""
     x = np.array([-1.0, 0.0, 1.0])
     runs = valley(1.1, seeds=6, noise=0.1, rates=np.exp(x))
-    found = stabjax.runs.optimum(runs, "rate", confidence=0.9)
     y = runs.final_loss.transpose("seed", "rate").values
+    found = fitted(x, y, confidence=0.9)
     b, c = (y[:, 2] - y[:, 0]) / 2, y[:, 2] - 2 * y[:, 1] + y[:, 0]
-    for end in np.log(found.value[1:]):
+    for end in (found.low, found.high):
         test = stats.ttest_1samp(b + c * end, 0.0)
         np.testing.assert_allclose(test.pvalue, 0.1, rtol=1e-3)
-    np.testing.assert_allclose(np.log(found.value.value), -b.mean() / c.mean())
+    np.testing.assert_allclose(found.at, -b.mean() / c.mean())
+
+
+@pytest.mark.parametrize("number", [3, 4, 5])
+@pytest.mark.parametrize("noise", [0.01, 0.1])
+def test_the_interval_of_few_values_holds_the_optimum_and_has_a_caveat(number, noise):
+    """Three values half a decade apart miss it in each draw without neighbors."""
+    rates = np.sqrt(10) ** np.arange(number) * 0.01
+    held = 0
+    for draw in range(40):
+        rng = np.random.default_rng(draw)
+        best = rng.uniform(np.log(rates[1] / 1.5), np.log(rates[-2] * 1.5))
+        d = np.log(rates) - best
+        losses = (np.exp(d) - d)[:, None] + noise * rng.normal(size=(number, 8))
+        runs = dataset(losses, rate=rates, seed=range(8))
+        found = stabjax.runs.optimum(runs, "rate")
+        assert found.caveats
+        held += found.value.low <= np.exp(best) <= found.value.high
+    assert held >= 36
+
+
+def test_five_values_cannot_test_the_curve():
+    rates = np.logspace(-3, 1, 5)
+    few = stabjax.runs.optimum(valley(0.12, rates=rates), "rate")
+    assert few.caveats == (
+        "5 values of rate cannot test the fitted curve: the interval extends to the "
+        "neighbors of the best value. Sweep at least 6.",
+    )
+    assert f"Caveat: {few.caveats[0]}" in str(few)
+    np.testing.assert_allclose(few.value[1:], rates[[1, 3]])
+    np.testing.assert_allclose(few.value.value, 0.12, rtol=0.1)
+    assert not stabjax.runs.optimum(
+        valley(0.12, rates=np.logspace(-3, 1, 6)), "rate"
+    ).caveats
+
+
+def test_few_values_whose_best_is_at_an_edge_have_an_edge():
+    rates = np.logspace(-2, 0, 5)
+    found = stabjax.runs.optimum(valley(0.012, rates=rates), "rate")
+    assert (found.edge, found.flat, found.value.value) == ("low", False, 0.01)
+    assert found.value[1:] == (0.0, pytest.approx(rates[1]))
+
+
+def test_an_interval_shorter_than_the_places_of_the_curve_holds_the_optimum():
+    held = 0
+    rates = np.logspace(-3, 5, 9)
+    for draw in range(60):
+        runs = valley(3.0 + draw / 20, noise=0.003, rates=rates, seed=draw)
+        value = stabjax.runs.optimum(runs, "rate").value
+        assert value.high / value.low < 1.02
+        held += value.low <= 3.0 + draw / 20 <= value.high
+    assert held >= 52
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.5])
+def test_best_and_optimum_agree_on_what_is_within_noise(noise):
+    for seed in range(5):
+        runs = valley(0.1, noise=noise, seed=seed)
+        found = stabjax.runs.optimum(runs, "rate")
+        best = stabjax.runs.best(runs)
+        assert found.within_noise == best.noise_range["rate"]
+        space = stabjax.grid(rate=RATES, seed=range(8))
+        (rate, _) = stabjax.runs.refine(space, runs).axes
+        below, above = (np.searchsorted(RATES, v) for v in found.within_noise)
+        assert rate.values[0] == RATES[max(below - 1, 0)]
+        assert rate.values[-1] == RATES[min(above + 1, 8)]
 
 
 @pytest.mark.parametrize(

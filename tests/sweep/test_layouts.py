@@ -255,3 +255,49 @@ def test_an_mlp_has_the_same_bits_on_two_devices_and_in_a_rerun():
     for point in ({"rate": 1e-2, "seed": 0}, {"rate": 1e-1, "seed": 1}):
         run = stabjax.runs.rerun(problem, make_optimizer, alone, point)
         assert run.final_loss == alone.final_loss.sel(point).item()
+
+
+def deep(w):
+    """A network whose products are worth another order."""
+    return jnp.tanh(jnp.ones((8, 64)) @ w).sum()
+
+
+def costly(w):
+    """Operations that need the original order of weights."""
+    return deep(w) + sum(lax.cumsum(w, k % 2).sum() for k in range(8))
+
+
+@pytest.mark.parametrize(("in_step", "after"), [(deep, costly), (costly, deep)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"record_every": 1},
+        {"record_every": 3},
+        {"evaluate_every": 1},
+        {"evaluate_every": 2},
+        {"evaluate_every": 4, "record_every": 2},
+        {"evaluate_every": 2, "stop": stabjax.EarlyStopping("total", maximize=False)},
+    ],
+    ids=str,
+)
+def test_records_and_evaluations_do_not_change_the_decision(call, in_step, after):
+    """The training step decides, in the innermost loop over the state of a run."""
+    problem = stabjax.problems.Problem(
+        lambda key: jnp.zeros((64, 32)),
+        lambda w, key: in_step(w),
+        lambda w, key: {"total": after(w)},
+    )
+
+    def changes(**call):
+        def trial(values):
+            optimizer = optax.sgd(values["rate"])
+            run = stabjax.train(problem, optimizer, jax.random.key(0), steps=8, **call)
+            return run.params
+
+        values = {"rate": jnp.zeros(3)}
+        trials = over_trials(with_layouts(trial, values), values, {"rate"})
+        plain = over_trials(trial, values, {"rate"})
+        return text_of(trials, values) != text_of(plain, values)
+
+    assert changes() == (in_step is deep)
+    assert changes(**call) == (in_step is deep)

@@ -458,6 +458,18 @@ def test_no_progress_where_there_is_no_terminal(capfd):
         ({"problem": "quadratic"}, TypeError, "problem must be .* got 'quadratic'"),
         ({"make": optax.sgd(0.1)}, TypeError, "make_optimizer must be a function"),
         ({"make": lambda lr: lr}, ValueError, "parameter 'lr' without a default"),
+        (
+            {"make": lambda ratio: ratio},
+            ValueError,
+            "axis 'rate' is not used: .*Did you mean ratio\\? make_optimizer has a "
+            "parameter 'ratio' without a default, and no axis has that name\\.",
+        ),
+        (
+            {"problem": lambda noise: QUADRATIC, "space": stabjax.grid(nois=[0.1])},
+            ValueError,
+            "axis 'nois' is not used: .*Did you mean noise\\? problem has a "
+            "parameter 'noise' without a default, and no axis has that name\\.",
+        ),
         ({"make": lambda: 1}, ValueError, "axis 'rate' is not used"),
         ({"make": lambda rate: rate}, TypeError, "must return an optax.Gradient"),
         ({"problem": lambda: "a"}, TypeError, "problem must return a Problem"),

@@ -93,8 +93,8 @@ def _worthwhile(
     named = sorted(values.items())
     kinds = [Kind(plain(np.ndim(value)), name in own) for name, value in named]
     plan = _planned(program, kinds)
-    # The number of steps or of records must not change the decision, so that a rerun
-    # has the same bits.
+    # The number of steps, of records or of evaluations must not change the decision, so
+    # that a rerun has the same bits.
     cost = plan.loop.cost if any(plan.loop.cost) else plan.cost
     if cost.moved >= _WORTH * cost.plain:
         return None
@@ -200,8 +200,15 @@ def _settled(
 
 
 def _loop(body: _Plan, state: Sequence[Any]) -> Loop:
-    size = sum(math.prod(shape_of(atom)) for atom in state)
-    return Loop(size, body.cost) if any(body.cost) else Loop()
+    """Returns the loop, or the one in its body that iterates the same state.
+
+    Training steps are in such an inner loop if they are recorded or evaluated.
+    """
+    shapes = tuple(map(shape_of, state))
+    own = Loop(sum(map(math.prod, shapes)), body.cost, shapes)
+    if any(body.loop.cost) and own.holds_state_of(body.loop):
+        return body.loop
+    return own if any(body.cost) else Loop()
 
 
 def _scanned(equation: Any, kinds: list[Kind]) -> Step | None:

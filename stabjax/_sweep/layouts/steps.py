@@ -38,10 +38,17 @@ class Cost(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """The number of elements of a loop's state, and the cost of an iteration."""
+    """A loop: the elements and shapes of its state, and the cost of an iteration."""
 
     size: int = 0
     cost: Cost = Cost()
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+    def holds_state_of(self, other: "Loop") -> bool:
+        """Returns whether the state contains that of another loop."""
+        count = len(other.shapes)
+        places = range(len(self.shapes) - count + 1)
+        return any(self.shapes[k : k + count] == other.shapes for k in places)
 
 
 class Step(NamedTuple):
@@ -53,6 +60,7 @@ class Step(NamedTuple):
       apply: evaluates the operation.
       cost: the cost apart from that of the orders of the inputs.
       loop: the loop with the largest state in the operation, such as the training loop.
+        If it is a loop over the same state in another one, the inner loop.
     """
 
     inputs: list[Order]

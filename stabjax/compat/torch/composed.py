@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 
 from stabjax._arguments import is_concrete, select
+from stabjax._branches import explained_branch
 from stabjax._schedules.compose import join_schedules
 from stabjax._schedules.counts import builder
 from stabjax._schedules.decays import constant_schedule
@@ -40,7 +41,8 @@ def lambda_lr(base_lr: Number, lr_lambda: Callable[[Number], Number]) -> Schedul
       learning rate.
 
     Raises:
-      TypeError: If `lr_lambda` is not a function, or `base_lr` is not a number.
+      TypeError: If `lr_lambda` is not a function or uses the count in a Python branch,
+        or `base_lr` is not a number.
 
     Example:
       >>> import stabjax
@@ -48,8 +50,8 @@ def lambda_lr(base_lr: Number, lr_lambda: Callable[[Number], Number]) -> Schedul
       >>> [round(float(schedule(count)), 4) for count in (0, 1, 3)]
       [0.8, 0.4, 0.2]
     """
-    _check_function("lr_lambda", lr_lambda)
-    return multiply_schedules([constant_schedule(base_lr), lr_lambda])
+    factor = _explained("lr_lambda", lr_lambda)
+    return multiply_schedules([constant_schedule(base_lr), factor])
 
 
 @in_chain(lambda base_lr, lr_lambda: Role(lr_lambda=lr_lambda))
@@ -73,7 +75,8 @@ def multiplicative_lr(
       A function of the count (a scalar or an array) that returns the learning rate.
 
     Raises:
-      TypeError: If `lr_lambda` is not a function, or `base_lr` is not a number.
+      TypeError: If `lr_lambda` is not a function or uses the count in a Python branch,
+        or `base_lr` is not a number.
 
     Example:
       >>> import stabjax
@@ -82,8 +85,8 @@ def multiplicative_lr(
       >>> [round(float(schedule(count)), 4) for count in (0, 1, 2, 3)]
       [0.8, 0.4, 0.2, 0.1]
     """
-    _check_function("lr_lambda", lr_lambda)
-    return iterated(lambda count, rate: rate * lr_lambda(count), base_lr)
+    factor = _explained("lr_lambda", lr_lambda)
+    return iterated(lambda count, rate: rate * factor(count), base_lr)
 
 
 @builder
@@ -205,6 +208,19 @@ def _members(schedulers: Sequence[Schedule]) -> tuple[Schedule, ...]:
     for member in members:
         _check_function("schedulers", member)
     return members
+
+
+def _explained(
+    name: str, function: Callable[[Number], Number]
+) -> Callable[[Number], Number]:
+    """Wraps a function of the count to explain Python branches on it."""
+    _check_function(name, function)
+
+    def value_at(count: Number) -> Number:
+        with explained_branch(name):
+            return function(count)
+
+    return value_at
 
 
 def _check_function(name: str, value: object) -> None:
