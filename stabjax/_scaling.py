@@ -46,7 +46,7 @@ def clip_factor(norm: ScaledNorm, max_norm: jax.Array) -> ClipFactor:
     apart = apart.astype(value.dtype)
     numerator = jnp.where(whole, limit, k * (-1 / apart))
     # One division, at the end: under `vmap`, XLA stores its result, and later loops
-    # need not compute the norm again. A negative result asks for the second factor.
+    # need not compute the norm again. Its sign says whether the second factor applies.
     first = jnp.where(within, 1, numerator) / jnp.where(within, 1, value)
     second = jnp.where(first < 0, -max_norm * apart, 1)
     exceeded = value > limit

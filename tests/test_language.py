@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 PAGES = sorted([*ROOT.glob("docs/**/*.md"), ROOT / "README.md"])
 
 # Functions without errors of their own.
-CANNOT_FAIL = {"constant_schedule", "metrics"}
+CANNOT_FAIL = {"constant_schedule"}
 METHODS = (types.FunctionType, property, classmethod, staticmethod)
 SECTIONS = ["Args", "Attributes", "Returns", "Raises", "Example", "References"]
 # Words that read as if translated, and what stands instead.
@@ -36,6 +36,9 @@ AVOIDED = {
     r"goes on from|is taken again": "resumes, is recomputed",
     r"so many (steps|waves|times)": "N steps",
     r"Source: ": "References:",
+    r"must hold": "must contain",
+    r"beyond doubt": "significant",
+    r"[Ww]arm-up": "warmup",
     r"zero or greater|zero or less": ">= 0, <= 0",
     r":(func|class|math|mod|meth|attr):": "single backticks",
     r"\.\. math::": "an indented formula",

@@ -63,7 +63,7 @@ class ClippingEffect(NamedTuple):
             self._verdict(),
         ]
         if self.largest is not None:
-            owns = ": clip it on its own, or look at it" if self._one_owns() else ""
+            owns = ": clip it separately, or inspect it" if self._one_owns() else ""
             lines.append(
                 f"{self.largest} has {self.largest_share:.0%} of the squared norm{owns}"
             )
@@ -83,7 +83,7 @@ class ClippingEffect(NamedTuple):
             return "the threshold does nothing"
         if self.usual > _SELDOM:
             return (
-                "it clips usual norms, not spikes alone: the step is shortened "
+                "it clips usual norms, not only spikes: the step is shortened "
                 f"{self.usual:.0%} of the time"
             )
         if self.early > self.spikes + self.usual:

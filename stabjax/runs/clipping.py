@@ -52,7 +52,7 @@ def clipping(
     if max_norm is None:
         if "max_norm" not in runs.coords or np.size(runs["max_norm"]) != 1:
             raise ValueError(
-                "max_norm must be given, or runs must hold one value of it. Select it "
+                "max_norm must be given, or runs must contain a single one. Select it "
                 "with runs.sel(max_norm=...)."
             )
         max_norm = float(runs["max_norm"].item())

@@ -287,8 +287,8 @@ def _difference(
         alone = Estimate(sign * difference, np.nan, np.nan)
         return Difference(name, other, alone, np.nan, None)
     # c is the variance of the delete-half jackknife for a single choice. The mean over
-    # choices varies less. Intervals with half of c hold the truth in 93 to 98% of
-    # draws from four seeds on, and in 92 to 97% without it.
+    # choices varies less. With four or more seeds, intervals with half of c contain
+    # the true difference in 93 to 98% of draws, and in 92 to 97% without it.
     variance = (one.chosen - two.chosen).var(ddof=1) / seeds
     error = float(np.sqrt(variance + (one.choice + two.choice) / 2))
     spread = error * np.sqrt(seeds)
@@ -351,7 +351,7 @@ def _caveats(
         yield "one seed: there is no interval. Add an axis seed=range(8)."
     elif seeds < 6:
         yield (
-            f"{seeds} seeds: the halves that choose and compare settings are small, "
-            "and the interval relies on normal noise."
+            f"{seeds} seeds: the halves that select and compare settings are small, "
+            "so the interval assumes normal noise."
         )
     yield from seeds_left_out(dropped)

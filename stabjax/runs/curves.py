@@ -15,7 +15,7 @@ UNTESTED = _DEGREE + 1  # values determine the curve, and nothing tests its fit
 _ALLOWANCE = 0.25  # share of the difference to the cubic's minimum in the interval
 _LARGE = 0.25  # fourth power, relative to the second: those after it matter as well
 _REACH = 2  # values on each side of the best, at least
-_CLEAR = 2.0  # times the quantile of Student's t: a curvature that is beyond doubt
+_CLEAR = 2.0  # times the quantile of Student's t: a significant curvature
 _LEVEL = 0.05  # of the test whether a curve fits
 _UNEQUAL = 4.0  # times the median variance: a value with more noise
 _PLACES = 1001  # at which the slope is tested
@@ -55,23 +55,23 @@ def fitted(x: _Array, y: _Array, confidence: float) -> Fit | None:
 
     All fits are linear in y: the coefficients of the mean are the means of the seeds'
     coefficients. So the slope of the curve at a place v is a mean over the seeds, and
-    the interval holds every v at which Student's test does not tell that mean from 0
-    (Fieller's interval, if the curve is a parabola). It is exact for normal noise, also
-    noise that the values share, where a bootstrap of few seeds is too short; and
-    unbounded if the seeds do not show where the curve turns.
+    the interval contains every v at which this mean does not differ significantly from
+    0 by Student's t-test (Fieller's interval, if the curve is a parabola). It is exact
+    for normal noise, even if the values share it, whereas a bootstrap of few seeds is
+    too short. It is unbounded if the seeds do not determine where the curve turns.
 
-    Beside a steep rise, as near divergence, a cubic is biased: its intervals held the
-    truth in 58 to 94% of draws. The quartic follows the rise, and the interval allows
-    for the powers after the fourth with a share of what the fourth changes. The cubic
-    varies less, so its minimum is the estimate if the interval holds it.
+    Next to a steep rise, as near divergence, a cubic is biased: its intervals contained
+    the true optimum in 58 to 94% of draws. The quartic follows the rise. To allow for
+    higher powers, the interval is extended by a fraction of the effect of the fourth.
+    The cubic varies less, so its minimum is the estimate if the interval contains it.
 
     The window is the smallest around the best value, with at least five values, whose
-    curvature is beyond doubt. In an even window of noise that is equal at
-    all values, the curvature is independent of slope and place, so this choice hardly
-    biases them; one by the quality of the fit does (coverage 0.86 to 0.93).
+    curvature is significant. In a symmetric window with equal noise at all values, the
+    curvature is independent of slope and position, so this choice hardly biases them. A
+    choice by the quality of the fit does (coverage 0.86 to 0.93).
 
-    Where a quartic does not fit, the logarithm of the mean is tried: it has its minimum
-    at the same place, and follows a steep rise beside a valley.
+    If a quartic does not fit, it is fitted to the logarithm of the mean, which has its
+    minimum at the same position and follows a steep rise next to a valley.
     """
     if y.shape[1] < 3:
         return None
@@ -86,7 +86,7 @@ def fitted(x: _Array, y: _Array, confidence: float) -> Fit | None:
         return fit
     level = np.exp(other.loss.mean())
     loss = level * (1 + other.loss - other.loss.mean())
-    # Two curves that both seem to fit: the interval holds both.
+    # Both curves seem to fit, so the interval contains both intervals.
     low, high = min(fit.low, other.low), max(fit.high, other.high)
     return other._replace(low=low, high=high, loss=loss, curve=np.exp(other.curve))
 
@@ -150,7 +150,7 @@ def _moves(fit: Fit, x: _Array, y: _Array, window: slice, confidence: float) -> 
 
 
 def _overshoots(fit: Fit, y: _Array, best: int, confidence: float) -> bool:
-    """Whether the curve dips too low, as it does beside a steep rise."""
+    """Whether the curve dips too low, as it does next to a steep rise."""
     if not 0 < best < y.shape[1] - 1:
         return False
     means = y.mean(axis=0)
@@ -164,10 +164,10 @@ def _overshoots(fit: Fit, y: _Array, best: int, confidence: float) -> bool:
 
 
 def _misses(x: _Array, y: _Array) -> bool:
-    """Whether powers that the curve lacks matter beyond doubt.
+    """Whether powers above the degree of the curve are significant.
 
-    Five values leave no power to test. If the fourth power is large relative to the
-    second, the next powers are not negligible either.
+    With five values, no higher power can be tested. If the fourth power is large
+    relative to the second, the next powers are not negligible either.
     """
     if len(x) <= _DEGREE or len(y) < 2:
         return False
@@ -178,7 +178,7 @@ def _misses(x: _Array, y: _Array) -> bool:
 
 
 def _matters(x: _Array, y: _Array, power: int) -> bool:
-    """Whether a power of the values is beyond doubt."""
+    """Whether a power of the values is significant."""
     if len(x) <= power or len(y) < 2:
         return False
     found = _coefficients(x, y, power)[:, power]
@@ -186,13 +186,13 @@ def _matters(x: _Array, y: _Array, power: int) -> bool:
 
 
 def _positive(parts: _Array) -> bool:
-    """Whether the mean over the seeds is positive beyond doubt."""
+    """Whether the mean over the seeds is significantly positive."""
     error = parts.std(ddof=1) / np.sqrt(len(parts))
     return bool(parts.mean() > stdtrit(len(parts) - 1, 1 - _LEVEL / 2) * error)
 
 
 def _turns(x: _Array, y: _Array) -> bool:
-    """Whether the curvature is beyond doubt."""
+    """Whether the curvature is significant."""
     curvature = _coefficients(x, y, 2)[:, 2]
     error = curvature.std(ddof=1) / np.sqrt(len(y))
     limit = _CLEAR * stdtrit(len(y) - 1, 0.975)
@@ -211,9 +211,9 @@ def _coefficients(x: _Array, y: _Array, degree: int) -> _Array:
 def _weights(y: _Array) -> _Array:
     """Returns smaller weights of values with much more noise, as near divergence.
 
-    The variance is that over the seeds without their level. Up to a factor of 4 weights
-    are equal: few seeds do not tell such variances apart, and weights from them make
-    the intervals too short.
+    The variance is computed over the seeds, relative to the level of each seed. Weights
+    are equal for variances within a factor of 4: few seeds cannot distinguish them, and
+    weights from such estimates would make the intervals too short.
     """
     if len(y) < 2:
         return np.ones(y.shape[1])

@@ -162,7 +162,7 @@ def scaling(
     rows = np.column_stack([np.ones(len(found.at)), found.logs])
     if np.linalg.matrix_rank(rows) < rows.shape[1]:
         raise ValueError(
-            f"runs must hold an optimum inside the grid at {rows.shape[1]} or more "
+            f"runs must contain an optimum inside the grid at {rows.shape[1]} or more "
             f"sizes of {', '.join(names)}, got {len(found.at)}. "
             f"{' '.join(found.caveats)}"
         )
@@ -202,7 +202,7 @@ def _groups(
             raise ValueError(f"over must be among {', '.join(known)}, got {name!r}.")
         values = runs[name].values
         if values.dtype.kind not in "iuf" or not (values > 0).all():
-            raise ValueError(f"over must hold positive numbers, got {name!r}.")
+            raise ValueError(f"over must contain positive numbers, got {name!r}.")
     for positions in itertools.product(*(range(runs.sizes[name]) for name in names)):
         group = runs.isel(dict(zip(names, positions, strict=True)))
         yield {name: group[name].item() for name in names}, group
@@ -221,23 +221,23 @@ def _optima(
         usable = np.isfinite(table.values) & np.isfinite(table.scores).all(axis=0)
         values = table.values[usable]
         if not (values > 0).all():
-            raise ValueError(f"axis must hold positive numbers, got {axis!r}.")
+            raise ValueError(f"axis must contain positive numbers, got {axis!r}.")
         fit = fitted(np.log(values), table.scores[:, usable], confidence)
         dropped = max(dropped, table.dropped)
         text = ", ".join(f"{name}={shown(value)}" for name, value in sizes.items())
         if fit is None or not fit.places[0] < fit.at < fit.places[-1]:
             left_out.append(f"{text} (at an edge)")
         elif np.isinf([fit.low, fit.high]).any():
-            left_out.append(f"{text} (flat valley)")
+            left_out.append(f"{text} (flat minimum)")
         else:
             logs.append([np.log(value) for value in sizes.values()])
             fits.append(fit)
     caveats = seeds_left_out(dropped)
     if 2 * sum(fit.coarse for fit in fits) > len(fits):
-        coarse = f"the values of {axis} are too far apart for the curve between them."
+        coarse = f"the values of {axis} are too far apart to fit a curve."
         caveats = (coarse, *caveats)
     if left_out:
-        caveats = (f"left out: {'; '.join(left_out)}.", *caveats)
+        caveats = (f"excluded: {'; '.join(left_out)}.", *caveats)
     seeds = {len(fit.influence) for fit in fits}
     if len(seeds) > 1:
         raise ValueError(f"runs must have the same seeds at all sizes, got {seeds}.")
@@ -269,9 +269,9 @@ def _caveats(
     for position, name in enumerate(names):
         span = np.exp(np.ptp(found.logs[:, position]))
         if span < 4:
-            yield f"{name} spans a factor of {span:.2g}: a law needs more."
+            yield f"{name} spans only a factor of {span:.2g}."
     if len(found.at) <= rows.shape[1]:
-        yield "as many optima as numbers in the law: no prediction error."
+        yield "the law has as many parameters as optima: no prediction error."
     elif len(found.influence) > 1:
         yield from _misfit(found, rows, powers)
 

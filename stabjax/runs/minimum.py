@@ -207,14 +207,14 @@ def _errors(scores: _Array) -> _Array:
 def _caveats(
     found: Optimum, table: Table, usable: _Array, coarse: bool
 ) -> Iterator[str]:
-    """Yields what limits an answer, the gravest first."""
+    """Yields sentences about the limits of an answer, the most severe first."""
     axis, values, best = found.axis, found.values, found.value.value
     beyond = table.values[np.isfinite(table.values) & (table.values > values[-1])]
     if found.edge:
         where = "largest" if found.edge == "high" else "smallest"
         yield (
-            f"{best:.3g} is the {where} value of the grid: a better one may lie "
-            f"beyond. Sweep on, for example with stabjax.runs.refine."
+            f"{best:.3g} is the {where} value of the grid: better values may be "
+            "outside it. Extend the grid, for example with stabjax.runs.refine."
         )
     elif best >= values[-1] and beyond.size:
         yield (
@@ -227,8 +227,8 @@ def _caveats(
         yield "one seed: there is no interval. Add an axis seed=range(8)."
     elif found.flat:
         yield (
-            f"flat valley: {counted(found.seeds, 'seed')} do not tell where the best "
-            f"{axis} is."
+            f"flat minimum: {counted(found.seeds, 'seed')} do not determine the best "
+            f"{axis}."
         )
     if not np.isfinite(table.values[-1]):
         last = table.sign * table.scores[:, -1].mean()
@@ -236,8 +236,8 @@ def _caveats(
     lost = int((~usable & np.isfinite(table.values)).sum())
     if lost:
         yield (
-            f"{lost} of {counted(len(table.values), 'value')} left out, as a seed "
-            "diverges there."
+            f"{lost} of {counted(len(table.values), 'value')} excluded because a seed "
+            "diverges."
         )
     yield from _doubts(found, coarse)
     yield from seeds_left_out(table.dropped)
@@ -248,8 +248,9 @@ def _doubts(found: Optimum, coarse: bool) -> Iterator[str]:
     number = len(found.values)
     if coarse:
         yield (
-            f"the values of {found.axis} are too far apart for a curve between them: "
-            "this is the best of them. Sweep a denser grid, with stabjax.runs.refine."
+            f"the values of {found.axis} are too far apart to fit a curve: this is the "
+            "best value of the grid. Sweep a denser one, for example with "
+            "stabjax.runs.refine."
         )
     elif found.seeds > 1 and 3 <= number <= UNTESTED:
         yield (

@@ -70,7 +70,9 @@ def refine(
     swept = {name: axis for name, axis in axes.items() if name != "seed"}
     for name, axis in swept.items():
         if runs[name].dims != (name,) or len(runs[name]) != len(axis.values):
-            raise ValueError(f"runs must have the axes of space, got another {name!r}.")
+            raise ValueError(
+                f"runs must have the axes of space, got a different {name!r}."
+            )
     scores, _ = scores_of(runs, variable, maximize)
     values = scores.transpose("seed", *swept).values
     region, best = _region(values, confidence)
@@ -83,13 +85,13 @@ def refine(
 
 
 def _region(scores: _Array, confidence: float) -> tuple[_Array, tuple[int, ...]]:
-    """Returns which points are within noise of the best one, and its position."""
+    """Returns which points do not differ from the best one, and its position."""
     shape = scores.shape[1:]
     table, kept, _ = complete(scores.reshape(len(scores), -1))
     means = table.mean(axis=0)
     best = int(means.argmin())
     if not np.isfinite(means[best]):
-        raise ValueError("runs must hold a point without a diverged run.")
+        raise ValueError("runs must contain a point without a diverged run.")
     near = np.arange(len(means)) == best
     if len(table) > 1:
         near = within_noise(table.T, table[:, best], confidence)
@@ -120,7 +122,7 @@ def _refined(axis: Axis, near: _Array, best: int) -> Any:
 
 
 def _spread(values: _Array, near: _Array, best: int) -> _Array:
-    """Returns as many values, from below the region to above it."""
+    """Returns the same number of values, from below the region to above it."""
     scale: Scale = scale_of(values)
     x = scale.to(values)
     first, last = np.flatnonzero(near)[[0, -1]]

@@ -116,7 +116,7 @@ def sensitivity(
     table = table_of(runs, axis, variable, maximize=False)
     rates = table.values
     if not ((rates > 0) & np.isfinite(rates)).all():
-        raise ValueError(f"axis must hold positive finite numbers, got {axis!r}.")
+        raise ValueError(f"axis must contain positive finite numbers, got {axis!r}.")
     losses = np.minimum(table.scores, initial_loss)
     means = losses.mean(axis=0)
     best = int(means.argmin())

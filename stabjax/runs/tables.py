@@ -20,7 +20,7 @@ class Table(NamedTuple):
     scores: _Array  # (seeds, values); smaller is better, +inf for a diverged run
     at: dict[str, Any]  # the values of the other axes
     sign: float  # times a score is the variable
-    dropped: int  # seeds that are left out, as not all of their runs are there
+    dropped: int  # seeds that are excluded because some of their runs are missing
 
 
 def table_of(
@@ -81,8 +81,8 @@ def complete(scores: _Array) -> tuple[_Array, _Array, int]:
     whole = ~np.isnan(scores[:, kept]).any(axis=1)
     if not kept.any() or not whole.any():
         raise ValueError(
-            "runs must hold a seed with all of its runs; finish the sweep, or select "
-            "the points that have run."
+            "runs must contain a seed with all of its runs. Finish the sweep, or "
+            "select complete points."
         )
     return scores[whole][:, kept], np.flatnonzero(kept), int((~whole).sum())
 
@@ -91,7 +91,7 @@ def seeds_left_out(dropped: int) -> tuple[str, ...]:
     """Returns the caveat about seeds that are not complete."""
     if not dropped:
         return ()
-    return (f"seeds left out as some of their runs are missing: {dropped}.",)
+    return (f"seeds excluded because some of their runs are missing: {dropped}.",)
 
 
 def _along(scores: xr.DataArray, axis: str) -> xr.DataArray:
@@ -122,7 +122,7 @@ def unknown_axis(axis: str, known: Sequence[str]) -> ValueError:
 def _numbers(axis: str, values: _Array) -> _Array:
     if values.dtype.kind not in "iuf":
         raise ValueError(
-            f"axis must hold numbers, got {axis!r} with {values[0].item()!r}. Use "
+            f"axis must contain numbers, got {axis!r} with {values[0].item()!r}. Use "
             "stabjax.runs.compare."
         )
     return values.astype(float)

@@ -165,7 +165,7 @@ def importance(
             n: points[n].values.tolist() for some in names.values() for n in some
         }
         effects = _by_forest(columns, losses.mean(axis=0))
-        caveats = ("shares are those of a forest, of single axes alone.", *caveats)
+        caveats = ("shares are estimated by a forest, for single axes only.", *caveats)
     else:
         table = _on_grid(losses, scores.shape[1:])
         axes = [axes[0] for axes in names.values()]
@@ -191,7 +191,7 @@ def _capped(losses: _Array, cap: float | None) -> tuple[_Array, float, tuple[str
     """Returns losses up to a cap, which is the largest finite one by default."""
     finite = losses[np.isfinite(losses)]
     if not finite.size:
-        raise ValueError("runs must hold one that does not diverge.")
+        raise ValueError("runs must contain a run that does not diverge.")
     limit = float(finite.max()) if cap is None else float(cap)
     capped = np.minimum(losses, limit)
     return capped, limit, tuple(_caveats(capped, finite, cap))
@@ -200,8 +200,8 @@ def _capped(losses: _Array, cap: float | None) -> tuple[_Array, float, tuple[str
 def _on_grid(losses: _Array, shape: tuple[int, ...]) -> _Array:
     if losses.shape[1] < np.prod(shape):
         raise ValueError(
-            "runs must hold every point of the grid. Finish the sweep, or select a "
-            "part that has run; points that halving drops are missing."
+            "runs must contain every point of the grid. Finish the sweep, or select "
+            "complete points. Points that successive halving drops are missing."
         )
     return losses.reshape(len(losses), *shape)
 
@@ -277,7 +277,7 @@ def _caveats(losses: _Array, finite: _Array, cap: float | None) -> Iterator[str]
     if means.var() > 4 * spread:
         yield (
             "the worst tenth of the points makes up most of the variance: pass a lower "
-            "cap to ask what matters among the others."
+            "cap to find out what matters among the others."
         )
 
 

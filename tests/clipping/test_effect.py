@@ -58,7 +58,7 @@ def test_the_parameter_that_owns_the_norm_is_named():
     found = stabjax.clipping_effect(np.hypot(a, b), 1.0, leaf_norms=leaf_norms)
     assert found.largest == "a"
     np.testing.assert_allclose(found.largest_share, np.median(a**2 / (a**2 + b**2)))
-    assert "a has 90% of the squared norm: clip it on its own" in str(found)
+    assert "a has 90% of the squared norm: clip it separately" in str(found)
     assert found.to_dict()["is_learning_rate"]
     nothing = stabjax.clipping_effect([1.0], 2.0, leaf_norms={"a": [np.nan]})
     assert nothing.largest is None

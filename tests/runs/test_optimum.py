@@ -127,7 +127,7 @@ def test_an_optimum_beyond_the_grid_is_flagged(best, edge, bounded):
     assert found.value.value == end
     assert found.value[3 - bounded] in (0.0, np.inf)
     assert np.isfinite(found.value[bounded])
-    assert "value of the grid: a better one may lie beyond" in str(found)
+    assert "value of the grid: better values may be outside it" in str(found)
 
 
 def test_a_flat_valley_is_flagged():
@@ -135,7 +135,7 @@ def test_a_flat_valley_is_flagged():
     assert found.flat
     assert found.edge is None
     assert found.value[1:] == (0.0, np.inf)
-    assert "flat valley: 8 seeds" in str(found)
+    assert "flat minimum: 8 seeds" in str(found)
     low, high = found.within_noise
     assert high / low > 2
 
@@ -175,7 +175,7 @@ def test_divergence_bounds_the_optimum():
     assert found.value.value == pytest.approx(RATES[5])
     assert found.value.high == pytest.approx(RATES[6])
     assert "at 0.316 a seed diverges" in str(found)
-    assert "3 of 9 values left out" in str(found)
+    assert "3 of 9 values excluded" in str(found)
     one_seed = valley(0.1)
     one_seed["final_loss"][5, 3], one_seed["status"][5, 3] = 1e-9, 1
     assert len(stabjax.runs.optimum(one_seed, "rate").values) == 8
@@ -210,7 +210,7 @@ def test_what_has_not_run_is_left_out_and_counted():
     runs["final_loss"][2, 3], runs["status"][2, 3] = np.nan, -1
     found = stabjax.runs.optimum(runs, "rate")
     assert (found.seeds, len(found.values)) == (7, 8)
-    assert "seeds left out as some of their runs are missing: 1" in str(found)
+    assert "seeds excluded because some of their runs are missing: 1" in str(found)
     with pytest.raises(ValueError, match="no best value"):
         stabjax.runs.optimum(runs * np.nan, "rate")
 
@@ -298,7 +298,7 @@ def test_plain_data_is_json():
             lambda r: stabjax.runs.optimum(
                 r.assign_coords(rate=list("abcdefghi")), "rate"
             ),
-            "axis must hold numbers, got 'rate' with 'a'",
+            "axis must contain numbers, got 'rate' with 'a'",
         ),
         (
             lambda r: stabjax.runs.optimum(r.assign(status=r.status * 0 + 1), "rate"),
