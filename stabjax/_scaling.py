@@ -44,7 +44,8 @@ def clip_factor(norm: ScaledNorm, max_norm: jax.Array) -> ClipFactor:
     whole = limit >= 2.0 ** (24 - limits.maxexp)
     apart = jnp.where(max_norm < limits.tiny * 2.0**25, 2.0**-4, 2.0**-24)
     apart = apart.astype(value.dtype)
-    numerator = jnp.where(whole, limit, k * (-1 / apart))
+    inverse = jnp.where(max_norm == 0, 0, -1 / apart)
+    numerator = jnp.where(whole, limit, inverse * k)
     # One division, at the end: under `vmap`, XLA stores its result, and later loops
     # need not compute the norm again. Its sign says whether the second factor applies.
     first = jnp.where(within, 1, numerator) / jnp.where(within, 1, value)
