@@ -25,7 +25,7 @@ _FEW = 64
 class ScaledNorm(NamedTuple):
     """A norm `value * unit` whose parts stay finite even if their product overflows.
 
-    The value is about 1, or less for norms close to the smallest number.
+    The value is about 1, or further away for norms close to the limits of the dtype.
     """
 
     value: jax.Array
@@ -231,10 +231,10 @@ def unit_norms(x: jax.Array, axis: int | tuple[int, ...] | None) -> ScaledNorm:
 
 def as_scaled(value: jax.Array, unit: ArrayLike = 1) -> ScaledNorm:
     """Moves a power of two from the value of a norm to its unit."""
-    limits = np.finfo(value.dtype)
+    up = 2.0 ** (5 * np.finfo(value.dtype).maxexp // 8)
     unit = jnp.asarray(unit, value.dtype)
     k = _inverse_power(_bits(value), value.dtype)
-    k = jnp.clip(k, unit * limits.tiny, unit * 2.0 ** (5 * limits.maxexp // 8))
+    k = jnp.clip(k, jnp.minimum(unit / up, 1), unit * up)
     return ScaledNorm(value * k, unit / k)
 
 
@@ -323,13 +323,12 @@ def _bits(x: jax.Array) -> jax.Array:
 def _inverse_power(bits: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Returns the power of two k with 1 <= k x < 2 for the number x with these bits.
 
-    At the limits of the dtype, k is smaller or larger, so that 1 / k and the products
-    of k with usual numbers are finite.
+    Close to the limits of the dtype, k x is smaller or larger, so that products of k or
+    1 / k with derivatives neither overflow nor underflow.
     """
     limits = np.finfo(dtype)
-    one, bias = 1 << limits.nmant, limits.maxexp - 1
-    ends = (bias - 5 * limits.maxexp // 8) * one, (2 * bias - 1) * one
-    exponent = jnp.clip(bits, *ends) & -one
+    one, bias, far = 1 << limits.nmant, limits.maxexp - 1, 5 * limits.maxexp // 8
+    exponent = jnp.clip(bits, (bias - far) * one, (bias + far) * one) & -one
     power: jax.Array = lax.bitcast_convert_type(2 * bias * one - exponent, dtype)
     return power
 
