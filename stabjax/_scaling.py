@@ -41,7 +41,7 @@ def clip_factor(norm: ScaledNorm, max_norm: jax.Array) -> ClipFactor:
     # are scaled away from the limits of the dtype (the norm may exceed its largest
     # value), and less so if max_norm itself is close to the smallest.
     limits = np.finfo(value.dtype)
-    whole = limit >= 2.0 ** (24 - limits.maxexp)
+    whole = limit >= 2.0 ** (8 - 5 * limits.maxexp // 8)
     apart = jnp.where(max_norm < limits.tiny * 2.0**25, 2.0**-4, 2.0**-24)
     apart = apart.astype(value.dtype)
     inverse = jnp.where(max_norm == 0, 0, -1 / apart)
@@ -49,6 +49,8 @@ def clip_factor(norm: ScaledNorm, max_norm: jax.Array) -> ClipFactor:
     # One division, at the end: under `vmap`, XLA stores its result, and later loops
     # need not compute the norm again. Its sign says whether the second factor applies.
     first = jnp.where(within, 1, numerator) / jnp.where(within, 1, value)
+    # It overflows if max_norm is 0 and the norm is close to the smallest number.
+    first = jnp.maximum(first, limits.min)
     second = jnp.where(first < 0, -max_norm * apart, 1)
     exceeded = value > limit
     return ClipFactor(first, second, exceeded)

@@ -167,6 +167,23 @@ def test_derivative_is_its_formula(p):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("p", (2, np.inf))
+@pytest.mark.parametrize("size", (2, 65))
+def test_forward_derivative_along_small_directions(p, size):
+    """The directions are small compared with the elements, or large."""
+    direction = np.full(size, 0.01, np.float32)
+
+    @jax.jit
+    def along(x):
+        return jax.jvp(lambda x: stabjax.global_norm(x, p), (x,), (direction,))[1]
+
+    x = np.zeros(size)
+    x[-1] = -1
+    for magnitude in (1, 1e25, 3e38, 1e-25, 1e-33):
+        got = along(jnp.asarray(x * magnitude, jnp.float32))
+        np.testing.assert_allclose(got, -0.01, rtol=1e-5)
+
+
 @pytest.mark.parametrize("p", ORDERS)
 def test_derivative_at_zero_is_zero(p):
     def norm(tree):

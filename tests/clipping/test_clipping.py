@@ -56,6 +56,17 @@ def test_updates_are_their_formulas(name):
                     assert all(x.dtype == dtype for x in jax.tree.leaves(got[rule]))
 
 
+@pytest.mark.parametrize("name", ("float32", "float64"))
+def test_a_threshold_of_zero_removes_all_finite_updates(name):
+    with models.x64_if(name):
+        limits = jnp.finfo(name)
+        w, c = {"x": jnp.zeros(3, name)}, jnp.zeros((), name)
+        for size in (limits.tiny, 2 * limits.tiny, 1, limits.max):
+            g = {"x": jnp.array([size, -size, 0], name)}
+            for bounded in all_bounded()(g, w, c).values():
+                np.testing.assert_array_equal(bounded["x"], np.zeros(3))
+
+
 @hypothesis.settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @hypothesis.given(
     st.lists(models.FLOATS, min_size=4, max_size=4),

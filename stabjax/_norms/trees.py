@@ -1,10 +1,10 @@
-"""Norms of pytrees on any mesh, without overflow or underflow."""
+"""Norms of trees, of leaves, of parts of arrays and of examples."""
 
 import functools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,13 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from stabjax._axes import Axes, leaf_axes, over_devices, reduced
+from stabjax._norms.scaled import (
+    ScaledNorm,
+    as_scaled,
+    bits_of,
+    inverse_power,
+    safe_root,
+)
 from stabjax._paths import check_arrays
 
 Tree = TypeVar("Tree")
@@ -20,21 +27,6 @@ Tree = TypeVar("Tree")
 # Up to this number, elements are scaled by the largest. A `cond` would take longer, and
 # under `vmap` both of its branches run.
 _FEW = 64
-
-
-class ScaledNorm(NamedTuple):
-    """A norm `value * unit` whose parts stay finite even if their product overflows.
-
-    The value is about 1, or less for norms close to the smallest number.
-    """
-
-    value: jax.Array
-    unit: jax.Array  # a power of two with no derivative
-
-    @property
-    def product(self) -> jax.Array:
-        """The norm as one number, or inf if it exceeds the dtype's range."""
-        return self.value * self.unit
 
 
 def global_norm(tree: object, ord: float = 2, *, axis_name: object = None) -> jax.Array:
@@ -172,7 +164,7 @@ def norm_of_leaves(
 
     if sum(x.size for x in wide) <= _FEW:
         largest = reduced([*map(_largest, wide)], axes, apart, largest=True)
-        k = _inverse_power(largest, dtype)
+        k = inverse_power(largest, dtype)
         return ScaledNorm(safe_root(total(k)), 1 / k)
     norm: ScaledNorm = _root_of_squares(total)
     return norm
@@ -227,15 +219,6 @@ def unit_norms(x: jax.Array, axis: int | tuple[int, ...] | None) -> ScaledNorm:
     """Computes 2-norms of one array along `axis`, keeping dimensions."""
     norms: list[ScaledNorm] = norms_of_units([x], (axis,), ((),))
     return norms[0]
-
-
-def as_scaled(value: jax.Array, unit: ArrayLike = 1) -> ScaledNorm:
-    """Moves a power of two from the value of a norm to its unit."""
-    limits = np.finfo(value.dtype)
-    unit = jnp.asarray(unit, value.dtype)
-    k = _inverse_power(_bits(value), value.dtype)
-    k = jnp.clip(k, unit * limits.tiny, unit * 2.0 ** (5 * limits.maxexp // 8))
-    return ScaledNorm(value * k, unit / k)
 
 
 def norm_dtype(tree: object) -> np.dtype:
@@ -309,29 +292,8 @@ def _largest(x: jax.Array) -> jax.Array:
     """Returns the bits of the largest magnitude. NaN exceeds all numbers."""
     if jnp.iscomplexobj(x):
         return jnp.maximum(_largest(x.real), _largest(x.imag))
-    bits, parts = _bits(x), _parts(_bits(x))
+    bits, parts = bits_of(x), _parts(bits_of(x))
     return functools.reduce(jnp.maximum, parts) if parts else jnp.max(bits)
-
-
-def _bits(x: jax.Array) -> jax.Array:
-    """Returns the bits of |x| as integers, which have the same order."""
-    kind = np.dtype(f"int{8 * x.dtype.itemsize}")
-    bits: jax.Array = lax.bitcast_convert_type(jnp.abs(lax.stop_gradient(x)), kind)
-    return bits
-
-
-def _inverse_power(bits: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """Returns the power of two k with 1 <= k x < 2 for the number x with these bits.
-
-    At the limits of the dtype, k is smaller or larger, so that 1 / k and the products
-    of k with usual numbers are finite.
-    """
-    limits = np.finfo(dtype)
-    one, bias = 1 << limits.nmant, limits.maxexp - 1
-    ends = (bias - 5 * limits.maxexp // 8) * one, (2 * bias - 1) * one
-    exponent = jnp.clip(bits, *ends) & -one
-    power: jax.Array = lax.bitcast_convert_type(2 * bias * one - exponent, dtype)
-    return power
 
 
 def magnitudes(x: jax.Array) -> jax.Array:
@@ -374,19 +336,6 @@ def _rescaling(squares: jax.Array) -> jax.Array:
     return jnp.where(squares < 2.0 ** -(exponent // 2), 1 / down, k)
 
 
-@jax.custom_jvp
-def safe_root(x: jax.Array) -> jax.Array:
-    """Computes the square root, with derivative 0 at 0."""
-    return jnp.sqrt(x)
-
-
-@safe_root.defjvp
-def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> Any:
-    (x,), (tangent,) = primals, tangents
-    root = safe_root(x)
-    return root, jnp.where(x > 0, 0.5 * tangent / jnp.where(x > 0, root, 1), 0)
-
-
 def _attains_maximum(x: jax.Array, largest: jax.Array, bound: jax.Array) -> jax.Array:
     """Returns 1 if the maximum equals the bound, 0 if not, NaN if `x` contains NaN."""
     # Under `vmap`, XLA:CPU (jaxlib 0.10) ignores NaN in some maxima.
@@ -421,5 +370,5 @@ def _power_norm(
     positive = powers > 0
     root = jnp.where(positive, powers, 1) ** (1 / ord)
     value = jnp.where(positive, root, lax.stop_gradient(powers))
-    k = _inverse_power(_bits(unit), unit.dtype)
+    k = inverse_power(bits_of(unit), unit.dtype)
     return as_scaled(value * (unit * k), 1 / k)
