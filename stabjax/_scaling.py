@@ -49,8 +49,6 @@ def clip_factor(norm: ScaledNorm, max_norm: jax.Array) -> ClipFactor:
     # One division, at the end: under `vmap`, XLA stores its result, and later loops
     # need not compute the norm again. Its sign says whether the second factor applies.
     first = jnp.where(within, 1, numerator) / jnp.where(within, 1, value)
-    # It overflows if max_norm is 0 and the norm is close to the smallest number.
-    first = jnp.maximum(first, limits.min)
     second = jnp.where(first < 0, -max_norm * apart, 1)
     exceeded = value > limit
     return ClipFactor(first, second, exceeded)
