@@ -43,8 +43,8 @@ def bits_of(x: jax.Array) -> jax.Array:
 def inverse_power(bits: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Returns the power of two k with 1 <= k x < 2 for the number x with these bits.
 
-    Close to the limits of the dtype, k x is smaller or larger, so that products of k or
-    1 / k with derivatives neither overflow nor underflow.
+    Close to the limits of the dtype, k x is smaller or larger, so that derivatives
+    times k or 1 / k stay in the range of the dtype.
     """
     limits = np.finfo(dtype)
     one, bias, far = 1 << limits.nmant, limits.maxexp - 1, 5 * limits.maxexp // 8

@@ -35,9 +35,9 @@ def global_norm(tree: object, ord: float = 2, *, axis_name: object = None) -> ja
         |g|_p = (sum_i |g_i|^p)^(1/p),  and  max_i |g_i|  for ord=inf
 
     The norm is correct for all finite inputs. Squares are summed in float32 or wider.
-    If the sum leaves the safe range, it is recomputed with rescaled elements. The
-    2-norm therefore reads the tree once in most cases and neither overflows nor
-    underflows. Other orders read the tree twice. The derivative at zero is zero.
+    If the sum leaves the safe range, it is recomputed with rescaled elements, so the
+    2-norm reads the tree once in most cases. Up to 64 elements are always rescaled, and
+    other orders read the tree twice. The derivative at zero is zero.
 
     Inside `shard_map`, array types list the mesh axes over which each leaf is sharded,
     and the function sums over those axes to compute the norm of the full tree.
@@ -292,7 +292,8 @@ def _largest(x: jax.Array) -> jax.Array:
     """Returns the bits of the largest magnitude. NaN exceeds all numbers."""
     if jnp.iscomplexobj(x):
         return jnp.maximum(_largest(x.real), _largest(x.imag))
-    bits, parts = bits_of(x), _parts(bits_of(x))
+    bits = bits_of(x)
+    parts = _parts(bits)
     return functools.reduce(jnp.maximum, parts) if parts else jnp.max(bits)
 
 
